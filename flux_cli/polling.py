@@ -1,0 +1,94 @@
+"""When to ask next. Pure: whoever calls hands in the clock's readings and sleeps itself.
+
+Near the expected end a task is asked for often, else seldom. The constants were chosen with
+`tests/benchmarks/lag.py`, which shows what each costs in requests and in lag.
+"""
+
+import random
+from dataclasses import dataclass
+
+FIRST_SECONDS = 0.5
+"""No task has been seen to end sooner, and the first answer tells whether percentages come."""
+
+NEAR_SECONDS = 0.2
+"""How often a task is asked for that should be done by now."""
+
+FAR_SECONDS = 3.0
+"""The longest gap while a percentage rises: the bar has to move."""
+
+STALE_SHARE = 0.15
+"""A task whose percentage has not changed for a while is asked for less and less often: it may hang at 100 %."""
+
+BLIND_SECOND = 1.33
+"""Without a percentage nothing is asked between the first look and this age: hardly a picture takes so little."""
+
+BLIND_START, BLIND_SHARE, BLIND_SHORT, BLIND_TAIL, BLIND_MAX = 0.195, 0.1, 1.15, 0.05, 10.0
+"""From there each gap is a start plus a share of the age, up to a short gap; a smaller share of a great age."""
+
+BACKOFF_BASE, BACKOFF_MAX = 0.5, 15.0
+
+
+@dataclass
+class Pace:
+    """What has been seen of one task, and from that, when to ask for it next.
+
+    Ages are seconds since the submission, or since the first look at a task that was submitted elsewhere.
+    """
+
+    first_age: float | None = None
+    first_percentage: float = 0.0
+    last_age: float = 0.0
+    last_percentage: float | None = None
+    changed_age: float = 0.0
+    """The age at which the percentage was first what it is."""
+
+    def saw(self, age: float, percentage: float | None) -> None:
+        """Note an answer: the task still runs at this age with this percentage."""
+        if percentage is not None and self.first_age is None and percentage > 0:
+            self.first_age, self.first_percentage = age, percentage
+        if percentage != self.last_percentage:
+            self.changed_age = age
+        self.last_age, self.last_percentage = age, percentage
+
+    def delay(self, *, known_start: bool = True) -> float:
+        """Return the seconds from the last answer until the next look.
+
+        With `known_start` false the age says nothing of the task's own, only the rate between answers does.
+        """
+        remaining = self._remaining(known_start)
+        if remaining is None:
+            return _blind_gap(self.last_age)
+        # Half way to the expected end, since the estimate gets better on the way; the last step lands on it.
+        gap = remaining if remaining < 3 * NEAR_SECONDS else remaining / 2 + NEAR_SECONDS
+        stale = STALE_SHARE * (self.last_age - self.changed_age)
+        return min(FAR_SECONDS, max(NEAR_SECONDS, gap, stale))
+
+    def _remaining(self, known_start: bool) -> float | None:
+        """Estimate the seconds to 100 %, or None where the percentages tell nothing."""
+        if self.last_percentage is None or self.first_age is None or self.last_percentage <= 0:
+            return None
+        gained, took = self.last_percentage - self.first_percentage, self.last_age - self.first_age
+        if known_start:
+            gained, took = self.last_percentage, self.last_age
+        if gained <= 0 or took <= 0:
+            return None
+        return max(0.0, (100.0 - self.last_percentage) * took / gained)
+
+
+def _blind_gap(age: float) -> float:
+    """Return the seconds until the next of a fixed row of ages, so that slow answers do not put all others off."""
+    if BLIND_TAIL * age >= BLIND_MAX:
+        return BLIND_MAX
+    rung = BLIND_SECOND
+    while rung <= age + BLIND_START / 2:
+        rung += max(min(BLIND_START + BLIND_SHARE * rung, BLIND_SHORT), BLIND_TAIL * rung)
+    return rung - age
+
+
+def backoff(failures: int, chance: float | None = None) -> float:
+    """Return the seconds to wait after so many failures in a row: exponential, with jitter.
+
+    `chance` (0 to 1) stands in for the dice. The result lies between half and all of the exponential step.
+    """
+    step = min(BACKOFF_MAX, BACKOFF_BASE * 2.0 ** min(failures - 1, 10))
+    return step * (0.5 + 0.5 * (random.random() if chance is None else chance))  # noqa: S311 - no secret
