@@ -1,0 +1,90 @@
+"""What is written down of a batch as it goes: the counts, and a line in the results for each row that is over."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_cli.errors import ExitCode, LocalFileError
+from flux_cli.history import Record
+from flux_cli.job import Job, Observer, Result
+from flux_cli.results_file import ResultsFile
+from flux_cli.standing import Place, Standing, Tally, standing
+from flux_cli.task import Status, Task
+
+
+@dataclass(eq=False)
+class RowJob(Job):
+    """A row under way. `line` is where it begins in its file."""
+
+    line: int = 0
+
+
+class Recorder:
+    """An observer that counts, writes the results file, and passes on to another."""
+
+    def __init__(self, inner: Observer, tally: Tally, results: ResultsFile) -> None:
+        self._inner = inner
+        self._tally = tally
+        self._results = results
+        self.waiting, self.trouble, self.downloading = inner.waiting, inner.trouble, inner.downloading
+        self.unrecorded = inner.unrecorded
+        self.error: LocalFileError | None = None
+        """Why the results file lacks a line; the next run adds it."""
+
+    def submitted(self, job: Job) -> None:
+        """Count a task that is paid for."""
+        self._tally.under_way += 1
+        self._inner.submitted(job)
+
+    def ended(self, job: Job, result: Result) -> None:
+        """Count how a row ended, and write its line."""
+        line = job.line if isinstance(job, RowJob) else 0
+        found = standing(result.status, result.task_id, result.path, result.exit_code)
+        if job.task_id is not None:
+            self._tally.under_way -= 1
+        if found is Standing.DONE:
+            self._tally.finished += 1
+        elif found is Standing.FAILED:
+            self._tally.failed += 1
+        elif found is Standing.UNKNOWN:
+            self._tally.unknown.append(Place(job.row or "", line, result.exit_code))
+        elif found is Standing.SUBMITTED:
+            self._tally.left += 1
+        else:
+            self._tally.unsent += 1
+        if found in (Standing.DONE, Standing.FAILED, Standing.UNKNOWN):
+            try:
+                self._results.add(job.row or "", line, {**result.as_json(), **_absolute(result)})
+            except LocalFileError as error:
+                self.error = error
+        self._inner.ended(job, result)
+
+
+def _absolute(result: Result) -> dict[str, str]:
+    """Return a result's paths so that they hold wherever the file is read."""
+    paths = {"path": result.path, "original_path": result.original_path}
+    return {name: str(path.absolute()) for name, path in paths.items() if path is not None}
+
+
+def as_json(record: Record) -> dict[str, object]:
+    """Return a row's object as it would have been printed when it ended, as far as the history knows it."""
+    task = Task(
+        record.task_id or "",
+        record.status,
+        answer={},
+        percentage=100.0 if record.status is Status.FINISHED else None,
+        image_url=record.image_url,
+        original_image_url=record.original_image_url,
+    )
+    codes = {Status.FAILED: record.exit_code or ExitCode.TASK_FAILED, Status.UNKNOWN: ExitCode.OUTCOME_UNKNOWN}
+    result = Result(
+        record.status,
+        ExitCode(codes.get(record.status, ExitCode.OK)),
+        task=task,
+        task_id=record.task_id,
+        path=Path(record.path) if record.path else None,
+        original_path=Path(record.original_path) if record.original_path else None,
+        request=record.request,
+        elapsed=record.ended - record.created if record.ended else None,
+        error=record.error or ("no answer is known" if record.status is Status.UNKNOWN else None),
+    )
+    return {**result.as_json(), "raw": None}
