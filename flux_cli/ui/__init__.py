@@ -1,0 +1,1 @@
+"""What people see: two streams, the progress of tasks, tables and JSON."""

@@ -1,0 +1,175 @@
+"""The two streams: stdout for data, stderr for people. Nothing raw from outside reaches a terminal here.
+
+Written without rich, since most commands print a line or two and rich takes 90 ms to import.
+"""
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import IO, Any, cast
+
+from flux_cli.errors import LocalFileError
+
+_UNSAFE = re.compile(
+    # C0, DEL and C1; bidi marks, embeddings, overrides and isolates; line separators; lone surrogates.
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_SPACES = re.compile(r"[\t\n\r\f\v ]+")
+_RED, _CYAN, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[0m"
+
+_secrets: list[str] = []
+
+
+def keep_secret(text: str | None) -> None:
+    """Blot a text out of everything that is written to stderr from now on."""
+    from flux_cli.transport import ways_to_write
+
+    _secrets.extend(ways_to_write(text or ""))
+
+
+def clean(text: object) -> str:
+    """Return a text as one line that a terminal takes literally: white space folded, controls as escapes."""
+    return _UNSAFE.sub(_escape, _SPACES.sub(" ", str(text)))
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a cleaned text cut to so many characters."""
+    text = clean(text)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def wants_colour(stream: object) -> bool:
+    """Say whether colour is welcome on a stream: a capable terminal, and `NO_COLOR` unset or empty."""
+    return is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def is_terminal(stream: object) -> bool:
+    """Say whether a stream is a terminal that can do more than print line after line."""
+    isatty = getattr(stream, "isatty", None)
+    return bool(isatty and isatty()) and os.environ.get("TERM") != "dumb"
+
+
+def error(message: str) -> None:
+    """Tell what went wrong, in one line."""
+    _say("error:", message, _RED)
+
+
+def hint(message: str) -> None:
+    """Tell what to do about it, in one line."""
+    _say("hint:", message, _CYAN)
+
+
+def warning(message: str) -> None:
+    """Tell of something odd that stops nothing, in one line."""
+    _say("warning:", message, _CYAN)
+
+
+def note(message: str) -> None:
+    """Tell how things stand, in one line."""
+    raw_stderr(clean(message) + "\n")
+
+
+def _say(label: str, message: str, colour: str) -> None:
+    if wants_colour(sys.stderr):
+        label = f"{colour}{label}{_RESET}"
+    raw_stderr(f"{label} {clean(message)}\n")
+
+
+def raw_stderr(text: str) -> None:
+    """Write to stderr with the secrets blotted out; a stderr that is gone is not worth an error."""
+    for secret in _secrets:
+        text = text.replace(secret, "[redacted]")
+    stderr.write(text)
+    stderr.flush()
+
+
+class _Forgiving:
+    """Stderr for as long as it is there: a terminal that was closed ends no task that is paid for."""
+
+    def __getattr__(self, name: str) -> Any:  # whatever else rich wants of a stream
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, or forget it."""
+        return self._try(lambda: sys.stderr.write(text))
+
+    def flush(self) -> None:
+        """Flush what was written, or forget it."""
+        self._try(sys.stderr.flush)
+
+    def _try(self, action: Callable[[], int | None]) -> int:
+        try:
+            return action() or 0
+        except (OSError, ValueError):
+            with contextlib.suppress(
+                OSError, ValueError
+            ):  # Python's exit would complain of what is still to be written
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            return 0
+
+
+stderr = cast("IO[str]", _Forgiving())
+
+
+def out(line: str) -> None:
+    """Write one line of data to stdout, now. Raises BrokenPipeError where nobody reads."""
+    text = clean(line) if sys.stdout.isatty() else line
+    out_bytes((text + "\n").encode("utf-8", "surrogateescape"))
+
+
+def out_bytes(content: bytes) -> None:
+    """Write bytes to stdout, now.
+
+    Raises:
+        BrokenPipeError: Nobody reads.
+        LocalFileError: It is a file that cannot be written, on a full disk for one.
+    """
+    try:
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise LocalFileError(f"cannot write to stdout: {(error.strerror or str(error)).lower()}") from error
+
+
+def out_json(value: Mapping[str, object], *, indent: int | None = None) -> None:
+    """Write one object as JSON in UTF-8 to stdout, on a line unless indented."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    escaped = _UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+    out_bytes((escaped + "\n").encode())
+
+
+def fill_missing_streams() -> None:
+    """Put the null device where the caller closed a standard stream.
+
+    Else the next file that is opened takes its place, and gets what is meant for the stream.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+
+
+def discard_stdout() -> None:
+    """Let what is still to be written to a closed stdout vanish, so that Python's exit does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def flush() -> None:
+    """Flush stdout before the program ends; where nobody reads any more, that is no error now."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        discard_stdout()

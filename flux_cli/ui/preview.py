@@ -1,0 +1,85 @@
+"""A picture in the terminal, by the best protocol that it has: Sixel (iTerm2 too), Kitty's, else half blocks."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flux_cli.errors import LocalFileError, MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_CELLS = 240
+"""Kitty's protocol ends at 297 columns and rows of a picture."""
+
+MAX_RATIO = 20
+"""How many times as long as wide: of a narrower picture less than a cell would be left."""
+
+
+def check() -> None:
+    """Raise MissingExtraError where the packages for previews are not installed."""
+    if find_spec("textual_image") is None or find_spec("PIL") is None:
+        raise MissingExtraError("a picture in the terminal", "preview")
+
+
+def show(path: Path) -> None:
+    """Show a picture on stdout, which has to be a terminal, as large as fits.
+
+    Raises:
+        LocalFileError: The file cannot be read, or is no picture.
+        MissingExtraError: The packages for it are not installed.
+        UsageError: The terminal has no way to show one.
+    """
+    check()
+    from flux_cli.pixels import decoded
+
+    picture = decoded(path)
+    if max(picture.size) > MAX_RATIO * min(picture.size):
+        raise LocalFileError(f"{path} is too narrow to be shown here")
+    with _terminal_as_stdin():
+        _draw(picture)
+
+
+def _draw(picture: "Image") -> None:
+    from rich.console import Console
+    from textual_image import renderable  # asks the terminal what it can: 100 ms and more
+
+    if renderable.Image is renderable.HalfcellImage and os.environ.get("NO_COLOR"):
+        raise UsageError("NO_COLOR is set, and this terminal shows pictures in no other way than with colours")
+    terminal = Console(
+        file=sys.stdout,
+        # Kitty's placeholders carry the picture's number in a 24-bit colour.
+        color_system="truecolor" if renderable.Image is renderable.TGPImage else "auto",
+        no_color=False,
+    )
+    image = renderable.Image(picture, width="auto", height="auto")
+    room = max(1, terminal.height - 2)  # for the path above, the prompt below
+    try:
+        terminal.print(image, width=min(terminal.width, MAX_CELLS), height=min(room, MAX_CELLS))
+    except ValueError:  # Pillow: a side of no pixels
+        raise UsageError("this terminal is too small to show a picture") from None
+
+
+@contextlib.contextmanager
+def _terminal_as_stdin() -> Iterator[None]:
+    """Let textual-image read the terminal's answers where stdin is a pipe: it would raise termios.error.
+
+    It reads from `sys.__stdin__`; with None there it takes half blocks.
+    """
+    stdin = sys.__stdin__
+    if stdin is not None and stdin.isatty():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        terminal = None
+        with contextlib.suppress(OSError):
+            terminal = stack.enter_context(open("/dev/tty", encoding="utf-8"))
+        sys.__stdin__ = terminal  # type: ignore[misc] # Final for type checkers
+        try:
+            yield
+        finally:
+            sys.__stdin__ = stdin  # type: ignore[misc]

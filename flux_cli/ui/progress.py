@@ -1,0 +1,233 @@
+"""What people see while tasks are on their way: bars on a terminal, plain lines elsewhere, or only errors."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from flux_cli.job import Job, Result
+from flux_cli.task import Status
+from flux_cli.ui import console
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.live import Live
+    from rich.progress import Progress, TaskID
+    from rich.segment import Segment
+
+
+class Silence:
+    """Tells of errors only, and of paid tasks that live on. The other observers build on it."""
+
+    def __init__(self, flags: str = "") -> None:
+        """`flags` are what a later command needs to reach the same service."""
+        self._flags = flags
+        self._troubled: set[Job] = set()
+        self._unrecorded: set[Job] = set()
+
+    def submitted(self, job: Job) -> None:
+        """Say nothing."""
+
+    def waiting(self, job: Job) -> None:
+        """Say nothing."""
+
+    def trouble(self, job: Job, message: str) -> None:
+        """Say nothing."""
+
+    def unrecorded(self, job: Job, message: str) -> None:
+        """Tell the task's id, since the history cannot, once."""
+        if job not in self._unrecorded:
+            self._unrecorded.add(job)
+            console.error(f"{message}; it does not know the task {job.task_id}" if job.task_id else message)
+
+    def downloading(self, job: Job, received: int, total: int | None) -> None:
+        """Say nothing."""
+
+    def ended(self, job: Job, result: Result) -> None:
+        """Tell what went wrong and how to go on."""
+        if result.error is not None:
+            name = f"{job.task_id}: " if job.task_id else ""
+            console.error(f"{name}{result.error}")
+            if result.hint:
+                console.hint(result.hint)
+        if result.resumable:
+            self.lives_on(job)
+
+    def lives_on(self, job: Job) -> None:
+        """Tell how to get at a task that is paid for and not saved."""
+        console.hint(f"the task is paid for and lives on: flux-cli wait {job.task_id}{self._flags}")
+
+    def _warn_once(self, job: Job, message: str) -> None:
+        if job not in self._troubled:
+            self._troubled.add(job)
+            console.warning(f"{message}; trying again")
+
+    def _tell_new_name(self, job: Job, result: Result) -> None:
+        """Tell where the bytes did not let the picture have the very name that was asked for."""
+        if job.target and job.target.explicit and result.path and result.path.name != job.target.template:
+            console.warning(f"saved as {result.path}: its bytes are not what `{job.target.template}` promises")
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Make room for output on stdout."""
+        yield
+
+
+class Lines(Silence):
+    """A line when a task is submitted and one when it ends, and one when the service first makes trouble."""
+
+    def submitted(self, job: Job) -> None:
+        """Tell the id."""
+        console.note(f"submitted {job.task_id}: {console.shortened(job.prompt, 60)}")
+
+    def trouble(self, job: Job, message: str) -> None:
+        """Tell of it once a task; what follows is mostly the same trouble."""
+        self._warn_once(job, message)
+
+    def ended(self, job: Job, result: Result) -> None:
+        """Tell how it ended."""
+        super().ended(job, result)
+        if result.error is None and result.status is Status.FINISHED:
+            took = f" in {result.elapsed:.1f} s" if result.elapsed is not None else ""
+            console.note(f"finished {job.task_id}{took}")
+            self._tell_new_name(job, result)
+        elif result.error is None and result.status is Status.PROCESSING:
+            console.hint(f"flux-cli wait {job.task_id}{self._flags}")
+
+
+class Bars(Silence):
+    """A bar a task, gone when it is over; what is worth keeping is printed above."""
+
+    def __init__(self, flags: str = "") -> None:
+        super().__init__(flags)
+        self._bars: dict[Job, TaskID] = {}
+        self._progress = _progress()
+        self._live: Live | None = None
+
+    def close(self) -> None:
+        """Remove the bars and give the cursor back."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def submitted(self, job: Job) -> None:
+        """Start a bar."""
+        self._bar(job)
+
+    def waiting(self, job: Job) -> None:
+        """Move the bar to the percentage, never back."""
+        bar = self._bar(job)
+        percentage = job.task.percentage if job.task else None
+        if percentage is not None:
+            shown = self._progress.tasks[self._progress.task_ids.index(bar)].completed
+            self._progress.update(bar, total=100, completed=max(shown, percentage))
+        self._progress.update(bar, state="")
+
+    def trouble(self, job: Job, message: str) -> None:
+        """Tell of it once, above the bars, and mark the bar."""
+        with self.paused():
+            self._warn_once(job, message)
+        if job.task_id:
+            self._progress.update(self._bar(job), state="retrying")
+
+    def unrecorded(self, job: Job, message: str) -> None:
+        """Tell the task's id, above the bars."""
+        with self.paused():
+            super().unrecorded(job, message)
+
+    def downloading(self, job: Job, received: int, total: int | None) -> None:
+        """Show the download's own progress."""
+        if job.task_id:
+            self._progress.update(self._bar(job), total=total, completed=received, state="saving")
+
+    def ended(self, job: Job, result: Result) -> None:
+        """Remove the bar; keep a line only of what needs one."""
+        if job in self._bars:
+            self._progress.remove_task(self._bars.pop(job))
+        with self.paused():
+            super().ended(job, result)
+            self._tell_new_name(job, result)
+            if result.error is None and result.status is Status.PROCESSING:
+                console.hint(f"flux-cli wait {job.task_id}{self._flags}")
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bars away while something is written."""
+        self.close()
+        try:
+            yield
+        finally:
+            self._open()
+
+    def _open(self) -> None:
+        """Show the bars, if there are any, where the cursor is now.
+
+        Each time in a new display: one that is started again first moves up over what was written since.
+        """
+        if self._live is None and self._bars:
+            from rich.live import Live
+
+            bars = _Narrower(self._progress)
+            self._live = Live(bars, console=self._progress.console, transient=True, refresh_per_second=10)
+            self._live.start(refresh=True)
+
+    def _bar(self, job: Job) -> "TaskID":
+        if job not in self._bars:
+            self._bars[job] = self._progress.add_task(console.clean(job.prompt), total=None, state="")
+            self._open()
+        return self._bars[job]
+
+
+class _Narrower:
+    """Leaves room for the terminal's own `^C`: at the end of a full line it would wrap, and leave a bar behind."""
+
+    def __init__(self, inner: "Progress") -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Segment]":
+        yield from console.render(self._inner, options.update_width(max(1, options.max_width - 3)))
+
+
+def _progress() -> "Progress":
+    from rich.console import Console  # rich.progress: 90 ms
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Prompt(ProgressColumn):
+        """The prompt as it is, whatever brackets it holds, cut to the room there is."""
+
+        def render(self, task: Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+    class State(ProgressColumn):
+        """The percentage, or what goes on instead."""
+
+        def render(self, task: Task) -> Text:
+            known = task.total is not None and task.percentage is not None
+            text = task.fields["state"] or (f"{task.percentage:.0f}%" if known else "…")
+            return Text(text, justify="right", style="cyan")
+
+    return Progress(
+        Prompt(table_column=Column(ratio=3, no_wrap=True)),
+        BarColumn(bar_width=None, complete_style="cyan", finished_style="green", table_column=Column(ratio=4)),
+        State(table_column=Column(no_wrap=True, min_width=4)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        console=Console(file=console.stderr, highlight=False),
+        expand=True,
+    )
+
+
+@contextlib.contextmanager
+def observer(*, quiet: bool, flags: str = "") -> Iterator[Silence]:
+    """Yield the observer that fits: silence if asked for, bars on a terminal, else lines."""
+    if quiet:
+        yield Silence(flags)
+    elif console.is_terminal(sys.stderr):
+        bars = Bars(flags)
+        try:
+            yield bars
+        finally:
+            bars.close()
+    else:
+        yield Lines(flags)
