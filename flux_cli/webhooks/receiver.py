@@ -1,0 +1,226 @@
+"""The server that takes webhooks, in a thread of its own; aiohttp, because it has to outlive whatever connects.
+
+One request a connection, whole within a time, and a bound on the connections: idle and slow senders can hold
+nothing up, and each request is refused at the earliest moment at which it can be.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from flux_cli.errors import UsageError
+from flux_cli.webhooks.event import MAX_BODY_BYTES, PATH, SECRET_HEADER, Event, is_secret, read_event
+
+REQUEST_SECONDS = 10.0
+"""How long a request may take to arrive, counted from the connection's first moment."""
+LINGER_SECONDS = 2.0
+"""How long the rest of a refused body is still read, so that its sender gets to see the answer."""
+MAX_CONNECTIONS = 256
+"""With one more the oldest goes. A thousand idle ones would use up the file descriptors that downloads need."""
+BACKLOG = 1024
+
+TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+_SILENT = logging.Logger("flux_cli.webhooks.receiver", logging.CRITICAL + 1)
+"""For aiohttp's complaints about senders that do not speak HTTP: they have got their 400."""
+
+
+@dataclass(frozen=True)
+class Reception:
+    """How webhooks are received; the calls come from the server's thread.
+
+    Attributes:
+        secret: What the header has to hold; None takes all.
+        deliver: Gets each event, and returns whether it was taken; if not, the sender is told to try later.
+        refused: Gets the status and the reason of each request that was refused.
+        failed: Gets what went wrong in the server itself.
+        seconds: How long a request may take to arrive.
+    """
+
+    secret: str | None
+    deliver: Callable[[Event], bool]
+    refused: Callable[[int, str], None]
+    failed: Callable[[BaseException], None]
+    seconds: float = REQUEST_SECONDS
+
+
+class RefusedError(Exception):
+    """A request is answered with a status that is not 200."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+@contextmanager
+def receiving(host: str, port: int, reception: Reception) -> Iterator[str]:
+    """Take webhooks in a daemon thread until the block ends; yield the URL to send them to, as seen from here.
+
+    Port 0 takes one that is free.
+
+    Raises:
+        UsageError: The port is in use, or the host is not this machine's.
+    """
+    try:
+        listening = _bound(host, port)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on port {port} of {host}: {error.strerror}", "try another --port"
+        ) from None
+    url = _url(listening)
+    thread = _ServerThread(listening, reception)
+    thread.start()
+    try:
+        yield url
+    finally:
+        thread.stop()
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared with, not bound to
+    return f"http://[{host}]:{port}{PATH}" if ":" in host else f"http://{host}:{port}{PATH}"
+
+
+class _ServerThread(threading.Thread):
+    """Serves until it is told to stop. A daemon, so that it keeps no interpreter alive."""
+
+    def __init__(self, listening: socket.socket, reception: Reception) -> None:
+        super().__init__(name="webhooks", daemon=True)
+        self._listening = listening
+        self._reception = reception
+        self._loop = asyncio.new_event_loop()
+        self._ended = asyncio.Event()
+        self._open: dict[_Connection, None] = {}
+
+    def stop(self) -> None:
+        """End the server and wait for that, but not long."""
+        try:
+            self._loop.call_soon_threadsafe(self._ended.set)
+        except RuntimeError:  # the loop has ended by itself
+            return
+        self.join(LINGER_SECONDS)
+
+    def run(self) -> None:
+        """Serve, until `stop` is called."""
+        self._loop.set_exception_handler(self._report)
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._serve())
+        except Exception as error:
+            self._reception.failed(error)
+
+    async def _serve(self) -> None:
+        server = web.Server(self._answer, handler_cancellation=True)
+
+        def connection() -> _Connection:
+            return _Connection(server, self._open, self._loop, self._reception.seconds)
+
+        listening = await self._loop.create_server(connection, sock=self._listening, backlog=BACKLOG)
+        await self._ended.wait()
+        listening.close()
+        await server.shutdown(timeout=0.1)
+
+    def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Tell what no handler has caught: no file descriptors left, mostly. The server goes on."""
+        self._reception.refused(503, str(context.get("exception") or context.get("message")))
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            event = await self._receive(request)
+            if not self._reception.deliver(event):
+                raise RefusedError(503, "busy, try later")
+            response = web.Response(text="taken\n")
+        except RefusedError as refused:
+            self._reception.refused(refused.status, refused.reason)
+            response = web.Response(status=refused.status, text=f"{refused.reason}\n")
+            if refused.status == 405:
+                response.headers["Allow"] = "POST"
+        if isinstance(request.protocol, _Connection):
+            request.protocol.answered = True
+        response.headers["Connection"] = "close"
+        response.force_close()
+        return response
+
+    async def _receive(self, request: web.BaseRequest) -> Event:
+        """Return the event in a request; what can be told without the body is checked before that is read."""
+        if request.path != PATH:
+            raise RefusedError(404, f"there is nothing here but {PATH}")
+        if request.method != "POST":
+            raise RefusedError(405, "only POST")
+        secret = self._reception.secret
+        if secret is not None and not is_secret(request.headers.getall(SECRET_HEADER, []), secret):
+            raise RefusedError(401, f"the {SECRET_HEADER} header is wrong or missing")
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            raise RefusedError(413, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+        if request.headers.get("Expect", "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        body = bytearray()
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise RefusedError(413, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+        try:
+            return read_event(bytes(body))
+        except ValueError as error:
+            raise RefusedError(400, str(error)) from None
+
+
+class _Connection(web.RequestHandler):
+    """Closes when its request is answered, when its time is over, or when it has to make room."""
+
+    def __init__(
+        self,
+        server: web.Server,
+        connections: "dict[_Connection, None]",
+        loop: asyncio.AbstractEventLoop,
+        seconds: float,
+    ) -> None:
+        # A compressed body is not unpacked, and so not JSON: a few kilobytes could become gigabytes.
+        super().__init__(
+            server,
+            loop=loop,
+            logger=_SILENT,
+            access_log=None,  # type: ignore[arg-type] # what aiohttp's own runner passes for none
+            lingering_time=LINGER_SECONDS,
+            auto_decompress=False,
+        )
+        self.answered = False
+        self._all = connections
+        self._expiry: asyncio.TimerHandle | None = None
+        self._seconds = seconds
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the clock, and close the oldest connection if this is one too many."""
+        super().connection_made(transport)
+        self._expiry = self._loop.call_later(self._seconds, self._expire)
+        self._all[self] = None
+        if len(self._all) > MAX_CONNECTIONS:
+            next(iter(self._all))._expire()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop the clock."""
+        super().connection_lost(exc)
+        self._all.pop(self, None)
+        if self._expiry:
+            self._expiry.cancel()
+
+    def _expire(self) -> None:
+        """Close, whatever is going on; a sender that has not been answered yet is told why."""
+        self._all.pop(self, None)
+        if self.transport is not None and not self.answered:
+            self.transport.write(TOO_SLOW)
+        self.force_close()
