@@ -1,0 +1,147 @@
+"""The page: one HTML file with style, script and data inside, and a policy that lets nothing else run."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import quote
+
+from flux_cli.errors import LocalFileError
+from flux_cli.files import place, sync, temporary
+from flux_cli.gallery.again import command, note
+from flux_cli.gallery.pictures import Picture, Thumbnail
+
+MARK = b'<meta name="generator" content="flux-cli">'
+"""Is in the head of each page, so that an earlier page can be told from somebody's own file."""
+
+_DATA_BEGINS = '<script type="application/json" id="data">'
+_SHOWN_APART = frozenset({"prompt", "model", "seed", "width", "height", "webhook_url", "webhook_secret"})
+
+
+def check(path: Path, *, force: bool) -> None:
+    """See that a page can be written to `path`: nothing is there, or an earlier page.
+
+    Raises:
+        LocalFileError: Something else is there, and `force` is not set, or the path cannot be written.
+    """
+    if force or not os.path.lexists(path):
+        return
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError as error:
+        raise LocalFileError(f"cannot replace {path}: {(error.strerror or str(error)).lower()}") from None
+    if MARK not in head:
+        raise LocalFileError(
+            f"{path} exists and is no gallery", "choose another name with -o, or replace it with --force"
+        )
+
+
+def write(path: Path, pictures: Sequence[Picture], thumbnails: Sequence[Thumbnail | None]) -> None:
+    """Write the page, whole or not at all, in place of an earlier one.
+
+    Raises:
+        LocalFileError: It cannot be written.
+    """
+    content = html(pictures, thumbnails, path.parent).encode()
+    with temporary(path.parent) as file:
+        file.write(content)
+        sync(file)
+        place(file, path, force=True, exact=True)
+
+
+def thumbnails_in(path: Path) -> dict[tuple[str, str], Thumbnail]:
+    """Return the thumbnails of an earlier page, each under its picture's `key`; none where there is no page."""
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    _, _, rest = content.partition(_DATA_BEGINS)
+    try:
+        for entry in json.loads(rest.partition("</script>")[0]):
+            if str(entry["thumbnail"]).startswith("data:image/webp;base64,") and entry["stamp"]:
+                thumbnail = Thumbnail(entry["thumbnail"], int(entry["width"]), int(entry["height"]))
+                found[entry["url"], entry["stamp"]] = thumbnail
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return found
+
+
+def key(picture: Picture, path: Path) -> tuple[str, str]:
+    """Return what tells a picture, as it is now, from all others on a page at `path`."""
+    return relative_url(picture.path, path.parent), picture.stamp()
+
+
+def html(pictures: Sequence[Picture], thumbnails: Sequence[Thumbnail | None], directory: Path) -> str:
+    """Return the page; it refers to the pictures by URLs relative to `directory`."""
+    entries = [_entry(*each, directory) for each in zip(pictures, thumbnails, strict=True)]
+    # No `<`, so that no prompt can end the element that holds the data.
+    data = json.dumps(entries, separators=(",", ":")).replace("<", "\\u003c")
+    style, script = _part("page.css"), _part("page.js")
+    policy = (
+        f"default-src 'none'; img-src 'self' file: data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    parts = {"policy": policy, "style": style, "script": script, "data": data}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("page.html"))
+
+
+def _part(name: str) -> str:
+    return files("flux_cli.gallery").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(source: str) -> str:
+    """Return how a content security policy names an inline style or script."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def _entry(picture: Picture, thumbnail: Thumbnail | None, directory: Path) -> dict[str, object]:
+    request = picture.request
+    return {
+        "prompt": str(request.get("prompt", "")),
+        "model": str(request.get("model", "")),
+        "seed": None if request.get("seed") is None else str(request["seed"]),  # JavaScript would round it
+        "width": thumbnail.width if thumbnail else 0,
+        "height": thumbnail.height if thumbnail else 0,
+        "created": picture.created,
+        "task": picture.task_id or "",
+        "settings": list(_settings(request).items()),
+        "name": picture.path.name,
+        "url": relative_url(picture.path, directory),
+        "stamp": picture.stamp(),
+        "thumbnail": thumbnail.url if thumbnail else "",
+        "command": command(picture),
+        "note": note(picture),
+    }
+
+
+def _settings(request: Mapping[str, object]) -> dict[str, str]:
+    """Return the request's other fields, as people read them."""
+    settings = {}
+    for name, value in request.items():
+        if name in _SHOWN_APART:
+            continue
+        if isinstance(value, Mapping):
+            value = value.get("source") or "from stdin"
+        text = {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+        settings[name.replace("_", " ").capitalize()] = text
+    return settings
+
+
+def relative_url(path: Path, directory: Path) -> str:
+    """Return a file's URL as seen from a page in `directory`.
+
+    It begins with a dot, so that no file name can pass for a URL's scheme; on Windows a file on another drive has
+    no such URL, and gets an absolute one.
+    """
+    try:
+        relative = os.path.relpath(path, os.path.realpath(directory))
+    except ValueError:
+        return path.as_uri()
+    parts = [quote(os.fsencode(part), safe="") for part in Path(relative).parts]
+    return "/".join(parts if parts[0] == ".." else [".", *parts])
