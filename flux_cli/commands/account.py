@@ -1,0 +1,31 @@
+"""`flux-cli account`: whose key it is, and what is left."""
+
+import typer
+
+from flux_cli import config as settings
+from flux_cli import options
+from flux_cli.options import ServiceOptions
+from flux_cli.ui import console, tables
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(epilog="Examples:\n\n$ flux-cli account\n\n$ flux-cli account --json | jq .credits")
+@options.expanded
+def account(*, service: ServiceOptions) -> int:
+    """Show the account: e-mail, credits, images made, plan."""
+    from flux_cli.commands import connecting
+
+    with connecting.opened(service, settings.load()) as connected:
+        found = connected.client.account()
+    values = {
+        "email": found.email,
+        "credits": found.credits,
+        "total_images": found.total_images,
+        "plan": found.plan,
+    }
+    if service.json:
+        console.out_json(values)
+    else:
+        tables.show(("", ""), [(name, "-" if value is None else str(value)) for name, value in values.items()])
+    return 0

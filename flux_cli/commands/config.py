@@ -1,0 +1,85 @@
+"""`flux-cli config`: look at the settings and change them."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flux_cli import completion
+from flux_cli import config as settings
+from flux_cli.errors import UsageError
+from flux_cli.ui import console
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help=f"Look at the settings and change them. Their names: {', '.join(settings.NAMES)}.",
+    epilog="Examples:\n\n"
+    "$ flux-cli config set model flux-pro-1.1\n\n"
+    "$ flux-cli config set output_dir ~/Pictures/flux\n\n"
+    "$ flux-cli config list",
+)
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help=f"One of {', '.join(settings.NAMES)}.", autocompletion=completion.setting_names
+    ),
+]
+
+
+@app.command()
+def path() -> int:
+    """Print where the config file is."""
+    console.out(str(settings.config_path()))
+    return 0
+
+
+@app.command("list")
+def list_all() -> int:
+    """Print what is set, the key and the webhook secret masked."""
+    for name, value in asdict(settings.load()).items():
+        if value is not None:
+            console.out(f"{name} = {_shown(name, value)}")
+    return 0
+
+
+@app.command()
+def get(name: Name) -> int:
+    """Print one setting; exit with 1 if it is not set. The key and the webhook secret are masked."""
+    if name not in settings.NAMES:
+        raise settings.unknown_name(name)
+    value = getattr(settings.load(), name)
+    if value is None:
+        return 1
+    console.out(_shown(name, value))
+    return 0
+
+
+@app.command("set")
+def set_one(
+    name: Name,
+    value: Annotated[
+        str,
+        typer.Argument(metavar="VALUE", help="The new value.", autocompletion=completion.setting_values),
+    ],
+) -> int:
+    """Change one setting. The key is stored with `flux-cli login` instead: arguments are public."""
+    if name == "api_key":
+        raise UsageError(
+            "the key does not belong on a command line, which others can read", "use `flux-cli login`"
+        )
+    settings.set_value(name, value)
+    return 0
+
+
+@app.command()
+def unset(name: Name) -> int:
+    """Remove one setting."""
+    settings.unset(name)
+    return 0
+
+
+def _shown(name: str, value: object) -> str:
+    if name in settings.SECRET_NAMES:
+        return settings.masked(str(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

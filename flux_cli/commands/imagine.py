@@ -1,0 +1,210 @@
+"""`flux-cli imagine`: submit, wait, download."""
+
+import sys
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flux_cli import completion, options
+from flux_cli import config as settings
+from flux_cli.errors import BrokenRulesError, ExitCode, UsageError
+from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
+from flux_cli.request import DEFAULT_MODEL, Body, JsonValue, broken_rules, flag, parse_text, shown
+from flux_cli.ui import console
+
+if TYPE_CHECKING:
+    from flux_cli.earlier import Earlier
+    from flux_cli.image_prompt import ImagePrompt
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    '$ flux-cli imagine "a sunflower field in the wind" --sandbox\n\n'
+    "$ flux-cli imagine -m flux-pro-1.1-ultra --aspect-ratio 21:9 -o 'wide-{seed}.{ext}' --seed 7 \"dunes\"\n\n"
+    '$ echo "a red kite" | flux-cli imagine --no-wait | flux-cli wait -'
+)
+@options.expanded
+def imagine(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(metavar="[PROMPT]", help="What to see in the picture; - or nothing reads it from stdin."),
+    ] = None,
+    *,
+    context: typer.Context,
+    like: Annotated[
+        str | None,
+        typer.Option(
+            "--like",
+            metavar="EARLIER",
+            autocompletion=completion.tasks_or_files,
+            help="Start from an earlier request, but for its webhook: a task id, a picture or its sidecar.",
+            rich_help_panel=options.REQUEST,
+        ),
+    ] = None,
+    request: RequestOptions,
+    count: Annotated[
+        int,
+        typer.Option(
+            "--count",
+            "-n",
+            min=1,
+            metavar="N",
+            help="How many pictures; with --seed S they get S, S+1 and so on.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = 1,
+    output: OutputOptions,
+    pictures: PictureOptions,
+    no_wait: Annotated[
+        bool,
+        typer.Option("--no-wait", help="Print the task's id and end.", rich_help_panel=options.WAITING),
+    ] = False,
+    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the request's body and send nothing.", rich_help_panel=options.SERVICE
+        ),
+    ] = False,
+    no_validate: Annotated[
+        bool,
+        typer.Option(
+            "--no-validate",
+            help="Send what the local rules would refuse, for models newer than this program.",
+            rich_help_panel=options.SERVICE,
+        ),
+    ] = False,
+    service: ServiceOptions,
+) -> int:
+    """Generate a picture from a prompt, and save it."""
+    config = settings.load()
+    earlier = _earlier(like)
+    base = earlier.request if earlier else {}
+    start: Body = {
+        **{name: value for name, value in base.items() if name != "image_prompt"},
+        "model": _model(context, request, config, base.get("model")),
+        "prompt": _prompt(prompt, request, base.get("prompt")),
+    }
+    body, recorded = _bodies(start, request, config, earlier, no_validate)
+    if dry_run:
+        for _, kept in _numbered(body, recorded, count):
+            console.out_json(kept, indent=2 if sys.stdout.isatty() else None)
+        return ExitCode.OK
+
+    from flux_cli.commands import connecting, running  # requests: 160 ms
+    from flux_cli.generate import Plan
+    from flux_cli.history import History
+    from flux_cli.job import Job
+    from flux_cli.ui import pictures as after
+
+    limit = running.seconds(timeout)
+    connecting.chosen(service, config)
+    target = None if no_wait else running.target(output, service, config, count)
+    after.check(pictures, target)
+    if no_wait and output.output is not None and not service.quiet:
+        console.warning("`--no-wait` saves nothing: give `-o` to `flux-cli wait`")
+    history = History()
+    jobs = [
+        Job(target, request=sent, recorded=kept, n=n)
+        for n, (sent, kept) in enumerate(_numbered(body, recorded, count), 1)
+    ]
+    with connecting.opened(service, config, request.webhook_secret or config.webhook_secret) as connected:
+        plan = Plan(connected.name, wait=not no_wait, timeout=limit)
+        return running.take_to_end(jobs, connected, history, service, output, plan, pictures)
+
+
+def _earlier(like: str | None) -> "Earlier | None":
+    if like is None:
+        return None
+    from flux_cli import earlier
+
+    return earlier.find(like)
+
+
+def _model(context: typer.Context, request: RequestOptions, config: settings.Config, earlier: str | None) -> str:
+    """Return the model: the flag, the earlier request's, the environment's, the config file's, or the default."""
+    source = context.get_parameter_source("model")
+    if earlier is not None and (source is None or source.name != "COMMANDLINE"):
+        return earlier
+    return request.model or config.model or DEFAULT_MODEL
+
+
+def _prompt(argument: str | None, request: RequestOptions, earlier: str | None) -> str:
+    """Return the prompt: the argument, the earlier request's, or what is on stdin."""
+    if argument is not None and argument != "-":
+        return argument
+    if argument is None and earlier is not None:
+        return earlier
+    if request.image_prompt == "-":
+        raise UsageError(
+            "PROMPT and `--image-prompt` cannot both come from stdin", "give the prompt as an argument"
+        )
+    if argument is None and sys.stdin.isatty():
+        raise UsageError("PROMPT is missing", 'for example: flux-cli imagine "a sunflower field in the wind"')
+    from flux_cli.commands.connecting import read_stdin_text
+
+    return read_stdin_text().rstrip("\r\n")
+
+
+def _bodies(
+    start: Body,
+    request: RequestOptions,
+    config: settings.Config,
+    earlier: "Earlier | None",
+    no_validate: bool,
+) -> tuple[Body, dict[str, Any]]:
+    """Return the body to send, and what is kept and shown of it: the fields to start from, the flags' over them.
+
+    Raises:
+        BrokenRulesError: Rules are broken; it names them all.
+        LocalFileError, DownloadError: The image prompt cannot be read.
+        UsageError: The earlier request's image prompt cannot be had again.
+    """
+    body = dict(start)
+    broken: list[str] = []
+    for name, value in _given(request).items():
+        try:
+            body[name] = value if isinstance(value, bool) else parse_text(name, value)
+        except ValueError as error:
+            broken.append(f"{flag(name)} {error}, not `{shown(value)}`")
+    if "webhook_url" in body:
+        secret = request.webhook_secret or config.webhook_secret
+        if secret:
+            body["webhook_secret"] = secret
+    recorded: dict[str, Any] = {name: value for name, value in body.items() if name != "webhook_secret"}
+    image = _image_prompt(request, earlier)
+    if image is not None:
+        body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
+        broken += filter(None, [image.broken_rule()])
+    if not no_validate:
+        broken += broken_rules(body, flag)
+    if broken:
+        raise BrokenRulesError(broken, f"what no flag sets comes from {earlier.name}" if earlier else None)
+    return body, recorded
+
+
+def _image_prompt(request: RequestOptions, earlier: "Earlier | None") -> "ImagePrompt | None":
+    if request.image_prompt is not None:
+        from flux_cli import image_prompt
+
+        return image_prompt.load(request.image_prompt)
+    return earlier.image_prompt() if earlier else None
+
+
+def _given(request: RequestOptions) -> dict[str, str | bool]:
+    """Return the fields that were given, as they were given; those with ways of their own are left out."""
+    special = ("model", "image_prompt", "webhook_secret")
+    values = {field.name: getattr(request, field.name) for field in fields(request) if field.name not in special}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _numbered(body: Body, recorded: dict[str, Any], count: int) -> list[tuple[Body, dict[str, Any]]]:
+    """Return a pair of bodies for each picture; with a seed S they get S, S+1 and so on."""
+    seed = body.get("seed")
+    if not isinstance(seed, int):
+        return [(body, recorded)] * count
+    seeds: list[dict[str, JsonValue]] = [{"seed": seed + n} for n in range(count)]
+    return [({**body, **each}, {**recorded, **each}) for each in seeds]

@@ -1,0 +1,248 @@
+"""`flux-cli listen`: receive webhooks here."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flux_cli import completion, naming, options
+from flux_cli import config as settings
+from flux_cli.errors import LocalFileError, MissingExtraError, NotAllowedError, UsageError
+from flux_cli.options import OutputOptions, ServiceOptions
+from flux_cli.task import Task
+from flux_cli.ui import console
+
+if TYPE_CHECKING:
+    from flux_cli.history import History
+    from flux_cli.job import Result
+    from flux_cli.service import Service
+
+app = typer.Typer(add_completion=False)
+
+DEFAULT_PORT = 8787
+RECEPTION = "Reception"
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "$ FLUX_CLI_WEBHOOK_SECRET=… flux-cli listen -o pictures/\n\n"
+    "$ flux-cli listen --secret-file secret.txt --until 4 --json\n\n"
+    "$ flux-cli listen --no-download --forward-to http://127.0.0.1:3000/hooks"
+)
+@options.expanded
+def listen(
+    *,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The address to listen on.", rich_help_panel=RECEPTION)
+    ] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, metavar="N", help="The port. 0: any that is free.", rich_help_panel=RECEPTION
+        ),
+    ] = DEFAULT_PORT,
+    secret_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--secret-file",
+            metavar="FILE",
+            autocompletion=completion.files,
+            help="The webhook secret is this file's first line. Else it comes from FLUX_CLI_WEBHOOK_SECRET, or "
+            "`webhook_secret` in the config.",
+            rich_help_panel=RECEPTION,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", help="Take webhooks without a secret, from anybody.", rich_help_panel=RECEPTION
+        ),
+    ] = False,
+    until: Annotated[
+        int | None,
+        typer.Option(
+            "--until",
+            min=1,
+            metavar="N",
+            help="End when N tasks are over, finished or failed.",
+            rich_help_panel=options.WAITING,
+        ),
+    ] = None,
+    forward_to: Annotated[
+        str | None,
+        typer.Option(
+            "--forward-to",
+            metavar="URL",
+            help="Post each event on, as it came, with the secret.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    no_download: Annotated[
+        bool, typer.Option("--no-download", help="Save no pictures.", rich_help_panel=options.OUTPUT)
+    ] = False,
+    output: OutputOptions,
+    service: ServiceOptions,
+) -> int:
+    """Receive the service's webhooks here, and save the pictures of tasks that finish."""
+    try:
+        from flux_cli.webhooks.receiver import Reception, receiving
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        raise MissingExtraError("`flux-cli listen`", "listen") from error
+    from flux_cli.saving import Saver
+    from flux_cli.webhooks import event as webhook
+    from flux_cli.webhooks.listener import Listener, Orders
+
+    config = settings.load()
+    secret = _secret(secret_file, insecure, config)
+    if forward_to is not None:
+        webhook.check_forward_url(forward_to)
+    target = None if no_download else _target(output, config, until)
+    if no_download and output.output is not None:
+        raise UsageError("`-o` and `--no-download` contradict each other")
+    with _connected(service, config, secret) as (connected, has_key):
+        if target is not None:
+            naming.check(target)
+        teller = Teller(connected.flags, json=service.json, quiet=service.quiet, verbose=service.verbose)
+        saver = Saver(connected.client, allow_http=connected.allow_http, original=output.original)
+        orders = Orders(target, until, forward_to, secret)
+        listener = Listener(connected.client if has_key else None, saver, _history(), teller, orders)
+        reception = Reception(secret, listener.deliver, listener.refused, listener.failed)
+        with receiving(host, port, reception) as url:
+            if not service.quiet:
+                _introduce(url, secret=secret is not None, has_key=has_key)
+            return listener.run()
+
+
+def _secret(file: Path | None, insecure: bool, config: settings.Config) -> str | None:
+    """Return the secret to ask for, or None where none is wanted.
+
+    Raises:
+        UsageError: There is none and that is not wanted, or it cannot be one.
+        LocalFileError: The file cannot be read.
+    """
+    from flux_cli.webhooks import event as webhook
+
+    if insecure:
+        if file is not None:
+            raise UsageError("`--secret-file` and `--insecure` contradict each other")
+        return None
+    secret = webhook.find_secret(config.webhook_secret) if file is None else webhook.read_secret_file(file)
+    if secret is None:
+        raise UsageError(
+            "no webhook secret: anybody could send webhooks",
+            f"set {webhook.SECRET_VARIABLE} to the one that tasks are submitted with, or use --secret-file; "
+            "--insecure does without",
+        )
+    return secret
+
+
+def _target(output: OutputOptions, config: settings.Config, until: int | None) -> naming.Target:
+    """Understand `-o`, for a number of pictures that is mostly not known. Raises UsageError."""
+    if output.output == "-":
+        raise UsageError("`-o -` and the events both want stdout", "give a directory or a template instead")
+    return naming.plan(output.output, config.output_dir, until, output.force)
+
+
+@contextlib.contextmanager
+def _connected(
+    options: ServiceOptions, config: settings.Config, secret: str | None
+) -> "Iterator[tuple[Service, bool]]":
+    """Yield the service, and whether there is a key to ask it with. Raises UsageError as `choose` does."""
+    from flux_cli.client import DEFAULT_API_URL
+    from flux_cli.commands import connecting
+    from flux_cli.service import Choice, connected
+
+    console.keep_secret(secret)
+    has_key = True
+    try:
+        choice = connecting.chosen(options, config)
+    except NotAllowedError:
+        has_key = False
+        choice = Choice(settings.check_api_url(options.api_url or config.api_url or DEFAULT_API_URL), "", "")
+    with connected(choice, console.note if options.verbose else None, secret) as service:
+        yield service, has_key
+
+
+def _history() -> "History | None":
+    """Open the history; tasks may get into it while this runs, so it is made if there is none."""
+    from flux_cli.history import History
+
+    try:
+        return History()
+    except LocalFileError as error:
+        console.warning(error.message)
+        return None
+
+
+def _introduce(url: str, *, secret: bool, has_key: bool) -> None:
+    """Tell, before anything comes, how to make it come and what will be believed."""
+    console.note(f"listening; submit with --webhook-url {url}{' and the same secret' if secret else ''}")
+    console.note(
+        "the service cannot reach this machine by itself: from outside it takes a tunnel or a proxy, "
+        "whose public URL is then the one to give"
+    )
+    if not secret:
+        console.warning("without a secret anybody who can reach this port can send webhooks")
+    if not has_key:
+        console.warning("no API key: the service cannot be asked, so what webhooks say is believed and downloaded")
+
+
+class Teller:
+    """Prints an event a line on stdout, and on stderr what people should know."""
+
+    def __init__(self, flags: str, *, json: bool, quiet: bool, verbose: bool) -> None:
+        self._flags = flags
+        self._json = json
+        self._quiet = quiet
+        self._verbose = verbose
+        self._refusals: set[int] = set()
+
+    def event(self, result: "Result") -> None:
+        """Print the event, and tell of an error."""
+        if self._json:
+            console.out_json(result.as_json())
+        else:
+            console.out("\t".join(console.clean(cell) for cell in _row(result)))
+        if result.error is not None:
+            console.error(f"{result.task_id}: {result.error}")
+            if result.hint:
+                console.hint(result.hint)
+        if result.resumable:
+            console.hint(f"flux-cli wait {result.task_id}{self._flags}")
+
+    def repeated(self, task: "Task") -> None:
+        """Tell of it where everything is told."""
+        if self._verbose:
+            console.note(f"{task.task_id}: {task.status}, again; nothing to do")
+
+    def refused(self, status: int, reason: str) -> None:
+        """Tell of the first refusal of each kind: it may be a mistake here, or only the internet's noise."""
+        if self._verbose or not (self._quiet or status in self._refusals):
+            self._refusals.add(status)
+            console.warning(f"a request was refused: {reason} ({status})")
+
+    def trouble(self, message: str) -> None:
+        """Warn of it."""
+        if not self._quiet:
+            console.warning(message)
+
+    def ending(self) -> None:
+        """Say what is waited for."""
+        if not self._quiet:
+            console.note("ending after what is under way; Ctrl-C ends at once")
+
+    def left(self, task_id: str) -> None:
+        """Say how to go on."""
+        console.hint(f"the task is over, its picture not saved: flux-cli wait {task_id}{self._flags}")
+
+
+def _row(result: "Result") -> tuple[str, str, str, str]:
+    """Return an event's columns: the task, how it stands, how far it is, and its file, URL or error."""
+    task = result.task
+    percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
+    where = result.error or (str(result.path) if result.path else None) or (task.image_url if task else None)
+    return result.task_id or "", result.status.value, percentage, where or ""

@@ -1,0 +1,20 @@
+"""`flux-cli logout`: remove the stored API key."""
+
+import os
+
+import typer
+
+from flux_cli import config as settings
+from flux_cli.ui import console
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def logout() -> int:
+    """Remove the stored API key."""
+    was_there = settings.unset("api_key")
+    console.note("the key was removed" if was_there else "no key was stored")
+    if os.environ.get(settings.KEY_VARIABLE):
+        console.warning(f"{settings.KEY_VARIABLE} is still set in the environment")
+    return 0

@@ -1,0 +1,61 @@
+"""What the commands share that take tasks to their ends: where the pictures go, and the run itself."""
+
+import math
+import sys
+from collections.abc import Iterable
+
+from flux_cli import naming
+from flux_cli.config import Config
+from flux_cli.errors import ExitCode, UsageError
+from flux_cli.generate import Plan, Run
+from flux_cli.history import History
+from flux_cli.job import Job
+from flux_cli.naming import Target
+from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
+from flux_cli.saving import Saver
+from flux_cli.service import Service
+from flux_cli.ui.pictures import PicturePrinter
+from flux_cli.ui.progress import observer
+
+
+def target(output: OutputOptions, options: ServiceOptions, config: Config, count: int) -> Target:
+    """Understand `-o` for so many pictures, and see that they can be written there.
+
+    Raises:
+        UsageError: It makes no sense.
+        LocalFileError: The file exists, or the directory cannot be written.
+    """
+    planned = naming.plan(output.output, config.output_dir, count, output.force)
+    if planned.stdout and options.json:
+        raise UsageError("`-o -` and `--json` both want stdout", "choose one of them")
+    if planned.stdout and sys.stdout.isatty():
+        raise UsageError(
+            "`-o -` writes the picture's bytes to stdout, which is a terminal", "pipe it, or name a file"
+        )
+    naming.check(planned)
+    return planned
+
+
+def take_to_end(
+    jobs: Iterable[Job],
+    service: Service,
+    history: History | None,
+    options: ServiceOptions,
+    output: OutputOptions,
+    plan: Plan,
+    pictures: PictureOptions,
+) -> ExitCode:
+    """Run jobs, show their progress, print and show their results, and return the command's exit code."""
+    saver = Saver(service.client, allow_http=service.allow_http, original=output.original)
+    with observer(quiet=options.quiet, flags=service.flags) as inner:
+        printer = PicturePrinter(
+            inner, pictures, json=options.json, service=service.name, force=output.force, quiet=options.quiet
+        )
+        return printer.exit_code(Run(service.client, saver, history, printer, plan).run(jobs))
+
+
+def seconds(timeout: float) -> float | None:
+    """Return a `--timeout` in seconds, None for an infinite one. Raises UsageError for what is no number."""
+    if math.isnan(timeout):
+        raise UsageError("`--timeout` takes a number of seconds")
+    return timeout if math.isfinite(timeout) else None

@@ -1,0 +1,121 @@
+"""`flux-cli sandbox`: the service in miniature on a port, for any client of the service."""
+
+import contextlib
+import shlex
+import shutil
+import sys
+import textwrap
+import time
+from typing import Annotated
+
+import typer
+
+from flux_cli import completion
+from flux_cli import sandbox as service
+from flux_cli.sandbox.faults import FAULTS, RULES, Stage
+from flux_cli.ui import console, tables
+
+app = typer.Typer(add_completion=False)
+
+DEFAULT_PORT = 8788
+_COLUMN = 30
+"""Where the effects begin in the list of faults on a terminal."""
+
+
+@app.command(
+    epilog="Examples:\n\n"
+    "$ flux-cli sandbox\n\n"
+    '$ flux-cli imagine "a lighthouse \\[\\[fetch-flaky 3]]" --api-url http://127.0.0.1:8788\n\n'
+    "$ flux-cli sandbox --list-faults"
+)
+def sandbox(
+    *,
+    host: Annotated[str, typer.Option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int,
+        typer.Option(
+            metavar="PORT", min=0, max=65534, help="The port; pictures are served on the next one. 0: any two."
+        ),
+    ] = DEFAULT_PORT,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long a task takes.")] = 3.0,
+    key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The only key to take; without it, any. No real one, please.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=completion.faults,
+            help='A fault for every request, like "http 503"; may be repeated.',
+        ),
+    ] = None,
+    list_faults: Annotated[bool, typer.Option("--list-faults", help="Print every fault and exit.")] = False,
+    allow_remote_webhooks: Annotated[
+        bool, typer.Option("--allow-remote-webhooks", help="Post webhooks to other machines too.")
+    ] = False,
+    credits_now: Annotated[
+        int | None,
+        typer.Option("--credits", metavar="N", min=0, max=10**9, help="The balance from now on; 1000 at first."),
+    ] = None,
+) -> int:
+    r"""Run a free stand-in for the service, to rehearse with. A prompt asks for a fault: \[\[http 503]]."""
+    if list_faults:
+        _print_faults()
+        return 0
+    _allow_many_connections()
+    directory = service.default_directory()
+    with service.running(
+        directory,
+        host=host,
+        port=port,
+        seconds=seconds,
+        key=key,
+        faults=fault or (),
+        credits=credits_now,
+        allow_remote_webhooks=allow_remote_webhooks,
+        log=_log,
+    ) as running:
+        console.out(running.url)
+        console.out(f"export FLUX_CLI_API_URL={running.url}")
+        console.out(f"export APIFRAME_API_KEY={shlex.quote(key or 'anything')}")
+        console.note(f"pictures at {running.images_url}, tasks in {directory}; Ctrl-C ends it")
+        console.keep_secret(key)
+        running.wait()
+    return 0
+
+
+def _allow_many_connections() -> None:
+    """Lift the usual limit of 1,024 open files as far as the system lets us: idle clients take one each."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has neither module nor limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _log(line: str) -> None:
+    console.note(f"{time.strftime('%H:%M:%S')} {line}")
+
+
+def _print_faults() -> None:
+    """Print the table: in a pipe a row a line, with tabs; on a terminal by where they happen."""
+    if not sys.stdout.isatty():
+        tables.show((), ((fault.usage, fault.stage, fault.effect) for fault in FAULTS.values()))
+        return
+    lines = [line for stage in Stage for line in _section(stage)]
+    console.out_bytes("\n".join([*lines, *RULES, ""]).encode())
+
+
+def _section(stage: Stage) -> list[str]:
+    """Return the lines of a stage's faults as wide as the terminal, the effects in a column."""
+    width = max(50, shutil.get_terminal_size().columns)
+    lines = [f"Faults of {stage}:"]
+    for fault in FAULTS.values():
+        if fault.stage is not stage:
+            continue
+        effect = textwrap.wrap(fault.effect, width - _COLUMN)
+        if len(fault.usage) + 4 > _COLUMN:
+            effect.insert(0, "")
+        lines.append(f"  {fault.usage:<{_COLUMN - 2}}{effect[0]}".rstrip())
+        lines += [" " * _COLUMN + line for line in effect[1:]]
+    return [*lines, ""]

@@ -1,0 +1,143 @@
+"""What a TAB offers for the values of options and arguments.
+
+The shells' scripts in `ui.shells` ask the program itself, so the tables here are the ones that the commands use.
+Nothing is sent, created or complained about while somebody types.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import typer
+
+from flux_cli.request import DEFAULT_MODEL, FIELDS, MODELS
+
+ASPECT_RATIOS = ("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21")
+"""The common ones, from the widest to the tallest that the service takes."""
+MAX_TASKS = 50
+"""How many tasks are offered at once: about a screenful of ids with their prompts."""
+
+Candidate = str | tuple[str, str]
+
+
+class Place(str):
+    """Stands for the names of files, which the shell completes better than we could."""
+
+    kind = "file"
+
+
+class DirectoryPlace(Place):
+    """Stands for the names of directories."""
+
+    kind = "dir"
+
+
+def files(incomplete: str) -> Iterator[Candidate]:
+    """Yield what makes the shell offer files."""
+    yield Place(incomplete)
+
+
+def directories(incomplete: str) -> Iterator[Candidate]:
+    """Yield what makes the shell offer directories."""
+    yield DirectoryPlace(incomplete)
+
+
+def models() -> Iterator[Candidate]:
+    """Yield the models, each with the fields that not all of them take."""
+    for model in MODELS:
+        special = [name.replace("_", "-") for name, field in FIELDS.items() if model in field.models]
+        notes = ["the default"] if model == DEFAULT_MODEL else []
+        notes += [f"takes {', '.join(special)}"] if special else []
+        yield model, "; ".join(notes)
+
+
+def aspect_ratios() -> Iterator[Candidate]:
+    """Yield the common aspect ratios."""
+    yield from ASPECT_RATIOS
+
+
+def numbers(name: str) -> Callable[[], Iterator[Candidate]]:
+    """Return the candidates for a field that takes only a few whole numbers."""
+    field = FIELDS[name]
+
+    def candidates() -> Iterator[Candidate]:
+        if field.minimum is not None and field.maximum is not None:
+            yield from map(str, range(field.minimum, field.maximum + 1))
+
+    return candidates
+
+
+def output(incomplete: str) -> Iterator[Candidate]:
+    """Yield the fields of a template inside of a brace, else what makes the shell offer files."""
+    from flux_cli import naming
+
+    before, brace, name = incomplete.rpartition("{")
+    if brace and "}" not in name:
+        yield from (f"{before}{{{field}}}" for field in naming.FIELD_NAMES)
+    else:
+        yield Place(incomplete)
+
+
+def faults() -> Iterator[Candidate]:
+    """Yield the sandbox's faults, each with its effect."""
+    from flux_cli.sandbox.faults import FAULTS
+
+    for fault in FAULTS.values():
+        yield fault.name, fault.effect
+
+
+def setting_names(ctx: typer.Context) -> Iterator[Candidate]:
+    """Yield the names in the config file; `set` takes no key."""
+    from flux_cli import config
+
+    yield from (name for name in config.NAMES if (ctx.info_name, name) != ("set", "api_key"))
+
+
+def setting_values(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
+    """Yield values for the setting whose name stands before."""
+    name = ctx.params.get("name")
+    if name == "model":
+        yield from models()
+    elif name == "sandbox":
+        yield from ("true", "false")
+    elif name == "output_dir":
+        yield DirectoryPlace(incomplete)
+
+
+def task_ids(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
+    """Yield task ids from the history, newest first, with state and prompt; not those that are given already."""
+    given = {each for value in ctx.params.values() if isinstance(value, list | tuple) for each in value}
+    for task_id, status, prompt in _newest_tasks(incomplete):
+        if task_id not in given:
+            yield task_id, f"{status}: {prompt or ''}"
+
+
+def tasks_or_files(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
+    """Yield task ids, and what makes the shell offer files too."""
+    yield from task_ids(ctx, incomplete)
+    yield Place(incomplete)
+
+
+def _newest_tasks(prefix: str) -> list[tuple[str, str, str | None]]:
+    """Return id, status and prompt of the newest tasks whose ids begin like this; none where there is no history.
+
+    Opened read-only, and as immutable unless another process has it open: SQLite would create the two files of
+    its write-ahead log even for a reader.
+    """
+    import sqlite3
+
+    from flux_cli.history import history_path
+
+    path = history_path()
+    flags = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    # By the primary key nothing is sorted; a prefix is found by the index alone, which is a tenth of the table.
+    matching = "task_id BETWEEN ?1 AND ?1 || char(1114111)" if prefix else "task_id IS NOT NULL"
+    newest = f"SELECT id FROM submissions WHERE {matching} ORDER BY id DESC LIMIT ?2"  # noqa: S608 - ours
+    with contextlib.suppress(sqlite3.Error, OSError, ValueError):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{flags}", uri=True, timeout=0.2)
+        with contextlib.closing(connection):
+            return connection.execute(
+                "SELECT task_id, status, substr(prompt, 1, 200) FROM submissions "  # noqa: S608 - ours as well
+                f"WHERE id IN ({newest}) ORDER BY id DESC",
+                (prefix, MAX_TASKS),
+            ).fetchall()
+    return []

@@ -1,0 +1,222 @@
+"""The Typer app, and the one place where an exception becomes a message and an exit code.
+
+Nothing heavy is imported before it is needed: of the command modules only the one that runs.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from flux_cli import __version__, signals
+from flux_cli.errors import ExitCode, FluxError, SignalReceived
+from flux_cli.ui import console
+
+COMMANDS = {
+    "imagine": "Generate a picture from a prompt, and save it.",
+    "fetch": "Ask once how tasks stand.",
+    "wait": "Wait for tasks to end, and save their pictures.",
+    "batch": "Generate many pictures from a file, and never one twice: run again, it goes on where it was.",
+    "history": "Show what was submitted from here, and what became of it.",
+    "show": "Show a picture in the terminal; where stdout is not one, print its path.",
+    "gallery": "Write one HTML page of what was made: to look at, to search, and to make a picture again.",
+    "login": "Store the API key: typed at a hidden prompt, or read from stdin.",
+    "logout": "Remove the stored API key.",
+    "config": "Look at the settings and change them.",
+    "account": "Show the account: e-mail, credits, images made, plan.",
+    "models": "Show each model and the parameters that only some models take.",
+    "listen": "Receive the service's webhooks here, and save the pictures of tasks that finish.",
+    "sandbox": "Run a free stand-in for the service, to rehearse with.",
+}
+"""Each is a module in `flux_cli.commands` with an `app`; in the order of the help. What is said of each is the
+first sentence of its own help, kept here as well because importing all of them takes 30 ms, too long for a TAB or
+the list in the help."""
+
+
+class Commands(TyperGroup):
+    """The subcommands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002 - typer's signature
+        """Return the names, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: object, cmd_name: str) -> Any:  # noqa: ARG002 - typer's, whose types are private
+        """Return the subcommand of that name, or None."""
+        if cmd_name not in COMMANDS:
+            return None
+        if cmd_name not in self.commands:
+            from importlib import import_module
+
+            module = import_module(f"flux_cli.commands.{cmd_name}")
+            command: Any = typer.main.get_command(module.app)
+            command.name = cmd_name
+            # A docstring's lines end where the source's do; a help's, where the terminal does.
+            command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
+            self.commands[cmd_name] = command
+        return self.commands[cmd_name]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help; the list of subcommands takes no more than what is said of each."""
+        for name, summary in COMMANDS.items():
+            self.commands.setdefault(name, TyperCommand(name, help=summary))
+        super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the names that begin like this, or the options."""
+        from typer._click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super(TyperGroup, self).shell_complete(ctx, incomplete)
+        return [
+            CompletionItem(name, help=summary) for name, summary in COMMANDS.items() if name.startswith(incomplete)
+        ]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the subcommand; a mistyped one is told the nearest."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = (
+                [f"--{args[0]}"] if args[0] in ("help", "version") else get_close_matches(args[0], COMMANDS, n=1)
+            )
+            hint = f"did you mean `flux-cli {near[0]}`?" if near else "see `flux-cli --help`"
+            raise _UnknownCommandError(f"there is no command `{args[0]}`", hint)
+        return super().resolve_command(ctx, args)
+
+
+class _UnknownCommandError(FluxError):
+    exit_code = ExitCode.USAGE
+
+
+app = typer.Typer(
+    name="flux-cli",
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,  # `ui.shells` has scripts that do more
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        console.out(f"flux-cli {__version__}")
+        raise typer.Exit
+
+
+def _print_completion(context: typer.Context, shell: str | None) -> None:
+    if shell is not None and not context.resilient_parsing:
+        from flux_cli.ui import shells
+
+        console.out_bytes(shells.script(shell).encode())
+        raise typer.Exit
+
+
+def _shells() -> tuple[str, ...]:
+    from flux_cli.ui.shells import SHELLS
+
+    return SHELLS
+
+
+@app.callback(help="Generate images with APIFRAME's Flux endpoint from the terminal.")
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion",
+            metavar="SHELL",
+            callback=_print_completion,
+            is_eager=True,
+            autocompletion=_shells,
+            help="Print the completion script for bash, zsh, fish or powershell.",
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for an error.")] = False,
+) -> None:
+    """Nothing to do before a subcommand."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; what goes wrong is told on stderr."""
+    debug = "--debug" in arguments
+    try:
+        signals.install()
+        group = typer.main.get_command(app)
+        if os.environ.get("_FLUX_CLI_COMPLETE"):
+            from flux_cli.ui import shells
+
+            shells.answer(group)
+        with group.make_context("flux-cli", list(arguments)) as context:
+            code = group.invoke(context)
+        sys.stdout.flush()
+        return int(code or 0)
+    except typer.Exit as request:
+        return request.exit_code
+    except TyperException as error:
+        return _usage_error(error)
+    except FluxError as error:
+        _traceback_if(debug)
+        for message in error.messages:
+            console.error(message)
+        if error.hint:
+            console.hint(error.hint)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.SIGINT
+    except SignalReceived as signal:
+        return signal.exit_code
+    except BrokenPipeError:
+        console.discard_stdout()
+        return ExitCode.SIGPIPE
+    except Exception as error:
+        _traceback_if(debug)
+        console.error(f"unexpected {type(error).__name__}: {error}")
+        console.hint("this is a bug in flux-cli; run the command again with --debug and report what it shows")
+        return ExitCode.UNEXPECTED
+
+
+def _usage_error(error: TyperException) -> int:
+    """Tell of a command line that does not parse; one without anything to do has printed its help."""
+    context = getattr(error, "ctx", None)
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return ExitCode.OK
+    message = message.replace("a valid int range", "a whole number").replace("a valid float range", "a number")
+    console.error(message[:1].lower() + message[1:].rstrip("."))
+    if context is not None:
+        console.hint(_usage_hint(message, context.command_path))
+    return ExitCode.USAGE
+
+
+def _usage_hint(message: str, command: str) -> str:
+    """Return what helps with the commonest slips of the command line, else where to read on."""
+    if command == "flux-cli" and message.startswith("No such option"):
+        return "options go after the command, as in `flux-cli imagine … --sandbox`; see `flux-cli --help`"
+    if command == "flux-cli imagine" and "unexpected extra argument" in message:
+        return 'put the prompt in quotes: flux-cli imagine "a red kite"'
+    if command == "flux-cli imagine" and re.match(r"No such option: -[^-]", message):
+        return 'a prompt that begins with a dash goes after `--`: flux-cli imagine -- "-x"'
+    return f"see `{command} --help`"
+
+
+def _traceback_if(debug: bool) -> None:
+    if debug:
+        import traceback
+
+        console.raw_stderr(traceback.format_exc())
+
+
+def run() -> NoReturn:
+    """Be the command `flux-cli`."""
+    console.fill_missing_streams()
+    code = main(sys.argv[1:])
+    console.flush()
+    sys.exit(code)
