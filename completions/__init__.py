@@ -1,0 +1,1 @@
+"""The shells' completion scripts, and what writes them here."""

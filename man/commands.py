@@ -1,0 +1,106 @@
+"""What a command says of itself, as blocks of a page: usage, arguments, options, examples, environment."""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from typer.core import TyperArgument, TyperGroup, TyperOption
+
+from man.roff import Block, Inline, Item, bold, paragraph, section, slanted, terms
+
+Context = Any
+Option = Any  # typer's classes for contexts and options are private
+
+
+def words(sentences: str) -> Block:
+    """Return a paragraph; what stands between backticks is to be typed as it stands."""
+    unescaped = " ".join(sentences.split()).replace(
+        "\\[", "["
+    )  # help texts escape what rich would take for markup
+    return paragraph(*(bold(part) if n % 2 else part for n, part in enumerate(unescaped.split("`"))))
+
+
+def paragraphs(text: str) -> list[Block]:
+    """Return the paragraphs of a text that has blank lines between them."""
+    return [words(part) for part in text.split("\n\n") if part.strip()]
+
+
+def subcommands(context: Context) -> list[Context]:
+    """Return the subcommands of a command; a plain one has none."""
+    command = context.command
+    if not isinstance(command, TyperGroup):
+        return []
+    found = [command.get_command(context, name) for name in command.list_commands(context)]
+    return [each.make_context(each.name, [], parent=context, resilient_parsing=True) for each in found if each]
+
+
+def usage(context: Context) -> list[Inline]:
+    """Return how a command is called."""
+    pieces = " ".join(context.command.collect_usage_pieces(context))
+    return [bold(context.command_path), " ", re.sub(r"[{}]", "", pieces)]
+
+
+def arguments(context: Context) -> list[Block]:
+    """Return the list of a command's arguments; of none, no list."""
+    items: list[Item] = [
+        ([slanted(param.make_metavar(context))], [words(param.help or "")])
+        for param in context.command.get_params(context)
+        if isinstance(param, TyperArgument)
+    ]
+    return [terms(items)] if items else []
+
+
+def options(context: Context) -> Block:
+    """Return the section of a command's options, in the groups of its help."""
+    groups: dict[str | None, list[Item]] = {None: []}
+    for param in options_of(context):
+        groups.setdefault(getattr(param, "rich_help_panel", None), []).append(_option(param, context))
+    general = terms(groups.pop(None))
+    return section("OPTIONS", general, *(section(name or "", terms(items)) for name, items in groups.items()))
+
+
+def examples(context: Context) -> list[str]:
+    """Return the examples of a command's help, as typed after a `$`."""
+    return re.findall(r"^\$ .*$", (context.command.epilog or "").replace("\\[", "["), re.MULTILINE)
+
+
+def variables(contexts: Iterable[Context]) -> dict[str, str]:
+    """Return the environment variables that stand for options of these commands, with the options' help."""
+    return {
+        param.envvar: f"Stands for `{param.opts[0]}`: {param.help}"
+        for context in contexts
+        for param in options_of(context)
+        if param.envvar
+    }
+
+
+def asks_the_service(context: Context) -> bool:
+    """Say whether a command talks to the service."""
+    return any("--api-url" in param.opts for param in options_of(context))
+
+
+def options_of(context: Context) -> list[Option]:
+    """Return the options that a command shows."""
+    params = context.command.get_params(context)
+    return [param for param in params if isinstance(param, TyperOption) and not param.hidden]
+
+
+def _option(param: Option, context: Context) -> Item:
+    term: list[Inline] = []
+    for name in [*sorted(param.opts, key=lambda name: name.startswith("--")), *param.secondary_opts]:
+        term += [", ", bold(name)] if term else [bold(name)]
+    if not param.is_flag:
+        term += [" ", slanted(param.make_metavar(context))]
+    return term, [words(" ".join([param.help or "", *_facts(param, context)]))]
+
+
+def _facts(param: Option, context: Context) -> Iterator[str]:
+    """Yield what an option knows beyond its help text: limits, default, environment variable."""
+    low, high = getattr(param.type, "min", None), getattr(param.type, "max", None)
+    if low is not None:
+        yield f"At least {low:g}." if high is None else f"From {low} to {high}."
+    default = param.get_default(context)
+    if not param.is_flag and isinstance(default, str | int | float):
+        yield f"Default: {default:g}." if isinstance(default, float) else f"Default: {default}."
+    if param.envvar:
+        yield f"Environment: `{param.envvar}`."
