@@ -1,0 +1,139 @@
+"""How long after its end a task's picture is on the disk, at what cost: `python -m tests.benchmarks.lag [RUNS]`.
+
+Beside it the official SDK, whose `wait_for` asks every 3 s. The server runs in a process of its own, and so does
+each client; both tools take their turns, so that they see the same machine. Lengths vary around the nominal
+one, since a length in step with the asking would say more of the step than of the tool. Requests are the calls of
+the API. A machine that does other things meanwhile adds to the lags, so its load is printed, too.
+"""
+
+import json
+import os
+import shlex
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+LENGTHS = (2.4, 5.7, 10.3, 20.6)
+SPREAD = 0.05
+"""How far the lengths vary to either side, as a share."""
+STAGGER_SECONDS = 1.2
+"""How long after one client the next one starts: their starting takes the processor."""
+SDK = """
+import json, sys, urllib.request
+from apiframe import Apiframe
+url, prompt, path = sys.argv[1:]
+requests = 1
+with Apiframe(api_key="benchmark-key", base_url=url) as client:
+    get = client.tasks.get
+    def counted(task_id):
+        global requests
+        requests += 1
+        return get(task_id)
+    client.tasks.get = counted
+    task = client.flux.generate({"model": "flux-pro", "prompt": prompt, "width": 256, "height": 256})
+    urllib.request.urlretrieve(client.tasks.wait_for(task["id"])["image_url"], path)
+print(json.dumps({"task_id": task["id"], "requests": requests}))
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One task: by which tool, whether it tells percentages, its nominal length and its real one in seconds."""
+
+    tool: str
+    percentages: bool
+    nominal: float
+    seconds: float
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The target: the mean lag in seconds, and the requests."""
+        if self.percentages:
+            return 0.3, 5 + 0.75 * self.nominal
+        return 0.15 + 0.05 * self.nominal, 8 + self.nominal
+
+
+def main() -> None:
+    """Print the table."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    runs = [
+        Run(tool, percentages, nominal, nominal * (1 + SPREAD * (2 * (number + 0.5) / count - 1)))
+        for number in range(count)
+        for percentages in (True, False)
+        for nominal in LENGTHS
+        for tool in ("flux-cli", "SDK, 3 s")
+    ]
+    seen: dict[tuple[str, bool, float], list[tuple[float, int]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as name, served(Path(name)) as env, ThreadPoolExecutor(len(runs)) as pool:
+        pending = []
+        for number, run in enumerate(runs):
+            pending.append(pool.submit(measured, run, Path(name) / f"{number}.png", env))
+            time.sleep(STAGGER_SECONDS)
+        for run, result in zip(runs, pending, strict=True):
+            seen[run.tool, run.percentages, run.nominal].append(result.result())
+    print(f"load of the machine: {os.getloadavg()[0]:.1f}, on {os.cpu_count()} processors")
+    print(
+        f"{'':10} {'percentages':11} {'task':>6} {'mean lag':>10} {'most':>7} {'target':>7}"
+        f" {'requests':>9} {'target':>7}"
+    )
+    for run in dict.fromkeys(Run(run.tool, run.percentages, run.nominal, 0) for run in runs):
+        lags, requests = zip(*seen[run.tool, run.percentages, run.nominal], strict=True)
+        lag, most = run.limits
+        print(
+            f"{run.tool:10} {'yes' if run.percentages else 'no':11} {run.nominal:4.1f} s"
+            f" {statistics.mean(lags):7.2f} s {max(lags):5.2f} s"
+            + (
+                f" {lag:5.2f} s {statistics.mean(requests):9.1f} {most:7.1f}"
+                if run.tool == "flux-cli"
+                else f" {'':7} {statistics.mean(requests):9.1f}"
+            )
+        )
+
+
+def measured(run: Run, path: Path, env: dict[str, str]) -> tuple[float, int]:
+    """Return a run's lag, from the end of the task to the whole file, in seconds, and its requests."""
+    prompt = f"a kite [[slow {run.seconds:.3f}]]" + ("" if run.percentages else " [[no-percentage]]")
+    if run.tool == "flux-cli":
+        command = [
+            str(BIN / "flux-cli"),
+            *shlex.split("imagine --width 256 --height 256 --json -v -o"),
+            str(path),
+            prompt,
+        ]
+    else:
+        command = [sys.executable, "-c", SDK, env["FLUX_CLI_API_URL"], prompt, str(path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    told = json.loads(done.stdout)
+    with closing(sqlite3.connect(Path(env["XDG_STATE_HOME"]) / "flux-cli/sandbox/tasks.sqlite3")) as store:
+        find = "SELECT submitted + seconds FROM tasks WHERE task_id = ?"
+        (ended,) = store.execute(find, (told["task_id"],)).fetchone()
+    requests = told.get("requests") or sum(line.startswith("> ") for line in done.stderr.splitlines())
+    return path.stat().st_ctime - ended, requests
+
+
+@contextmanager
+def served(directory: Path) -> Iterator[dict[str, str]]:
+    """Run the sandbox in a process of its own; yield the environment of its clients."""
+    env = {**os.environ, "XDG_STATE_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
+    command = [str(BIN / "flux-cli"), "sandbox", "--port", "0"]
+    with (
+        (directory / "server.log").open("wb") as log,
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=log, text=True) as server,
+    ):
+        url = server.stdout.readline().strip() if server.stdout else ""
+        yield env | {"APIFRAME_API_KEY": "benchmark-key", "FLUX_CLI_API_URL": url}
+        server.terminate()
+
+
+if __name__ == "__main__":
+    main()

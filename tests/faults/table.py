@@ -1,0 +1,176 @@
+"""What a row of the tables of faults says, how it is run, and what has to hold whatever went wrong."""
+
+import contextlib
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from flux_cli import sandbox
+from flux_cli.files import PREFIX
+from flux_cli.history import History, Record
+from flux_cli.images import has_end, sniff
+from flux_cli.task import Status
+from tests.conftest import KEY, Cli, Done, new_cli
+from tests.faults.warm import WarmCli
+from tests.faults.wire import Wire
+
+AT_ONCE = 12
+"""How many rows run at the same time."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault and what it has to come to.
+
+    Attributes:
+        fault: What goes wrong.
+        code: The exit code.
+        submissions: How many submissions the server saw.
+        pictures: How many pictures are left; nothing else may be.
+        says: Patterns that stderr matches.
+        status: What the history says; None where it has no record.
+        magic: What a prompt says that makes the sandbox do it.
+        wire: Makes the server that does it, where the sandbox cannot.
+        command: The command; the prompt is added.
+        url: The API's URL, from the server's `{url}` and `{port}`.
+        prepare: Makes the fault in the command's home.
+        env: More environment variables.
+    """
+
+    fault: str
+    code: int
+    submissions: int = 1
+    pictures: int = 0
+    says: tuple[str, ...] = ()
+    status: Status | None = Status.UNKNOWN
+    magic: str = ""
+    wire: Callable[[], Wire] | None = None
+    command: str = "imagine --width 256 --height 256"
+    url: str = "{url}"
+    prepare: Callable[[Cli], None] | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What running a row came to."""
+
+    done: Done
+    submissions: int
+    files: list[Path]
+    records: list[Record]
+    leaks: int
+    home: Path
+
+
+def run(row: Row, directory: Path) -> Outcome:
+    """Run one row in a directory of its own."""
+    cli = WarmCli.of(new_cli(directory))
+    with served(row, directory) as (url, submissions, leaks):
+        api_url = row.url.format(url=url, port=url.rpartition(":")[2])
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": api_url, **row.env}
+        if row.prepare:
+            row.prepare(cli)
+        before = set(cli.files())
+        done = cli(*shlex.split(row.command), f"a cat {row.magic}".strip(), timeout=50)
+        files = [cli.cwd / name for name in cli.files() if name not in before]
+        return Outcome(done, submissions(), files, records(cli), leaks(), cli.home)
+
+
+@contextlib.contextmanager
+def served(row: Row, directory: Path) -> Iterator[tuple[str, Callable[[], int], Callable[[], int]]]:
+    """Run the row's server; yield its URL and what counts the submissions and the leaks that it saw."""
+    server: AbstractContextManager[Wire | sandbox.Running]
+    server = row.wire() if row.wire else sandbox.running(directory / "sandbox", seconds=0.3)
+    with server as running:
+        if isinstance(running, Wire):
+            wire = running
+            yield wire.url, lambda: wire.submissions, lambda: len(with_key(wire))
+        else:
+            stats = running.stats
+            yield running.url, lambda: stats.submissions, lambda: stats.leaked_keys
+
+
+def with_key(wire: Wire) -> list[str]:
+    """Return the paths, other than the API's, to which the key was sent."""
+    return [request.path for request in wire.asked("/image") if "authorization" in request.headers]
+
+
+def records(cli: Cli) -> list[Record]:
+    """Return what the history holds, where it can be read."""
+    if not cli.history_file.is_file():
+        return []
+    history = History(cli.history_file)
+    try:
+        return list(history.records())
+    finally:
+        history.close()
+
+
+def complaints(row: Row, outcome: Outcome) -> Iterator[str]:
+    """Yield what is not as the row says, or as it has to be in every case."""
+    done = outcome.done
+    if done.code != row.code:
+        yield f"exit code {done.code} instead of {row.code}"
+    if outcome.submissions != row.submissions:
+        yield f"{outcome.submissions} submissions instead of {row.submissions}"
+    if len(outcome.files) != row.pictures:
+        yield f"{[path.name for path in outcome.files]} instead of {row.pictures} pictures"
+    for pattern in row.says:
+        if not re.search(pattern, done.stderr):
+            yield f"stderr does not say {pattern!r}"
+    statuses = [record.status for record in outcome.records]
+    if statuses != ([] if row.status is None else [row.status]):
+        yield f"the history says {statuses} instead of {row.status}"
+    yield from _always(outcome)
+
+
+def _always(outcome: Outcome) -> Iterator[str]:
+    """Yield what must not be, whatever the fault."""
+    done = outcome.done
+    for path in outcome.files:
+        if not is_whole(path):
+            yield f"{path.name} is not a whole picture"
+    if done.code and not re.search(r"^error: .", done.stderr, re.MULTILINE):
+        yield "no error on stderr"
+    if "Traceback" in done.stderr or "error: unexpected" in done.stderr:
+        yield "it looks like a bug"
+    if re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", done.stderr):
+        yield "control characters on stderr"
+    if outcome.leaks:
+        yield "the key went where it must not"
+    for where, text in {"stdout": done.stdout, "stderr": done.stderr}.items():
+        if KEY in text:
+            yield f"the key is on {where}"
+    for path in outcome.home.rglob("*"):
+        if path.is_file() and KEY.encode() in path.read_bytes():
+            yield f"the key is in {path.name}"
+    for record in outcome.records:
+        alive = record.task_id and record.status in (Status.PROCESSING, Status.FINISHED) and not record.path
+        if alive and not re.search(rf"flux-cli wait {re.escape(record.task_id or '')}\b", done.stderr):
+            yield "stderr does not say how to wait for the paid task"
+        if record.status is Status.UNKNOWN and "may have been accepted and billed" not in done.stderr:
+            yield "stderr does not say that it may have been billed"
+
+
+def is_whole(path: Path) -> bool:
+    """Say whether a file is a whole picture with a name of its own."""
+    with path.open("rb") as file:
+        kind = sniff(file.read(32))
+        return not path.name.startswith(PREFIX) and kind is not None and has_end(file, kind)
+
+
+def check_all(rows: list[Row], directory: Path, subtests: pytest.Subtests) -> None:
+    """Run rows, several at a time since most of them wait, and report each as a test of its own."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        outcomes = pool.map(lambda numbered: run(numbered[1], directory / str(numbered[0])), enumerate(rows))
+        for row, outcome in zip(rows, outcomes, strict=True):
+            with subtests.test(row.fault):
+                wrong = list(complaints(row, outcome))
+                assert not wrong, "\n".join([*wrong, outcome.done.stdout, outcome.done.stderr])

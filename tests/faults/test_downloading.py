@@ -1,0 +1,142 @@
+"""What can go wrong with a paid picture on its way to the disk: it is whole under its final name, or not there."""
+
+from pathlib import Path
+
+import pytest
+
+from flux_cli.task import Status
+from tests.faults.table import Row, check_all
+from tests.faults.wire import Reply, Then, Wire, after, http, png, slowly
+
+RESUME = r"hint: the task is paid for and lives on: flux-cli wait "
+BRIEF = "imagine --width 256 --height 256 --timeout 5"
+
+
+def overcome(fault: str, magic: str, *says: str, command: str = Row.command, pictures: int = 1) -> Row:
+    """Return the row of a fault after which the picture is there."""
+    return Row(fault, 0, 1, pictures, says=says, magic=magic, status=Status.FINISHED, command=command)
+
+
+def lost_for_now(fault: str, magic: str, *says: str, code: int = 5, command: str = Row.command) -> Row:
+    """Return the row of a picture that cannot be had now."""
+    return Row(fault, code, says=(RESUME, *says), magic=magic, status=Status.FINISHED, command=command)
+
+
+def on_the_wire(fault: str, reply: Reply, code: int = 0, *says: str, command: str = Row.command) -> Row:
+    """Return the row of a fault in the answer for a picture."""
+    resume = () if code == 0 else (RESUME,)
+    return Row(
+        fault,
+        code,
+        1,
+        1 if code == 0 else 0,
+        says=(*resume, *says),
+        wire=lambda: Wire({"/image": reply}),
+        status=Status.FINISHED,
+        command=command,
+    )
+
+
+OVERCOME = [
+    *(overcome(f"{code} once", f"[[image-http {code} 1]]") for code in (204, 206, 400, 429, 500, 502, 503)),
+    overcome("the URL has expired", "[[expired-url]]"),
+    overcome("an HTML page with 200, once", "[[html-image 1]]"),
+    overcome("JSON with 200, once", "[[json-image 1]]"),
+    overcome("no bytes, once", "[[empty-image 1]]"),
+    overcome("a reset half-way, once", "[[image-reset 1]]"),
+    overcome("half of it, its length promises the rest, once", "[[cut-download 1]]"),
+    overcome("half of it, its length agrees, once", "[[short-length 1]]"),
+    overcome("half of it, without a length, once", "[[cut-no-length 1]]"),
+    overcome("half of it, in chunks, once", "[[cut-chunked 1]]"),
+    overcome("compressed, once", "[[gzip 1]]"),
+    overcome("no length", "[[no-length]]"),
+    overcome("in chunks", "[[chunked]]"),
+    overcome("a redirect", "[[image-redirect]]"),
+    overcome("a JPEG that is called PNG", "[[jpeg-as-png]]"),
+    overcome("a WebP", "[[webp]]"),
+    overcome("a GIF", "[[gif]]"),
+    overcome("a WebP in chunks", "[[webp]] [[chunked]]"),
+    overcome("a JPEG without a length", "[[jpeg-as-png]] [[no-length]]"),
+    overcome("no original, though it was asked for", "[[no-original]]", command=f"{Row.command} --original"),
+    overcome("the original, too", "[[expired-url]]", command=f"{Row.command} --original", pictures=2),
+]
+
+LOST_FOR_NOW = [
+    *(lost_for_now(f"{code} for ever", f"[[image-http {code}]]", f"HTTP {code}") for code in (403, 404, 410)),
+    lost_for_now("503 for ever", "[[image-http 503]]", "HTTP 503"),
+    lost_for_now("an HTML page for ever", "[[html-image]]", "an HTML page"),
+    lost_for_now("JSON for ever", "[[json-image]]", "what came is JSON"),
+    lost_for_now("no bytes, for ever", "[[empty-image]]", "what came is empty"),
+    lost_for_now("resets for ever", "[[image-reset]]", "connection (reset|ended)"),
+    lost_for_now("half of it for ever, its length promises the rest", "[[cut-download]]"),
+    lost_for_now("half of it for ever, its length agrees", "[[short-length]]", "cut short"),
+    lost_for_now("half of it for ever, without a length", "[[cut-no-length]]", "cut short"),
+    lost_for_now("half a JPEG for ever, without a length", "[[jpeg-as-png]] [[cut-no-length]]", "cut short"),
+    lost_for_now("half a WebP for ever, without a length", "[[webp]] [[cut-no-length]]", "cut short"),
+    lost_for_now("half of it for ever, in chunks", "[[cut-chunked]]"),
+    lost_for_now("compressed for ever", "[[gzip]]", "compressed"),
+    lost_for_now("compressed, and cut", "[[cut-gzip]]", "compressed"),
+    lost_for_now("300 MiB", "[[huge-image]]", "larger than 256 MiB"),
+    lost_for_now("a byte now and then, for ever", "[[image-trickle]]", code=7, command=BRIEF),
+    lost_for_now("half of it, then silence", "[[image-hang]]", code=7, command=BRIEF),
+    lost_for_now("a redirect to itself", "[[redirect-loop]]", "more than 10 redirects"),
+    *(
+        lost_for_now(f"a redirect to {url}", f"[[image-redirect {url}]]", "its URL")
+        for url in (
+            "file:///etc/passwd",
+            "ftp://127.0.0.1/x.png",
+            "javascript:1",
+            "http://[",
+            "https://",
+            "data:image/png,x",
+        )
+    ),
+    lost_for_now("a redirect to nowhere", "[[image-redirect http://nowhere.invalid/]]", "cannot be looked up"),
+    *(
+        lost_for_now(f"the image_url {url}", f"[[image-url {url}]]", "its URL")
+        for url in ("file:///etc/passwd", "x.png", "http://[::1", "http://", "https:x.png", "\\\\host\\share")
+    ),
+    lost_for_now("the image_url has a port of 99999", "[[image-url http://127.0.0.1:99999/x.png]]"),
+    lost_for_now("the image_url has a host that is no name", "[[image-url http://a..b/x.png]]"),
+    lost_for_now("the image_url holds escape sequences", "[[image-url http://\x1b[2J\u202e/x.png]]"),
+    lost_for_now("the image_url is of 100,000 characters", f"[[image-url http://127.0.0.1:1/{'x' * 100_000}]]"),
+]
+
+PNG = png()
+ON_THE_WIRE = [
+    on_the_wire("headers a byte now and then", slowly(http(200, PNG)[:60], 0.2), 7, command=BRIEF),
+    on_the_wire("a length that is too small", http(200, PNG, Content_Length="20"), 5, "cut short"),
+    on_the_wire("a length that is too large, once", after(http(200, PNG, Content_Length="999"), http(200, PNG))),
+    on_the_wire("a negative length", http(200, PNG, Content_Length="-1")),
+    on_the_wire("a length that is no number", http(200, PNG, Content_Length="many")),
+    on_the_wire("a length of 5000 digits", http(200, PNG, Content_Length="9" * 5000)),
+    on_the_wire("two lengths", http(200, PNG, content_length="9"), 5),
+    on_the_wire("no HTTP, once", after(b"\x00\xff\x00", http(200, PNG))),
+    on_the_wire("103 Early Hints, once", after(b"HTTP/1.1 103 Early\r\n\r\n", http(200, PNG))),
+    on_the_wire("100 Continue", b"HTTP/1.1 100 Continue\r\n\r\n" + http(200, PNG)),
+    on_the_wire(
+        "chunks without sense, once", after(http(200, b"zz", Transfer_Encoding="chunked"), http(200, PNG))
+    ),
+    on_the_wire("reset before a byte, once", after([Then.RESET], http(200, PNG))),
+    on_the_wire("reset after the last byte", [http(200, PNG), Then.RESET]),
+    on_the_wire("redirect without a Location", http(302), 5, "HTTP 302"),
+    on_the_wire(
+        "a redirect by name, without a host",
+        lambda r: http(200, PNG) if r.path.endswith("?2") else http(302, Location="?2"),
+    ),
+    on_the_wire("a text that begins like a picture", http(200, b"\x89PNG\r\n\x1a\n<html>"), 5, "cut short"),
+    on_the_wire(
+        "the key, and another user's, asked for by the images' host",
+        lambda r: (
+            http(401, WWW_Authenticate="Basic realm=x") if "authorization" not in r.headers else http(200, PNG)
+        ),
+        5,
+        "HTTP 401",
+    ),
+]
+
+
+@pytest.mark.parametrize("rows", [OVERCOME, LOST_FOR_NOW, ON_THE_WIRE], ids=["overcome", "lost for now", "wire"])
+def test_what_goes_wrong_with_a_download(rows: list[Row], tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """Each row: the exit code, one submission, whole pictures or none, and how to go on."""
+    check_all(rows, tmp_path, subtests)

@@ -1,0 +1,101 @@
+"""One exchange with the service: what is certain when it fails, and that no answer is taken for another's."""
+
+import contextlib
+import threading
+import time
+
+import pytest
+
+from flux_cli.client import Client
+from flux_cli.errors import BadAnswerError, OutcomeUnknownError, ServiceDownError
+from flux_cli.request import Body
+from flux_cli.transport import Departure, NotSentError, Transport
+from tests.conftest import wait_until
+from tests.faults.wire import Request, Step, Then, Wire, http, slowly, told
+
+BODY: Body = {"model": "flux-pro", "prompt": "a cat"}
+
+
+def client(wire: Wire) -> Client:
+    """Return a client of a server."""
+    return Client(Transport(wire.url, "test-key-0123456789"))
+
+
+@pytest.mark.parametrize("code", [102, 103])
+def test_an_answer_that_comes_late_is_not_the_next_ones(code: int) -> None:
+    """A hint before the answer, then a submission: the task id is its own, not what was left on the line."""
+
+    def hinted(_: Request) -> list[Step]:
+        late = told({"task_id": "another-task", "status": "finished"}, Connection="keep-alive")
+        return [f"HTTP/1.1 {code} Hint\r\n\r\n".encode(), 0.3, late, Then.KEEP]
+
+    with Wire({"/fetch": hinted}) as wire:
+        speaking = client(wire)
+        with pytest.raises(BadAnswerError):
+            speaking.fetch("task-7")
+        assert speaking.submit(BODY, Departure()) == "task-0"
+
+
+def test_connections_are_kept_from_one_call_to_the_next() -> None:
+    """A look a second need not shake hands each time."""
+    with Wire(
+        {"/fetch": lambda r: [told({"task_id": r.json()["task_id"]}, Connection="keep-alive"), Then.KEEP]}
+    ) as wire:
+        speaking = client(wire)
+        for number in range(5):
+            speaking.fetch(f"task-{number}")
+        assert (len(wire.seen), wire.connections) == (5, 1)
+
+
+def test_a_connection_that_the_service_closed_meanwhile_is_no_trouble() -> None:
+    """Before a submission of all requests: its outcome would be unknown."""
+    with Wire({"/fetch": lambda r: told({"task_id": r.json()["task_id"]}, Connection="keep-alive")}) as wire:
+        speaking = client(wire)
+        for number in range(5):
+            speaking.fetch("task-7")
+            time.sleep(0.05)
+            assert speaking.submit(BODY, Departure()) == f"task-{number}"
+
+
+@pytest.mark.parametrize("slow", [slowly(http(200, b"{}"), 0.05), [60.0]], ids=["trickle", "silence"])
+def test_a_call_ends_in_its_time(slow: list[Step]) -> None:
+    """Whatever the peer does: nothing is known of a submission, and a look may be made again."""
+    with Wire({"/flux-imagine": slow, "/fetch": slow}) as wire:
+        with pytest.raises(OutcomeUnknownError, match="no whole answer within 1 s"):
+            client(wire).submit(BODY, Departure(), seconds=1)
+        with pytest.raises(ServiceDownError, match="no whole answer within 1 s"):
+            client(wire).fetch("task-7", seconds=1)
+
+
+def test_time_is_up_before_anything_left() -> None:
+    """Then it is certain that nothing was sent, and nothing is sent afterwards either."""
+    with Wire(accepts=False) as wire:
+        departure = Departure()
+        with pytest.raises(NotSentError):
+            client(wire).submit(BODY, departure, seconds=0.3)
+        assert not departure.left
+
+
+def test_called_off_before_it_left() -> None:
+    """A submission that is withdrawn while it connects never arrives."""
+    departure = Departure()
+    assert departure.withdraw()
+    with Wire() as wire:
+        with pytest.raises(NotSentError, match="called off"):
+            client(wire).submit(BODY, departure)
+        assert wire.submissions == 0
+
+
+def test_called_off_after_it_left() -> None:
+    """That is too late, and it says so."""
+    departure = Departure()
+
+    def submit() -> None:
+        with contextlib.suppress(OutcomeUnknownError):
+            client(wire).submit(BODY, departure)
+
+    with Wire({"/flux-imagine": [60.0]}) as wire:
+        threading.Thread(target=submit, daemon=True).start()
+        wait_until(lambda: wire.submissions == 1)
+        assert not departure.withdraw()
+        assert departure.left

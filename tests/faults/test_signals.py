@@ -1,0 +1,158 @@
+"""Asked to end while money is at stake: the exit code, what stderr says, and what is left, at each phase."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from flux_cli.task import Status
+from tests.conftest import KEY, Cli, interrupt, wait_until
+from tests.faults.table import records
+from tests.faults.wire import Reply, Wire, http, png, told
+
+RUNNING = told({"task_id": "task-0", "status": "processing", "percentage": 40})
+PICTURE = http(200, png(300_000))
+SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Where a command is when the signal comes.
+
+    Attributes:
+        name: What it does.
+        routes: What the server does to keep it there.
+        reached: The path that it has asked for then, and how often.
+        status: What the history says afterwards.
+        says: What stderr says.
+        flags: More of the command line.
+    """
+
+    name: str
+    routes: dict[str, Reply]
+    reached: tuple[str, int]
+    status: Status
+    says: str
+    flags: tuple[str, ...] = ()
+
+
+BILLED = "may have been accepted and billed"
+RESUME = "flux-cli wait task-0"
+PHASES = (
+    Phase("submitting", {"/flux-imagine": [60.0]}, ("/flux-imagine", 1), Status.UNKNOWN, BILLED),
+    Phase(
+        "asked to slow down",
+        {"/flux-imagine": told({}, 429, Retry_After="50")},
+        ("/flux-imagine", 1),
+        Status.UNSENT,
+        "interrupted before it was sent",
+    ),
+    Phase("waiting for an answer", {"/fetch": [60.0]}, ("/fetch", 1), Status.PROCESSING, RESUME),
+    Phase("waiting", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME),
+    Phase("waiting, -q", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME, ("-q",)),
+    Phase("waiting, --json", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME, ("--json",)),
+    Phase("trying again", {"/fetch": http(503)}, ("/fetch", 2), Status.PROCESSING, RESUME),
+    Phase("downloading", {"/image": [PICTURE[:200_000], 60.0]}, ("/image", 1), Status.FINISHED, RESUME),
+    Phase("downloading again", {"/image": http(503)}, ("/image", 2), Status.FINISHED, RESUME),
+)
+
+
+@pytest.fixture
+def at(cli: Cli) -> Iterator[Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]]]:
+    """Return a function that takes a command to a phase."""
+    wires: list[Wire] = []
+
+    def reach(phase: Phase) -> tuple["subprocess.Popen[bytes]", Wire]:
+        wire = Wire(phase.routes).__enter__()
+        wires.append(wire)
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+        process = cli.start("imagine", "x", *phase.flags)
+        path, times = phase.reached
+        wait_until(lambda: len(wire.asked(path)) >= times)
+        wait_until(lambda: [record.status for record in records(cli)] == [phase.status])
+        return process, wire
+
+    yield reach
+    for wire in wires:
+        wire.__exit__()
+
+
+CASES = [(phase, number) for phase in PHASES for number in SIGNALS if number == signal.SIGINT or not phase.flags]
+
+
+@pytest.mark.parametrize(
+    ("phase", "number"), CASES, ids=[f"{signal.Signals(number).name} {phase.name}" for phase, number in CASES]
+)
+def test_a_signal(
+    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]], phase: Phase, number: int
+) -> None:
+    """The contract's code, the words that fit, no file, and the record that the next command needs."""
+    process, wire = at(phase)
+    done = interrupt(process, number)
+    assert done.code == SIGNALS[number], done.stderr
+    assert phase.says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert cli.files() == []
+    assert [record.status for record in records(cli)] == [phase.status]
+    assert wire.submissions == 1
+    if "--json" in phase.flags:
+        (told_of,) = done.objects
+        assert (told_of["task_id"], told_of["exit_code"]) == ("task-0", done.code)
+
+
+def test_before_anything_is_sent(cli: Cli) -> None:
+    """While it connects, nothing can have been billed, and it says so."""
+    with Wire(accepts=False) as wire:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+        process = cli.start("imagine", "x")
+        wait_until(lambda: records(cli))
+        time.sleep(0.3)
+        done = interrupt(process)
+    assert done.code == 130
+    assert "before it was sent" in done.stderr
+    assert [record.status for record in records(cli)] == [Status.UNSENT]
+
+
+def test_while_the_prompt_is_read(cli: Cli) -> None:
+    """There is nothing to say."""
+    cli.env |= {"APIFRAME_API_KEY": KEY}
+    for number, code in SIGNALS.items():
+        process = cli.start("imagine", stdin=subprocess.PIPE)
+        time.sleep(1)
+        done = interrupt(process, number)
+        assert (done.code, done.stdout, done.stderr) == (code, "", "")
+
+
+@pytest.mark.parametrize("phase", [PHASES[0], PHASES[3], PHASES[7]], ids=lambda phase: phase.name)
+def test_two_signals_at_once(
+    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]], phase: Phase
+) -> None:
+    """An impatient second Ctrl-C loses nothing that the first would have kept."""
+    process, _ = at(phase)
+    process.send_signal(signal.SIGINT)
+    done = interrupt(process)
+    assert done.code == 130
+    assert "Traceback" not in done.stderr
+    assert [record.status for record in records(cli)] == [phase.status]
+    assert cli.files() == []
+
+
+def ignore_hangup() -> None:
+    """Do as nohup does."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def test_nohup(cli: Cli) -> None:
+    """A hang-up that is ignored when the command starts stays ignored."""
+    with Wire({"/fetch": RUNNING}) as wire:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+        process = cli.start("imagine", "x", preexec_fn=ignore_hangup)
+        wait_until(lambda: wire.asked("/fetch"))
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.3)
+        wire.routes = {}
+        assert process.wait(timeout=20) == 0
+    assert len(cli.files()) == 1

@@ -1,0 +1,256 @@
+"""What can go wrong with a submission: it is never paid for twice, and never silently lost."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from flux_cli.task import Status
+from tests.conftest import Cli
+from tests.faults.table import Row, check_all
+from tests.faults.wire import Reply, Then, Wire, after, http, slowly, submitted, told
+
+UNKNOWN = r"may have been accepted and billed"
+HOW_TO_CHECK = r"`flux-cli account` and `flux-cli history`"
+
+
+def unknown(fault: str, magic: str, *says: str) -> Row:
+    """Return the row of a submission that was sent once, and of which nothing is known."""
+    return Row(fault, 9, says=(UNKNOWN, HOW_TO_CHECK, *says), magic=magic, command=QUICK)
+
+
+def answered(fault: str, reply: Reply, *says: str) -> Row:
+    """Return the row of a submission that gets a reply of which nothing can be concluded."""
+    return Row(
+        fault,
+        9,
+        says=(UNKNOWN, HOW_TO_CHECK, *says),
+        wire=lambda: Wire({"/flux-imagine": reply}),
+        command=QUICK,
+    )
+
+
+def refused(fault: str, code: int, magic: str, *says: str) -> Row:
+    """Return the row of a submission that the service refuses, once and for all."""
+    return Row(fault, code, says=says, magic=magic, status=Status.FAILED)
+
+
+QUICK = "imagine --width 256 --height 256 --timeout 5"
+GOOD = json.dumps({"task_id": "task-0"}).encode()
+
+
+def with_large_image(cli: Cli) -> None:
+    """Put an image prompt into the working directory that does not fit into the socket's buffers."""
+    (cli.cwd / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9_000_000))
+
+
+REFUSED = [
+    refused("400", 2, "[[http 400]]", "refuses the request: HTTP 400"),
+    refused("401", 3, "[[http 401]]", "refuses the key", "hint: .*flux-cli login"),
+    refused("402", 3, "[[http 402]]", "out of credits", "hint: .*flux-cli account"),
+    refused("403", 3, "[[http 403]]", "refuses the key"),
+    refused("404", 4, "[[http 404]]", "does not know it", "--api-url"),
+    Row(
+        "400 that says `not found` of a model",
+        2,
+        says=("no such model; it was not found",),
+        wire=lambda: Wire({"/flux-imagine": told({"errors": [{"msg": "no such model; it was not found"}]}, 400)}),
+        status=Status.FAILED,
+    ),
+    Row(
+        "429 once",
+        0,
+        2,
+        1,
+        says=("slow down.*trying again",),
+        magic="[[rate-limit]]",
+        status=Status.FINISHED,
+    ),
+    *(
+        Row(
+            f"429 with Retry-After: {value[:12]}",
+            0,
+            2,
+            1,
+            magic=f"[[rate-limit 1 {value}]]",
+            status=Status.FINISHED,
+        )
+        for value in ("-5", "nan", "date", "none", "soon", "0.1", "Thu, 01 Jan 1970 00:00:00 GMT")
+    ),
+    *(
+        Row(
+            f"429 with Retry-After: {value[:12]}",
+            5,
+            says=("slow down",),
+            magic=f"[[rate-limit 9 {value}]]",
+            status=Status.FAILED,
+        )
+        for value in ("9" * 5000, "inf", "61", "Fri, 31 Dec 2199 23:59:59 GMT")
+    ),
+    Row(
+        "429 for ever, until the deadline",
+        5,
+        2,
+        says=("gave up before it was sent",),
+        magic="[[rate-limit 99 3]]",
+        status=Status.UNSENT,
+        command=QUICK,
+    ),
+]
+
+UNKNOWN_OUTCOMES = [
+    *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (201, 204, 304, 408, 409, 413, 418, 422)),
+    *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (500, 502, 503, 504, 520, 599)),
+    unknown("an HTML page with 200", "[[html]]", "no task id"),
+    unknown("reset instead of an answer", "[[reset]]", "connection reset"),
+    unknown("closed instead of an answer", "[[lost-reply]]", "no answer"),
+    unknown("an empty body", "[[empty]]"),
+    unknown("JSON cut short, its length agrees", "[[truncated-json]]"),
+    unknown("JSON cut short, its length promises more", "[[cut-json]]", "no answer"),
+    *(unknown(f"the answer {value}", f"[[json {value}]]") for value in ("null", "{}", '"text"', "1e999", "7")),
+    unknown("no task_id", "[[no-task-id]]", "no task id"),
+    *(
+        unknown(f"the task_id {value[:12]}", f"[[task-id {value}]]", "no usable task id")
+        for value in ("null", "5", '""', '"a b"', '"\\u001b[2J"', '"\\ud800"', json.dumps("x" * 300))
+    ),
+    unknown("a redirect to another host", "[[redirect]]", "a redirect to http"),
+    unknown("a redirect to itself", "[[redirect /flux-imagine]]", "a redirect to /flux-imagine"),
+    unknown("64 MiB of JSON", "[[huge-answer]]", "larger than 8 MiB"),
+    unknown("JSON 100,000 deep", "[[deep-json]]"),
+    unknown("a byte now and then, until the deadline", "[[trickle]]", "no answer had come yet"),
+    unknown("silence, until the deadline", "[[hang]]", "no answer had come yet"),
+]
+
+ON_THE_WIRE = [
+    answered("headers a byte now and then", slowly(told({"task_id": "task-0"}))),
+    answered("100 Continue without end", slowly(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, 0.001)),
+    Row(
+        "100 Continue before the answer",
+        0,
+        1,
+        1,
+        wire=lambda: Wire({"/flux-imagine": b"HTTP/1.1 100 Continue\r\n\r\n" + told({"task_id": "task-0"})}),
+        status=Status.FINISHED,
+    ),
+    answered(
+        "103 Early Hints", [b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.2, told({"task_id": "task-0"})], "HTTP 103"
+    ),
+    answered("a length that is too small", http(200, GOOD, Content_Length="9")),
+    answered("a length that is too large", http(200, GOOD, Content_Length="99"), "no answer"),
+    answered("two lengths", http(200, GOOD, Content_Length="3", content_length="22")),
+    Row(
+        "a negative length",
+        0,
+        1,
+        1,
+        wire=lambda: Wire({"/flux-imagine": http(200, GOOD, Content_Length="-5")}),
+        status=Status.FINISHED,
+    ),
+    answered(
+        "chunked, and cut in a chunk", http(200, b"30\r\n" + GOOD, Content_Length="", Transfer_Encoding="chunked")
+    ),
+    answered("chunks without sense", http(200, b"zz\r\n" + GOOD, Content_Length="", Transfer_Encoding="chunked")),
+    Row(
+        "a compressed answer",
+        0,
+        1,
+        1,
+        wire=lambda: Wire({"/flux-imagine": http(200, gzip.compress(GOOD), Content_Encoding="gzip")}),
+        status=Status.FINISHED,
+    ),
+    answered("a compressed answer, cut", http(200, gzip.compress(GOOD)[:-12], Content_Encoding="gzip")),
+    answered("called compressed, and is not", http(200, GOOD, Content_Encoding="gzip")),
+    answered(
+        "64 MiB that come as 64 KiB",
+        http(200, gzip.compress(b" " * 2**26), Content_Encoding="gzip"),
+        "larger than 8 MiB",
+    ),
+    answered("no HTTP", b"220 ready\r\n"),
+    answered("a status line without a number", b"HTTP/1.1 abc\r\n\r\n"),
+    answered("300 headers", http(200, GOOD, **{f"X_{n}": "x" for n in range(300)})),
+    answered("a header of 100 KB", http(200, GOOD, X="x" * 100_000)),
+    answered("a header with escape sequences", http(500, b"", Location="\x1b[2J", X="\x1b]0;owned\x07")),
+    answered("half a status line, then a reset", [b"HTTP/1.1 2", 0.1, Then.RESET], "connection reset"),
+    answered("half a body, then a reset", [http(200, GOOD, Content_Length="99"), 0.1, Then.RESET]),
+    Row(
+        "reset while the request is sent",
+        9,
+        0,
+        says=(UNKNOWN,),
+        wire=lambda: Wire({"/flux-imagine": [Then.RESET]}, reads=100_000),
+        command="imagine --image-prompt large.png",
+        prepare=with_large_image,
+    ),
+    Row(
+        "reset as soon as it connects",
+        9,
+        0,
+        says=(UNKNOWN,),
+        wire=lambda: Wire(greeting=[0.1, Then.RESET]),
+    ),
+    Row(
+        "503 for the first, and a good answer for any other",
+        9,
+        says=(UNKNOWN,),
+        wire=lambda: Wire({"/flux-imagine": after(http(503), submitted)}),
+    ),
+    Row(
+        "the key and the prompt come back in the refusal",
+        2,
+        says=(r"bad key \[redacted\]",),
+        wire=lambda: Wire(
+            {"/flux-imagine": lambda r: told({"errors": [{"msg": f"bad key {r.headers['authorization']}"}]}, 400)}
+        ),
+        status=Status.FAILED,
+    ),
+    Row(
+        "the key comes back in a redirect",
+        9,
+        says=(r"a redirect to http://127.0.0.1:1/\?k=\[redacted\]",),
+        wire=lambda: Wire(
+            {"/flux-imagine": lambda r: http(302, Location=f"http://127.0.0.1:1/?k={r.headers['authorization']}")}
+        ),
+        command="imagine --json",
+    ),
+]
+
+
+def never_sent(fault: str, *says: str, url: str = "{url}", **options: object) -> Row:
+    """Return the row of a submission that certainly reached nobody."""
+    return Row(
+        fault,
+        5,
+        0,
+        says=says,
+        wire=lambda: Wire(**options),  # type: ignore[arg-type] # whichever of the server's
+        status=Status.UNSENT,
+        url=url,
+        command=QUICK if "gave up before it was sent" in says else Row.command,
+    )
+
+
+NEVER_SENT = [
+    never_sent("a host that does not exist", "its name cannot be looked up", url="http://nowhere.invalid"),
+    never_sent("nobody listens", "connection refused", "trying again", url="http://127.0.0.1:1"),
+    never_sent("nobody accepts, until the deadline", "gave up before it was sent", accepts=False),
+    never_sent("TLS with somebody who does not speak it", "cannot reach", url="https://127.0.0.1:{port}"),
+    never_sent("reset in the TLS handshake", "reset", url="https://127.0.0.1:{port}", greeting=[0.1, Then.RESET]),
+    never_sent("closed in the TLS handshake", "cannot reach", url="https://127.0.0.1:{port}", greeting=[0.1]),
+    never_sent(
+        "silence in the TLS handshake",
+        "gave up before it was sent",
+        url="https://127.0.0.1:{port}",
+        greeting=[60.0],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [REFUSED, UNKNOWN_OUTCOMES, ON_THE_WIRE, NEVER_SENT],
+    ids=["refused", "unknown", "wire", "never sent"],
+)
+def test_a_submission_that_goes_wrong(rows: list[Row], tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """Each row: the exit code, one submission at most, nothing on the disk, and stderr says what is known."""
+    check_all(rows, tmp_path, subtests)

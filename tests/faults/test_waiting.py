@@ -1,0 +1,162 @@
+"""What can go wrong while a paid task is waited for: nothing passing ends it, and no way out forgets its id."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flux_cli.task import Status
+from tests.faults.table import Row, check_all
+from tests.faults.wire import Reply, Then, Wire, after, fetched, finished, http, slowly, told
+
+BRIEF = "imagine --width 256 --height 256 --timeout 5"
+RESUME = r"hint: the task is paid for and lives on: flux-cli wait "
+
+
+def overcome(fault: str, magic: str, *says: str) -> Row:
+    """Return the row of a fault that is waited out."""
+    return Row(fault, 0, 1, 1, says=says, magic=magic, status=Status.FINISHED)
+
+
+def resumable(fault: str, code: int, magic: str, *says: str, command: str = BRIEF) -> Row:
+    """Return the row of a fault that ends the command while the task lives on."""
+    return Row(fault, code, says=(RESUME, *says), magic=magic, status=Status.PROCESSING, command=command)
+
+
+def failed(fault: str, magic: str, *says: str) -> Row:
+    """Return the row of a task that fails."""
+    return Row(fault, 4, says=says, magic=magic, status=Status.FAILED)
+
+
+def on_the_wire(fault: str, reply: Reply, code: int = 0, *says: str, status: Status = Status.FINISHED) -> Row:
+    """Return the row of a fault in the answers of `/fetch`."""
+    return Row(
+        fault,
+        code,
+        1,
+        1 if code == 0 else 0,
+        says=says,
+        wire=lambda: Wire({"/fetch": reply}),
+        status=status,
+        command=BRIEF if code else Row.command,
+    )
+
+
+OVERCOME = [
+    *(
+        overcome(f"{code} twice", f"[[fetch-http {code} 2]]", f"HTTP {code}.*again")
+        for code in (500, 502, 503, 504)
+    ),
+    *(overcome(f"{code} once", f"[[fetch-http {code} 1]]") for code in (204, 301, 404, 408, 418, 425)),
+    overcome("503, then a reset, then 429, then HTML", "[[fetch-flaky 4]]"),
+    overcome("an HTML page with 200", "[[fetch-html 2]]", "an HTML page"),
+    overcome("resets", "[[fetch-reset 2]]", "connection reset"),
+    overcome("closed instead of an answer", "[[fetch-lost-reply 2]]"),
+    overcome("an empty body", "[[fetch-empty 2]]", "is not JSON"),
+    overcome("JSON cut short, its length agrees", "[[fetch-truncated-json 1]]"),
+    overcome("JSON cut short, its length promises more", "[[fetch-cut-json 1]]"),
+    overcome("64 MiB of JSON", "[[fetch-huge-answer 1]]", "larger than 8 MiB"),
+    overcome("JSON 100,000 deep", "[[fetch-deep-json 1]]"),
+    *(
+        overcome(f"429 with Retry-After: {value[:12]}", f"[[fetch-rate-limit 1 {value}]]", "slow down")
+        for value in ("0", "-5", "nan", "date", "none", "soon", "1e-9", "-" + "9" * 5000)
+    ),
+    *(
+        overcome(f"the percentage {value[:12]}", f"[[percentage {value}]]")
+        for value in ("null", "-5", "1e999", '"40%"', '"NaN"', "{}", "true", '"' + "9" * 5000 + '"')
+    ),
+    overcome("a percentage that falls back", "[[percentage-backwards]]"),
+    overcome("no percentage", "[[no-percentage]]"),
+    overcome("a result without status", "[[no-status]]"),
+    overcome("a result that is `completed`", "[[completed]]"),
+    overcome("a status that nobody knows", "[[status simmering]]"),
+]
+
+RESUMABLE = [
+    resumable("it never ends", 7, "[[never]]", "gave up waiting, the task still runs"),
+    resumable("it never ends, and -q", 7, "[[never]]", command=f"{BRIEF} -q"),
+    resumable("it says `finished`, and gives no picture", 7, "[[no-image]]"),
+    *(
+        resumable(f"{code} for ever", 5, f"[[fetch-http {code}]]", f"HTTP {code}")
+        for code in (400 + 29, 500, 503, 307)
+    ),
+    resumable("HTML for ever", 5, "[[fetch-html]]"),
+    resumable("reset for ever", 5, "[[fetch-reset]]", "connection reset"),
+    resumable("a byte now and then, for ever", 7, "[[fetch-trickle]]"),
+    resumable("silence", 7, "[[fetch-hang]]"),
+    resumable("a redirect", 5, "[[fetch-redirect]]", "a redirect to http"),
+    resumable("429 that asks for a century", 5, f"[[fetch-rate-limit 9 {'9' * 5000}]]", "slow down"),
+    *(
+        resumable(f"the answer {value}", 5, f"[[fetch-json {value}]]")
+        for value in (
+            "null",
+            "7",
+            "{}",
+            '"text"',
+            '{"tasks": null}',
+            '{"task_id": "another", "status": "finished"}',
+        )
+    ),
+    resumable("the key is refused", 3, "[[fetch-http 401]]", "refuses the key", command=Row.command),
+    resumable("the key is not allowed", 3, "[[fetch-http 403]]", "refuses the key", command=Row.command),
+    resumable("out of credits", 3, "[[fetch-http 402]]", "out of credits", command=Row.command),
+    resumable("400", 2, "[[fetch-http 400]]", "refuses the request", command=Row.command),
+]
+
+FAILED = [
+    failed("it fails", "[[fail]]", "the sandbox was asked to fail"),
+    failed("it fails, the reason elsewhere", "[[fail message]]", "the sandbox was asked to fail"),
+    failed("it fails without a reason", "[[fail none]]", "gave no reason"),
+    failed("it is moderated", "[[moderated]]", "Content Moderated"),
+    failed(
+        "its reason holds markup and escape sequences", "[[hostile-text]]", r"\[/foo\]", r"\\x1b\[2J", r"\\u202e"
+    ),
+    failed("the service does not know it", "[[unknown-task]]", "does not know it"),
+]
+
+
+def lasts(steps: int) -> Reply:
+    """Return a script of a task that runs for so many looks."""
+    running = told({"task_id": "task-0", "status": "processing", "percentage": 50})
+    return after(*[running] * steps, fetched)
+
+
+NO_TEXT = told({"task_id": "task-0", "status": "failed", "error": "half a \ud83d face"})
+
+ON_THE_WIRE = [
+    on_the_wire("headers a byte now and then, once", after(slowly(http(503), 0.01), fetched)),
+    on_the_wire("103 before the answer", after([b"HTTP/1.1 103 Early\r\n\r\n", 0.3, http(503)], fetched)),
+    on_the_wire("a length that is too small", after(told({}, Content_Length="1"), fetched)),
+    on_the_wire("no HTTP", after(b"\x00\x01\x02", fetched)),
+    on_the_wire(
+        "half an answer, then a reset", after([b"HTTP/1.1 200 OK\r\nContent-Le", 0.1, Then.RESET], fetched)
+    ),
+    on_the_wire(
+        "what is left of one answer is not the next one",
+        after([told({"status": "x"}, Connection="") + told({"status": "failed"}), Then.KEEP], fetched),
+    ),
+    on_the_wire("it runs for a while", lasts(2)),
+    on_the_wire(
+        "a percentage of 5000 digits",
+        after(http(200, b'{"task_id": "task-0", "percentage": ' + b"1" * 5000 + b"}"), fetched),
+    ),
+    on_the_wire("a reason that is no text", NO_TEXT, 4, "half a", status=Status.FAILED),
+    on_the_wire(
+        "a URL that is no text",
+        lambda r: told({**finished("task-0", r.origin), "image_url": f"{r.origin}/\ud83d"}),
+        5,
+        RESUME,
+    ),
+    on_the_wire(
+        "UTF-16",
+        after(http(200, json.dumps({"task_id": "task-0", "percentage": 3}).encode("utf-16")), fetched),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    "rows", [OVERCOME, RESUMABLE, FAILED, ON_THE_WIRE], ids=["overcome", "resumable", "failed", "wire"]
+)
+def test_what_goes_wrong_while_waiting(rows: list[Row], tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """Each row: the exit code, one submission, the picture or the command that goes on for it."""
+    check_all(rows, tmp_path, subtests)

@@ -1,0 +1,153 @@
+"""A lean service in a process of its own: it keeps nothing, draws nothing, and counts its requests.
+
+The sandbox draws every picture, which on a small machine costs more than all that the benchmarks measure. Run as a
+module it prints its URL; `GET /counts` tells what it has seen.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import sys
+import time
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from subprocess import PIPE, Popen
+from typing import ClassVar
+from urllib.request import urlopen
+
+
+def png(size: int) -> bytes:
+    """Return a PNG of about so many bytes: one dot, and a chunk of filling that readers skip."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
+
+    header = chunk(b"IHDR", (1).to_bytes(4) * 2 + bytes((8, 0, 0, 0, 0)))
+    filling = chunk(b"fiLl", bytes(max(0, size - 80)))
+    return b"\x89PNG\r\n\x1a\n" + header + filling + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection: requests with a Content-Length, answered in order."""
+
+    tasks: ClassVar[dict[str, float]] = {}
+    counts: ClassVar[Counter[str]] = Counter()
+    seconds = 2.0
+    most_at_once = sys.maxsize
+    picture = b""
+    url = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what answers are written to."""
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Answer each whole request that is there."""
+        self.received += data
+        while True:
+            head, found, rest = self.received.partition(b"\r\n\r\n")
+            length = next(
+                (int(line[15:]) for line in head.split(b"\r\n") if line[:15].lower() == b"content-length:"), 0
+            )
+            if not found or len(rest) < length:
+                return
+            self.received = rest[length:]
+            method, path = head.split(b" ", 2)[:2]
+            self.answer(path.decode(), rest[:length] if method == b"POST" else b"")
+
+    def answer(self, path: str, body: bytes) -> None:
+        """Answer one request as the service does."""
+        name = "picture" if path.endswith(".png") else path
+        self.counts[name] += 1
+        if name == "picture":
+            self.write(self.picture, b"image/png")
+            return
+        if path == "/flux-imagine" and self.most_at_once <= self.running():
+            self.counts["429"] += 1
+            self.write(b"{}", b"application/json", b"429 Too Many Requests")
+            return
+        self.write(json.dumps(self.value(path, json.loads(body) if body else {})).encode(), b"application/json")
+
+    def running(self) -> int:
+        """Return how many tasks run now."""
+        newest = itertools.takewhile(
+            lambda began: began > time.monotonic() - self.seconds, reversed(self.tasks.values())
+        )
+        return sum(1 for _ in newest)
+
+    def value(self, path: str, body: dict[str, object]) -> object:
+        """Return the JSON value of an answer."""
+        if path == "/flux-imagine":
+            task_id = str(uuid.uuid4())
+            self.tasks[task_id] = time.monotonic()
+            return {"task_id": task_id}
+        if path == "/fetch":
+            return self.told(str(body["task_id"]))
+        if path == "/fetch-many":
+            ids = body["task_ids"]
+            assert isinstance(ids, list)
+            return {"tasks": [self.told(task_id) for task_id in ids]}
+        if path == "/account":
+            return {"email": "someone@example.com", "credits": 10**6, "total_images": 0, "plan": "any"}
+        return dict(self.counts)
+
+    def told(self, task_id: str) -> dict[str, object]:
+        """Return how a task stands."""
+        share = (time.monotonic() - self.tasks[task_id]) / self.seconds if self.seconds else 1.0
+        if share < 1:
+            return {"task_id": task_id, "status": "processing", "percentage": int(100 * share)}
+        return {"task_id": task_id, "status": "finished", "image_url": f"{self.url}/{task_id}.png"}
+
+    def write(self, content: bytes, kind: bytes, status: bytes = b"200 OK") -> None:
+        """Write one answer."""
+        head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
+        self.transport.write(head % (status, kind, len(content)))
+        self.transport.write(content)
+
+
+async def serve(seconds: float, size: int, most_at_once: int) -> None:
+    """Serve until the process is ended.
+
+    Args:
+        seconds: How long a task takes.
+        size: How large a picture is, in bytes.
+        most_at_once: With so many tasks running, further submissions get a 429.
+    """
+    Connection.seconds, Connection.picture, Connection.most_at_once = seconds, png(size), most_at_once
+    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=1024)
+    Connection.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    print(Connection.url, flush=True)
+    await server.serve_forever()
+
+
+@contextmanager
+def running(seconds: float, size: int = 20_000, most_at_once: int = sys.maxsize) -> Iterator[str]:
+    """Run the service in a process of its own; yield its URL. The arguments are those of `serve`."""
+    arguments = [sys.executable, "-m", "tests.lean", str(seconds), str(size), str(most_at_once)]
+    with Popen(arguments, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def counts(url: str) -> Counter[str]:
+    """Return how often each path was asked for so far."""
+    with urlopen(f"{url}/counts") as answer:  # noqa: S310 - our own
+        return Counter(json.load(answer))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("size", type=int)
+    parser.add_argument("most_at_once", type=int)
+    given = parser.parse_args()
+    asyncio.run(serve(given.seconds, given.size, given.most_at_once))

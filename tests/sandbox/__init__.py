@@ -1,0 +1,1 @@
+"""The service in miniature, seen by clients that are not ours."""

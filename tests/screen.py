@@ -1,0 +1,116 @@
+"""A terminal to run commands in: a pty with an emulator behind it, so that tests see what a person would see."""
+
+import contextlib
+import fcntl
+import os
+import select
+import struct
+import termios
+import time
+from collections.abc import Callable
+
+import pyte
+from rich.style import Style
+from rich.text import Text
+
+from tests.conftest import Cli
+
+NAMES = {name: name for name in ("black", "red", "green", "blue", "magenta", "cyan", "white")} | {
+    "brown": "yellow"
+}
+"""The emulator's names of the basic colours, and rich's; the others come as six hexadecimal digits."""
+
+
+class Screen:
+    """A command that runs in a terminal of its own."""
+
+    def __init__(
+        self, cli: Cli, *arguments: str, columns: int = 80, lines: int = 24, env: dict[str, str] | None = None
+    ):
+        """Start the command."""
+        self._screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self._screen)
+        self.raw = b""
+        master, slave = os.openpty()
+        self._master = master
+        self._resize(columns, lines)
+        environment = {"TERM": "xterm-256color", "LANG": "C.UTF-8", **(env or {})}
+        self.process = cli.start(
+            *arguments,
+            env=environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that a typed Ctrl-C is a signal
+        )
+        os.close(slave)
+
+    @property
+    def text(self) -> list[str]:
+        """What the screen shows: its lines, without those that are empty at the end."""
+        shown = [line.rstrip() for line in self._screen.display]
+        while shown and not shown[-1]:
+            shown.pop()
+        return shown
+
+    def styled(self) -> list[Text]:
+        """What the screen shows, with its colours."""
+        lines = []
+        for number in range(len(self.text)):
+            line = Text()
+            for column in range(self._screen.columns):
+                cell = self._screen.buffer[number][column]
+                colour = NAMES.get(cell.fg) or f"#{cell.fg}"
+                line.append(cell.data, Style(color=None if cell.fg == "default" else colour, bold=cell.bold))
+            line.rstrip()
+            lines.append(line)
+        return lines
+
+    @property
+    def cursor_hidden(self) -> bool:
+        """Whether the cursor is hidden."""
+        return bool(self._screen.cursor.hidden)
+
+    def resize(self, columns: int, lines: int = 24) -> None:
+        """Change the terminal's size, as a person who drags a window does."""
+        self._screen.resize(lines, columns)
+        self._resize(columns, lines)
+
+    def type(self, text: str) -> None:
+        """Type on the keyboard."""
+        os.write(self._master, text.encode())
+
+    def until(self, condition: Callable[[list[str]], bool], seconds: float = 20.0) -> list[str]:
+        """Read until the screen fulfils a condition; return what it shows."""
+        until = time.monotonic() + seconds
+        while not condition(self.text):
+            assert time.monotonic() < until, "\n".join(self.text)
+            if not self._read() and self.process.poll() is not None:
+                break
+        assert condition(self.text), "\n".join(self.text)
+        return self.text
+
+    def end(self, seconds: float = 30.0) -> int:
+        """Read to the end of the command; return its exit code."""
+        until = time.monotonic() + seconds
+        while self._read() or self.process.poll() is None:
+            assert time.monotonic() < until, "\n".join(self.text)
+        os.close(self._master)
+        return self.process.wait()
+
+    def close(self) -> None:
+        """Close the window."""
+        os.close(self._master)
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self._master], [], [], 0.1)
+        content = b""
+        with contextlib.suppress(OSError):  # Linux says EIO when the last writer is gone
+            content = os.read(self._master, 65536) if ready else b""
+        self.raw += content
+        self._stream.feed(content)
+        return bool(content)
+
+    def _resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))

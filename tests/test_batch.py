@@ -1,0 +1,537 @@
+"""Batches, run as a person or a script runs them: what is sent, what is not sent again, what is told."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from flux_cli import sandbox as sandbox_service
+from tests import lean
+from tests.conftest import KEY, Cli, Service, interrupt, wait_until
+from tests.screen import Screen
+
+SMALL = ("--width", "256", "--height", "256")
+
+
+def write(flux: Cli, *prompts: str, name: str = "rows.txt") -> str:
+    """Write a file of lines into the working directory; return its name."""
+    (flux.cwd / name).write_text("".join(f"{prompt}\n" for prompt in prompts))
+    return name
+
+
+def results(flux: Cli, directory: str = "out") -> list[dict[str, Any]]:
+    """Return what stands in a batch's results.jsonl."""
+    path = flux.cwd / directory / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def pictures(flux: Cli) -> list[str]:
+    """Return the names of all pictures, after seeing that they are whole."""
+    names = [name for name in flux.files() if name.endswith(".png")]
+    for name in names:
+        with Image.open(flux.cwd / name) as image:
+            image.load()
+    return names
+
+
+def sent(tmp_path: Path) -> Counter[str]:
+    """Return how often the sandbox accepted each prompt."""
+    with sqlite3.connect(tmp_path / "sandbox" / "tasks.sqlite3") as database:
+        bodies = database.execute("SELECT body FROM tasks").fetchall()
+    return Counter(json.loads(body)["prompt"] for (body,) in bodies)
+
+
+def test_a_batch_makes_each_row_once_however_often_it_runs(flux: Cli, service: Service) -> None:
+    """Paths on stdout; a line a finished row, and a summary, on stderr; every row in results.jsonl."""
+    write(flux, "a red kite", "", "a blue kite", "a red kite")
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert done.code == 0, done.stderr
+    assert sorted(done.lines) == pictures(flux)
+    assert len(done.lines) == 3
+    finished, summary = done.stderr.splitlines()[:3], done.stderr.splitlines()[3:]
+    for number, line in enumerate(finished, 1):
+        assert re.fullmatch(rf"{number}/3 finished rows.txt:[134] in \d+\.\d s: [-0-9a-f]{{36}}", line)
+    assert summary[0] == "3 of 3 rows finished"
+    assert summary[1].endswith("credits as observed: 1000 before, 997 after")
+    again = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (again.code, again.stdout) == (0, "")
+    assert "3 of 3 rows finished, 3 of them before" in again.stderr
+    assert service.submissions == 3
+    assert Counter(each["row"] for each in results(flux)) == Counter({each["row"]: 1 for each in results(flux)})
+    assert {each["line"] for each in results(flux)} == {1, 3, 4}
+    for each in results(flux):
+        assert (each["status"], each["exit_code"]) == ("finished", 0)
+        assert Path(each["path"]).is_file()
+    assert sorted(name for name in flux.files() if not name.endswith(".png")) == ["out/results.jsonl", "rows.txt"]
+
+
+def test_rows_with_fields_of_their_own_from_stdin(flux: Cli) -> None:
+    """A row's fields win over flags; `id` names it, `output` its file below the directory; JSON tells the row."""
+    rows = [
+        {"prompt": "a kite", "id": "first", "output": "sub/kite.png", "seed": 5},
+        {"prompt": "a cat", "id": 2, "output": "{n}-{model}-{seed}.{ext}", "model": "flux-dev", "width": 512},
+    ]
+    done = flux("batch", "-", "-o", "out", *SMALL, "--seed", "7", "--json", input="\n".join(map(json.dumps, rows)))
+    assert done.code == 0, done.stderr
+    assert pictures(flux) == ["out/2-flux-dev-7.png", "out/sub/kite.png"]
+    with Image.open(flux.cwd / "out/2-flux-dev-7.png") as image:
+        assert image.size == (512, 256)
+    told = {each["row"]: each for each in done.objects}
+    assert {row: (each["line"], each["seed"]) for row, each in told.items()} == {"first": (1, 5), "2": (2, 7)}
+    assert {record["row"]: record["batch"] for record in flux.history()} == dict.fromkeys(
+        ["first", "2"], str(flux.cwd / "out")
+    )
+    (kept,) = (each for each in results(flux) if each["row"] == "first")
+    shown = told["first"]
+    assert kept.items() >= {**shown, "path": str(flux.cwd / shown["path"])}.items()
+
+
+def test_nothing_is_sent_where_one_row_is_bad(flux: Cli, service: Service) -> None:
+    """Every bad row with its line and column; 2."""
+    (flux.cwd / "rows.csv").write_text("prompt,width,seed\nok,512,\nbad,12,x\n,300,\nbad,8,\n")
+    done = flux("batch", "rows.csv", "-o", "out")
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "error: rows.csv:3: column 3: `seed` takes a whole number, not `x`",
+        "error: rows.csv:4: column 1 (`prompt`) must not be blank",
+        "error: rows.csv:5: column 2 (`width`) takes 256 to 1440, not 8",
+        "error: nothing was sent: 3 rows of rows.csv cannot be used",
+    ]
+    assert service.submissions == 0
+    assert flux.files() == ["rows.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["nowhere.txt"], 6, "cannot read nowhere.txt: no such file or directory"),
+        (["empty.txt"], 2, "empty.txt has no rows"),
+        (["rows.txt", "--shard", "0/3"], 2, "`--shard` takes K/N with K from 1 to N, not `0/3`"),
+        (["rows.txt", "--shard", "4/3"], 2, "`--shard` takes K/N with K from 1 to N, not `4/3`"),
+        (["rows.txt", "--shard", "x"], 2, "`--shard` takes K/N with K from 1 to N, not `x`"),
+        (["rows.txt", "--concurrency", "0"], 2, "0 is not in the range"),
+        (["rows.txt", "--width", "9"], 2, "`--width` takes 256 to 1440, not 9"),
+        (["rows.txt", "--width", "x"], 2, "`--width` takes a whole number, not `x`"),
+        (["rows.txt", "--raw"], 2, "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"),
+        (["rows.txt", "--timeout", "nan"], 2, "`--timeout` takes a number of seconds"),
+        (["rows.txt", "-o", "-"], 2, "`-o` of a batch takes a directory"),
+        (["rows.txt", "-o", "{slug}.png"], 2, "`-o` of a batch takes a directory"),
+        (["rows.txt", "-o", "rows.txt"], 6, "rows.txt is not a directory"),
+        (["-", "--image-prompt", "-"], 2, "FILE and `--image-prompt` cannot both come from stdin"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_sent(
+    flux: Cli, service: Service, arguments: list[str], code: int, told: str
+) -> None:
+    """A table of command lines."""
+    write(flux, "a kite")
+    write(flux, "", name="empty.txt")
+    done = flux("batch", *arguments)
+    assert (done.code, done.stdout) == (code, "")
+    assert told in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert service.submissions == 0
+
+
+def test_a_dry_run_prints_the_requests_and_needs_no_key(cli: Cli) -> None:
+    """The rows of the shard, as they would be sent; no directory is made, no history."""
+    (cli.cwd / "rows.csv").write_text(
+        "prompt,seed,webhook_url,webhook_secret\na,1,,\nb,2,https://x.example,hush-hush\n"
+    )
+    done = cli("batch", "rows.csv", "-o", "out", "--dry-run", "--shard", "2/2", "--model", "flux-dev")
+    assert done.code == 0, done.stderr
+    assert done.objects == [{"model": "flux-dev", "prompt": "b", "seed": 2, "webhook_url": "https://x.example"}]
+    assert cli.files() == ["rows.csv"]
+    assert not cli.history_file.exists()
+
+
+def test_only_what_was_added_is_sent(flux: Cli, tmp_path: Path) -> None:
+    """The file grows at its start and its end, and into another format: what is finished stays finished."""
+    write(flux, "a red kite", "a blue kite")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
+    (flux.cwd / "rows.csv").write_text("prompt\na new kite\na blue kite\na red kite\na red kite\n")
+    assert flux("batch", "rows.csv", "-o", "out", *SMALL).code == 0
+    assert sent(tmp_path) == {"a red kite": 2, "a blue kite": 1, "a new kite": 1}
+
+
+def test_another_directory_is_another_batch(flux: Cli, service: Service) -> None:
+    """And the same directory under another name is the same one."""
+    write(flux, "a red kite")
+    for directory in ("out", "./out/", str(flux.cwd / "out"), "other"):
+        assert flux("batch", "rows.txt", "-o", directory, *SMALL).code == 0
+    assert service.submissions == 2
+
+
+def test_failed_rows_are_sent_again_only_when_asked_for(flux: Cli, service: Service) -> None:
+    """Exit code 4 as long as one row is failed, whether it failed now or before."""
+    write(flux, "a kite", "a cat [[fail]]")
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert done.code == 4
+    assert re.search(r"^error: rows.txt:2: [-0-9a-f]{36}: the sandbox was asked to fail$", done.stderr, re.M)
+    assert "1 of 2 rows finished; 1 failed" in done.stderr
+    again = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (again.code, service.submissions) == (4, 2)
+    assert "--retry-failed" in again.stderr
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--retry-failed").code == 4
+    assert service.submissions == 3
+    assert sorted((each["line"], each["status"]) for each in results(flux)) == [(1, "finished"), (2, "failed")]
+    assert results(flux)[-1]["task_id"] == flux.history()[0]["task_id"]
+
+
+def test_rows_of_unknown_outcome_are_listed_and_sent_again_only_when_asked_for(
+    flux: Cli, service: Service
+) -> None:
+    """Exit code 9; the sandbox took the one whose answer was lost, and takes it again."""
+    write(flux, "a kite", "a cat [[lost-reply 1]]")
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert done.code == 9
+    (listed,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert re.fullmatch(
+        r"error: rows\.txt:2: it is not known whether row #[0-9a-f]{16}-1 was accepted and billed", listed
+    )
+    again = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert again.code == 9
+    assert listed in again.stderr
+    assert "--retry-unknown" in again.stderr
+    assert service.submissions == 2
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--retry-unknown").code == 0
+    assert service.submissions == 3
+    assert [(each["line"], each["status"]) for each in results(flux)] == [(1, "finished"), (2, "finished")]
+
+
+def test_a_refused_request_counts_as_failed(flux: Cli, service: Service) -> None:
+    """400 is about this row: the others are made; it is not sent again by itself."""
+    write(flux, "a kite", "a cat [[http 400]]", "an owl")
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert done.code == 2
+    assert "error: rows.txt:2: the service refuses the request" in done.stderr
+    assert len(pictures(flux)) == 2
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 2
+    assert service.submissions == 2
+
+
+def test_without_credits_nothing_more_is_sent_and_a_later_run_goes_on(cli: Cli, tmp_path: Path) -> None:
+    """What was refused was not accepted, so it is not lost and not failed: it is simply still to be sent."""
+    write(cli, *(f"kite {number}" for number in range(40)))
+    cli.env["APIFRAME_API_KEY"] = KEY
+    with sandbox_service.running(tmp_path / "sandbox", seconds=0.3, credits=3) as poor:
+        port = int(poor.url.rpartition(":")[2])
+        done = cli("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", poor.url)
+        assert done.code == 3
+        assert len(pictures(cli)) == 3
+        assert done.stderr.count("402") < 20  # and not one for each of the 40
+        assert poor.stats.submissions < 30
+        assert "37 not sent" in done.stderr
+        assert "credits as observed: 3 before, 0 after" in done.stderr
+        assert len(results(cli)) == 3
+    with sandbox_service.running(tmp_path / "sandbox", port=port, seconds=0.3, credits=100) as rich:
+        done = cli("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", rich.url)
+    assert done.code == 0, done.stderr
+    assert sent(tmp_path) == {f"kite {number}": 1 for number in range(40)}
+
+
+def test_a_service_that_fails_every_submission_gets_few_of_them(cli: Cli, tmp_path: Path) -> None:
+    """Each may have been accepted, so it is not the whole file that is in doubt; the rest is still to be sent."""
+    write(cli, *(f"kite {number}" for number in range(60)))
+    cli.env["APIFRAME_API_KEY"] = KEY
+    with sandbox_service.running(tmp_path / "sandbox", faults=("http 500",)) as broken:
+        done = cli("batch", "rows.txt", "-o", "out", "--concurrency", "60", "--api-url", broken.url, timeout=120)
+    unknown = done.stderr.count("not known whether")
+    assert done.code == 9
+    assert 5 <= unknown <= 16
+    assert f"0 of 60 rows finished; {unknown} of unknown outcome; {60 - unknown} not sent" in done.stderr
+    assert Counter(record["status"] for record in cli.history()) == {"unknown": unknown}
+
+
+def test_a_service_that_asks_to_slow_down_loses_no_row(flux: Cli, tmp_path: Path) -> None:
+    """429 for every row, some of them several times: all are made, each once."""
+    prompts = [f"kite {number} [[rate-limit {1 + number % 3} 0.1]]" for number in range(12)]
+    write(flux, *prompts)
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert done.code == 0, done.stderr
+    assert done.stderr.count("the service asks to slow down") == 1
+    assert sent(tmp_path) == dict.fromkeys(prompts, 1)
+
+
+def test_trouble_while_waiting_loses_no_row_and_no_company(flux: Cli, tmp_path: Path) -> None:
+    """Broken answers, one task that makes the service fail for all that are asked for with it, cut pictures."""
+    prompts = [f"kite {number} [[cut-download 1]]" for number in range(10)]
+    prompts += ["owl [[fetch-http 500 6]]", "cat [[fetch-flaky 2]]"]
+    write(flux, *prompts)
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert done.code == 0, done.stderr
+    assert sent(tmp_path) == dict.fromkeys(prompts, 1)
+    assert len(pictures(flux)) == 12
+
+
+def test_no_more_tasks_in_flight_than_wanted(flux: Cli, tmp_path: Path) -> None:
+    """As the service sees it: when a task is submitted, at most two others are not finished."""
+    write(flux, *(f"kite {number}" for number in range(9)))
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "3").code == 0
+    with sqlite3.connect(tmp_path / "sandbox" / "tasks.sqlite3") as database:
+        spans = [(began, began + took) for began, took in database.execute("SELECT submitted, seconds FROM tasks")]
+    assert len(spans) == 9
+    for began, _ in spans:
+        assert sum(first <= began < last for first, last in spans) <= 3
+
+
+def test_max_tasks_bounds_the_submissions_of_a_run(flux: Cli, service: Service) -> None:
+    """And what is left over is no error."""
+    write(flux, *(f"kite {number}" for number in range(5)))
+    for submitted in (2, 4, 5, 5):
+        done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--max-tasks", "2")
+        assert done.code == 0, done.stderr
+        assert service.submissions == submitted
+        assert ("not sent" in done.stderr) == (submitted < 5)
+
+
+def test_ctrl_c_sends_nothing_more_and_tells_how_to_go_on(flux: Cli, service: Service, tmp_path: Path) -> None:
+    """130, and each task in flight with its `wait`; the next run waits for them and sends the rest."""
+    prompts = [f"kite {number} [[seconds 3]]" for number in range(6)]
+    write(flux, *prompts)
+    process = flux.start("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "4")
+    wait_until(lambda: service.submissions == 4)
+    wait_until(lambda: sum(record["task_id"] is not None for record in flux.history()) == 4)
+    done = interrupt(process)
+    assert done.code == 130
+    for record in flux.history():
+        assert f"flux-cli wait {record['task_id']}" in done.stderr
+    assert "0 of 6 rows finished; 4 still running; 2 not sent" in done.stderr
+    assert "run the same command again to go on" in done.stderr
+    assert service.submissions == 4
+    assert results(flux) == []
+    again = flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "4")
+    assert again.code == 0, again.stderr
+    assert sent(tmp_path) == dict.fromkeys(prompts, 1)
+    assert len(pictures(flux)) == len(results(flux)) == 6
+
+
+def test_a_second_ctrl_c_ends_at_once_even_where_nobody_reads_stdout(flux: Cli, service: Service) -> None:
+    """The first one waits for its turn behind a full pipe; the second does not, and the tasks are told of."""
+    long = "a very long kite " * 500
+    write(
+        flux, *(f"{number} [[never]]" for number in range(4)), *(f"kite {number} {long}" for number in range(20))
+    )
+    process = flux.start("batch", "rows.txt", "-o", "out", *SMALL, "--json")
+    wait_until(lambda: len(results(flux)) > 5)  # each of 9 KB goes to the pipe, too, which holds 64
+    before = -1
+    while before != len(results(flux)):  # until it stands still
+        before = len(results(flux))
+        time.sleep(1.0)
+    assert before < 20
+    submissions = service.submissions
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert process.stderr is not None
+    assert process.stderr.read().decode().count("flux-cli wait") >= 4
+    assert service.submissions == submissions
+
+
+def test_a_time_limit_ends_the_run_and_not_the_tasks(flux: Cli, service: Service) -> None:
+    """7, and what was not sent by then is told and sent by the next run."""
+    write(flux, "a kite [[seconds 4]]", "a cat [[seconds 4]]")
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "1", "--timeout", "1.5", "--json")
+    assert done.code == 7
+    assert [(each["line"], each["status"]) for each in done.objects] == [(2, "unsent"), (1, "processing")]
+    assert service.submissions == 1
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
+    assert service.submissions == 2
+
+
+def test_two_runs_of_one_batch_at_once_are_one_too_many(flux: Cli, service: Service) -> None:
+    """The second is refused as long as the first lives, however that ends; other shards are welcome."""
+    write(flux, "a kite [[never]]", "a cat [[never]]", "an owl", "a dog")
+    first = flux.start("batch", "rows.txt", "-o", "out", "--shard", "1/2")
+    wait_until(lambda: service.submissions == 2 and len(results(flux)) == 1)
+    for shard in ("1/1", "1/2", "3/4"):
+        done = flux("batch", "rows.txt", "-o", "out", "--shard", shard)
+        assert done.code == 6
+        assert "another flux-cli works on shard 1/2 of the batch" in done.stderr
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--shard", "4/4").code == 0
+    assert service.submissions == 3
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    done = flux("batch", "rows.txt", "-o", "out", "--timeout", "0.1", "--max-tasks", "0")
+    assert done.code == 7
+    assert (done.stderr.count("flux-cli wait"), service.submissions) == (1, 3)
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_sent(flux: Cli, service: Service) -> None:
+    """Unless it is to be replaced; and the row that made the file may be there again."""
+    rows = [{"prompt": "a kite", "output": "kite.png"}, {"prompt": "a cat", "output": "cat.png"}]
+    write(flux, *map(json.dumps, rows), name="rows.jsonl")
+    (flux.cwd / "out").mkdir()
+    (flux.cwd / "out" / "cat.png").write_text("mine")
+    done = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
+    assert (done.code, service.submissions) == (6, 0)
+    assert done.stderr.startswith("error: rows.jsonl:2: out/cat.png exists\n")
+    assert flux("batch", "rows.jsonl", "-o", "out", *SMALL, "--force").code == 0
+    assert flux("batch", "rows.jsonl", "-o", "out", *SMALL).code == 0
+    assert service.submissions == 2
+    assert pictures(flux) == ["out/cat.png", "out/kite.png"]
+
+
+def test_image_prompts_are_read_when_their_rows_are_sent(flux: Cli) -> None:
+    """From a file or a URL; one that has gone by then costs its own row only, and that is still to be sent."""
+    write(flux, "a kite")
+    assert flux("batch", "rows.txt", "-o", "first", *SMALL).code == 0
+    first = flux.cwd / pictures(flux)[0]
+    with Image.open(first) as image:
+        image.save(flux.cwd / "in.png")
+    url = results(flux, "first")[0]["image_url"]
+    rows = [{"prompt": "a cat", "image_prompt": source} for source in ("in.png", url, f"{url}/gone")]
+    write(flux, *map(json.dumps, rows), name="rows.jsonl")
+    done = flux("batch", "rows.jsonl", "-o", "out", *SMALL, "--json")
+    assert done.code == 5
+    assert {each["line"]: each["status"] for each in done.objects} == {1: "finished", 2: "finished", 3: "unsent"}
+    kept = {each["line"]: each for each in results(flux)}
+    assert set(kept) == {1, 2}
+    requests = {
+        record["request"]["image_prompt"]["source"]: record["request"] for record in flux.history("-n", "3")
+    }
+    local = flux.cwd / "in.png"
+    assert requests[str(local)]["image_prompt"]["bytes"] == local.stat().st_size
+    assert requests[url]["prompt"] == "a cat"
+
+
+def test_sidecars_and_originals(flux: Cli) -> None:
+    """Both are made for each row."""
+    write(flux, "a kite", "a cat")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--sidecar", "--original").code == 0
+    assert len(pictures(flux)) == 4
+    assert len([name for name in flux.files() if name.endswith(".png.json")]) == 2
+
+
+def test_results_are_mended_from_the_history(flux: Cli, service: Service) -> None:
+    """Lines that are missing, doubled or torn are put right by the next run; what others wrote there stays."""
+    write(flux, "a kite", "a cat", "an owl [[fail]]")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
+    path = flux.cwd / "out" / "results.jsonl"
+    before = {each["row"]: each for each in results(flux)}
+    first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b'{"mine": 1}\nnot even JSON\n' + first + first + second + third[:50])
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
+    foreign, after = path.read_text().splitlines()[:2], path.read_text().splitlines()[2:]
+    assert foreign == ['{"mine": 1}', "not even JSON"]
+    mended = {each["row"]: each for each in map(json.loads, after)}
+    assert len(after) == 3
+    for row, each in mended.items():
+        exact = {name: value for name, value in each.items() if name not in ("elapsed", "raw", "task_type")}
+        assert before[row].items() >= exact.items()
+    path.unlink()
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
+    assert {each["row"] for each in results(flux)} == set(before)
+    assert service.submissions == 3
+
+
+def test_without_its_history_a_batch_goes_by_its_results(flux: Cli, service: Service) -> None:
+    """A directory that was moved to another machine is not paid for again."""
+    write(flux, "a kite", "a cat", "an owl [[fail]]")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
+    os.rename(flux.cwd / "out", flux.cwd / "moved")
+    flux.history_file.unlink()
+    assert flux("batch", "rows.txt", "-o", "moved", *SMALL).code == 4
+    assert service.submissions == 3
+    assert flux("batch", "rows.txt", "-o", "moved", *SMALL, "--retry-failed").code == 4
+    assert service.submissions == 4
+
+
+def test_a_rehearsal_in_the_sandbox_does_not_stand_in_for_the_real_thing(flux: Cli, service: Service) -> None:
+    """One directory, two services: two batches."""
+    write(flux, "a kite")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--sandbox").code == 0
+    assert service.submissions == 0
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
+    assert service.submissions == 1
+    assert Counter(each["service"] for each in results(flux)) == {"sandbox": 1, service.url: 1}
+
+
+def test_finished_rows_whose_values_have_changed_are_told_of(flux: Cli, service: Service) -> None:
+    """They are not made again: that takes another id or directory."""
+    write(flux, "a kite")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--seed", "3")
+    assert "1 finished rows were made with other values than they have now" in done.stderr
+    assert service.submissions == 1
+
+
+def test_secrets_of_rows_are_kept_nowhere(flux: Cli) -> None:
+    """Neither in the history nor in the results nor on stderr."""
+    secret = "hush-hush-hush"
+    row = {"prompt": "a kite", "webhook_url": "http://127.0.0.1:9/", "webhook_secret": secret}
+    write(flux, json.dumps(row), name="rows.jsonl")
+    done = flux("batch", "rows.jsonl", "-o", "out", *SMALL, "-v", "--json")
+    assert done.code == 0, done.stderr
+    kept = flux.history_file.read_bytes() + (flux.cwd / "out" / "results.jsonl").read_bytes()
+    assert secret not in done.stderr + done.stdout
+    assert secret.encode() not in kept
+
+
+def test_quiet_says_nothing_but_errors(flux: Cli) -> None:
+    """No lines, no summary, no call for the credits."""
+    write(flux, "a kite", "a cat [[fail]]")
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL, "-q")
+    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
+
+
+def test_a_closed_stdout_ends_no_row(flux: Cli) -> None:
+    """`| head -1` gets its line, and all rows are made."""
+    write(flux, *(f"kite {number}" for number in range(8)))
+    process = flux.start("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "2")
+    assert process.stdout is not None
+    assert process.stdout.readline().endswith(b".png\n")
+    process.stdout.close()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 141, stderr
+    assert len(pictures(flux)) == len(results(flux)) == 8
+
+
+def test_on_a_terminal_a_bar_over_the_tasks_nearest_their_end(flux: Cli) -> None:
+    """Done of all, the counts, four tasks of six, the furthest first; then paths, summary and a cursor."""
+    write(flux, *(f"kite {number} [[seconds {3 + number}]]" for number in range(6)), "a cat [[fail]]")
+    screen = Screen(flux, "batch", "rows.txt", "-o", "out", *SMALL, columns=72)
+    screen.until(lambda lines: any(re.search(r"1/7$", line) for line in lines))
+    lines = screen.until(lambda lines: sum(bool(re.search(r"\d+%$", line)) for line in lines) == 4)
+    assert any(line.startswith("6 running, 1 failed") for line in lines)
+    shown = [int(match[1]) for line in lines if (match := re.search(r"(\d+)%$", line))]
+    assert shown == sorted(shown, reverse=True)
+    assert screen.end() == 4
+    assert not screen.cursor_hidden
+    text = "\n".join(screen.text)
+    assert text.count(".png") == 6
+    assert "6 of 7 rows finished; 1 failed" in text
+    assert "running" not in text
+    assert "%" not in text
+
+
+def test_eight_bars_for_eight_pictures(flux: Cli) -> None:
+    """`imagine -n 8` on a terminal."""
+    screen = Screen(flux, "imagine", "a kite [[seconds 3]]", "-n", "8", *SMALL)
+    screen.until(lambda lines: sum(bool(re.search(r"\d+%", line)) for line in lines) == 8)
+    assert screen.end() == 0
+    assert len(pictures(flux)) == 8
+
+
+def test_waiting_for_500_tasks_takes_25_requests_a_round(cli: Cli) -> None:
+    """Ids from a pipe; the tasks have ended by then, so one round is all that it takes."""
+    cli.env["APIFRAME_API_KEY"] = KEY
+    with lean.running(0.0, size=100) as url:
+        submission = urllib.request.Request(f"{url}/flux-imagine", b'{"prompt": "a kite"}')  # noqa: S310 - loopback
+        ids = [json.load(urllib.request.urlopen(submission))["task_id"] for _ in range(500)]  # noqa: S310 - as above
+        done = cli("wait", "-", "-o", "out/", "--api-url", url, input="\n".join(ids))
+        counts = lean.counts(url)
+    assert done.code == 0, done.stderr
+    assert len(set(done.lines)) == len(cli.files()) == 500
+    assert (counts["/fetch-many"], counts["/fetch"], counts["picture"]) == (25, 0, 500)

@@ -1,0 +1,130 @@
+"""Batches that are killed, many times, and spread over several processes: every row is made, and paid for once."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from flux_cli import sandbox
+from tests.conftest import FLUX_CLI, KEY, Cli, Service, wait_until
+
+ROWS, KILLS = 300, 20
+SMALL = ("--width", "256", "--height", "256")
+
+
+def accepted(tmp_path: Path) -> Counter[str]:
+    """Return how often the sandbox accepted each prompt, and so would have billed it."""
+    with sqlite3.connect(tmp_path / "sandbox" / "tasks.sqlite3") as database:
+        bodies = database.execute("SELECT body FROM tasks").fetchall()
+    return Counter(json.loads(body)["prompt"] for (body,) in bodies)
+
+
+def whole_pictures(directory: Path) -> int:
+    """Return how many pictures there are, after seeing that each is whole, and that nothing else is left there."""
+    names = {path.name for path in directory.iterdir()} - {"results.jsonl"}
+    assert all(name.endswith(".png") for name in names)
+    for name in names:
+        with Image.open(directory / name) as image:
+            image.load()
+    return len(names)
+
+
+def test_twenty_kills_cost_no_row_and_no_credit_that_is_not_told_of(
+    flux: Cli, service: Service, tmp_path: Path
+) -> None:
+    """SIGKILL at random moments, each followed by a new run.
+
+    In the end there are 300 pictures. Every submission beyond 300 belongs to a row that was reported as of unknown
+    outcome, each of which the service did or did not get; nothing was sent again without being asked for.
+    """
+    rows = [f"kite {number}" for number in range(ROWS)]
+    (flux.cwd / "rows.txt").write_text("\n".join(rows))
+    command = ("batch", "rows.txt", "-o", "out", *SMALL, "-q")
+    seed = random.randrange(10**6)  # noqa: S311 - no secret
+    print(f"seed {seed}")
+    dice = random.Random(seed)  # noqa: S311 - as above
+    kills = 0
+    while kills < KILLS:
+        process = flux.start(*command)
+        before = service.submissions
+        share = dice.randrange(10)
+        wait_until(lambda: service.submissions >= min(ROWS, before + share) or process.poll() is not None)  # noqa: B023
+        time.sleep(dice.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        _, stderr = process.communicate()
+        assert process.returncode == -signal.SIGKILL, stderr  # and not at its end before that
+        kills += 1
+    last = flux(*command, timeout=120)
+    unknown = [int(line.split(":")[2]) for line in last.stderr.splitlines() if "not known whether" in line]
+    print(f"{len(unknown)} rows of unknown outcome")
+    assert last.code == (9 if unknown else 0), last.stderr
+    assert len(flux.history()) == ROWS  # one submission a row so far, whatever became of it
+    got = accepted(tmp_path)
+    assert set(got.values()) == {1}
+    assert whole_pictures(flux.cwd / "out") == ROWS - len(unknown)
+    assert flux(*command, "--retry-unknown", timeout=120).code == 0
+    assert whole_pictures(flux.cwd / "out") == ROWS
+    twice = {prompt for prompt, count in accepted(tmp_path).items() if count > 1}
+    assert twice == {rows[line - 1] for line in unknown if rows[line - 1] in got}
+    assert len(flux.history()) - ROWS == len(unknown)
+    lines = [json.loads(line) for line in (flux.cwd / "out" / "results.jsonl").read_text().splitlines()]
+    assert Counter(each["line"] for each in lines) == dict.fromkeys(range(1, ROWS + 1), 1)
+    assert {each["status"] for each in lines} == {"finished"}
+
+
+def test_four_shards_at_once_on_one_directory(flux: Cli, tmp_path: Path) -> None:
+    """As GNU parallel runs them: each row is made once, by one of them, and stands in the results once."""
+    if shutil.which("parallel") is None:
+        pytest.fail("GNU parallel is missing; on Debian: apt-get install parallel")
+    rows = [f"kite {number}" for number in range(101)]
+    (flux.cwd / "rows.txt").write_text("\n".join(rows))
+    shard = [str(FLUX_CLI), "batch", "rows.txt", "-o", "out", *SMALL, "--shard", "{}/4"]
+    done = subprocess.run(
+        ["parallel", "--jobs", "4", "--halt", "never", *shard, ":::", "1", "2", "3", "4"],
+        cwd=flux.cwd,
+        env=flux.env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert accepted(tmp_path) == dict.fromkeys(rows, 1)
+    assert whole_pictures(flux.cwd / "out") == len(done.stdout.splitlines()) == 101
+    lines = [json.loads(line) for line in (flux.cwd / "out" / "results.jsonl").read_text().splitlines()]
+    assert Counter(each["line"] for each in lines) == dict.fromkeys(range(1, 102), 1)
+    summed_up = re.findall(r"^(\d+) of \1 rows finished$", done.stderr, re.M)
+    assert sorted(summed_up) == ["25", "25", "25", "26"]
+    again = flux("batch", "rows.txt", "-o", "out", *SMALL)  # the whole: the shards' rows are its own
+    assert "101 of 101 rows finished, 101 of them before" in again.stderr
+    assert accepted(tmp_path) == dict.fromkeys(rows, 1)
+
+
+def test_a_service_that_is_gone_for_a_while_costs_no_row(cli: Cli, tmp_path: Path) -> None:
+    """The run goes on by itself when it is back; only what was on the wire at that moment can be in doubt."""
+    rows = [f"kite {number}" for number in range(40)]
+    (cli.cwd / "rows.txt").write_text("\n".join(rows))
+    cli.env["APIFRAME_API_KEY"] = KEY
+    with sandbox.running(tmp_path / "sandbox", seconds=0.5) as service:
+        port = int(service.url.rpartition(":")[2])
+        process = cli.start(
+            "batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "4", "--api-url", service.url
+        )
+        wait_until(lambda: service.stats.accepted >= 10)
+    time.sleep(2.0)
+    assert process.poll() is None
+    with sandbox.running(tmp_path / "sandbox", port=port, seconds=0.5):
+        _, stderr = process.communicate(timeout=90)
+    unknown = stderr.decode().count("not known whether")
+    assert process.returncode == (9 if unknown else 0), stderr.decode()
+    assert whole_pictures(cli.cwd / "out") == 40 - unknown
+    assert unknown <= 4
+    assert set(accepted(tmp_path).values()) == {1}

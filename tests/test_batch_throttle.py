@@ -1,0 +1,123 @@
+"""The pace of submissions: how it slows down, and how it recovers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_cli.throttle import FAILING_SECONDS, FIRST_WINDOW, LOOK_GRACE_SECONDS, Throttle
+from tests import lean
+from tests.conftest import KEY, Cli
+
+EVER = 10.0**9
+
+
+def accept(throttle: Throttle, times: int, running: int = 0) -> None:
+    """Note so many acceptances."""
+    for _ in range(times):
+        throttle.accepted(running)
+
+
+def test_a_few_submissions_go_out_before_the_first_answer_then_more_and_more() -> None:
+    """So a service that is broken from the start breaks a few rows, not sixty."""
+    throttle = Throttle(ceiling=64)
+    assert throttle.admits(in_flight=FIRST_WINDOW - 1, unanswered=FIRST_WINDOW - 1, now=0.0)
+    assert not throttle.admits(in_flight=FIRST_WINDOW, unanswered=FIRST_WINDOW, now=0.0)
+    accept(throttle, 60)
+    assert throttle.admits(in_flight=63, unanswered=63, now=0.0)
+    assert not throttle.admits(in_flight=64, unanswered=0, now=0.0)
+
+
+def test_a_refusal_sets_the_limit_to_what_the_service_bears() -> None:
+    """And the refusals of submissions that were under way then change nothing more."""
+    throttle = Throttle(ceiling=64)
+    wait = throttle.refused(now=10.0, sent=9.0, running=5, asked=3.0)
+    assert wait == 3.0
+    assert not throttle.admits(in_flight=0, unanswered=0, now=12.9)
+    assert throttle.admits(in_flight=4, unanswered=0, now=EVER)
+    assert not throttle.admits(in_flight=4, unanswered=1, now=EVER)  # one try at first
+    assert not throttle.admits(in_flight=5, unanswered=0, now=EVER)
+    throttle.refused(now=10.1, sent=9.5, running=2, asked=0.0)
+    assert throttle.admits(in_flight=4, unanswered=0, now=EVER)
+
+
+@pytest.mark.parametrize(("acceptances", "more"), [(5, 0), (6, 1), (35, 31), (60, 59)])
+def test_the_limit_grows_slowly_first(acceptances: int, more: int) -> None:
+    """One more after six acceptances, thirty more after thirty-five, and never more than wanted."""
+    throttle = Throttle(ceiling=64)
+    throttle.refused(now=0.0, sent=0.0, running=5, asked=0.0)
+    accept(throttle, acceptances)
+    assert int(throttle.limit) == 5 + more
+
+
+def test_what_the_service_has_taken_it_takes_again() -> None:
+    """The limit is never below the tasks that it was seen to run at once."""
+    throttle = Throttle(ceiling=64)
+    throttle.refused(now=0.0, sent=0.0, running=0, asked=0.0)
+    throttle.accepted(running=7)
+    assert throttle.limit == 7
+
+
+def test_failures_are_counted_once_for_what_went_out_together() -> None:
+    """One try at a time after a failure; an acceptance forgives them all."""
+    throttle = Throttle(ceiling=64)
+    for now in (1.0, 1.1, 1.2):
+        throttle.failed(now, sent=0.5)
+    assert throttle.failures == 1
+    assert not throttle.admits(in_flight=0, unanswered=0, now=1.4)
+    assert throttle.admits(in_flight=40, unanswered=0, now=EVER)
+    assert not throttle.admits(in_flight=40, unanswered=1, now=EVER)
+    throttle.failed(now=5.0, sent=4.0)
+    assert throttle.failures == 2
+    throttle.accepted(running=1)
+    assert throttle.failures == 0
+
+
+def test_while_the_service_cannot_say_how_tasks_stand_nothing_is_submitted() -> None:
+    """Until it can, or until it is clear that it will not for these tasks."""
+    throttle = Throttle(ceiling=64)
+    now = 100.0
+    for _ in range(8):
+        pause = throttle.look_failed(now, sent=now - 0.5)
+        assert not throttle.admits(in_flight=0, unanswered=0, now=now + pause + LOOK_GRACE_SECONDS / 2)
+        now += pause
+    throttle.looked()
+    assert throttle.failed_looks == 0
+    throttle.look_failed(1000.0, sent=999.0)
+    throttle.look_failed(1000.0 + FAILING_SECONDS + 1, sent=1000.0 + FAILING_SECONDS)
+    assert throttle.admits(in_flight=0, unanswered=0, now=1000.0 + FAILING_SECONDS + 2)
+
+
+@given(
+    st.integers(1, 100),
+    st.lists(st.tuples(st.sampled_from("accepted refused unreachable failed looks".split()), st.integers(0, 100))),
+)
+def test_whatever_happens_something_can_be_submitted_again(ceiling: int, story: list[tuple[str, int]]) -> None:
+    """The bounds stay between one and what is wanted."""
+    throttle = Throttle(ceiling)
+    for now, (what, number) in enumerate(story):
+        if what == "accepted":
+            throttle.accepted(min(number, ceiling))
+        elif what == "refused":
+            throttle.refused(now, now - number, min(number, ceiling), 0.0)
+        elif what == "unreachable":
+            throttle.unreachable(now, now - number)
+        elif what == "failed":
+            throttle.failed(now, now - number)
+        else:
+            throttle.look_failed(now, now - number)
+        assert 1 <= throttle.limit <= ceiling
+        assert 1 <= throttle.window <= ceiling
+    assert throttle.admits(in_flight=0, unanswered=0, now=EVER)
+
+
+def test_a_service_that_runs_five_at_once_gets_five_at_once(cli: Cli) -> None:
+    """429 for every task beyond: all rows are made, and it is not asked in vain more often than not."""
+    cli.env["APIFRAME_API_KEY"] = KEY
+    (cli.cwd / "rows.txt").write_text("".join(f"kite {number}\n" for number in range(50)))
+    with lean.running(0.3, size=100, most_at_once=5) as url:
+        done = cli("batch", "rows.txt", "-o", "out", "--concurrency", "40", "--api-url", url)
+        counts = lean.counts(url)
+    assert done.code == 0, done.stderr
+    assert counts["picture"] == len(done.lines) == 50
+    assert counts["/flux-imagine"] == 50 + counts["429"]
+    assert 0 < counts["429"] < 50

@@ -1,0 +1,393 @@
+"""Completion: what a person at the keyboard gets in bash, zsh and fish, and what a script is answered."""
+
+import filecmp
+import os
+import shlex
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.core import TyperGroup
+
+from flux_cli.completion import MAX_TASKS
+from flux_cli.history import History
+from flux_cli.main import COMMANDS, app
+from flux_cli.task import Status
+from tests.conftest import FLUX_CLI, Cli, Done
+from tests.screen import Screen
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "completions"
+
+OLDEST, OLD, NEW, NEWEST = (
+    "1d5e0001-0000-4000-8000-000000000000",
+    "ee0e0002-0000-4000-8000-000000000000",
+    "aa0e0003-0000-4000-8000-000000000000",
+    "bb0e0004-0000-4000-8000-000000000000",
+)
+PROMPTS = {
+    OLDEST: "a red kite",
+    OLD: 'it\'s a "dune": $HOME `x` [b] \\ %s',
+    NEW: "a blue kite",
+    NEWEST: "a blue kite",
+}
+
+TYPED = {
+    "flux-cli his": "flux-cli history",
+    "flux-cli imagine --safety-t": "flux-cli imagine --safety-tolerance",
+    "flux-cli imagine -m flux-s": "flux-cli imagine -m flux-schnell",
+    "flux-cli imagine --model=flux-s": "flux-cli imagine --model=flux-schnell",
+    "flux-cli imagine --aspect-ratio 21:": "flux-cli imagine --aspect-ratio 21:9",
+    "flux-cli imagine --aspect-ratio=21": "flux-cli imagine --aspect-ratio=21:9",
+    "flux-cli sandbox --fault cut-ch": "flux-cli sandbox --fault cut-chunked",
+    "flux-cli imagine --image-prompt pic": "flux-cli imagine --image-prompt picture.png",
+    "flux-cli imagine --image-prompt=pic": "flux-cli imagine --image-prompt=picture.png",
+    "flux-cli imagine --image-prompt my": r"flux-cli imagine --image-prompt my\ picture.png",
+    "flux-cli imagine --like pic": "flux-cli imagine --like picture.png",
+    "flux-cli imagine --like 1": f"flux-cli imagine --like {OLDEST}",
+    "flux-cli imagine -o 'cat-{se": "flux-cli imagine -o 'cat-{seed}'",
+    "flux-cli batch pic": "flux-cli batch picture.png",
+    "flux-cli gallery al": "flux-cli gallery album/",
+    "flux-cli show 1d": f"flux-cli show {OLDEST}",
+    "flux-cli wait 1d": f"flux-cli wait {OLDEST}",
+    'flux-cli wait "1d': f'flux-cli wait "{OLDEST}"',
+    f"flux-cli fetch {NEW} 1d": f"flux-cli fetch {NEW} {OLDEST}",
+    "flux-cli config set model flux-s": "flux-cli config set model flux-schnell",
+    "flux-cli config set output_dir al": "flux-cli config set output_dir album/",
+    "flux-cli history --status fin": "flux-cli history --status finished",
+    "flux-cli --show-completion f": "flux-cli --show-completion fish",
+    'flux-cli imagine "é … ß" --ra': 'flux-cli imagine "é … ß" --raw',
+    "X=1 flux-cli acc": "X=1 flux-cli account",
+    "echo x | flux-cli wait 1d": f"echo x | flux-cli wait {OLDEST}",
+    f"{FLUX_CLI} mod": f"{FLUX_CLI} models",
+}
+"""What is typed before a TAB, and what then stands there."""
+
+
+class ShellHome(Cli):
+    """A home with a shell in it instead of the command, files to complete, and a history."""
+
+    def start(self, *arguments: Any, env: Any = None, **popen: Any) -> "subprocess.Popen[bytes]":
+        """Start a program of any name."""
+        environment = {**self.env, **(env or {})}
+        return subprocess.Popen(arguments, cwd=self.cwd, env=environment, **popen)
+
+    def run(self, *arguments: str, env: dict[str, str] | None = None) -> Done:
+        """Run a program of any name to its end."""
+        process = self.start(
+            *arguments, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        stdout, stderr = process.communicate(timeout=60)
+        return Done(process.returncode, stdout.decode(), stderr.decode())
+
+    def answer(self, line: str, **env: str) -> list[list[str]]:
+        """Return what the program answers to a script: kind, word and description of each candidate."""
+        done = self.run(str(FLUX_CLI), env={"_FLUX_CLI_COMPLETE": "bash", "_FLUX_CLI_LINE": line, **env})
+        assert (done.code, done.stderr) == (0, "")
+        return [each.split("\t") for each in done.stdout.splitlines()]
+
+    def words(self, line: str) -> list[str]:
+        """Return the words that the program offers for the end of a line."""
+        return [word for kind, word, _ in self.answer(line) if kind == "word"]
+
+
+def remember(history: Path, prompts: dict[str, str]) -> None:
+    """Write finished tasks down, the oldest first."""
+    opened = History(history)
+    with opened.together():
+        for task_id, prompt in prompts.items():
+            (number,) = opened.begin("sandbox", [{"model": "flux-pro", "prompt": prompt}])
+            opened.accepted(number, task_id)
+            opened.ended(number, Status.FINISHED)
+    opened.close()
+
+
+@pytest.fixture
+def home(cli: Cli) -> ShellHome:
+    """A home with four tasks in its history."""
+    home = ShellHome(cli.home, {**cli.env, "PATH": f"{FLUX_CLI.parent}{os.pathsep}{cli.env['PATH']}"})
+    home.env |= {"ZDOTDIR": str(home.home), "LC_ALL": "C.UTF-8"}
+    for name in ("picture.png", "my picture.png"):
+        (home.cwd / name).touch()
+    (home.cwd / "album").mkdir()
+    remember(home.history_file, PROMPTS)
+    (home.home / ".bashrc").write_text(f"PS1='> '\nsource {SCRIPTS}/flux-cli.bash\n")
+    (home.home / ".zshrc").write_text(
+        f"PS1='> '\nfpath=({SCRIPTS} $fpath)\nautoload -Uz compinit\ncompinit -u -D\nLISTMAX=0\n"
+    )
+    return home
+
+
+SHELLS = {"bash": ("bash", "--noprofile", "-i"), "zsh": ("zsh", "-d", "-i")}
+SHOW_ALL = {"bash": "\x1b?", "zsh": "\x04"}
+"""The key that lists what could stand here."""
+
+
+def opened(home: ShellHome, shell: str) -> Screen:
+    """Open a terminal with a shell in it, and wait for its prompt."""
+    screen = Screen(home, *SHELLS[shell], columns=120, lines=40)
+    clear(screen)
+    return screen
+
+
+def until_shown(screen: Screen, lines: list[str]) -> None:
+    """Read until these lines are all that the screen shows."""
+    screen.until(lambda shown: shown == lines)
+
+
+def clear(screen: Screen) -> None:
+    """Wait for the prompt, with nothing else on the screen."""
+    screen.until(lambda shown: any(line.startswith(">") for line in shown))
+    screen.type("\x15\x0c")
+    until_shown(screen, [">"])
+
+
+def close(screen: Screen) -> None:
+    """Leave the shell."""
+    screen.type("\x15exit\r")
+    screen.end()
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_tab_completes_the_line(home: ShellHome, shell: str) -> None:
+    """Commands, flags, models, ratios with their colons, faults, files, ids: each in one TAB."""
+    screen = opened(home, shell)
+    for typed, completed in TYPED.items():
+        screen.type(typed + "\t")
+        until_shown(screen, [f"> {completed}"])
+        clear(screen)
+    close(screen)
+
+
+def test_fish_offers_the_same(home: ShellHome) -> None:
+    """What completes a line in the other shells is the only candidate in fish."""
+    for typed, completed in TYPED.items():
+        code = f"source {SCRIPTS}/flux-cli.fish; complete -C $argv[1]"
+        done = home.run("fish", "--no-config", "-c", code, typed)
+        offered = [line.split("\t")[0] for line in done.stdout.splitlines()]
+        assert (done.stderr, offered) == ("", shlex.split(completed)[-1:]), typed
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_where_nothing_fits_nothing_is_offered(home: ShellHome, shell: str) -> None:
+    """A TAB for a seed or a prompt does not bring up files."""
+    screen = opened(home, shell)
+    screen.type("flux-cli imagine pic\t--seed \tZ")
+    until_shown(screen, ["> flux-cli imagine pic--seed Z"])
+    close(screen)
+
+
+def test_zsh_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) -> None:
+    """One on a line, in order, also where prompts are the same or hold what zsh could take for syntax."""
+    screen = opened(home, "zsh")
+    screen.type(f"flux-cli wait {SHOW_ALL['zsh']}")
+    expected = [f"{task_id}  -- finished: {PROMPTS[task_id]}" for task_id in (NEWEST, NEW, OLD, OLDEST)]
+    until_shown(screen, ["> flux-cli wait", *expected])
+    close(screen)
+
+
+def test_fish_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) -> None:
+    """In the order in which they came."""
+    code = f"source {SCRIPTS}/flux-cli.fish; complete -C 'flux-cli wait '"
+    done = home.run("fish", "--no-config", "-c", code)
+    assert done.lines == [f"{task_id}\tfinished: {PROMPTS[task_id]}" for task_id in (NEWEST, NEW, OLD, OLDEST)]
+
+
+def test_bash_lists_tasks_newest_first(home: ShellHome) -> None:
+    """Bash has no descriptions, but the order."""
+    screen = opened(home, "bash")
+    screen.resize(60)
+    screen.type(f"flux-cli wait {SHOW_ALL['bash']}")
+    until_shown(screen, ["> flux-cli wait", NEWEST, NEW, OLD, OLDEST, "> flux-cli wait"])
+    close(screen)
+
+
+def test_zsh_lists_the_commands_in_the_order_of_the_help(home: ShellHome) -> None:
+    """With what each does."""
+    screen = opened(home, "zsh")
+    screen.type(f"flux-cli {SHOW_ALL['zsh']}")
+    expected = [f"{name:7}  -- {summary}" for name, summary in COMMANDS.items()]
+    until_shown(screen, ["> flux-cli", *expected])
+    close(screen)
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_script_can_be_read_from_the_program(home: ShellHome, shell: str) -> None:
+    """As an alternative to the installed one: `source <(flux-cli --show-completion SHELL)`."""
+    (home.home / ".bashrc").write_text("PS1='> '\n")
+    (home.home / ".zshrc").write_text("PS1='> '\nautoload -Uz compinit\ncompinit -u -D\n")
+    screen = opened(home, shell)
+    screen.type(f"source <(flux-cli --show-completion {shell})\r")
+    clear(screen)
+    screen.type("flux-cli his\t")
+    until_shown(screen, ["> flux-cli history"])
+    close(screen)
+
+
+def test_the_scripts_are_what_the_program_prints(cli: Cli, tmp_path: Path) -> None:
+    """Made again, they do not change."""
+    made = tmp_path / "made"
+    made.mkdir()
+    subprocess.run([sys.executable, "-m", "completions.generate", made], cwd=ROOT, check=True)
+    names = [path.name for path in made.iterdir()]
+    assert sorted(names) == sorted(["_flux-cli", "flux-cli.bash", "flux-cli.fish", "flux-cli.ps1"])
+    assert filecmp.cmpfiles(made, SCRIPTS, names, shallow=False) == (names, [], [])
+    assert cli("--show-completion", "zsh").stdout == (SCRIPTS / "_flux-cli").read_text()
+
+
+def test_an_unknown_shell_is_a_wrong_value(cli: Cli) -> None:
+    """The message names those that there are."""
+    done = cli("--show-completion", "csh")
+    assert (done.code, done.stdout) == (2, "")
+    assert "bash, zsh, fish, powershell" in done.stderr
+
+
+def test_power_shell_gets_its_own_form(home: ShellHome) -> None:
+    """Words and descriptions as Typer's script splits them; nothing where PowerShell is to offer files."""
+    asked = {"_FLUX_CLI_COMPLETE": "complete_powershell", "_FLUX_CLI_LINE": ""}
+
+    def answer(line: str, word: str) -> list[str]:
+        env = {**asked, "_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_WORD_TO_COMPLETE": word}
+        return home.run(str(FLUX_CLI), env=env).stdout.splitlines()
+
+    assert answer("flux-cli his", "his") == [f"history:::{COMMANDS['history']}"]
+    assert answer("flux-cli imagine -m", "")[-1] == "flux-schnell::: "
+    assert answer("flux-cli imagine --image-prompt", "") == []
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "flux-cli imagine --model ",
+            ["flux-pro", "flux-dev", "flux-pro-1.1", "flux-pro-1.1-ultra", "flux-schnell"],
+        ),
+        ("flux-cli imagine --interval ", ["1", "2", "3", "4"]),
+        ("flux-cli imagine --no-v", ["--no-validate"]),
+        ("flux-cli imagine --seed ", []),
+        ("flux-cli imagine ", []),
+        ("flux-cli imagine 'a kite --ra", []),
+        ('flux-cli imagine "a kite" --ra', ["--raw"]),
+        ("flux-cli config ", ["path", "list", "get", "set", "unset"]),
+        ("flux-cli config set api_k", []),
+        ("flux-cli config get api_k", ["api_key"]),
+        ("flux-cli config set sandbox ", ["true", "false"]),
+        ("flux-cli sandbox --fault fetch-f", ["fetch-flaky"]),
+        ("flux-cli wait ", [NEWEST, NEW, OLD, OLDEST]),
+        (f"flux-cli wait {NEW} ", [NEWEST, OLD, OLDEST]),
+        ("flux-cli imagine --like ", [NEWEST, NEW, OLD, OLDEST]),
+        ("flux-cli --version ", list(COMMANDS)),
+        ("flux-cli imagine --help --ra", ["--raw"]),
+    ],
+)
+def test_what_is_offered_and_in_which_order(home: ShellHome, line: str, expected: list[str]) -> None:
+    """The words that fit the end of the line, and no others."""
+    assert home.words(line) == expected
+
+
+@pytest.mark.parametrize("line", ["flux-cli nosuch ", "flux-cli nosuch --x", "flux-cli wait --nosuch ", "x", ""])
+def test_a_line_that_makes_no_sense_gets_no_answer_and_no_complaint(home: ShellHome, line: str) -> None:
+    """Somebody is still typing."""
+    assert home.answer(line) == [] or line.endswith("--nosuch ")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("flux-cli imagine --image-prompt pic", "file"),
+        ("flux-cli imagine -o pic", "file"),
+        ("flux-cli imagine --like=pic", "file"),
+        ("flux-cli batch pic", "file"),
+        ("flux-cli show pic", "file"),
+        ("flux-cli listen --secret-file pic", "file"),
+        ("flux-cli gallery -o pic", "file"),
+        ("flux-cli batch rows.csv -o pic", "dir"),
+        ("flux-cli gallery pic", "dir"),
+        ("flux-cli config set output_dir pic", "dir"),
+    ],
+)
+def test_files_are_left_to_the_shell(home: ShellHome, line: str, kind: str) -> None:
+    """It is told where one can stand, and whether it has to be a directory."""
+    assert [each[0] for each in home.answer(line)] == [kind]
+
+
+def test_many_tasks_are_cut_and_a_prefix_finds_the_older_ones(home: ShellHome) -> None:
+    """The newest fill a screen; any other is found by the first letters of its id."""
+    remember(home.history_file, {f"cc0e{n:04}-0000": f"prompt {n}" for n in range(300)})
+    assert home.words("flux-cli wait ") == [f"cc0e{n:04}-0000" for n in range(299, 299 - MAX_TASKS, -1)]
+    assert home.words("flux-cli wait cc0e010") == [f"cc0e{n:04}-0000" for n in range(109, 99, -1)]
+    assert home.words("flux-cli wait 1") == [OLDEST]
+
+
+def test_a_prompt_cannot_break_the_answer(home: ShellHome) -> None:
+    """Line breaks, tabs and escape sequences stay inside of the description, and do nothing there."""
+    remember(home.history_file, {"dd01": "red\x1b[31m\nword\tdd02\tfake\u202e kite"})
+    assert home.answer("flux-cli wait dd") == [
+        ["word", "dd01", "finished: red\\x1b[31m word dd02 fake\\u202e kite"]
+    ]
+
+
+@pytest.mark.parametrize("state", ["absent", "empty", "garbage", "locked", "in use", "a directory"])
+def test_whatever_the_history_is_a_tab_neither_complains_nor_leaves_a_trace(home: ShellHome, state: str) -> None:
+    """Task ids are read without a file being created or changed, and an unusable history offers none."""
+    file = home.history_file
+    writer = None
+    if state in ("absent", "empty", "garbage", "a directory"):
+        file.unlink()
+    if state in ("empty", "garbage"):
+        file.write_bytes(b"" if state == "empty" else b"SQLite format 3\0" + b"garbage" * 999)
+    if state == "a directory":
+        file.mkdir()
+    if state in ("in use", "locked"):
+        writer = sqlite3.connect(file, isolation_level=None)
+        writer.execute("BEGIN EXCLUSIVE" if state == "locked" else "BEGIN IMMEDIATE")
+        writer.execute("UPDATE submissions SET prompt = 'not yet'")
+    before = {path: path.stat().st_size for path in home.home.rglob("*")}
+    offered = home.answer("flux-cli wait ")
+    assert {path: path.stat().st_size for path in home.home.rglob("*")} == before
+    if writer:
+        assert [description for _, _, description in offered][:1] == ["finished: a blue kite"]
+        writer.close()
+    else:
+        assert offered == []
+
+
+def test_a_tab_imports_only_what_it_needs(home: ShellHome) -> None:
+    """Of the commands the one on the line; neither requests nor rich."""
+    env = {"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": "flux-cli wait "}
+    code = (
+        "import atexit, os, sys\nos._exit = sys.exit\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        "from flux_cli.main import run\nrun()"
+    )
+    done = home.run(sys.executable, "-c", code, env=env)
+    modules = set(done.stderr.split())
+    assert NEWEST in done.stdout
+    assert "flux_cli.commands.wait" in modules
+    assert modules & {"requests", "rich", "flux_cli.commands.imagine", "flux_cli.client"} == set()
+
+
+def test_the_table_of_commands_says_what_their_help_says() -> None:
+    """It is there for speed; the help's first sentence is what counts."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    context = group.make_context("flux-cli", [], resilient_parsing=True)
+    for name, summary in COMMANDS.items():
+        command = group.get_command(context, name)
+        assert command
+        assert command.get_short_help_str(200) == summary
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_descriptions_are_plain_text(home: ShellHome, command: str) -> None:
+    """No markup and no escapes of it, and no command has options to install a completion."""
+    offered = home.answer(f"flux-cli {command} -")
+    assert "--help" in [word for _, word, _ in offered]
+    assert "--install-completion" not in [word for _, word, _ in offered]
+    for _, word, description in offered:
+        assert description
+        assert "\\" not in description, word

@@ -1,0 +1,480 @@
+"""`flux-cli imagine`, as a process against the sandbox."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import FLUX_CLI, Cli, Service, interrupt, wait_until
+
+SMALL = ("--width", "256", "--height", "256", "-q")
+
+
+def png(width: int = 8, height: int = 8) -> bytes:
+    """Return a small real PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (width, height), "teal").save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_prompt_becomes_a_picture_and_its_path_is_all_that_stdout_gets(flux: Cli, service: Service) -> None:
+    """The main job: one submission, one whole PNG, one line on stdout, two on stderr."""
+    done = flux("imagine", "a sunflower field in the wind", "--width", "320", "--height", "256")
+    assert done.code == 0, done.stderr
+    (name,) = done.lines
+    assert name.startswith("a-sunflower-field-in-the-wind-")
+    assert name.endswith(".png")
+    assert flux.files() == [name]
+    with Image.open(flux.cwd / name) as image:
+        assert image.size == (320, 256)
+    first, second = done.stderr.splitlines()
+    assert first.startswith("submitted ")
+    assert second.startswith("finished ")
+    assert service.submissions == 1
+
+
+def test_json_holds_all_keys_and_nothing_else(flux: Cli) -> None:
+    """The JSON object of a task always has all its keys."""
+    done = flux("imagine", "a [bold] kite", "--json", "--seed", "7", *SMALL)
+    (task,) = done.objects
+    assert (
+        list(task)
+        == (
+            "task_id task_type status percentage image_url original_image_url path original_path "
+            "model prompt seed elapsed error exit_code raw"
+        ).split()
+    )
+    assert (task["status"], task["prompt"], task["seed"], task["exit_code"]) == ("finished", "a [bold] kite", 7, 0)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["path"] in flux.files()
+
+
+FLAGS_AND_FIELDS: list[tuple[str, list[str], dict[str, object]]] = [
+    ("model", ["-m", "flux-dev"], {"model": "flux-dev"}),
+    ("strength", ["-m", "flux-pro-1.1-ultra", "--image-prompt-strength", "0.5"], {"image_prompt_strength": 0.5}),
+    ("strength as a whole number", ["-m", "flux-pro-1.1-ultra", "--image-prompt-strength", "1"],
+     {"image_prompt_strength": 1}),
+    ("upsampling", ["--prompt-upsampling"], {"prompt_upsampling": True}),
+    ("no upsampling", ["--no-prompt-upsampling"], {"prompt_upsampling": False}),
+    ("size", ["--width", "256", "--height", "1440"], {"width": 256, "height": 1440}),
+    ("aspect ratio", ["-m", "flux-pro-1.1-ultra", "--aspect-ratio", "21:9"], {"aspect_ratio": "21:9"}),
+    ("steps", ["--steps", "30"], {"steps": 30}),
+    ("guidance", ["--guidance", "2.5"], {"guidance": 2.5}),
+    ("interval", ["--interval", "4"], {"interval": 4}),
+    ("seed", ["--seed", "-3"], {"seed": -3}),
+    ("safety tolerance", ["--safety-tolerance", "0"], {"safety_tolerance": 0}),
+    ("raw", ["-m", "flux-pro-1.1-ultra", "--raw"], {"raw": True}),
+    ("no raw", ["-m", "flux-pro-1.1-ultra", "--no-raw"], {"raw": False}),
+    ("webhook URL", ["--webhook-url", "https://example.com/hook"], {"webhook_url": "https://example.com/hook"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "fields"), [row[1:] for row in FLAGS_AND_FIELDS], ids=[r[0] for r in FLAGS_AND_FIELDS]
+)
+def test_each_flag_is_a_field_of_the_documents_type(cli: Cli, flags: list[str], fields: dict[str, object]) -> None:
+    """Only what was given is in the body, with the JSON type that the document gives."""
+    image = cli.cwd / "in.png"
+    image.write_bytes(png())
+    extra = ["--image-prompt", "in.png"] if "image_prompt_strength" in fields else []
+    (body,) = cli("imagine", "x", "--dry-run", *flags, *extra).objects
+    body.pop("image_prompt", None)
+    expected: dict[str, object] = {"model": "flux-pro-1.1-ultra" if "flux-pro-1.1-ultra" in flags else "flux-pro"}
+    assert body == {**expected, "prompt": "x", **fields}
+    assert {name: type(value) for name, value in body.items()} == {
+        name: type(value) for name, value in {**expected, "prompt": "x", **fields}.items()
+    }
+
+
+def test_what_the_sandbox_receives_is_what_was_given(flux: Cli) -> None:
+    """The body on the wire, seen by the service: an ultra picture of the given ratio, blended from a file."""
+    (flux.cwd / "in.png").write_bytes(png())
+    ultra = ("-m", "flux-pro-1.1-ultra", "--aspect-ratio", "9:21", "--image-prompt", "in.png")
+    done = flux("imagine", "a tower", *ultra, "--image-prompt-strength", "0.5", "-q")
+    with Image.open(flux.cwd / done.lines[0]) as image:
+        assert image.width / image.height == pytest.approx(9 / 21, rel=0.01)
+
+
+RULES: list[tuple[list[str], list[str]]] = [
+    (["   "], ["PROMPT must not be blank"]),
+    (["x", "-m", "flux-por"], ["`--model` does not know `flux-por`; did you mean `flux-pro`?"]),
+    (["x", "--width", "255"], ["`--width` takes 256 to 1440, not 255"]),
+    (["x", "--height", "1441"], ["`--height` takes 256 to 1440, not 1441"]),
+    (["x", "--width", "1e3"], ["`--width` takes a whole number, not `1e3`"]),
+    (["x", "--guidance", "nan"], ["`--guidance` takes a finite number, not nan"]),
+    (["x", "--guidance", "1e400"], ["`--guidance` takes a finite number, not inf"]),
+    (["x", "--raw"], ["`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"]),
+    (["x", "-m", "flux-dev", "--interval", "2"], ["`--interval` needs `flux-pro`, the model is `flux-dev`"]),
+    (["x", "--safety-tolerance", "7"], ["`--safety-tolerance` takes 0 to 6, not 7"]),
+    (["x", "--webhook-url", "ftp://x"], ["`--webhook-url` takes an http or https URL, not `ftp://x`"]),
+    (["x", "-m", "flux-pro-1.1-ultra", "--image-prompt-strength", "0.5"],
+     ["`--image-prompt-strength` needs `--image-prompt`"]),
+    *[
+        (["x", "-m", "flux-pro-1.1-ultra", "--aspect-ratio", ratio],
+         [f"`--aspect-ratio` takes `W:H` between 21:9 and 9:21, not `{ratio}`"])
+        for ratio in ("0:9", "16/9", "22:9", "9:22", "9", "")
+    ],
+    (["x", "--steps", "many", "--width", "1", "--raw"],
+     ["`--steps` takes a whole number, not `many`", "`--width` takes 256 to 1440, not 1",
+      "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "messages"), RULES, ids=lambda value: " ".join(value) or "blank")
+def test_every_broken_rule_is_told_at_once_and_nothing_is_sent(
+    flux: Cli, service: Service, arguments: list[str], messages: list[str]
+) -> None:
+    """The flag's name, what was given and what is allowed; exit 2."""
+    done = flux("imagine", *arguments)
+    assert done.code == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [
+        f"error: {m}" for m in messages
+    ]
+    assert service.submissions == 0
+    assert flux.files() == []
+
+
+def test_no_validate_leaves_the_rules_to_the_service(flux: Cli, service: Service) -> None:
+    """A model that this program does not know goes out; the service's refusal is exit 2 and tells why."""
+    done = flux("imagine", "x", "-m", "flux-9", "--no-validate")
+    assert done.code == 2
+    assert "the service refuses the request" in done.stderr
+    assert "flux-9" in done.stderr
+    assert service.submissions == 0
+
+
+def text_file(directory: Path) -> str:
+    """Make a text file."""
+    (directory / "text.png").write_text("not an image")
+    return "text.png"
+
+
+def empty_file(directory: Path) -> str:
+    """Make an empty file."""
+    (directory / "empty.png").touch()
+    return "empty.png"
+
+
+def directory_instead(directory: Path) -> str:
+    """Make a directory."""
+    (directory / "dir.png").mkdir()
+    return "dir.png"
+
+
+def missing_file(_: Path) -> str:
+    """Make nothing."""
+    return "missing.png"
+
+
+def large_file(directory: Path) -> str:
+    """Make a PNG of a byte too many."""
+    with (directory / "large.png").open("wb") as file:
+        file.write(png())
+        file.truncate(20 * 1024 * 1024 + 1)
+    return "large.png"
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "message"),
+    [
+        (text_file, 2, "PNG, JPEG or WebP"),
+        (empty_file, 2, "an empty file"),
+        (large_file, 2, "at most 20 MiB"),
+        (directory_instead, 6, "is a directory"),
+        (missing_file, 6, "no such file"),
+    ],
+)
+def test_what_cannot_be_an_image_prompt_is_refused(
+    flux: Cli, service: Service, make: object, code: int, message: str
+) -> None:
+    """Text, nothing, too much, a directory, no file: one clear line, nothing sent."""
+    assert callable(make)
+    done = flux("imagine", "x", "--image-prompt", make(flux.cwd))
+    assert (done.code, service.submissions) == (code, 0)
+    assert message in done.stderr
+    assert done.stderr.count("error:") == 1
+
+
+def test_an_image_prompt_comes_from_a_file_stdin_or_a_url(flux: Cli, service: Service) -> None:
+    """Each of the three is described alike in a dry run, and the bytes are never printed."""
+    (flux.cwd / "in.png").write_bytes(png())
+    (from_file,) = flux("imagine", "x", "--dry-run", "--image-prompt", "in.png").objects
+    (from_stdin,) = flux("imagine", "x", "--dry-run", "--image-prompt", "-", input=png()).objects
+    for body in (from_file, from_stdin):
+        assert body["image_prompt"]["type"] == "image/png"
+        assert body["image_prompt"]["bytes"] == len(png())
+        assert len(body["image_prompt"]["sha256"]) == 64
+        assert base64.b64encode(png()).decode() not in json.dumps(body)
+    (task,) = flux("imagine", "x", "--json", *SMALL).objects
+    (from_url,) = flux("imagine", "x", "--dry-run", "--image-prompt", task["image_url"]).objects
+    assert from_url["image_prompt"]["bytes"] == (flux.cwd / task["path"]).stat().st_size
+    assert service.submissions == 1
+
+
+def test_the_prompt_comes_from_stdin(flux: Cli) -> None:
+    """With `-`, or without an argument where stdin is piped; the line's end is no part of it."""
+    for arguments in (["-"], []):
+        (body,) = flux("imagine", "--dry-run", *arguments, input="ein Käfer 🪲\n").objects
+        assert body["prompt"] == "ein Käfer 🪲"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"caf\xe9", "stdin is not UTF-8 text"),
+        (b"", "PROMPT must not be blank"),
+        (b" \n", "PROMPT must not be blank"),
+    ],
+)
+def test_a_prompt_on_stdin_has_to_be_text(flux: Cli, content: bytes, message: str) -> None:
+    """Bytes that are not UTF-8 and blank text are refused."""
+    done = flux("imagine", input=content)
+    assert done.code == 2
+    assert message in done.stderr
+
+
+def test_a_dry_run_needs_no_key_and_shows_no_secret(cli: Cli) -> None:
+    """The body on stdout, a line for each picture, without the webhook secret."""
+    done = cli(
+        "imagine", "x", "--dry-run", "-n", "2", "--seed", "5", "--webhook-url", "https://e.org",
+        env={"FLUX_CLI_WEBHOOK_SECRET": "hush-hush"},
+    )  # fmt: skip
+    assert [body["seed"] for body in done.objects] == [5, 6]
+    assert "hush-hush" not in done.stdout + done.stderr
+    assert not cli.history_file.exists()
+
+
+def test_several_pictures_get_seeds_in_a_row(flux: Cli, service: Service) -> None:
+    """`-n 3 --seed 7` gives three tasks with the seeds 7, 8 and 9."""
+    done = flux("imagine", "x", "-n", "3", "--seed", "7", "-o", "{slug}-{seed}-{n}.{ext}", *SMALL)
+    assert done.code == 0, done.stderr
+    assert flux.files() == ["x-7-1.png", "x-8-2.png", "x-9-3.png"] == sorted(done.lines)
+    assert service.submissions == 3
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("out.png", ["out.png"]),
+        ("deep/er/out.png", ["deep/er/out.png"]),
+        ("there/", ["there/a-kite-{id8}.png"]),
+        ("existing", ["existing/a-kite-{id8}.png"]),
+        ("{model}/{slug}_{seed}_{n}_{task_id}.{ext}", ["flux-pro/a-kite_3_1_{task_id}.png"]),
+        ("{slug}", ["a-kite.png"]),
+        ("no-extension", ["no-extension"]),
+    ],
+)
+def test_output_is_a_file_a_directory_or_a_template(flux: Cli, output: str, expected: list[str]) -> None:
+    """The forms of `-o`; directories are made as needed."""
+    (flux.cwd / "existing").mkdir()
+    (task,) = flux("imagine", "a kite", "--seed", "3", "--json", "-o", output, *SMALL).objects
+    names = [name.format(task_id=task["task_id"], id8=task["task_id"][:8]) for name in expected]
+    assert flux.files() == names == [task["path"]]
+
+
+def test_output_to_stdout_is_the_picture_itself(flux: Cli) -> None:
+    """`-o -` writes the bytes and nothing else, and leaves no file."""
+    process = flux.start("imagine", "x", "-o", "-", *SMALL)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    with Image.open(io.BytesIO(stdout)) as image:
+        assert image.format == "PNG"
+    assert flux.files() == []
+    assert flux.history()[0]["path"] == "-"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-o", "there.png"], 6, "there.png exists"),
+        (["-o", "there.png/x.png"], 6, "there.png"),
+        (["-o", "-", "-n", "2"], 2, "takes one picture"),
+        (["-o", "-", "--json"], 2, "both want stdout"),
+        (["-o", "one.png", "-n", "2"], 2, "one file for several pictures"),
+        (["-o", "{slug}.{ext}", "-n", "2"], 2, "several pictures one name"),
+        (["-o", "{nope}.png"], 2, "does not know the field {nope}"),
+        (["-o", "{slug!r}.png"], 2, "field {slug}"),
+        (["-o", "{slug.__class__}.png"], 2, "field"),
+        (["-o", "{"], 2, "not a template"),
+        (["-o", ""], 2, "must not be blank"),
+        (["-n", "0"], 2, "--count"),
+        (["--timeout", "nan"], 2, "--timeout"),
+        (["--api-url", "api.apiframe.pro"], 2, "not an http or https URL"),
+        (["--api-url", "https://user:pw@example.com"], 2, "takes no user name"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_sent(
+    flux: Cli, service: Service, arguments: Sequence[str], code: int, message: str
+) -> None:
+    """Targets that exist or cannot be, and combinations that make no sense."""
+    (flux.cwd / "there.png").write_text("mine")
+    done = flux("imagine", "x", *arguments)
+    assert (done.code, service.submissions) == (code, 0), done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert flux.files() == ["there.png"]
+    assert (flux.cwd / "there.png").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_cannot_be_written_is_refused_beforehand(flux: Cli, service: Service) -> None:
+    """Exit 6 and nothing sent."""
+    (flux.cwd / "locked").mkdir(mode=0o500)
+    done = flux("imagine", "x", "-o", "locked/")
+    assert (done.code, service.submissions) == (6, 0)
+
+
+def test_force_replaces_and_a_made_up_name_gives_way(flux: Cli) -> None:
+    """`--force` replaces the named file; a template's name that is taken gets `-1`."""
+    (flux.cwd / "out.png").write_text("old")
+    assert flux("imagine", "x", "-o", "out.png", "--force", *SMALL).lines == ["out.png"]
+    assert (flux.cwd / "out.png").read_bytes().startswith(b"\x89PNG")
+    (flux.cwd / "x.png").write_text("mine")
+    assert flux("imagine", "x", "-o", "{slug}.{ext}", *SMALL).lines == ["x-1.png"]
+    assert (flux.cwd / "x.png").read_text() == "mine"
+
+
+def test_the_extension_follows_the_bytes(flux: Cli) -> None:
+    """JPEG bytes under a `.png` URL become `.jpg`, whatever the name said."""
+    prompt = "a kite [[jpeg-as-png]]"
+    (name,) = flux("imagine", prompt, *SMALL).lines
+    assert name.endswith(".jpg")
+    assert flux("imagine", prompt, "-o", "named.png", *SMALL).lines == ["named.jpg"]
+    assert flux("imagine", prompt, "-o", "named.jpeg", *SMALL).lines == ["named.jpeg"]
+    for path in flux.cwd.iterdir():
+        assert path.read_bytes().startswith(b"\xff\xd8\xff")
+
+
+def test_the_original_is_saved_too_when_asked_for(flux: Cli) -> None:
+    """`--original` saves `original_image_url` beside it and prints both paths."""
+    done = flux("imagine", "x", "-o", "x.png", "--original", *SMALL)
+    assert done.lines == ["x.png", "x-original.png"]
+    assert flux.files() == sorted(done.lines)
+
+
+def test_no_wait_prints_the_id_and_how_to_go_on(flux: Cli) -> None:
+    """Only the id on stdout; the command that goes on is on stderr."""
+    done = flux("imagine", "x", "--no-wait")
+    (task_id,) = done.lines
+    assert f"flux-cli wait {task_id}" in done.stderr
+    assert flux.files() == []
+    assert flux.history()[0]["status"] == "processing"
+
+
+def test_a_key_is_needed(cli: Cli, service: Service) -> None:
+    """No key is exit 3 and says how to get on; nothing is recorded or sent."""
+    done = cli("imagine", "x", "--api-url", service.url)
+    assert done.code == 3
+    assert "flux-cli login" in done.stderr
+    assert (service.submissions, cli.history_file.exists()) == (0, False)
+
+
+def test_the_sandbox_needs_no_key_and_keeps_tasks_for_later_commands(cli: Cli) -> None:
+    """`--sandbox` alone works; a task that one command submits, another waits for."""
+    (task_id,) = cli("imagine", "a red kite [[seconds 0.5]]", "--no-wait", "--sandbox", *SMALL).lines
+    looked = cli("fetch", task_id, "--sandbox")
+    assert looked.stdout.startswith(f"{task_id}\t")
+    done = cli("wait", "--last", "-q", env={"FLUX_CLI_SANDBOX": "1"})
+    assert done.lines == [f"a-red-kite-seconds-0-5-{task_id[:8]}.png"]
+
+
+def test_settings_come_from_flags_then_the_environment_then_the_file(flux: Cli, tmp_path: Path) -> None:
+    """The model and the output directory, from each place in turn."""
+    flux.config.parent.mkdir(parents=True)
+    flux.config.write_text(f'model = "flux-dev"\noutput_dir = "{tmp_path / "pictures"}"\n')
+    (body,) = flux("imagine", "x", "--dry-run").objects
+    assert body["model"] == "flux-dev"
+    (body,) = flux("imagine", "x", "--dry-run", env={"FLUX_CLI_MODEL": "flux-pro-1.1"}).objects
+    assert body["model"] == "flux-pro-1.1"
+    (body,) = flux("imagine", "x", "--dry-run", "-m", "flux-schnell", env={"FLUX_CLI_MODEL": "flux-dev"}).objects
+    assert body["model"] == "flux-schnell"
+    (path,) = flux("imagine", "x", *SMALL).lines
+    assert Path(path).parent == tmp_path / "pictures"
+
+
+def test_the_deadline_holds_and_the_task_can_be_waited_for(flux: Cli) -> None:
+    """Exit 7, the id and the command that goes on; the next command gets the picture."""
+    began = time.monotonic()
+    done = flux("imagine", "x [[seconds 4]]", "--timeout", "1", "--json", "--width", "256", "--height", "256")
+    assert time.monotonic() - began < 4
+    (task,) = done.objects
+    assert (done.code, task["exit_code"], task["status"]) == (7, 7, "processing")
+    assert f"flux-cli wait {task['task_id']}" in done.stderr
+    assert flux("wait", task["task_id"], "-q").code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_stdout_that_cannot_be_written_is_exit_6_and_the_picture_is_safe(flux: Cli) -> None:
+    """A full disk behind `>`: one clear line, and the file is there all the same."""
+    with open("/dev/full", "wb") as full:
+        done = flux("imagine", "x", *SMALL, stdout=full)
+    assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")
+    assert len(flux.files()) == 1
+    with open("/dev/full", "wb") as full:
+        done = flux("imagine", "x", "-o", "-", *SMALL, stdout=full)
+    assert done.code == 6
+    assert "flux-cli wait" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(flux: Cli, closed: str) -> None:
+    """A stream that the caller closed is nothing to read and nowhere to write; files are not taken for it."""
+    command = f"{FLUX_CLI} imagine x --width 256 --height 256 -o x.png {closed}"
+    done = subprocess.run(["bash", "-c", command], cwd=flux.cwd, env=flux.env, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert flux.files() == ["x.png"]
+    assert flux.history()[0]["status"] == "finished"
+
+
+def test_force_never_replaces_a_picture_of_the_same_run(flux: Cli, service: Service) -> None:
+    """Three pictures whose template gives one name are three files; what was there before is replaced."""
+    (flux.cwd / "random.png").write_text("old")
+    done = flux("imagine", "x", "-n", "3", "--force", "-o", "{seed}.{ext}", *SMALL)
+    assert done.code == 0, done.stderr
+    assert flux.files() == sorted(done.lines) == ["random-1.png", "random-2.png", "random.png"]
+    assert service.submissions == 3
+    assert {(flux.cwd / name).read_bytes()[:4] for name in flux.files()} == {b"\x89PNG"}
+
+
+def test_a_name_that_the_bytes_contradict_is_told_of(flux: Cli) -> None:
+    """The path on stdout is the true one, and a warning says why it is not the one asked for."""
+    small = [flag for flag in SMALL if flag != "-q"]
+    done = flux("imagine", "x [[jpeg-as-png]]", "-o", "hero.png", *small)
+    assert done.lines == ["hero.jpg"]
+    assert "warning: saved as hero.jpg" in done.stderr
+
+
+def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(flux: Cli) -> None:
+    """Ctrl-C while the answer is on its way: the id arrives, and the task can be waited for."""
+    process = flux.start("imagine", "x [[trickle]]", "--no-wait")
+    wait_until(lambda: any(record["status"] == "unknown" for record in flux.history()))
+    time.sleep(0.1)
+    done = interrupt(process)
+    (record,) = flux.history()
+    assert done.code == 130
+    assert record["status"] in ("processing", "unknown")
+    assert (record["task_id"] or "may have been accepted and billed") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["imagine", "a", "red", "kite"], "put the prompt in quotes"),
+        (["imagine", "-x y"], "goes after `--`"),
+        (["--sandbox", "imagine", "x"], "options go after the command"),
+        (["help"], "flux-cli --help"),
+        (["imagine", "x", "--timeout", "5m"], "see `flux-cli imagine --help`"),
+    ],
+)
+def test_common_slips_get_a_hint(flux: Cli, arguments: list[str], hint: str) -> None:
+    """What a person types first and wrongly."""
+    done = flux(*arguments)
+    assert done.code == 2
+    assert hint in done.stderr

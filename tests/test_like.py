@@ -1,0 +1,363 @@
+"""`--sidecar` and `--like`: what made a picture, beside it; and an earlier request as the start of a new one."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flux_cli import sidecar
+from flux_cli.errors import LocalFileError
+from tests.conftest import Cli, Service
+from tests.test_imagine import SMALL, png
+
+ULTRA = ("-m", "flux-pro-1.1-ultra", "--aspect-ratio", "21:9", "--raw")
+
+
+def imagine(flux: Cli, *arguments: str, **more: Any) -> str:
+    """Make a picture and return its path as it was printed."""
+    done = flux("imagine", *arguments, "-q", **more)
+    assert done.code == 0, done.stderr
+    return done.lines[0]
+
+
+def dry_run(cli: Cli, *arguments: str, **more: Any) -> dict[str, Any]:
+    """Return the body that a command would send."""
+    done = cli("imagine", "--dry-run", *arguments, **more)
+    assert done.code == 0, done.stderr
+    return done.objects[0]
+
+
+def test_a_sidecar_holds_what_made_the_picture(flux: Cli, service: Service) -> None:
+    """The request, the task, the service and the file, under the picture's name and `.json`."""
+    name = imagine(flux, "a [red] kite", "--seed", "7", "--sidecar", "-o", "kite.png", *SMALL)
+    assert flux.files() == [name, f"{name}.json"]
+    content = json.loads((flux.cwd / f"{name}.json").read_text())
+    record = flux.history()[0]
+    created = content.pop("created")
+    assert created.startswith("20")
+    assert created.endswith("Z")
+    assert content == {
+        "flux_cli_sidecar": 1,
+        "task_id": record["task_id"],
+        "service": service.url,
+        "model": "flux-pro",
+        "seed": 7,
+        "image": "kite.png",
+        "sha256": hashlib.sha256((flux.cwd / name).read_bytes()).hexdigest(),
+        "request": {"model": "flux-pro", "prompt": "a [red] kite", "width": 256, "height": 256, "seed": 7},
+    }
+    assert content["request"] == record["request"]
+
+
+def test_each_of_several_pictures_gets_its_own_sidecar(flux: Cli) -> None:
+    """`-n 3 --seed 5`: three sidecars, each with its seed."""
+    imagine(flux, "x", "-n", "3", "--seed", "5", "--sidecar", "-o", "{n}.png", *SMALL)
+    assert flux.files() == ["1.png", "1.png.json", "2.png", "2.png.json", "3.png", "3.png.json"]
+    assert [json.loads((flux.cwd / f"{n}.png.json").read_text())["seed"] for n in (1, 2, 3)] == [5, 6, 7]
+
+
+def test_a_sidecar_holds_neither_the_secret_nor_the_webhook(flux: Cli) -> None:
+    """A sidecar travels with the picture; where the result was posted is nobody else's business."""
+    secret = {"FLUX_CLI_WEBHOOK_SECRET": "hush-hush"}
+    url = "http://127.0.0.1:9/hook?token=abc"
+    name = imagine(flux, "x", "--webhook-url", url, "--sidecar", *SMALL, env=secret)
+    text = (flux.cwd / f"{name}.json").read_text()
+    assert "hush-hush" not in text
+    assert "webhook" not in text
+    task_id = flux.history()[0]["task_id"]
+    assert "webhook_url" not in dry_run(flux, "--like", task_id, env=secret)
+
+
+def test_wait_writes_the_sidecar_too_and_a_second_wait_leaves_it(flux: Cli) -> None:
+    """The request comes from the history; the same task and bytes are no conflict."""
+    (task_id,) = flux("imagine", "a kite", "--no-wait", *SMALL).lines
+    first = flux("wait", task_id, "--sidecar", "-q")
+    (name,) = first.lines
+    text = (flux.cwd / f"{name}.json").read_text()
+    assert json.loads(text)["request"]["prompt"] == "a kite"
+    again = flux("wait", task_id, "--sidecar", "-q")
+    assert (again.code, again.lines) == (0, [name]), again.stderr
+    assert (flux.cwd / f"{name}.json").read_text() == text
+
+
+def test_a_task_from_elsewhere_gets_no_sidecar(flux: Cli) -> None:
+    """What the history does not know cannot be made again; the picture is saved all the same."""
+    (task_id,) = flux("imagine", "a kite", "--no-wait", *SMALL).lines
+    flux.history_file.unlink()
+    done = flux("wait", task_id, "--sidecar", "-q")
+    assert done.code == 6
+    assert "the history does not know its request" in done.stderr
+    assert flux.files() == done.lines
+
+
+def test_a_file_in_the_sidecars_place_is_refused_before_anything_is_paid_for(flux: Cli, service: Service) -> None:
+    """An explicit name tells beforehand where the sidecar would go; `--force` replaces it."""
+    (flux.cwd / "kite.png.json").write_text("mine")
+    done = flux("imagine", "x", "-o", "kite.png", "--sidecar")
+    assert (done.code, service.submissions) == (6, 0)
+    assert "kite.png.json exists" in done.stderr
+    assert (flux.cwd / "kite.png.json").read_text() == "mine"
+    imagine(flux, "x", "-o", "kite.png", "--sidecar", "--force", *SMALL)
+    assert json.loads((flux.cwd / "kite.png.json").read_text())["request"]["prompt"] == "x"
+
+
+def test_a_file_in_the_place_of_a_made_up_sidecar_stays_and_is_told_of(flux: Cli) -> None:
+    """The picture is paid for: it is saved and printed, the exit code is 6, and the other file is untouched."""
+    (flux.cwd / "x.png.json").write_text("mine")
+    done = flux("imagine", "x", "-o", "{slug}.{ext}", "--sidecar", *SMALL)
+    assert (done.code, done.lines) == (6, ["x.png"])
+    assert "x.png.json exists" in done.stderr
+    assert (flux.cwd / "x.png.json").read_text() == "mine"
+    assert flux.history()[0]["status"] == "finished"
+
+
+@pytest.mark.parametrize("option", ["--sidecar", "--preview", "--open"])
+@pytest.mark.parametrize("without", [["--no-wait"], ["-o", "-"]])
+def test_what_needs_a_file_is_refused_where_there_will_be_none(
+    flux: Cli, service: Service, option: str, without: list[str]
+) -> None:
+    """Exit 2, nothing sent."""
+    done = flux("imagine", "x", option, *without)
+    assert (done.code, service.submissions) == (2, 0)
+    assert f"`{option}` needs" in done.stderr
+
+
+def test_like_starts_from_a_sidecar_a_picture_or_a_task(flux: Cli) -> None:
+    """All three give the very same request, and a real run records it."""
+    name = imagine(flux, "wide dunes", "--seed", "3", "--prompt-upsampling", "--sidecar", *ULTRA)
+    recorded = flux.history()[0]
+    for like in (f"{name}.json", name, str(flux.cwd / name), recorded["task_id"]):
+        assert dry_run(flux, "--like", like) == recorded["request"]
+    (flux.cwd / f"{name}.json").unlink()
+    assert dry_run(flux, "--like", name) == recorded["request"]  # by its path in the history
+    imagine(flux, "--like", name)
+    assert flux.history()[0]["request"] == recorded["request"]
+
+
+def test_flags_and_a_prompt_override_what_was(flux: Cli) -> None:
+    """Each flag replaces its field and leaves the others."""
+    name = imagine(flux, "wide dunes", "--seed", "3", "--sidecar", *ULTRA)
+    like = ("--like", f"{name}.json")
+    was = dry_run(flux, *like)
+    assert dry_run(flux, *like, "--seed", "7") == {**was, "seed": 7}
+    assert dry_run(flux, *like, "--no-raw", "--aspect-ratio", "1:1") == {
+        **was,
+        "raw": False,
+        "aspect_ratio": "1:1",
+    }
+    assert dry_run(flux, *like, "tall dunes") == {**was, "prompt": "tall dunes"}
+    seeds = [body["seed"] for body in flux("imagine", "--dry-run", *like, "-n", "3").objects]
+    assert seeds == [3, 4, 5]
+
+
+def test_the_model_is_the_earlier_one_unless_a_flag_says_otherwise(flux: Cli) -> None:
+    """Neither the environment nor the config file turns it into another picture."""
+    name = imagine(flux, "x", "-m", "flux-dev", "--sidecar", *SMALL)
+    flux.config.parent.mkdir(parents=True)
+    flux.config.write_text('model = "flux-schnell"\n')
+    env = {"FLUX_CLI_MODEL": "flux-pro-1.1"}
+    assert dry_run(flux, "--like", name, env=env)["model"] == "flux-dev"
+    assert dry_run(flux, "--like", name, "-m", "flux-pro", env=env)["model"] == "flux-pro"
+
+
+def test_stdin_is_read_only_when_asked_for(flux: Cli) -> None:
+    """The prompt is there already, so a pipe stays unread; `-` asks for it."""
+    name = imagine(flux, "a kite", "--sidecar", *SMALL)
+    assert dry_run(flux, "--like", name, input="another prompt")["prompt"] == "a kite"
+    assert dry_run(flux, "--like", name, "-", input="another prompt")["prompt"] == "another prompt"
+
+
+def test_a_flag_that_the_rules_forbid_is_reported_as_usual(flux: Cli, service: Service) -> None:
+    """An earlier field that does not go with a new model: exit 2, where it comes from, nothing sent."""
+    name = imagine(flux, "dunes", "--sidecar", *ULTRA)
+    done = flux("imagine", "--like", f"{name}.json", "-m", "flux-dev")
+    assert (done.code, service.submissions) == (2, 1)
+    assert "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-dev`" in done.stderr
+    assert f"what no flag sets comes from {name}.json" in done.stderr
+
+
+def with_image_prompt(flux: Cli, source: str, **more: Any) -> str:
+    """Make a picture from an image prompt and return its name."""
+    return imagine(flux, "x", "--image-prompt", source, "--sidecar", "-o", "made.png", *SMALL, **more)
+
+
+def test_the_image_prompt_is_read_again(flux: Cli, service: Service) -> None:
+    """The same bytes from the same file are sent again, from wherever the command runs."""
+    (flux.cwd / "in.png").write_bytes(png())
+    name = with_image_prompt(flux, "in.png")
+    was = flux.history()[0]["request"]
+    assert was["image_prompt"]["sha256"] == hashlib.sha256(png()).hexdigest()
+    assert dry_run(flux, "--like", str(flux.cwd / name), cwd=flux.home) == was
+    imagine(flux, "--like", name)
+    assert flux.history()[0]["request"] == was
+    assert service.submissions == 2
+
+
+@pytest.mark.parametrize(("change", "message"), [("other", "is not the one of"), ("gone", "no such file")])
+def test_an_image_prompt_that_changed_costs_nothing(
+    flux: Cli, service: Service, change: str, message: str
+) -> None:
+    """Another image would be paid for and show something else: exit 6, and `--image-prompt` is the way on."""
+    image = flux.cwd / "in.png"
+    image.write_bytes(png())
+    name = with_image_prompt(flux, "in.png")
+    if change == "gone":
+        image.unlink()
+    else:
+        image.write_bytes(png(9, 9))
+    done = flux("imagine", "--like", name)
+    assert (done.code, service.submissions) == (6, 1)
+    assert message in done.stderr
+    assert "--image-prompt" in done.stderr
+    (flux.cwd / "new.png").write_bytes(png(10, 10))
+    body = dry_run(flux, "--like", name, "--image-prompt", "new.png")
+    assert body["image_prompt"]["sha256"] == hashlib.sha256(png(10, 10)).hexdigest()
+
+
+def test_an_image_prompt_from_stdin_has_to_be_given_again(flux: Cli, service: Service) -> None:
+    """It was not kept: exit 2 says so, and a new one on stdin will do."""
+    name = with_image_prompt(flux, "-", input=png())
+    done = flux("imagine", "--like", name)
+    assert (done.code, service.submissions) == (2, 1)
+    assert "came from stdin and was not kept" in done.stderr
+    assert dry_run(flux, "--like", name, "--image-prompt", "-", input=png())["prompt"] == "x"
+
+
+@pytest.fixture
+def website() -> Iterator[tuple[str, list[bytes]]]:
+    """A URL, and a list whose last bytes are what it serves."""
+    contents: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(contents[-1])))
+            self.end_headers()
+            self.wfile.write(contents[-1])
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/in.png", contents
+        server.shutdown()
+
+
+def test_an_image_prompt_from_a_url_has_to_be_the_same(
+    flux: Cli, service: Service, website: tuple[str, list[bytes]]
+) -> None:
+    """Downloaded again and compared; another image behind the URL is exit 2."""
+    url, contents = website
+    contents.append(png())
+    name = with_image_prompt(flux, url)
+    assert dry_run(flux, "--like", name)["image_prompt"]["source"] == url
+    contents.append(png(9, 9))
+    done = flux("imagine", "--like", name)
+    assert (done.code, service.submissions) == (2, 1)
+    assert "is not the one of" in done.stderr
+
+
+def test_a_sidecar_from_elsewhere_cannot_have_a_private_file_sent(flux: Cli, service: Service) -> None:
+    """Without the hash of the very bytes, the file that a sidecar names is not used."""
+    (flux.cwd / "private.png").write_bytes(png())
+    for described in (
+        {"source": str(flux.cwd / "private.png")},
+        {"source": str(flux.cwd / "private.png"), "sha256": None},
+        {"source": str(flux.cwd / "private.png"), "sha256": "0" * 64},
+        {"source": "-", "sha256": hashlib.sha256(b"").hexdigest()},
+    ):
+        request = {"model": "flux-pro", "prompt": "x", "image_prompt": described}
+        (flux.cwd / "evil.json").write_text(json.dumps({"flux_cli_sidecar": 1, "request": request}))
+        done = flux("imagine", "--like", "evil.json")
+        assert done.code in (2, 6)
+        assert service.submissions == 0
+
+
+NO_SIDECARS = {
+    "empty": b"",
+    "text": b"a kite",
+    "other JSON": b'{"prompt": "a kite"}',
+    "a list": b"[1]",
+    "no request": b'{"flux_cli_sidecar": 1}',
+    "a nested field": b'{"flux_cli_sidecar": 1, "request": {"prompt": {"a": 1}}}',
+    "a null field": b'{"flux_cli_sidecar": 1, "request": {"prompt": null}}',
+    "a newer one": b'{"flux_cli_sidecar": 2, "request": {}}',
+    "deep": b"[" * 100_000,
+    "not UTF-8": b'{"flux_cli_sidecar": 1, "request": {"prompt": "\xff"}}',
+}
+
+
+@pytest.mark.parametrize("content", NO_SIDECARS.values(), ids=list(NO_SIDECARS))
+def test_what_is_no_sidecar_is_one_clear_line(cli: Cli, content: bytes) -> None:
+    """Exit 6, no traceback."""
+    (cli.cwd / "x.json").write_bytes(content)
+    done = cli("imagine", "--like", "x.json", "--dry-run")
+    assert done.code == 6
+    assert done.stderr.splitlines()[0].startswith("error: x.json ")
+    assert done.stderr.count("error:") == 1
+
+
+def test_what_is_nowhere_is_told_and_makes_no_history(cli: Cli) -> None:
+    """A name that is neither a file nor a task: exit 6, and nothing is created."""
+    done = cli("imagine", "--like", "64cd7965", "--dry-run")
+    assert done.code == 6
+    assert "there is no file 64cd7965, and no task of that id in the history" in done.stderr
+    assert not cli.history_file.exists()
+
+
+def test_a_field_that_this_version_does_not_know_is_not_dropped(cli: Cli) -> None:
+    """Without it the picture would be another one, so it is reported; `--no-validate` sends it."""
+    request = {"model": "flux-pro", "prompt": "x", "sharpness": 3}
+    (cli.cwd / "x.json").write_text(json.dumps({"flux_cli_sidecar": 1, "request": request}))
+    done = cli("imagine", "--like", "x.json", "--dry-run")
+    assert done.code == 2
+    assert "`--sharpness` is not a field of the request" in done.stderr
+    assert dry_run(cli, "--like", "x.json", "--no-validate") == request
+
+
+plain = st.one_of(st.text(), st.integers(), st.floats(allow_nan=False), st.booleans())
+requests = st.dictionaries(st.text().filter(lambda name: not name.startswith("webhook_")), plain)
+
+
+@given(requests, st.text(), st.none() | st.floats(0, 4e9))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+def test_what_is_written_is_read(
+    tmp_path: Path, request: dict[str, Any], task: str, created: float | None
+) -> None:
+    """Any request comes back as it was, and the time to the second."""
+    image = tmp_path / "pic.png"
+    image.write_bytes(b"bytes")
+    path = sidecar.write(image, request, task_id=task, created=created, service="sandbox", force=True)
+    found = sidecar.read(path)
+    assert (found.request, found.task_id, found.service) == (request, task, "sandbox")
+    assert found.sha256 == hashlib.sha256(b"bytes").hexdigest()
+    assert found.created == (None if created is None else int(created))
+
+
+json_values = st.recursive(
+    st.none() | plain, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=8
+)
+
+
+@given(st.fixed_dictionaries({}, optional={"flux_cli_sidecar": st.just(1) | json_values, "request": json_values,
+                                           "created": json_values, "task_id": json_values}))  # fmt: skip
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_any_json_is_a_sidecar_or_a_clear_error(tmp_path: Path, value: dict[str, Any]) -> None:
+    """Reading raises LocalFileError or returns fields of the right types, whatever a file holds."""
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(value))
+    try:
+        found = sidecar.read(path)
+    except LocalFileError:
+        return
+    assert all(isinstance(each, str | int | float | bool | dict) for each in found.request.values())
+    assert found.created is None or isinstance(found.created, float)
+    assert found.task_id is None or isinstance(found.task_id, str)

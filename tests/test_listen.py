@@ -1,0 +1,820 @@
+"""`flux-cli listen`, as a process that gets real webhooks, and its server against senders that mean no good."""
+
+import contextlib
+import io
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from flux_cli.client import Client
+from flux_cli.commands.listen import Teller
+from flux_cli.errors import UsageError
+from flux_cli.saving import Saver
+from flux_cli.transport import Transport
+from flux_cli.webhooks.event import MAX_BODY_BYTES, Event, check_secret, is_secret, read_event, read_secret_file
+from flux_cli.webhooks.listener import Listener, Orders
+from flux_cli.webhooks.receiver import MAX_CONNECTIONS, Reception, receiving
+from tests.conftest import Cli, Done, Service, wait_until
+
+SECRET = "a-secret-of-the-test"
+GOOD = json.dumps({"task_id": "some-task", "task_type": "flux-imagine", "status": "processing", "percentage": 40})
+
+
+@dataclass
+class Listening:
+    """A listener that runs, and where it writes."""
+
+    process: "subprocess.Popen[bytes]"
+    url: str
+    out: Path
+    err: Path
+
+    def post(self, body: object, secret: str | None = SECRET) -> int:
+        """Send a webhook and return the status of the answer."""
+        headers = {} if secret is None else {"x-webhook-secret": secret}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return requests.post(self.url, data=content, headers=headers, timeout=20).status_code
+
+    @property
+    def lines(self) -> list[list[str]]:
+        """The whole lines on stdout, split at their tabs."""
+        return [line.split("\t") for line in self.out.read_text().splitlines()]
+
+    def end(self, number: int | None = None) -> Done:
+        """Wait for its end, or ask for it with a signal."""
+        if number is not None:
+            self.process.send_signal(number)
+        code = self.process.wait(timeout=30)
+        return Done(code, self.out.read_text(), self.err.read_text())
+
+
+Listen = Callable[..., Listening]
+
+
+@pytest.fixture
+def listen(cli: Cli, tmp_path: Path) -> Iterator[Listen]:
+    """Start listeners on free ports, with a secret in the environment; what still runs at the end is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+    cli.env["FLUX_CLI_WEBHOOK_SECRET"] = SECRET
+
+    def start(*arguments: str | Path, **options: Any) -> Listening:
+        out, err = (tmp_path / f"{len(started)}.{name}" for name in ("out", "err"))
+        with open(out, "wb") as stdout, open(err, "wb") as stderr:
+            process = cli.start(
+                "listen", "--port", "0", *arguments, **{"stdout": stdout, "stderr": stderr, **options}
+            )
+        started.append(process)
+        wait_until(lambda: process.poll() is not None or b"--webhook-url" in err.read_bytes())
+        assert process.poll() is None, err.read_text()
+        return Listening(process, err.read_text().split("--webhook-url ")[1].split()[0], out, err)
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def submitted(flux: Cli, prompt: str = "a kite", *arguments: str) -> str:
+    """Submit a task that nobody waits for and return its id."""
+    done = flux("imagine", prompt, "--no-wait", "--width", "256", "--height", "256", *arguments)
+    assert done.code == 0, done.stderr
+    return done.stdout.strip()
+
+
+def finished(task_id: str, **fields: object) -> dict[str, object]:
+    """Return a final result as a webhook brings it."""
+    return {"task_id": task_id, "task_type": "flux-imagine", "image_url": "https://127.0.0.1:1/no.png", **fields}
+
+
+def failed(task_id: str) -> dict[str, object]:
+    """Return a failure as a webhook brings it."""
+    return {"task_id": task_id, "status": "failed", "errors": [{"msg": "says the webhook"}]}
+
+
+# The main job
+
+
+def test_a_webhook_becomes_a_picture_a_line_and_a_path_in_the_history(flux: Cli, listen: Listen) -> None:
+    """Submit, receive, download, note, end."""
+    listening = listen("--until", "1", "-o", "pics/")
+    task_id = submitted(flux, "a kite", "--webhook-url", listening.url)
+    done = listening.end()
+    assert done.code == 0, done.stderr
+    path = f"pics/a-kite-{task_id[:8]}.png"
+    assert listening.lines[-1] == [task_id, "finished", "100", path]
+    assert {line[1] for line in listening.lines[:-1]} == {"processing"}
+    assert flux.files() == [path]
+    (record,) = flux.history()
+    assert (record["status"], record["path"]) == ("finished", str(flux.cwd / path))
+
+
+def test_json_gives_an_object_an_event(flux: Cli, listen: Listen) -> None:
+    """Each is the object of a task, with all its keys, what the history knows of it included."""
+    listening = listen("--until", "1", "--json")
+    task_id = submitted(flux, "a [bold] kite", "--seed", "7", "--webhook-url", listening.url)
+    events = listening.end().objects
+    assert {event["task_id"] for event in events} == {task_id}
+    last = events[-1]
+    assert (last["status"], last["prompt"], last["seed"], last["exit_code"]) == ("finished", "a [bold] kite", 7, 0)
+    assert last["path"] in flux.files()
+    assert last["raw"]["image_url"] == last["image_url"]
+
+
+def test_it_says_at_the_start_what_to_give_and_what_it_takes(flux: Cli, listen: Listen) -> None:
+    """The URL for `--webhook-url`, and that nobody reaches it from outside without a tunnel or a proxy."""
+    listening = listen()
+    told = listening.err.read_text()
+    assert f"--webhook-url {listening.url}" in told
+    wait_until(lambda: "tunnel" in listening.err.read_text() and "proxy" in listening.err.read_text())
+    assert SECRET not in listening.err.read_text()
+    assert flux.files() == []
+
+
+def test_no_download_saves_nothing_and_notes_the_end(flux: Cli, listen: Listen) -> None:
+    """The line holds the URL instead of a path."""
+    listening = listen("--until", "1", "--no-download")
+    task_id = submitted(flux, "a kite", "--webhook-url", listening.url)
+    assert listening.end().code == 0
+    assert listening.lines[-1][3].startswith("http")
+    assert flux.files() == []
+    assert [(record["task_id"], record["status"]) for record in flux.history()] == [(task_id, "finished")]
+
+
+def test_a_task_that_fails_counts_as_over_and_gives_its_exit_code(flux: Cli, listen: Listen) -> None:
+    """Else `--until` would wait for ever for a picture that never comes."""
+    listening = listen("--until", "1")
+    submitted(flux, "a kite [[moderated]]", "--webhook-url", listening.url)
+    done = listening.end()
+    assert done.code == 4
+    assert "moderat" in done.stderr.lower()
+    assert flux.history()[0]["status"] == "failed"
+
+
+# Once
+
+
+@pytest.mark.parametrize("fault", ["webhook-twice", "webhook-out-of-order"])
+def test_what_comes_again_is_done_once(flux: Cli, service: Service, listen: Listen, fault: str) -> None:
+    """Repeats and late updates are answered 200, and change nothing."""
+    listening = listen()
+    task_id = submitted(flux, f"a kite [[{fault}]]", "--webhook-url", listening.url)
+    wait_until(lambda: [line for line in listening.lines if line[1] == "finished"])
+    assert listening.post(finished(task_id)) == 200
+    assert listening.post({"task_id": task_id, "status": "processing", "percentage": 10}) == 200
+    assert listening.post(failed(task_id)) == 200
+    done = listening.end(signal.SIGINT)
+    assert [line.split("\t")[1] for line in done.lines].count("finished") == 1
+    assert done.lines[-1].split("\t")[1] == "finished"
+    assert len({tuple(line.split("\t")) for line in done.lines}) == len(done.lines)
+    assert service.running.stats.images == 1
+    assert service.running.stats.webhook_failures == 0
+
+
+def test_an_event_is_done_once_even_by_the_next_listener(flux: Cli, service: Service, listen: Listen) -> None:
+    """The history knows what is saved."""
+    task_id = submitted(flux)
+    first = listen("--until", "1")
+    wait_until(lambda: flux("fetch", task_id, "--exit-status").code == 0)
+    assert first.post(finished(task_id)) == 200
+    assert first.end().code == 0
+    second = listen()
+    assert second.post(finished(task_id)) == 200
+    assert second.post(finished("nobody-knows-this")) == 200
+    wait_until(lambda: second.lines)
+    done = second.end(signal.SIGINT)
+    assert [line.split("\t")[0] for line in done.lines] == ["nobody-knows-this"]
+    assert service.running.stats.images == 1
+
+
+# What is believed
+
+
+def test_what_is_downloaded_is_what_the_service_confirms(flux: Cli, service: Service, listen: Listen) -> None:
+    """The body's URL is not even looked at."""
+    task_id = submitted(flux)
+    wait_until(lambda: flux("fetch", task_id, "--exit-status").code == 0)
+    with bait() as (url, asked):
+        listening = listen("--until", "1")
+        assert listening.post(finished(task_id, image_url=url, original_image_url=url)) == 200
+        assert listening.end().code == 0
+    assert asked.empty()
+    assert service.running.stats.images == 1
+    assert service.running.stats.leaked_keys == 0
+    assert len(flux.files()) == 1
+
+
+def test_a_webhook_that_is_ahead_of_the_service_is_waited_for(flux: Cli, listen: Listen) -> None:
+    """The service's own answer may lag a little behind its webhook."""
+    listening = listen("--until", "1")
+    task_id = submitted(flux, "a kite [[slow 2]]")
+    assert listening.post(finished(task_id)) == 200
+    assert listening.end().code == 0
+    assert len(flux.files()) == 1
+
+
+def test_a_failure_that_the_service_denies_is_none(flux: Cli, listen: Listen) -> None:
+    """Whoever knows the secret cannot make the history forget a paid picture."""
+    task_id = submitted(flux)
+    wait_until(lambda: flux("fetch", task_id, "--exit-status").code == 0)
+    listening = listen("--until", "1")
+    assert listening.post(failed(task_id)) == 200
+    assert listening.end().code == 0
+    assert (flux.history()[0]["status"], len(flux.files())) == ("finished", 1)
+
+
+def test_an_unknown_task_is_told_and_not_counted(flux: Cli, listen: Listen) -> None:
+    """A made-up event ends nothing and leaves nothing."""
+    listening = listen("--until", "1")
+    assert listening.post(finished("made-up")) == 200
+    wait_until(lambda: listening.lines)
+    assert listening.lines[0][:2] == ["made-up", "unknown"]
+    task_id = submitted(flux, "a kite", "--webhook-url", listening.url)
+    assert listening.end().code == 0
+    assert listening.lines[-1][0] == task_id
+
+
+def test_without_a_key_the_body_is_believed_and_that_is_said_once(
+    cli: Cli, service: Service, listen: Listen
+) -> None:
+    """There is nobody to ask; the service is not called."""
+    key = {"APIFRAME_API_KEY": "some-key-of-a-test"}
+    cli.env["FLUX_CLI_API_URL"] = service.url
+    task_id = cli("imagine", "a kite", "--no-wait", env=key).stdout.strip()
+    wait_until(lambda: cli("fetch", task_id, "--exit-status", env=key).code == 0)
+    (task,) = cli("fetch", task_id, "--json", env=key).objects
+    fetches = service.running.stats.fetches
+    listening = listen("--until", "1")
+    assert listening.post(finished(task_id, image_url=task["image_url"])) == 200
+    done = listening.end()
+    assert done.code == 0, done.stderr
+    assert done.stderr.count("no API key") == 1
+    assert service.running.stats.fetches == fetches
+    assert len(cli.files()) == 1
+
+
+def test_without_a_key_a_plain_http_url_is_refused_where_the_service_is_https(cli: Cli, listen: Listen) -> None:
+    """A URL from a body that nobody vouches for follows the same rules as the service's own."""
+    with bait() as (url, asked):
+        listening = listen("--until", "1")
+        assert listening.post(finished("some-task", image_url=url)) == 200
+        done = listening.end()
+    assert done.code == 5
+    assert "not https" in done.stderr
+    assert asked.empty()
+    assert cli.files() == []
+
+
+def test_a_picture_that_cannot_be_had_is_told_with_the_way_to_it(flux: Cli, listen: Listen) -> None:
+    """The service will not send the event again, so the id and the command are told."""
+    listening = listen("--until", "1")
+    task_id = submitted(flux, "a kite [[image-url ftp://127.0.0.1/x.png]]", "--webhook-url", listening.url)
+    done = listening.end()
+    assert done.code == 5
+    assert f"flux-cli wait {task_id}" in done.stderr
+    assert flux.files() == []
+
+
+# The secret
+
+
+@pytest.mark.parametrize("fault", ["webhook-wrong-secret", "webhook-no-secret"])
+def test_without_the_secret_nothing_happens(flux: Cli, service: Service, listen: Listen, fault: str) -> None:
+    """401, and neither a line, nor a file, nor a question to the service."""
+    listening = listen()
+    submitted(flux, f"a kite [[{fault}]]", "--webhook-url", listening.url)
+    stats = service.running.stats
+    wait_until(lambda: stats.webhook_failures and "(401)" in listening.err.read_text())
+    done = listening.end(signal.SIGINT)
+    assert (done.stdout, flux.files(), stats.fetches, stats.webhooks) == ("", [], 0, 0)
+
+
+def test_it_refuses_to_start_without_a_secret(flux: Cli) -> None:
+    """Exit code 2, and what to do."""
+    done = flux("listen", "--port", "0")
+    assert done.code == 2
+    assert "FLUX_CLI_WEBHOOK_SECRET" in done.stderr
+    assert "--insecure" in done.stderr
+
+
+def test_insecure_takes_everything_and_warns(flux: Cli, listen: Listen) -> None:
+    """Even though the environment has a secret: flags win."""
+    listening = listen("--insecure")
+    assert listening.post(json.loads(GOOD), secret=None) == 200
+    assert listening.post({"task_id": "other"}, secret="anything") == 200
+    wait_until(lambda: len(listening.lines) == 2)
+    assert "without a secret" in listening.err.read_text()
+    assert flux.files() == []
+
+
+def test_the_secret_comes_from_the_file_then_the_environment_then_the_config(cli: Cli, listen: Listen) -> None:
+    """The file's first line, without its line break."""
+    cli("config", "set", "webhook_secret", "of-the-config")
+    (cli.cwd / "secret").write_bytes("of-the-file-ä\r\nsecond line\n".encode())
+    cases: list[tuple[tuple[str, ...], dict[str, str], bytes]] = [
+        (("--secret-file", "secret"), {"FLUX_CLI_WEBHOOK_SECRET": SECRET}, "of-the-file-ä".encode()),
+        ((), {"FLUX_CLI_WEBHOOK_SECRET": SECRET}, SECRET.encode()),
+        ((), {"FLUX_CLI_WEBHOOK_SECRET": ""}, b"of-the-config"),
+    ]
+    for arguments, env, secret in cases:
+        listening = listen(*arguments, env=env)
+        for sent in (secret, b"wrong"):
+            answer = requests.post(listening.url, data=GOOD, headers={"x-webhook-secret": sent}, timeout=20)
+            assert answer.status_code == (200 if sent == secret else 401), (arguments, sent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "env", "code"),
+    [
+        (("--secret-file", "missing"), {}, 6),
+        (("--secret-file", "empty"), {}, 2),
+        (("--secret-file", "empty", "--insecure"), {}, 2),
+        ((), {"FLUX_CLI_WEBHOOK_SECRET": " padded "}, 2),
+        (("--forward-to", "ftp://127.0.0.1/"), {}, 2),
+        (("--forward-to", "http://user:password@127.0.0.1/"), {}, 2),
+        (("-o", "-"), {}, 2),
+        (("-o", "one.png"), {}, 2),
+        (("-o", "pics/", "--no-download"), {}, 2),
+        (("--until", "0"), {}, 2),
+        (("--host", "192.0.2.1"), {}, 2),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_listens(
+    flux: Cli, arguments: tuple[str, ...], env: dict[str, str], code: int
+) -> None:
+    """With the exit codes of the contract."""
+    (flux.cwd / "empty").write_text("")
+    done = flux("listen", "--port", "0", *arguments, env={"FLUX_CLI_WEBHOOK_SECRET": SECRET, **env})
+    assert done.code == code, done.stderr
+    assert "password" not in done.stderr
+
+
+def test_a_port_in_use_is_told(flux: Cli, listen: Listen) -> None:
+    """With the port, and what to do."""
+    port = str(urlsplit(listen().url).port)
+    done = flux("listen", "--port", port)
+    assert done.code == 2
+    assert port in done.stderr
+    assert "--port" in done.stderr
+
+
+def test_without_its_extra_it_says_what_to_install(cli: Cli) -> None:
+    """Exit code 2, and the line to type."""
+    code = "import sys; sys.modules['aiohttp'] = None; from flux_cli.main import main; sys.exit(main(['listen']))"
+    done = subprocess.run([sys.executable, "-c", code], env=cli.env, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "apiframe-flux-cli[listen]" in done.stderr
+
+
+@given(st.text(min_size=1), st.text())
+def test_only_the_secret_is_the_secret(secret: str, other: str) -> None:
+    """Whatever the characters: compared are the bytes."""
+    with contextlib.suppress(UsageError):
+        secret = check_secret(secret)
+        sent = secret.encode().decode("utf-8", "surrogateescape")
+        assert is_secret([sent], secret)
+        assert is_secret([other], secret) == (other == secret)
+        assert not is_secret([], secret)
+        assert not is_secret([sent, sent], secret)
+
+
+def test_a_secret_file_is_read_to_its_first_line_break(tmp_path: Path) -> None:
+    """Not beyond, and only what a header can carry."""
+    file = tmp_path / "secret"
+    for content, secret in ((b"abc", "abc"), (b"abc\n", "abc"), (b"a b\r\nx", "a b")):
+        file.write_bytes(content)
+        assert read_secret_file(file) == secret
+    for content in (b"\n", b"abc \n", b"a\x00b\n", b"\xff\n", b"x" * 5000):
+        file.write_bytes(content)
+        with pytest.raises(UsageError):
+            read_secret_file(file)
+
+
+# Forwarding
+
+
+@contextlib.contextmanager
+def bait(status: int = 200) -> Iterator[tuple[str, "queue.SimpleQueue[tuple[bytes, str | None]]"]]:
+    """Run a server that notes the body and the secret of what reaches it; yield its URL and the notes."""
+    notes: queue.SimpleQueue[tuple[bytes, str | None]] = queue.SimpleQueue()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            notes.put((body, self.headers["x-webhook-secret"]))
+            self.send_response(status)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            notes.put((b"", None))
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as url:
+        yield f"{url}/hooks", notes
+
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Run a server of another kind than the sandbox's and yield its origin."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_events_are_forwarded_as_they_came_once_and_in_order(flux: Cli, listen: Listen) -> None:
+    """With the secret; repeats and what the service does not confirm are not."""
+    with bait() as (url, notes):
+        listening = listen("--until", "1", "--forward-to", url)
+        assert listening.post(finished("made-up")) == 200
+        submitted(flux, "a kite [[webhook-twice]]", "--webhook-url", listening.url)
+        assert listening.end().code == 0
+        forwarded = [notes.get(timeout=5) for _ in range(notes.qsize())]
+    assert {secret for _, secret in forwarded} == {SECRET}
+    bodies = [json.loads(body) for body, _ in forwarded]
+    assert [body["status"] for body in bodies][-1] == "finished"
+    assert len({body.decode() for body, _ in forwarded}) == len(forwarded) >= 2
+    assert "made-up" not in [body["task_id"] for body in bodies]
+
+
+@pytest.mark.parametrize("status", [500, None])
+def test_a_failure_to_forward_is_told_and_stops_nothing(flux: Cli, listen: Listen, status: int | None) -> None:
+    """Neither a server's refusal nor no server at all."""
+    with bait(status or 200) as (url, _):
+        target = url if status else "http://127.0.0.1:1/"
+        listening = listen("--until", "1", "--forward-to", target)
+        submitted(flux, "a kite", "--webhook-url", listening.url)
+        done = listening.end()
+    assert done.code == 0
+    assert "could not be forwarded" in done.stderr
+    assert len(flux.files()) == 1
+
+
+# Ends
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_an_idle_listener(cli: Cli, listen: Listen, number: int, code: int) -> None:
+    """At once, with the contract's exit code and without a word that sounds like an error."""
+    done = listen().end(number)
+    assert done.code == code
+    assert "error" not in done.stderr
+    assert cli.files() == []
+
+
+def test_ctrl_c_ends_after_the_download_under_way(cli: Cli, listen: Listen) -> None:
+    """The picture that has begun to come is finished; new events are sent away to come again."""
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(picture, "PNG")
+    asked, released = threading.Event(), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(picture.getvalue())))
+            self.end_headers()
+            self.wfile.write(picture.getvalue()[:50])
+            asked.set()
+            released.wait(30)
+            self.wfile.write(picture.getvalue()[50:])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Slow) as url:
+        cli.env["FLUX_CLI_API_URL"] = url  # http, so that pictures may be; without a key it is not asked
+        listening = listen()
+        assert listening.post(finished("some-task", image_url=f"{url}/some.png")) == 200
+        assert asked.wait(20)
+        listening.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "Ctrl-C ends at once" in listening.err.read_text())
+        assert listening.post(finished("other-task", image_url=f"{url}/other.png")) == 503
+        assert listening.process.poll() is None
+        released.set()
+        done = listening.end()
+    assert done.code == 130
+    (line,) = done.lines
+    assert line.split("\t")[:2] == ["some-task", "finished"]
+    assert (cli.cwd / cli.files()[0]).read_bytes() == picture.getvalue()
+
+
+def test_a_second_ctrl_c_ends_at_once_and_leaves_no_torn_file(flux: Cli, service: Service, listen: Listen) -> None:
+    """What was paid for is told: its event will not come again."""
+    listening = listen()
+    task_id = submitted(flux, "a kite [[image-hang]]", "--webhook-url", listening.url)
+    wait_until(lambda: service.running.stats.images)
+    listening.process.send_signal(signal.SIGINT)
+    wait_until(lambda: "at once" in listening.err.read_text())
+    assert listening.process.poll() is None
+    done = listening.end(signal.SIGINT)
+    assert done.code == 130
+    assert f"flux-cli wait {task_id}" in done.stderr
+    assert flux.files() == []
+
+
+def test_a_closed_stdout_ends_it_with_141_after_saving(flux: Cli, listen: Listen) -> None:
+    """As `| head -1` does."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    listening = listen("--no-download", stdout=write_end)
+    os.close(write_end)
+    assert listening.post(json.loads(GOOD)) == 200
+    assert listening.end().code == 141
+    assert flux.files() == []
+
+
+def test_more_than_can_be_kept_is_sent_away() -> None:
+    """A sender that floods does not fill the memory; by the service's bodies there is room for thousands."""
+    client = Client(Transport("http://127.0.0.1:1", ""))
+    watcher = Teller("", json=False, quiet=True, verbose=False)
+    listener = Listener(None, Saver(client, allow_http=False), None, watcher, Orders(None))
+    usual = read_event(GOOD.encode())
+    assert all(listener.deliver(usual) for _ in range(10_000))
+    large = read_event(GOOD.encode() + b" " * (MAX_BODY_BYTES - len(GOOD)))
+    assert sum(listener.deliver(large) for _ in range(100)) < 20
+
+
+# Requests that are refused, and senders that mean no good
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "/", GOOD, 404),
+        ("POST", "/webhook/x", GOOD, 404),
+        ("GET", "/webhook", "", 405),
+        ("PUT", "/webhook", GOOD, 405),
+        ("DELETE", "/webhook", "", 405),
+        ("POST", "/webhook", "", 400),
+        ("POST", "/webhook", "no JSON", 400),
+        ("POST", "/webhook", "[]", 400),
+        ("POST", "/webhook", "null", 400),
+        ("POST", "/webhook", "{}", 400),
+        ("POST", "/webhook", '{"task_id": 7}', 400),
+        ("POST", "/webhook", '{"task_id": ""}', 400),
+        ("POST", "/webhook", '{"task_id": "a b"}', 400),
+        ("POST", "/webhook", '{"task_id": "\\u202ex"}', 400),
+        ("POST", "/webhook", "[" * 100_000, 400),
+        ("POST", "/webhook", " " * (MAX_BODY_BYTES + 1), 413),
+        ("POST", "/webhook", GOOD, 200),
+        ("POST", "/webhook?from=service", GOOD, 200),
+        ("POST", "/webhook", GOOD + " " * (MAX_BODY_BYTES - len(GOOD)), 200),
+    ],
+)
+def test_each_request_gets_its_status(
+    received: "Received", method: str, path: str, body: str, status: int
+) -> None:
+    """And only a good one is delivered."""
+    url = received.url.removesuffix("/webhook") + path
+    answer = requests.request(method, url, data=body, headers={"x-webhook-secret": SECRET}, timeout=20)
+    assert answer.status_code == status
+    assert len(received.events) == (status == 200)
+    if status == 405:
+        assert answer.headers["Allow"] == "POST"
+
+
+@dataclass
+class Received:
+    """A server of the receiver in the test's own process, and what it delivered and refused."""
+
+    url: str
+    events: list[Event]
+    refusals: list[int]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        parts = urlsplit(self.url)
+        return str(parts.hostname), int(parts.port or 0)
+
+    def connect(self) -> socket.socket:
+        """Open a connection."""
+        return socket.create_connection(self.address, timeout=20)
+
+    def talk(self, content: bytes, *, half_close: bool = False) -> bytes:
+        """Send bytes and return everything that comes back until the connection ends."""
+        with self.connect() as connection, contextlib.suppress(ConnectionError):
+            connection.sendall(content)
+            if half_close:
+                connection.shutdown(socket.SHUT_WR)
+            return read_all(connection)
+        return b""
+
+    def assert_good_webhook_works(self) -> None:
+        """Whatever has happened before."""
+        before = len(self.events)
+        answer = requests.post(self.url, data=GOOD, headers={"x-webhook-secret": SECRET}, timeout=20)
+        assert answer.status_code == 200
+        assert len(self.events) == before + 1
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Return what comes until the other side ends the connection."""
+    content = b""
+    with contextlib.suppress(ConnectionError):
+        while chunk := connection.recv(65536):
+            content += chunk
+    return content
+
+
+def head(*headers: str, path: str = "/webhook") -> bytes:
+    """Return the head of a POST with the right secret."""
+    lines = [f"POST {path} HTTP/1.1", "Host: x", f"x-webhook-secret: {SECRET}", *headers, "", ""]
+    return "\r\n".join(lines).encode()
+
+
+@pytest.fixture
+def received(request: pytest.FixtureRequest) -> Iterator[Received]:
+    """A receiver that gives a request 20 s to arrive, or as many as the test's parameter says."""
+    events: list[Event] = []
+    refusals: list[int] = []
+    errors: list[BaseException] = []
+
+    def deliver(event: Event) -> bool:
+        events.append(event)
+        return True
+
+    reception = Reception(
+        SECRET, deliver, lambda status, _: refusals.append(status), errors.append, getattr(request, "param", 20.0)
+    )
+    with receiving("127.0.0.1", 0, reception) as url:
+        yield Received(url, events, refusals)
+    assert errors == []
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 4, b"400"),
+        (b"garbage\r\n\r\n", b"400"),
+        (head("Content-Length: -1"), b"400"),
+        (head("Content-Length: 99999999999999999999"), b"4"),
+        (head("Content-Length: 5", "Content-Length: 7") + b"12345", b"400"),
+        (head("Transfer-Encoding: chunked") + b"zz\r\n", b"400"),
+        (head("Transfer-Encoding: chunked", "Content-Length: 5") + b"5\r\nhello\r\n0\r\n\r\n", b"400"),
+        (head("X: " + "x" * 100_000, "Content-Length: 0"), b"400"),
+        (head(*[f"X-{n}: 1" for n in range(1000)], "Content-Length: 0"), b"400"),
+        (head("Content-Encoding: gzip", "Content-Length: 20") + b"\x1f\x8b" + b"\0" * 18, b"400"),
+        (head("Content-Length: 2097152") + b"x" * 65536, b"413"),
+        (head("Transfer-Encoding: chunked") + b"200000\r\n" + b"x" * 0x200000 + b"\r\n0\r\n\r\n", b"413"),
+        (b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 2097152\r\n\r\n", b"401"),
+        (head("x-webhook-secret: again", "Content-Length: 2") + b"{}", b"401"),
+    ],
+)
+def test_what_is_no_webhook_is_refused_and_the_next_one_taken(
+    received: Received, content: bytes, status: bytes
+) -> None:
+    """Garbage, lengths that lie, headers without end, bombs, large bodies: a 4xx, and on it goes."""
+    answer = received.talk(content)
+    assert answer.split(b" ")[1:2][0].startswith(status), answer[:200]
+    assert received.events == []
+    received.assert_good_webhook_works()
+
+
+@pytest.mark.parametrize("received", [0.3], indirect=True)
+@pytest.mark.parametrize(
+    "begun", [b"", b"POST /web", head("Content-Length: 500")[:-2], head("Content-Length: 500")]
+)
+def test_a_sender_that_never_gets_to_the_end_is_told_408(received: Received, begun: bytes) -> None:
+    """In the head or in the body, silent or with a byte now and then: the time is for the whole request."""
+    with received.connect() as connection:
+        connection.settimeout(20)
+        connection.sendall(begun)
+        ended = threading.Event()
+
+        def drip() -> None:
+            with contextlib.suppress(OSError):
+                while not ended.wait(0.05):
+                    connection.sendall(b"x" if begun else b"")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            answer = read_all(connection)
+        finally:
+            ended.set()
+            dripping.join()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert received.events == []
+    received.assert_good_webhook_works()
+
+
+def test_half_a_body_delivers_nothing(received: Received) -> None:
+    """A sender that leaves, politely or by a reset, is no event."""
+    for _ in range(20):
+        with received.connect() as connection:
+            connection.sendall(head(f"Content-Length: {len(GOOD)}") + GOOD[:40].encode())
+    received.talk(head(f"Content-Length: {len(GOOD)}") + GOOD[:40].encode(), half_close=True)
+    assert received.events == []
+    received.assert_good_webhook_works()
+
+
+@pytest.mark.parametrize("received", [600.0], indirect=True)
+def test_a_thousand_idle_connections_shut_nobody_out(received: Received) -> None:
+    """The oldest make room, long before their time is over."""
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(received.connect()) for _ in range(1000)]
+        for connection in idle[::2]:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b"POST /webhook HTTP/1.1\r\n")
+        received.assert_good_webhook_works()
+        for connection in idle[: 1000 - MAX_CONNECTIONS]:
+            read_all(connection)  # raises TimeoutError where it is still open
+    received.assert_good_webhook_works()
+
+
+def test_pipelined_requests_get_one_answer_and_a_closed_connection(received: Received) -> None:
+    """One request a connection: the others have to be sent again, as HTTP wants it."""
+    one = head(f"Content-Length: {len(GOOD)}") + GOOD.encode()
+    answer = received.talk(one * 50)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in answer
+    assert len(received.events) == 1
+    received.assert_good_webhook_works()
+
+
+def test_a_sender_that_expects_100_continue_gets_it(received: Received) -> None:
+    """As curl does for larger bodies; but not one that is refused by its head alone."""
+    with received.connect() as connection:
+        connection.sendall(head(f"Content-Length: {len(GOOD)}", "Expect: 100-continue"))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(GOOD.encode())
+        assert read_all(connection).startswith(b"HTTP/1.1 200 ")
+    answer = received.talk(head("Content-Length: 2097152", "Expect: 100-continue"))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_listener_survives_all_of_it_and_still_saves(flux: Cli, listen: Listen) -> None:
+    """The whole command, not only its server."""
+    listening = listen("--until", "1")
+    parts = urlsplit(listening.url)
+    rude = [
+        b"garbage\r\n\r\n",
+        head("Content-Length: -1"),
+        head("Content-Length: 2097152"),
+        head("Content-Length: 9"),
+        b"",
+    ]
+    with contextlib.ExitStack() as stack:
+        for content in rude * 40:
+            connection = stack.enter_context(
+                socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=20)
+            )
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(content)
+        submitted(flux, "a kite", "--webhook-url", listening.url)
+        done = listening.end()
+    assert done.code == 0, done.stderr
+    assert len(flux.files()) == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("(413)") <= 1
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["task_id", "status", "percentage", "image_url", "errors"]), json_values))
+def test_any_object_is_an_event_or_is_refused(said: dict[str, Any]) -> None:
+    """Never anything else."""
+    body = json.dumps(said).encode()
+    try:
+        event = read_event(body)
+    except ValueError:
+        return
+    assert event.task.task_id == said["task_id"]
+    assert event.body == body
+
+
+@given(st.binary())
+def test_any_bytes_are_an_event_or_are_refused(body: bytes) -> None:
+    """Likewise."""
+    with contextlib.suppress(ValueError):
+        assert read_event(body).body == body

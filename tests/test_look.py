@@ -1,0 +1,119 @@
+"""What a person sees: bars, tables and errors in real terminals of several widths."""
+
+import re
+
+import pytest
+
+from tests.conftest import Cli
+from tests.screen import Screen
+
+SMALL = ("--width", "256", "--height", "256")
+WIDE = "日本の富士山と桜 [bold]x[/bold] 🗻 in spring light"
+
+
+def has_bars(count: int) -> "object":
+    """Return a condition: so many lines show a percentage."""
+    return lambda lines: sum(bool(re.search(r"\d+%", line)) for line in lines) == count
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_bar_a_task_and_afterwards_only_the_results(flux: Cli, columns: int) -> None:
+    """Three bars with prompt, percentage and time, each on a line; then three paths and nothing else."""
+    screen = Screen(flux, "imagine", "-n", "3", f"{WIDE} [[seconds 2]]", *SMALL, columns=columns)
+    bars = screen.until(has_bars(3))  # type: ignore[arg-type]
+    for line in bars:
+        assert line.startswith("日本")
+        assert re.search(r"\d+% \d:\d\d:\d\d$", line)
+    assert screen.end() == 0
+    assert "".join(screen.text).count(".png") == 3
+    assert len("".join(screen.text)) == len("".join(flux.files()))  # where it is narrow the paths wrap
+    assert not screen.cursor_hidden
+
+
+def test_a_long_prompt_is_shortened_and_markup_is_text(flux: Cli) -> None:
+    """Brackets come through as they are; the line stays one line."""
+    screen = Screen(flux, "imagine", "[red]a[/red] [/b] kite " * 20 + "[[seconds 2]]", *SMALL, columns=60)
+    (line,) = screen.until(has_bars(1))  # type: ignore[arg-type]
+    assert line.startswith("[red]a[/red] [/b]")
+    assert "…" in line
+    assert screen.end() == 0
+
+
+def test_a_resize_leaves_nothing_behind(flux: Cli) -> None:
+    """From 80 to 40 to 120 columns while a bar is shown: the result is right, the cursor is back."""
+    screen = Screen(flux, "imagine", "a kite [[seconds 3]]", *SMALL, columns=80)
+    screen.until(has_bars(1))  # type: ignore[arg-type]
+    screen.resize(40)
+    screen.until(lambda lines: any(re.search(r"[3-9]\d%", line) for line in lines))
+    screen.resize(120)
+    assert screen.end() == 0
+    assert screen.text[-1] in flux.files()
+    assert not screen.cursor_hidden
+
+
+def test_ctrl_c_takes_the_bar_away_and_tells_how_to_go_on(flux: Cli) -> None:
+    """130, the id, the command that goes on, and a cursor."""
+    screen = Screen(flux, "imagine", "a kite [[never]]", columns=100)
+    screen.until(has_bars(1))  # type: ignore[arg-type]
+    screen.type("\x03")
+    assert screen.end() == 130
+    (task_id,) = [record["task_id"] for record in flux.history()]
+    shown = "\n".join(screen.text)
+    assert f"flux-cli wait {task_id}" in shown
+    assert "%" not in shown
+    assert not screen.cursor_hidden
+
+
+@pytest.mark.parametrize(
+    ("env", "colour", "bars"),
+    [
+        ({}, True, True),
+        ({"NO_COLOR": "1"}, False, True),
+        ({"NO_COLOR": ""}, True, True),
+        ({"TERM": "dumb"}, False, False),
+    ],
+)
+def test_colour_and_bars_only_where_they_are_welcome(
+    flux: Cli, env: dict[str, str], colour: bool, bars: bool
+) -> None:
+    """`NO_COLOR` takes the colour away, `TERM=dumb` the bars too; plain lines stand in for them."""
+    screen = Screen(flux, "imagine", "a kite [[seconds 1]]", *SMALL, env=env)
+    assert screen.end() == 0
+    assert bool(re.search(rb"\x1b\[[0-9;]*3[0-9]", screen.raw)) is colour
+    assert (b"\x1b" in screen.raw) is bars
+    assert (b"submitted" in screen.raw) is not bars
+
+
+def test_without_a_utf_8_locale_nothing_breaks(flux: Cli) -> None:
+    """An ASCII terminal gets bars of ASCII, and errors that quote an umlaut as an escape."""
+    env = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    screen = Screen(flux, "imagine", "a kite [[seconds 1]]", *SMALL, env=env)
+    assert screen.end() == 0
+    screen.raw.decode("ascii")
+    screen = Screen(flux, "imagine", "x", "-m", "flüx", env=env)
+    assert screen.end() == 2
+    assert "does not know" in "".join(screen.text)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize("command", [["history"], ["models"], ["account"], ["history", "--limit", "1"]])
+def test_tables_fit_the_terminal(flux: Cli, command: list[str], columns: int) -> None:
+    """No line is longer than the terminal is wide, and no row loses its status."""
+    for prompt in (WIDE, "a kite " * 30, "short"):
+        flux("imagine", prompt, "--no-wait", "-q")
+    screen = Screen(flux, *command, columns=columns, lines=60)
+    assert screen.end() == 0
+    if command[0] == "history":
+        assert "".join(screen.text).count("processing") == (1 if "--limit" in command else 3)
+    if columns == 200:
+        assert len(screen.text) <= 7
+
+
+def test_help_is_shown_without_a_command_and_the_nearest_is_named(cli: Cli) -> None:
+    """`flux-cli` alone is its help; a mistyped command or flag is told the nearest."""
+    screen = Screen(cli, columns=100, lines=80)
+    assert screen.end() == 0
+    for name in ("imagine", "fetch", "wait", "batch", "gallery"):
+        assert any(name in line for line in screen.text)
+    assert "did you mean `flux-cli imagine`" in cli("imagne", "x").stderr
+    assert "--width" in cli("imagine", "x", "--widht", "300").stderr

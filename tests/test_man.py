@@ -1,0 +1,121 @@
+"""The manual: in step with the program, without a word from the linters, and read by man."""
+
+import filecmp
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flux_cli.errors import ExitCode
+from flux_cli.main import COMMANDS
+from tests.conftest import Cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "man").glob("flux-cli*.[0-9]"))
+
+
+def shown(page: Path) -> str:
+    """Return a page as man shows it, on a wide terminal and without overstriking."""
+    env = {"PATH": os.environ["PATH"], "MANWIDTH": "200", "LC_ALL": "C.UTF-8", "MANROFFOPT": "-c"}
+    done = subprocess.run(["man", "--local-file", page], env=env, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return re.sub(".\b", "", done.stdout)
+
+
+def section(text: str, title: str) -> str:
+    """Return what a page says under a headline."""
+    found = re.search(rf"^{title}\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{title} is missing"
+    return found[1]
+
+
+def flags(text: str) -> set[str]:
+    """Return the long options that a text names."""
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
+
+
+def test_making_the_manual_again_changes_nothing(tmp_path: Path) -> None:
+    """If this fails: python -m man.generate, and look at what changed."""
+    env = {**os.environ, "HOME": str(tmp_path), "TZ": "Asia/Tokyo", "COLUMNS": "40", "FLUX_CLI_MODEL": "other"}
+    made = tmp_path / "made"
+    made.mkdir()
+    subprocess.run([sys.executable, "-m", "man.generate", made], cwd=ROOT, env=env, check=True)
+    names = sorted(path.name for path in made.iterdir())
+    assert names == [path.name for path in PAGES]
+    assert filecmp.cmpfiles(made, ROOT / "man", names, shallow=False) == (names, [], [])
+
+
+def test_there_is_a_page_for_each_command() -> None:
+    """And one for the program, the config file and the exit codes."""
+    others = ["flux-cli-config.5", "flux-cli-exit-codes.7", "flux-cli.1"]
+    assert [path.name for path in PAGES] == sorted([*(f"flux-cli-{name}.1" for name in COMMANDS), *others])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_linters_say_nothing(page: Path) -> None:
+    """Neither mandoc's nor groff with all its warnings."""
+    for command in (["mandoc", "-T", "lint", "-W", "all"], ["groff", "-ww", "-man", "-T", "utf8", "-z"]):
+        done = subprocess.run([*command, page], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_references_lead_to_pages(page: Path) -> None:
+    """Every name with a section of the manual is a page's."""
+    text = re.sub(r"\s+", "", page.read_text().replace("\\", ""))
+    names = {f"{name}.{number}" for name, number in re.findall(r"(flux-cli[a-z-]*)\((\d)\)", text)}
+    assert names
+    assert names <= {path.name for path in PAGES}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_page_has_all_that_the_help_has(cli: Cli, command: str) -> None:
+    """Every option and every example of `--help` is on the page, and the sections that every page has."""
+    text = shown(ROOT / "man" / f"flux-cli-{command}.1")
+    lines = cli(command, "--help", env={"COLUMNS": "200", "LC_ALL": "C.UTF-8"}).lines
+    tables = "\n".join(line for line in lines if line.startswith("│"))
+    assert "--help" in flags(tables)
+    assert flags(tables) <= flags(section(text, "OPTIONS"))
+    examples = [line.strip() for line in lines if line.startswith(" $ ")]
+    assert examples == [] or [line.strip() for line in section(text, "EXAMPLES").splitlines() if line] == examples
+    for title in ("NAME", "SYNOPSIS", "DESCRIPTION", "EXIT STATUS", "SEE ALSO"):
+        assert section(text, title).strip()
+
+
+def test_the_files_are_where_the_manual_says(cli: Cli) -> None:
+    """On Linux, with nothing set in the environment."""
+    files = section(shown(ROOT / "man" / "flux-cli.1"), "FILES")
+    bare = {"HOME": str(cli.home), "PATH": cli.env["PATH"]}
+    cli.env = bare
+    assert cli("config", "path").stdout.strip().replace(str(cli.home), "~") in files
+    assert cli("history").code == 0
+    made = [str(path).replace(str(cli.home), "~") for path in cli.home.rglob("*.sqlite3")]
+    assert made
+    for path in made:
+        assert path in files
+
+
+def test_the_example_config_is_one(cli: Cli) -> None:
+    """What flux-cli-config(5) shows can be used as it stands."""
+    cli.config.parent.mkdir(parents=True)
+    example = section(shown(ROOT / "man" / "flux-cli-config.5"), "EXAMPLES")
+    cli.config.write_text("\n".join(line.strip() for line in example.splitlines()))
+    assert cli("config", "list").lines == ["model = flux-pro-1.1", "output_dir = /home/me/Pictures/flux"]
+
+
+def test_the_example_of_exit_codes_is_a_script() -> None:
+    """What flux-cli-exit-codes(7) shows is valid shell."""
+    example = section(shown(ROOT / "man" / "flux-cli-exit-codes.7"), "EXAMPLES")
+    done = subprocess.run(["sh", "-n"], input=example, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "flux-cli imagine" in example
+
+
+def test_every_exit_code_is_explained() -> None:
+    """In flux-cli-exit-codes(7) and on the pages of the commands that talk to the service."""
+    for page in ("flux-cli-exit-codes.7", "flux-cli.1", "flux-cli-imagine.1"):
+        text = shown(ROOT / "man" / page)
+        assert set(map(int, re.findall(r"^ {7}(\d+) {4,}[A-Z]", text, re.MULTILINE))) == set(ExitCode)

@@ -1,0 +1,155 @@
+"""The built package: what is in it, and that it works where nothing else is installed."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import tomllib
+import venv
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flux_cli import __version__
+
+ROOT = Path(__file__).parents[1]
+PACKAGING = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SHARED: dict[str, str] = PACKAGING["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+
+
+@dataclass
+class Installed:
+    """An environment that holds the wheel and what it depends on, and nothing else."""
+
+    prefix: Path
+    home: Path
+
+    def run(self, *command: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the environment, or of the system, in an empty home."""
+        path = f"{self.prefix / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        clean = {"PATH": path, "HOME": str(self.home), "LC_ALL": "C.UTF-8", **env}
+        return subprocess.run(command, env=clean, cwd=self.home, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist, and the wheel that was built from it."""
+    directory = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--outdir", str(directory), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return directory
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel in an environment of its own."""
+    prefix = tmp_path_factory.mktemp("prefix")
+    venv.create(prefix, with_pip=True)
+    (wheel,) = built.glob("*.whl")
+    pip = [str(prefix / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel)]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Installed(prefix, tmp_path_factory.mktemp("home"))
+
+
+def test_the_wheel_is_pure_small_and_without_waste(built: Path) -> None:
+    """The package, the shared files, and nothing that was made by running it."""
+    (wheel,) = built.glob("*.whl")
+    assert wheel.name == f"apiframe_flux_cli-{__version__}-py3-none-any.whl"
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"flux_cli", "apiframe_flux_cli"}
+    assert [name for name in names if "__pycache__" in name or name.endswith(".pyc")] == []
+    assert "flux_cli/py.typed" in names
+    shared = {name.split(".data/data/")[1] for name in names if ".data/data/" in name}
+    assert shared == set(SHARED.values())
+
+
+def test_the_sdist_can_be_worked_with(built: Path) -> None:
+    """Sources, tests, and what the completions and the manual are made with."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "man/generate.py", "tests/conftest.py"} <= names
+    assert [name for name in names if name.startswith((".git/", ".venv", "dist/")) or name.endswith(".pyc")] == []
+
+
+def test_all_pages_and_scripts_are_shared() -> None:
+    """The list in pyproject.toml leaves none out and puts each where it is looked for."""
+    pages = {f"man/{path.name}": f"share/man/man{path.suffix[1:]}/{path.name}" for path in pages_of_the_manual()}
+    scripts = {
+        "completions/flux-cli.bash": "share/bash-completion/completions/flux-cli",
+        "completions/_flux-cli": "share/zsh/site-functions/_flux-cli",
+        "completions/flux-cli.fish": "share/fish/vendor_completions.d/flux-cli.fish",
+    }
+    assert {**pages, **scripts} == SHARED
+
+
+def pages_of_the_manual() -> list[Path]:
+    """Return the manual's pages."""
+    return sorted((ROOT / "man").glob("flux-cli*.[0-9]"))
+
+
+def test_the_installed_program_runs(installed: Installed) -> None:
+    """With its core dependencies alone."""
+    version = installed.run("flux-cli", "--version")
+    assert (version.returncode, version.stdout, version.stderr) == (0, f"flux-cli {__version__}\n", "")
+    dry_run = installed.run("flux-cli", "imagine", "x", "--dry-run")
+    assert (dry_run.returncode, dry_run.stdout, dry_run.stderr) == (
+        0,
+        '{"model": "flux-pro", "prompt": "x"}\n',
+        "",
+    )
+    assert installed.run("flux-cli", "--help").returncode == 0
+    assert installed.run("flux-cli", "history").returncode == 0
+
+
+def test_what_it_installs_besides_is_what_it_says(installed: Installed) -> None:
+    """No extra's package comes along."""
+    listed = installed.run("pip", "list", "--format", "freeze").stdout.lower()
+    for name in ("aiohttp", "pillow", "textual-image", "pydantic"):
+        assert f"{name}==" not in listed
+    assert installed.run("pip", "check").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra"),
+    [(["imagine", "x", "--sandbox"], "sandbox"), (["sandbox"], "sandbox"), (["listen", "--insecure"], "listen")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_a_missing_extra_is_named(installed: Installed, arguments: list[str], extra: str) -> None:
+    """In one line, with the command that installs it, and as a wrong use: nothing was done."""
+    done = installed.run("flux-cli", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    error, hint = done.stderr.splitlines()
+    assert f"`{extra}`" in error
+    assert f"apiframe-flux-cli[{extra}]" in hint
+
+
+def test_man_finds_the_pages(installed: Installed) -> None:
+    """`man flux-cli` works with the environment's share/man on the path, as pipx puts it there."""
+    path = str(installed.prefix / "share" / "man")
+    for name in ("flux-cli", "flux-cli-imagine", "flux-cli-exit-codes"):
+        done = installed.run("man", name, MANPATH=path, MANPAGER="cat")
+        assert done.returncode == 0, done.stderr
+        assert f"{name.upper()}(" in done.stdout
+    assert "TOML" in installed.run("man", "5", "flux-cli-config", MANPATH=path, MANPAGER="cat").stdout
+
+
+def test_shells_load_the_completions_by_themselves(installed: Installed) -> None:
+    """From where the wheel puts them, with nothing in a start-up file."""
+    share = str(installed.prefix / "share")
+    fish = installed.run("fish", "-c", "complete -C 'flux-cli acc'", XDG_DATA_DIRS=f"{share}:/usr/share")
+    assert fish.stdout.split("\t")[0] == "account"
+    bash = installed.run(
+        "bash",
+        "-c",
+        "source /usr/share/bash-completion/bash_completion; _completion_loader flux-cli; complete -p flux-cli",
+        XDG_DATA_DIRS=f"{share}:/usr/share",
+    )
+    assert "_flux_cli" in bash.stdout, bash.stderr
+    code = "autoload -Uz compinit; compinit -u -D; print $_comps[flux-cli]; whence -w $_comps[flux-cli]"
+    zsh = installed.run("zsh", "-c", f"fpath=({share}/zsh/site-functions $fpath); {code}")
+    assert zsh.stdout.split() == ["_flux-cli", "_flux-cli:", "function"], zsh.stderr

@@ -1,0 +1,120 @@
+"""Every command in the README runs, in order, and prints what the README says."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import FLUX_CLI, Cli
+
+README = Path(__file__).parents[1] / "README.md"
+ANYTHING = "…"
+
+
+def blocks() -> Iterator[tuple[str, str]]:
+    """Yield the chapter and the text of each console block."""
+    chapter = ""
+    text = README.read_text(encoding="utf-8")
+    for part in re.split(r"^(#+ [^\n]*|```console\n.*?\n```)$", text, flags=re.M | re.S):
+        if part.startswith("#"):
+            chapter = part.lstrip("# ")
+        elif part.startswith("```console"):
+            yield chapter, part.removeprefix("```console\n").removesuffix("\n```")
+
+
+def chapters() -> dict[str, list[str]]:
+    """Return the console blocks by chapter; those of one chapter share a directory, and run in order."""
+    found: dict[str, list[str]] = {}
+    for chapter, text in blocks():
+        found.setdefault(chapter, []).append(text)
+    return found
+
+
+def steps(text: str) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield each command of a block with its exit code (`# exit N` behind it, else 0) and its output."""
+    for step in re.split(r"^\$ ", text, flags=re.M)[1:]:
+        command, *output = step.rstrip("\n").split("\n")
+        while command.endswith("\\"):
+            command = command[:-1] + output.pop(0)
+        code = re.search(r"# exit (\d+)$", command)
+        yield command, int(code[1]) if code else 0, output
+
+
+def pattern(line: str) -> str:
+    """Return a pattern for a line of output: ids and times differ from run to run, `…` stands for anything."""
+    escaped = re.escape(line).replace(re.escape(ANYTHING), ".*")
+    escaped = re.sub(r"[0-9a-f]{8}(\\-[0-9a-f]{4}){3}\\-[0-9a-f]{12}", "[0-9a-f-]{36}", escaped)
+    escaped = re.sub(r"(?<=\\-)[0-9a-f]{8}(?=\\\.)", "[0-9a-f]{8}", escaped)
+    return re.sub(r"\d+\\\.\d(?=\\ s)", r"\\d+\\.\\d", escaped)
+
+
+def test_the_readme_has_commands_to_run() -> None:
+    """The blocks are found at all."""
+    assert len(chapters()) > 3
+
+
+def script(commands: list[str]) -> str:
+    """Return a shell script that runs commands one after the other, each with its output and code in files."""
+    lines = []
+    for number, command in enumerate(commands):
+        lines += [f"exec > out.{number} 2>&1 < /dev/null", command, f"echo $? > code.{number}"]
+    return "\n".join([*lines, "kill $(jobs -p) 2> /dev/null; wait"])
+
+
+@pytest.mark.parametrize("chapter", chapters())
+def test_the_readme_is_true(cli: Cli, chapter: str) -> None:
+    """The commands of a chapter, in one shell, exit as they say and print what the README shows."""
+    env = {**cli.env, "FLUX_CLI_SANDBOX": "1", "PATH": f"{FLUX_CLI.parent}:{cli.env['PATH']}"}
+    told = [step for text in chapters()[chapter] for step in steps(text)]
+    records = cli.home / "records"
+    records.mkdir()
+    commands = script([command for command, _, _ in told])
+    for name in ("out", "code"):
+        commands = commands.replace(f"> {name}.", f"> {records}/{name}.")
+    subprocess.run(["bash", "-c", commands], cwd=cli.cwd, env=env, timeout=120, check=False)
+    for number, (command, code, output) in enumerate(told):
+        shown = (records / f"out.{number}").read_text().rstrip("\n")
+        assert (records / f"code.{number}").read_text().strip() == str(code), f"$ {command}\n{shown}"
+        assert re.fullmatch("\n".join(map(pattern, output)), shown, flags=re.S), f"$ {command}\n{shown}"
+
+
+def test_the_table_of_faults_is_the_sandboxs_own() -> None:
+    """Every magic prompt is in the README, with what it does, as `--list-faults` prints it."""
+    from flux_cli.sandbox.faults import FAULTS
+
+    table = re.findall(r"^\| `(\[\[.*?\]\])` \| (.*?) \| (.*) \|$", README.read_text(encoding="utf-8"), flags=re.M)
+    assert table == [
+        (fault.usage.replace("|", "\\|"), str(fault.stage), fault.effect.replace("|", "\\|"))
+        for fault in FAULTS.values()
+    ]
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    """The README's table and the code's enumeration agree."""
+    from flux_cli.errors import ExitCode
+
+    table = re.findall(r"^\| ([\d, ]+) \|", README.read_text(encoding="utf-8"), flags=re.M)
+    assert {int(code) for row in table for code in row.split(",")} == {int(code) for code in ExitCode}
+
+
+def test_every_command_is_in_the_table() -> None:
+    """The README's table of commands is complete."""
+    from flux_cli.main import COMMANDS
+
+    table = README.read_text(encoding="utf-8").split("## Commands")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([a-z]+)[^`]*`", "".join(line.split(" | ")[0] for line in table.splitlines())))
+    assert set(COMMANDS) <= named
+
+
+def test_the_make_recipe_pays_once(cli: Cli) -> None:
+    """The target is made, and not made again."""
+    recipe = re.search(r"```make\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+    assert recipe is not None
+    (cli.cwd / "Makefile").write_text(recipe[1])
+    env = {**cli.env, "FLUX_CLI_SANDBOX": "1", "PATH": f"{FLUX_CLI.parent}:{cli.env['PATH']}"}
+    for _ in range(2):
+        subprocess.run(["make", "hero.png"], cwd=cli.cwd, env=env, check=True, capture_output=True, timeout=60)
+    assert (cli.cwd / "hero.png").read_bytes().startswith(b"\x89PNG")
+    assert len(cli.history()) == 1

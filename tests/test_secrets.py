@@ -1,0 +1,276 @@
+"""The key and the webhook secret: to whom they go, and where they never show."""
+
+import base64
+import json
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.conftest import KEY, Cli
+from tests.faults.table import with_key
+from tests.faults.warm import WarmCli
+from tests.faults.wire import Reply, Request, Wire, after, finished, http, png, submitted, told
+
+SECRET = 'whsec-"quoted"-ü/é-0123456789'
+NETRC = """\
+machine 127.0.0.1 login netrc-user password netrc-password
+machine localhost login netrc-user password netrc-password
+default login default-user password default-password
+"""
+
+
+@pytest.fixture
+def keyed(cli: Cli) -> Cli:
+    """The command with a key, a webhook secret and a .netrc that knows every host."""
+    netrc = cli.home / ".netrc"
+    netrc.write_text(NETRC)
+    netrc.chmod(0o600)
+    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_WEBHOOK_SECRET": SECRET, "NETRC": str(netrc)}
+    return WarmCli.of(cli)
+
+
+def at(cli: Cli, url: str) -> Cli:
+    """Point the command at a service."""
+    cli.env["FLUX_CLI_API_URL"] = url
+    return cli
+
+
+def credentials(request: Request) -> str | None:
+    """Return what a request says about who sent it."""
+    return request.headers.get("authorization")
+
+
+# Whom they are sent to
+
+
+def test_the_key_goes_to_the_api_and_to_nobody_else(keyed: Cli) -> None:
+    """Raw, whatever .netrc says; the images' host gets nothing, not on the second hop either, nor a referrer."""
+    with Wire({"/image": http(200, png())}) as second, Wire() as images, Wire() as api:
+        images.routes = {"/image": http(302, Location=f"{second.url}/image/x.png")}
+        api.routes = {"/fetch": lambda r: told(finished(r.json()["task_id"], images.url))}
+        for command in ("imagine x", "imagine x --original", "wait task-0", "fetch task-0 -o again/"):
+            assert at(keyed, api.url)(*command.split()).code == 0
+    assert {credentials(request) for request in api.seen} == {KEY}
+    assert second.asked("/image")
+    for host in (images, second):
+        assert {credentials(request) for request in host.seen} == {None}
+        for request in host.seen:
+            assert set(request.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
+            assert request.headers["accept-encoding"] == "identity"
+
+
+def test_credentials_in_an_image_url_are_not_sent_either(keyed: Cli) -> None:
+    """They are the service's to use or not; nothing of them is turned into a header."""
+    with Wire() as api:
+        api.routes = {
+            "/fetch": lambda r: told(finished("task-0", r.origin.replace("//", "//user:password@"))),
+        }
+        assert at(keyed, api.url)("imagine", "x").code == 0
+        assert with_key(api) == []
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_of_the_api_is_never_followed(keyed: Cli, code: int) -> None:
+    """Not to another host, and not on the same one: a followed submission could be a second one."""
+    with Wire() as elsewhere, Wire() as api:
+        api.routes = {"/flux-imagine": http(code, Location=f"{elsewhere.url}/flux-imagine")}
+        assert at(keyed, api.url)("imagine", "x").code == 9
+        api.routes = {"/account": http(code, Location=f"{elsewhere.url}/account")}
+        assert at(keyed, api.url)("account").code == 1
+        assert (elsewhere.seen, api.submissions) == ([], 1)
+
+
+def test_the_webhook_secret_is_sent_only_with_a_webhook_url(keyed: Cli) -> None:
+    """As the document has it: in the body, not in a header."""
+    with Wire() as api:
+        at(keyed, api.url)("imagine", "x")
+        at(keyed, api.url)("imagine", "x", "--webhook-url", "http://127.0.0.1:9/hook")
+    without, with_url = api.asked("/flux-imagine")
+    assert "webhook_secret" not in without.json()
+    assert with_url.json()["webhook_secret"] == SECRET
+
+
+# Where they show
+
+
+def echo(request: Request) -> bytes:
+    """Answer with all that was sent, in each way in which JSON can write it."""
+    everything = f"{request.headers['authorization']} {request.body.decode()}"
+    escaped = "".join(f"\\u{ord(character):04x}" for character in f"{KEY} {SECRET}")
+    body = json.dumps({"errors": [{"msg": everything}, {"msg": SECRET}]}).encode()
+    return http(400, body[:-1] + f', "message": "{escaped}"}}'.encode(), Location=KEY, X=KEY)
+
+
+REPLIES: dict[str, dict[str, Reply]] = {
+    "a refusal that says all that it got": {"/flux-imagine": echo},
+    "a redirect that says the key": {
+        "/flux-imagine": lambda r: http(302, Location=f"/?{r.headers['authorization']}")
+    },
+    "a reason that says the key": {
+        "/fetch": told({"task_id": "task-0", "status": "failed", "error": f"{KEY} / {SECRET}"})
+    },
+    "a status that says the key": {
+        "/fetch": after(
+            told(
+                {"task_id": "task-0", "status": f"in {KEY} {SECRET}", "percentage": 5, "x": [KEY, {KEY: SECRET}]}
+            ),
+            lambda r: told({**finished("task-0", r.origin), "task_type": f"{KEY} {SECRET}"}),
+        )
+    },
+    "a refusal while waiting": {"/fetch": echo},
+    "a body that is no JSON": {"/fetch": after(http(200, f"<{KEY} {SECRET}".encode()), told({}, 401))},
+    "no answer": {"/flux-imagine": [0.0]},
+    "a picture's URL that holds the key": {
+        "/fetch": lambda r: told({**finished("task-0", r.origin), "image_url": f"ftp://{KEY}/{KEY}"})
+    },
+}
+
+
+@pytest.mark.parametrize("flags", [(), ("--json", "-v", "--debug")], ids=" ".join)
+@pytest.mark.parametrize("reply", REPLIES)
+def test_they_show_nowhere(keyed: Cli, reply: str, flags: tuple[str, ...]) -> None:
+    """Not on either stream, not in any file, whatever the service makes of them."""
+    with Wire(REPLIES[reply]) as api:
+        at(keyed, api.url)
+        for command in ("imagine x --webhook-url http://127.0.0.1:9/", "fetch task-0", "history"):
+            done = keyed(*command.split(), *(flags if command != "history" else ()))
+            for stream in (done.stdout, done.stderr):
+                assert_absent(stream.encode())
+        assert api.seen
+    for path in keyed.home.rglob("*"):
+        if path.is_file():
+            assert_absent(path.read_bytes())
+
+
+def assert_absent(content: bytes) -> None:
+    """See that neither secret is in some bytes, in plain or as JSON, a repr or base64 writes it."""
+    for secret in (KEY, SECRET):
+        ways = (
+            secret.encode(),
+            json.dumps(secret)[1:-1].encode(),
+            json.dumps(secret, ensure_ascii=False)[1:-1].encode(),
+            repr(secret)[1:-1].encode(),
+            base64.b64encode(secret.encode()),
+        )
+        for way in ways:
+            assert way not in content
+
+
+def test_the_settings_show_masks(cli: Cli) -> None:
+    """`config list` and `get` say that there is a key, and no more of a short one."""
+    cli("login", "--no-verify", input=f"{KEY}\n")
+    cli("config", "set", "webhook_secret", "whsec-9876543210")
+    for command in ("config list", "config get api_key", "config get webhook_secret", "config path"):
+        done = cli(*command.split())
+        assert KEY not in done.stdout + done.stderr
+        assert "whsec-9876543210" not in done.stdout + done.stderr
+    assert cli.config.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["1st-word 2nd-word", "1st-half\n2nd-half", "tab-at-the-end\t", "ctrl-\x01", "schlüssel", "escape-\x1b[2J"],
+)
+def test_a_key_that_cannot_be_one_is_refused_without_an_echo(cli: Cli, key: str) -> None:
+    """From the environment, from stdin, from the file; in a traceback neither."""
+    with Wire() as api:
+        at(cli, api.url)
+        for done in (
+            cli("imagine", "x", "--debug", env={"APIFRAME_API_KEY": key}),
+            cli("login", "--no-verify", "--debug", input=key),
+        ):
+            assert done.code == 2
+            for part in key.split():
+                assert part not in done.stdout + done.stderr
+        assert api.seen == []
+
+
+# Proxies and authorities
+
+
+def test_proxies_are_honoured(keyed: Cli) -> None:
+    """`http_proxy` carries the API's calls and the picture's; its password shows nowhere."""
+    with Wire() as proxy:
+        origin = "http://api.example"
+        proxy.routes = {
+            f"{origin}/flux-imagine": submitted,
+            f"{origin}/fetch": told(finished("task-0", "http://images.example")),
+            "http://images.example/": http(200, png()),
+        }
+        variables = {"http_proxy": proxy.url.replace("//", "//proxy-user:proxy-password@"), "NO_PROXY": ""}
+        done = at(keyed, origin)("imagine", "x", "-v", env=variables)
+        assert done.code == 0, done.stderr
+        assert "proxy-password" not in done.stderr
+        assert credentials(proxy.asked(f"{origin}/flux-imagine")[0]) == KEY
+        assert credentials(proxy.asked("http://images.example/")[0]) is None
+        proxy_authorization = f"Basic {base64.b64encode(b'proxy-user:proxy-password').decode()}"
+        assert {request.headers.get("proxy-authorization") for request in proxy.seen} == {proxy_authorization}
+    done = at(keyed, origin)("imagine", "x", "-v", "--debug", env=variables)
+    assert done.code == 5
+    assert "proxy-password" not in done.stderr
+
+
+def test_a_proxy_is_no_obstacle_to_the_embedded_sandbox(cli: Cli) -> None:
+    """It is on this machine, where no proxy finds it; other hosts that are to be spared stay spared."""
+    cli.env |= {"http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "example.com"}
+    done = cli("imagine", "x [[seconds 0]]", "--sandbox", "--width", "256", "--height", "256")
+    assert done.code == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """A certificate authority that nobody knows."""
+    return trustme.CA()
+
+
+def context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
+    """Return the TLS settings of a server that the authority vouches for."""
+    settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(settings)
+    return settings
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_an_authority_of_ones_own_is_honoured(
+    keyed: Cli, authority: trustme.CA, tmp_path: Path, variable: str
+) -> None:
+    """For the API's calls and for the picture's; without it nothing is sent, and only once is it tried."""
+    bundle = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    with Wire(tls=context(authority)) as api:
+        done = at(keyed, api.url)("imagine", "x", env={variable: str(bundle)})
+        assert done.code == 0, done.stderr
+        before = api.connections
+        done = keyed("imagine", "x")
+        assert done.code == 5
+        assert "its certificate is not trusted" in done.stderr
+        assert (api.submissions, api.connections - before) == (1, 1)
+
+
+def test_a_certificate_for_another_host_is_refused(keyed: Cli, authority: trustme.CA, tmp_path: Path) -> None:
+    """Without a second try."""
+    bundle = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    with Wire(tls=context(authority, "elsewhere.example")) as api:
+        done = at(keyed, api.url)("imagine", "x", env={"REQUESTS_CA_BUNDLE": str(bundle)})
+        assert (done.code, api.submissions, api.connections) == (5, 0, 1)
+        assert "its certificate is not trusted" in done.stderr
+
+
+def test_https_does_not_fall_back_to_http(keyed: Cli, authority: trustme.CA, tmp_path: Path) -> None:
+    """A picture's URL and its redirects are https where the API is."""
+    bundle = tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    keyed.env["REQUESTS_CA_BUNDLE"] = str(bundle)
+    with Wire() as plain, Wire(tls=context(authority)) as api:
+        api.routes = {"/image": http(302, Location=f"{plain.url}/image/x.png")}
+        done = at(keyed, api.url)("imagine", "x")
+        assert (done.code, plain.seen) == (5, [])
+        assert "is not https" in done.stderr
+        api.routes = {"/fetch": told(finished("task-0", plain.url))}
+        assert keyed("wait", "--last").code == 5
+        assert plain.seen == []
+        api.routes = {}
+        assert keyed("wait", "--last").code == 0

@@ -1,0 +1,355 @@
+"""`show`, `--preview` and `--open`: pictures in a terminal that answers as real ones do, and in a viewer."""
+
+import base64
+import fcntl
+import io
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import FLUX_CLI, Cli, Done, Service, wait_until
+from tests.test_imagine import SMALL
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+PLACEHOLDER = "\U0010eeee"
+
+# Takes its stdout for its controlling terminal, as a shell does for what it starts, then becomes the command.
+IN_TERMINAL = (
+    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+@dataclass
+class Terminal:
+    """A terminal of 80 × 24 cells of 8 × 16 pixels; `sixel` and `kitty` say which protocols it speaks.
+
+    `pixels` says whether the system knows of those, which it does not over many an ssh connection.
+    """
+
+    sixel: bool = False
+    kitty: bool = False
+    pixels: bool = True
+
+    def run(
+        self, cli: Cli, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None
+    ) -> Done:
+        """Run a command in it; all that it shows comes as `stdout`. `stdin`, where given, is piped in."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(
+            theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, *((640, 384) if self.pixels else (0, 0)))
+        )
+        environment = {**cli.env, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})}
+        process = subprocess.Popen(
+            [sys.executable, "-c", IN_TERMINAL, str(FLUX_CLI), *map(str, arguments)],
+            stdin=theirs if stdin is None else subprocess.PIPE,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=cli.cwd,
+            env=environment,
+        )
+        os.close(theirs)
+        if stdin is not None and process.stdin:
+            process.stdin.write(stdin)
+            process.stdin.close()
+        shown = self._answered(ours)
+        os.close(ours)
+        return Done(process.wait(20), shown.decode(), "")
+
+    def _answered(self, terminal: int) -> bytes:
+        """Read until the command is gone, and answer what it asks, in order: device attributes, Kitty's query."""
+        shown = b""
+        answered = 0
+        while select.select([terminal], [], [], 30)[0]:
+            try:
+                shown += os.read(terminal, 65536)
+            except OSError:  # the last one that had it open is gone
+                break
+            queries = re.compile(rb"\x1b\[c|\x1b_Gi=(\d+),s=1,v=1,a=q[^\x1b]*\x1b\\")
+            while query := queries.search(shown, answered):
+                answered = query.end()
+                if query[0] == b"\x1b[c":
+                    os.write(terminal, b"\x1b[?62;4;22c" if self.sixel else b"\x1b[?62;22c")
+                elif self.kitty:
+                    os.write(terminal, b"\x1b_Gi=%s;OK\x1b\\" % query[1])
+        return shown
+
+
+@pytest.fixture
+def flag_png(cli: Cli) -> Path:
+    """A picture whose left half is red and whose right half is blue."""
+    image = Image.new("RGB", (320, 240), RED)
+    image.paste(BLUE, (160, 0, 320, 240))
+    image.save(cli.cwd / "flag.png")
+    return cli.cwd / "flag.png"
+
+
+def half_blocks(shown: str) -> list[list[tuple[int, int, int]]]:
+    """Return the colours of the upper halves, row by row."""
+    rows = []
+    for line in shown.splitlines():
+        cells = re.findall(r"\x1b\[38;2;(\d+);(\d+);(\d+);48;2;\d+;\d+;\d+m▀", line)
+        if cells:
+            rows.append([(int(r), int(g), int(b)) for r, g, b in cells])
+    return rows
+
+
+def kitty_picture(shown: str) -> Image.Image:
+    """Return the picture that was sent by Kitty's protocol."""
+    chunks = re.findall(r"\x1b_Gi=\d+,m=[01],f=100,q=2;([^\x1b]*)\x1b\\", shown)
+    return Image.open(io.BytesIO(base64.b64decode("".join(chunks))))
+
+
+def test_half_blocks_where_the_terminal_has_no_graphics(cli: Cli, flag_png: Path) -> None:
+    """Red to the left, blue to the right, as large as fits and with its ratio kept."""
+    done = Terminal().run(cli, "show", flag_png)
+    assert done.code == 0, done.stdout
+    rows = half_blocks(done.stdout)
+    assert len(rows) <= 22
+    (width,) = {len(row) for row in rows}
+    assert width * 8 / (len(rows) * 16) == pytest.approx(4 / 3, rel=0.05)
+    assert {row[0] for row in rows} == {RED}
+    assert {row[-1] for row in rows} == {BLUE}
+
+
+def test_kittys_protocol_where_the_terminal_answers_to_it(cli: Cli, flag_png: Path) -> None:
+    """The picture as a PNG, and placeholders for it whose colour is its number, whatever NO_COLOR says."""
+    done = Terminal(kitty=True).run(cli, "show", flag_png, env={"NO_COLOR": "1", "COLORTERM": ""})
+    assert done.code == 0, done.stdout
+    image = kitty_picture(done.stdout)
+    assert image.getpixel((2, 2)) == RED
+    assert image.getpixel((image.width - 3, 2)) == BLUE
+    assert done.stdout.count(PLACEHOLDER) > 100
+    (number,) = set(re.findall(r"a=p,i=(\d+)", done.stdout))
+    red, green, blue = (int(number) >> 16 & 255, int(number) >> 8 & 255, int(number) & 255)
+    assert f"\x1b[38;2;{red};{green};{blue}m{PLACEHOLDER}" in done.stdout
+
+
+@pytest.mark.parametrize("stdin", [None, b"", b"a kite"])
+def test_sixel_where_the_terminal_has_it_even_if_stdin_is_a_pipe(
+    cli: Cli, flag_png: Path, stdin: bytes | None
+) -> None:
+    """Red and blue, by the protocol that the terminal says it has; it is asked even where it is not stdin."""
+    done = Terminal(sixel=True).run(cli, "show", flag_png, stdin=stdin)
+    assert done.code == 0, done.stdout
+    (sixels,) = re.findall(r"\x1bP[\d;]*q(.*?)\x1b\\", done.stdout, re.DOTALL)
+    colours = set(re.findall(r"#\d+;2;(\d+;\d+;\d+)", sixels))
+    assert colours >= {"100;0;0", "0;0;100"}  # and what the edge between them takes
+
+
+@pytest.mark.parametrize("stdin", [None, b""])
+def test_a_terminal_of_unknown_pixels_is_good_enough(cli: Cli, flag_png: Path, stdin: bytes | None) -> None:
+    """It is asked, does not answer, and the usual size of a cell has to do."""
+    done = Terminal(sixel=True, pixels=False).run(cli, "show", flag_png, stdin=stdin)
+    assert done.code == 0, done.stdout
+    assert re.search(r"\x1bP[\d;]*q", done.stdout)
+
+
+def test_no_colour_leaves_half_blocks_nothing_to_show(cli: Cli, flag_png: Path) -> None:
+    """NO_COLOR holds: exit 2 and why."""
+    done = Terminal().run(cli, "show", flag_png, env={"NO_COLOR": "1"})
+    assert done.code == 2
+    assert "NO_COLOR is set" in done.stdout
+    assert "▀" not in done.stdout
+
+
+def test_without_a_terminal_the_path_is_printed(cli: Cli, flag_png: Path) -> None:
+    """A pipe gets no escape sequence, and neither does a dumb terminal."""
+    assert cli("show", "flag.png") == Done(0, "flag.png\n", "")
+    done = Terminal(sixel=True).run(cli, "show", flag_png, env={"TERM": "dumb"})
+    assert (done.code, done.stdout) == (0, f"{flag_png}\r\n")
+
+
+def test_a_task_is_shown_by_its_id(flux: Cli) -> None:
+    """The history knows where its picture is."""
+    (task,) = flux("imagine", "x", "--json", *SMALL).objects
+    assert flux("show", task["task_id"]).lines == [str(flux.cwd / task["path"])]
+    assert half_blocks(Terminal().run(flux, "show", task["task_id"]).stdout)
+
+
+def test_a_task_without_a_picture_here_says_how_to_get_it(flux: Cli) -> None:
+    """Not saved, gone to stdout, deleted, or never heard of: exit 6 each."""
+    (unsaved,) = flux("imagine", "x", "--no-wait", *SMALL).lines
+    process = flux.start("imagine", "x", "-o", "-", *SMALL)
+    assert process.communicate(timeout=30)[0]
+    streamed = flux.history()[0]["task_id"]
+    (deleted,) = flux("imagine", "x", "--json", *SMALL).objects
+    (flux.cwd / deleted["path"]).unlink()
+    for task_id, message, hint in (
+        (unsaved, "has no picture here", f"flux-cli wait {unsaved}"),
+        (streamed, "went to stdout", f"flux-cli wait {streamed} -o FILE"),
+        (deleted["task_id"], "is gone", f"flux-cli wait {deleted['task_id']}"),
+        ("64cd7965", "there is no file 64cd7965, and no task of that id", ""),
+    ):
+        done = flux("show", task_id)
+        assert done.code == 6
+        assert message in done.stderr
+        assert hint in done.stderr
+
+
+def png_header(width: int, height: int) -> bytes:
+    """Return a PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def thin_png() -> bytes:
+    """Return a picture that is 3 pixels wide and 6,000 high."""
+    file = io.BytesIO()
+    Image.new("RGB", (3, 6000), RED).save(file, "PNG")
+    return file.getvalue()
+
+
+ODD: dict[str, Callable[[], bytes]] = {
+    "empty": lambda: b"",
+    "text": lambda: b"not a picture",
+    "EPS": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "cut": lambda: thin_png()[:60],
+    "only a signature": lambda: b"\x89PNG\r\n\x1a\n",
+    "no pixels": lambda: png_header(0, 0),
+    "too many pixels": lambda: png_header(60_000, 60_000),
+    "fewer pixels than claimed": lambda: png_header(2_000, 2_000),
+    "too thin": thin_png,
+    "no JPEG after all": lambda: b"\xff\xd8\xff" + bytes(range(256)) * 9,
+    "no WebP after all": lambda: b"RIFF\x20\x00\x00\x00WEBPVP8 " + bytes(40),
+    "no GIF after all": lambda: b"GIF89a" + bytes(30),
+    "no AVIF after all": lambda: b"\x00\x00\x00\x1cftypavif" + bytes(30),
+}
+
+
+@pytest.mark.parametrize("make", ODD.values(), ids=list(ODD))
+def test_an_odd_picture_is_one_clear_line(cli: Cli, make: Callable[[], bytes]) -> None:
+    """Exit 6, one error, no traceback, and the terminal gets no broken graphics."""
+    (cli.cwd / "odd.png").write_bytes(make())
+    done = Terminal(sixel=True).run(cli, "show", "odd.png")
+    assert done.code == 6, done.stdout
+    assert done.stdout.count("error:") == 1
+    assert "odd.png" in done.stdout
+    assert "\x1bP" not in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "I;16", "CMYK"])
+def test_every_kind_of_pixels_is_shown(cli: Cli, mode: str) -> None:
+    """Grey, palettes, transparency, 16 bits and ink."""
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    Image.new(mode, (64, 64)).save(cli.cwd / "x.png", kind)
+    assert half_blocks(Terminal().run(cli, "show", "x.png").stdout)
+
+
+def test_imagine_shows_the_picture_after_its_path(flux: Cli) -> None:
+    """`--preview`: the path, then the picture, bars or not."""
+    done = Terminal(kitty=True).run(flux, "imagine", "x", "--preview", "-o", "x.png", *SMALL)
+    assert done.code == 0, done.stdout
+    assert done.stdout.index("x.png\r\n") < done.stdout.index("\x1b_G")
+    assert kitty_picture(done.stdout).getbbox()
+    done = Terminal().run(flux, "imagine", "y", "--preview", "-o", "y.png", "--width", "256", "--height", "256")
+    assert half_blocks(done.stdout)
+
+
+def test_a_prompt_from_a_pipe_is_no_hindrance(flux: Cli) -> None:
+    """The prompt comes on stdin, and the terminal is still asked for its protocol."""
+    done = Terminal(kitty=True).run(flux, "imagine", "--preview", *SMALL, stdin=b"a kite")
+    assert done.code == 0, done.stdout
+    assert flux.history()[0]["prompt"] == "a kite"
+    assert kitty_picture(done.stdout).getbbox()
+
+
+def test_a_preview_never_gets_into_a_pipe(flux: Cli) -> None:
+    """The path and nothing else is on stdout; stderr says why, unless it is to be quiet."""
+    done = flux("imagine", "x", "--preview", "-o", "x.png", "--width", "256", "--height", "256")
+    assert (done.code, done.stdout) == (0, "x.png\n")
+    assert "no preview: stdout is not a terminal" in done.stderr
+    assert flux("imagine", "x", "--preview", "-o", "y.png", *SMALL) == Done(0, "y.png\n", "")
+
+
+def test_wait_shows_the_picture_too(flux: Cli) -> None:
+    """`wait --preview`, for what was submitted with `--no-wait`."""
+    (task_id,) = flux("imagine", "x", "--no-wait", *SMALL).lines
+    done = Terminal(kitty=True).run(flux, "wait", task_id, "--preview", "-q")
+    assert done.code == 0, done.stdout
+    assert kitty_picture(done.stdout).getbbox()
+
+
+@pytest.mark.parametrize("package", ["textual_image", "PIL"])
+def test_without_the_extra_nothing_is_paid_for(
+    flux: Cli, service: Service, flag_png: Path, tmp_path: Path, package: str
+) -> None:
+    """One sentence that names the extra, exit 2, before anything is sent."""
+    # None in sys.modules is Python's own way to say that there is no such module.
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+    done = flux("imagine", "x", "--preview", env=env)
+    assert (done.code, service.submissions) == (2, 0)
+    assert "pip install 'apiframe-flux-cli[preview]'" in done.stderr
+    done = Terminal().run(flux, "show", flag_png, env=env)
+    assert done.code == 2
+    assert "the extra `preview`" in done.stdout
+
+
+@pytest.fixture
+def opener(cli: Cli, tmp_path: Path) -> Path:
+    """Make `xdg-open` (and macOS's `open`) a script that notes its arguments in the file returned."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    log = tmp_path / "opened"
+    for name in ("xdg-open", "open"):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >> {log}\necho noise; echo noise >&2\n')
+        script.chmod(0o755)
+    cli.env["PATH"] = str(folder)
+    return log
+
+
+def test_open_hands_the_file_to_the_viewer(flux: Cli, flag_png: Path, opener: Path) -> None:
+    """`show --open` with a file or a task; the viewer's own output goes nowhere."""
+    assert flux("show", "flag.png", "--open") == Done(0, "", "")
+    (task,) = flux("imagine", "x", "--json", *SMALL).objects
+    assert flux("show", task["task_id"], "--open").code == 0
+    assert opener.read_text().splitlines() == [str(flag_png), str(flux.cwd / task["path"])]
+
+
+def test_imagine_opens_each_picture_in_the_end(flux: Cli, opener: Path) -> None:
+    """`--open -n 2`: both, once they are saved."""
+    done = flux("imagine", "x", "-n", "2", "--open", "-o", "{n}.png", *SMALL)
+    assert (done.code, sorted(done.lines)) == (0, ["1.png", "2.png"])
+    assert sorted(opener.read_text().splitlines()) == [str(flux.cwd / "1.png"), str(flux.cwd / "2.png")]
+
+
+@pytest.mark.usefixtures("flag_png")
+def test_a_viewer_that_stays_open_holds_nothing_up(cli: Cli, opener: Path) -> None:
+    """The command ends while the viewer lives on, and so does a `$(…)` around it."""
+    (opener.parent / "bin" / "xdg-open").write_text(f"#!/bin/sh\necho $$ > {opener}\nexec /bin/sleep 60\n")
+    assert cli("show", "flag.png", "--open", timeout=20) == Done(0, "", "")
+    wait_until(lambda: opener.exists() and opener.read_text().strip())
+    os.kill(int(opener.read_text()), 15)  # it was there to be ended
+
+
+@pytest.mark.usefixtures("flag_png")
+def test_without_a_viewer_nothing_is_paid_for(flux: Cli, service: Service, tmp_path: Path) -> None:
+    """No opener, or one that fails: exit 2 and why."""
+    flux.env["PATH"] = str(tmp_path)
+    done = flux("imagine", "x", "--open")
+    assert (done.code, service.submissions) == (2, 0)
+    assert "which is not installed" in done.stderr
+    (tmp_path / "xdg-open").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / "xdg-open").chmod(0o755)
+    done = flux("show", "flag.png", "--open")
+    assert done.code == 2
+    assert "cannot open" in done.stderr
