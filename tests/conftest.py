@@ -1,8 +1,11 @@
 """The suite's tools: the installed command as a process, in a home of its own, and a real server on loopback."""
 
+import contextlib
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -169,6 +172,18 @@ def wait_until(condition: Any, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.02)
+
+
+def port_to_come_back_to() -> int:
+    """Return a port for a service that ends and starts again; it and the next one are free.
+
+    Not one that the system chose: it hands those to whatever connects or listens next, so that it may be gone.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)  # noqa: S311 - a port is no secret
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            socket.create_server(("127.0.0.1", port + 1)).close()
+            return port
 
 
 def interrupt(process: "subprocess.Popen[bytes]", number: int = signal.SIGINT) -> Done:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from flux_cli import sandbox as sandbox_service
 from tests import lean
-from tests.conftest import KEY, Cli, Service, interrupt, wait_until
+from tests.conftest import KEY, Cli, Service, interrupt, port_to_come_back_to, wait_until
 from tests.screen import Screen
 
 SMALL = ("--width", "256", "--height", "256")
@@ -223,8 +223,8 @@ def test_without_credits_nothing_more_is_sent_and_a_later_run_goes_on(cli: Cli, 
     """What was refused was not accepted, so it is not lost and not failed: it is simply still to be sent."""
     write(cli, *(f"kite {number}" for number in range(40)))
     cli.env["APIFRAME_API_KEY"] = KEY
-    with sandbox_service.running(tmp_path / "sandbox", seconds=0.3, credits=3) as poor:
-        port = int(poor.url.rpartition(":")[2])
+    port = port_to_come_back_to()
+    with sandbox_service.running(tmp_path / "sandbox", port=port, seconds=0.3, credits=3) as poor:
         done = cli("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", poor.url)
         assert done.code == 3
         assert len(pictures(cli)) == 3

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from flux_cli import sandbox
-from tests.conftest import FLUX_CLI, KEY, Cli, Service, wait_until
+from tests.conftest import FLUX_CLI, KEY, Cli, Service, port_to_come_back_to, wait_until
 
 ROWS, KILLS = 300, 20
 SMALL = ("--width", "256", "--height", "256")
@@ -113,8 +113,8 @@ def test_a_service_that_is_gone_for_a_while_costs_no_row(cli: Cli, tmp_path: Pat
     rows = [f"kite {number}" for number in range(40)]
     (cli.cwd / "rows.txt").write_text("\n".join(rows))
     cli.env["APIFRAME_API_KEY"] = KEY
-    with sandbox.running(tmp_path / "sandbox", seconds=0.5) as service:
-        port = int(service.url.rpartition(":")[2])
+    port = port_to_come_back_to()
+    with sandbox.running(tmp_path / "sandbox", port=port, seconds=0.5) as service:
         process = cli.start(
             "batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "4", "--api-url", service.url
         )

@@ -1,5 +1,8 @@
 """Asked to end while money is at stake: the exit code, what stderr says, and what is left, at each phase."""
 
+import contextlib
+import os
+import select
 import signal
 import subprocess
 import time
@@ -121,7 +124,13 @@ def test_while_the_prompt_is_read(cli: Cli) -> None:
     cli.env |= {"APIFRAME_API_KEY": KEY}
     for number, code in SIGNALS.items():
         process = cli.start("imagine", stdin=subprocess.PIPE)
-        time.sleep(1)
+        assert process.stdin is not None
+        pipe = process.stdin.fileno()
+        os.set_blocking(pipe, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:  # until the pipe is full
+                os.write(pipe, b"x" * 4096)
+        assert select.select([], [pipe], [], 20)[1]  # it is read from
         done = interrupt(process, number)
         assert (done.code, done.stdout, done.stderr) == (code, "", "")
 
