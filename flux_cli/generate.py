@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ParamSpec
 
 from flux_cli import image_prompt
@@ -30,6 +29,7 @@ from flux_cli.errors import (
 from flux_cli.files import remove_live
 from flux_cli.history import History
 from flux_cli.job import Job, Observer, Result
+from flux_cli.ledger import Ledger
 from flux_cli.polling import BACKOFF_MAX, FIRST_SECONDS, backoff
 from flux_cli.saving import Saved, Saver
 from flux_cli.signals import deferred
@@ -112,7 +112,7 @@ class Run:
     ) -> None:
         self._client = client
         self._saver = saver
-        self._history = history
+        self._ledger = Ledger(history, plan.service, observer)
         self._observer = observer
         self._plan = plan
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -121,9 +121,6 @@ class Run:
         self._throttle = Throttle(plan.concurrency)
         self._stopper: FluxError | None = None  # why nothing more is submitted
         self._heard = False  # the service has accepted something in this run
-        # What has happened and is not yet in the history, and what the observer hears once it is.
-        self._changes: list[tuple[Job, Callable[[History, int], None]]] = []
-        self._news: deque[Callable[[], None]] = deque()
         # Where each job is: in one of these at a time. Times are those of the next step.
         self._to_submit: dict[Job, float] = {}
         self._submitting: dict[Job, float] = {}  # the time is that of the last step
@@ -149,6 +146,7 @@ class Run:
                 while True:
                     self._submit_all(self._admitted(coming))
                     if not coming and not self._under_way():
+                        self._ledger.close()
                         return worst(self._codes)
                     self._start_due()
                     self._handle_next(deadline, coming)
@@ -190,7 +188,7 @@ class Run:
                 self._seen(job, job.task)
             elif job.task_id is not None:
                 self._running[job] = now
-                self._tell(self._observer.waiting, job)
+                self._ledger.tell(self._observer.waiting, job)
             elif self._stopper is not None:
                 self._end_unsent(job, self._stopper)
             else:
@@ -213,55 +211,19 @@ class Run:
 
         What cannot be written down is not sent, nor is anything after it; what is under way goes on.
         """
-        failure = self._commit(jobs)
+        failure = self._ledger.commit(jobs)
         if failure is not None:
             self._stopper = failure
             for job in jobs:
                 del self._to_submit[job]
                 self._end_unsent(job, failure)
-            self._commit(jobs := [])
-        while self._news:
-            self._news.popleft()()
+            self._ledger.commit(jobs := [])
+        self._ledger.tell_news()
         now = time.monotonic()
         for job in jobs:
             del self._to_submit[job]
             self._submitting[job] = now
             self._in_thread(self._submit, job)
-
-    def _commit(self, jobs: list[Job]) -> LocalFileError | None:
-        """Commit what has happened, and the intents to send jobs; return why these could not be written down."""
-        changes, self._changes = self._changes, []
-        if self._history is None or not (changes or jobs):
-            return None
-        fresh = [job for job in jobs if job.number is None]
-        try:
-            with self._history.together():
-                for job, change in changes:
-                    self._apply(job, change)
-                for job in jobs:
-                    self._apply(job, lambda history, number: history.sent_again(number))
-                numbers = self._begin(fresh)
-            for job, number in zip(fresh, numbers, strict=True):
-                job.number = number
-        except LocalFileError as failure:
-            # One by one, so that what can be kept is; what cannot must not stop what is paid for.
-            for job, change in changes:
-                try:
-                    self._apply(job, change)
-                except LocalFileError as error:
-                    self._tell(self._observer.unrecorded, job, error.message)
-            return failure if jobs else None
-        return None
-
-    def _apply(self, job: Job, change: Callable[[History, int], None]) -> None:
-        if self._history is not None and job.number is not None:
-            change(self._history, job.number)
-
-    def _begin(self, jobs: list[Job]) -> list[int]:
-        if self._history is None or not jobs:
-            return []
-        rows = [job.row or "" for job in jobs] if jobs[0].batch else None
-        return self._history.begin(self._plan.service, [job.recorded for job in jobs], jobs[0].batch, rows)
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -362,7 +324,7 @@ class Run:
                 raise _Stopped
             if time.monotonic() - last >= PROGRESS_SECONDS:
                 last = time.monotonic()
-                self._events.put(lambda: self._tell(self._observer.downloading, job, received, total))
+                self._events.put(lambda: self._ledger.tell(self._observer.downloading, job, received, total))
 
         try:
             assert job.task is not None  # noqa: S101 - only finished tasks are saved; for the type checker
@@ -381,8 +343,8 @@ class Run:
         del self._submitting[job]
         job.task_id, job.tries, job.trouble, self._heard = task_id, 0, None, True
         job.request = {}  # an image prompt in it can be large, and is not needed again
-        self._note(job, lambda history, number: history.accepted(number, task_id))
-        self._tell(self._observer.submitted, job)
+        self._ledger.note(job, lambda history, number: history.accepted(number, task_id))
+        self._ledger.tell(self._observer.submitted, job)
         self._throttle.accepted(len(self._running) + len(self._looking) + 1)
         if self._plan.wait:
             job.began = time.monotonic()
@@ -430,8 +392,8 @@ class Run:
         job.departure = type(job.departure)()
         self._to_submit[job] = when
         # Until then it is certain that it was not accepted; should this process end, it is not in doubt.
-        self._note(job, lambda history, number: history.ended(number, Status.UNSENT, error=error.message))
-        self._tell(self._observer.trouble, job, error.message)
+        self._ledger.note(job, lambda history, number: history.ended(number, Status.UNSENT, error=error.message))
+        self._ledger.tell(self._observer.trouble, job, error.message)
 
     def _looked(self, group: list[Job], outcome: dict[str, Task | FluxError] | Exception, sent: float) -> None:
         self._looks -= 1
@@ -461,12 +423,12 @@ class Run:
             job.pace.saw(job.seconds(), task.percentage)
             known_start = job.request is not None or job.age is not None
             self._running[job] = time.monotonic() + job.pace.delay(known_start=known_start)
-            self._tell(self._observer.waiting, job)
+            self._ledger.tell(self._observer.waiting, job)
         elif job.target is None:
             self._end(job, Result(task.status))
         else:
             # Paid for and finished: from here on it counts as unsaved until there is a path.
-            self._note(job, lambda history, number: history.ended(number, task.status, **_urls(task)))
+            self._ledger.note(job, lambda history, number: history.ended(number, task.status, **_urls(task)))
             self._to_save.append(job)
 
     def _not_seen(self, job: Job, error: Exception, pause: float) -> None:
@@ -476,7 +438,7 @@ class Run:
             job.tries += 1
             job.trouble = str(error)
             self._running[job] = time.monotonic() + pause
-            self._tell(self._observer.trouble, job, str(error))
+            self._ledger.tell(self._observer.trouble, job, str(error))
         elif isinstance(error, UnknownTaskError):
             self._end(job, Result(Status.FAILED, error.exit_code, error=error.message, hint=error.hint))
         elif isinstance(error, FluxError):
@@ -502,7 +464,7 @@ class Run:
         if isinstance(error, UnreachableError) and job.waited + pause <= self._plan.picture_patience:
             job.waited += pause
             self._running[job] = time.monotonic() + pause  # a look first: the picture may lie elsewhere by then
-            self._tell(self._observer.trouble, job, error.message)
+            self._ledger.tell(self._observer.trouble, job, error.message)
             return
         self._end_resumable(job, _not_saved_code(error), error.message, error.hint)
 
@@ -540,7 +502,7 @@ class Run:
         for job in [*self._running, *self._looking, *self._to_save, *self._saving]:
             self._end_resumable(job, code, why)
         self._forget()
-        self._submit_all([])
+        self._ledger.close()
 
     def _end_unsubmitted(self, code: ExitCode, why: str) -> None:
         for job in [*self._to_submit, *self._submitting]:
@@ -588,17 +550,11 @@ class Run:
             resumable=bare.resumable,
         )
         if result.status is not Status.PROCESSING:
-            self._note(job, lambda history, number: history.ended(number, result.status, **_columns(result)))
-        self._tell(self._observer.ended, job, result)
+            self._ledger.note(
+                job, lambda history, number: history.ended(number, result.status, **_columns(result))
+            )
+        self._ledger.tell(self._observer.ended, job, result)
         self._codes.add(result.exit_code)
-
-    def _note(self, job: Job, change: Callable[[History, int], None]) -> None:
-        """Put a change to the job's record into the next commit."""
-        self._changes.append((job, change))
-
-    def _tell(self, what: Callable[_What, None], *arguments: _What.args, **named: _What.kwargs) -> None:
-        """Tell the observer something after the next commit, so that a task id that it prints has been kept."""
-        self._news.append(partial(what, *arguments, **named))
 
 
 def _not_saved_code(error: FluxError) -> ExitCode:

@@ -54,6 +54,10 @@ CREATE INDEX by_row ON submissions (batch, row) WHERE batch IS NOT NULL;
 """
 
 
+class HistoryBusyError(LocalFileError):
+    """Another process is changing the history, and has been for longer than `BUSY_SECONDS`."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One submission.
@@ -258,7 +262,9 @@ class History:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise LocalFileError(f"cannot use the history {self.path}: {error}") from error
+            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            kind = HistoryBusyError if busy else LocalFileError
+            raise kind(f"cannot use the history {self.path}: {error}") from error
         except (sqlite3.DatabaseError, ValueError) as error:
             raise LocalFileError(
                 f"the history {self.path} is damaged or not ours: {error}",
