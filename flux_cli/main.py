@@ -217,6 +217,12 @@ def _traceback_if(debug: bool) -> None:
 def run() -> NoReturn:
     """Be the command `flux-cli`."""
     console.fill_missing_streams()
-    code = main(sys.argv[1:])
-    console.flush()
+    try:
+        code = main(sys.argv[1:])
+        console.flush()
+        signals.ignore()
+    except (KeyboardInterrupt, SignalReceived) as again:  # while what the first one ended was being told
+        signals.ignore()
+        console.discard_stdout()
+        code = getattr(again, "exit_code", ExitCode.SIGINT)
     sys.exit(code)

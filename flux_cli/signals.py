@@ -26,6 +26,13 @@ def install() -> None:
     _set(dict.fromkeys(_NAMES[1:], handle))
 
 
+def ignore() -> None:
+    """Let no signal change the exit code any more: everything has been told, and Python is about to end."""
+    for name in _NAMES:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 @contextlib.contextmanager
 def deferred(wake: Callable[[], None]) -> Iterator[list[BaseException]]:
     """Collect the first signal as an exception in the list instead of raising it, and call `wake`; raise a second.

@@ -149,6 +149,20 @@ def test_two_signals_at_once(
     assert cli.files() == []
 
 
+@pytest.mark.parametrize("pause", [0.003, 0.008, 0.015, 0.025, 0.04])
+def test_a_second_signal_at_any_moment_after_the_first(
+    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]], pause: float
+) -> None:
+    """The exit code stays the first one's while the program ends: Python itself would die of the signal."""
+    process, _ = at(PHASES[3])
+    process.send_signal(signal.SIGINT)
+    time.sleep(pause)
+    done = interrupt(process)
+    assert done.code == 130
+    assert "Traceback" not in done.stderr
+    assert "flux-cli wait task-0" in done.stderr
+
+
 def ignore_hangup() -> None:
     """Do as nohup does."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
