@@ -4,18 +4,14 @@ One loop in the calling thread owns every decision, the history and the observer
 runs in daemon threads that only report back, so that a deadline or a signal never waits for a socket.
 """
 
-import contextlib
-import queue
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import ParamSpec
+from functools import partial
 
-from flux_cli import image_prompt
 from flux_cli.client import MANY, Client, RateLimitedError, UnknownTaskError
 from flux_cli.download import UnreachableError
+from flux_cli.errands import Errands, UnsendableError
 from flux_cli.errors import (
     BadAnswerError,
     ExitCode,
@@ -36,6 +32,7 @@ from flux_cli.signals import deferred
 from flux_cli.task import Status, Task
 from flux_cli.throttle import Throttle
 from flux_cli.transport import NotSentError
+from flux_cli.under_way import GATHER_SECONDS, Coming, UnderWay
 
 SUBMIT_TRIES = 4
 """How often a submission that certainly did not arrive is tried in all."""
@@ -45,20 +42,10 @@ MAX_LOOK_PAUSE_SECONDS = 60.0
 """The longest that a service is not asked how tasks stand, however long it asks for."""
 MAX_LOOKS, MAX_DOWNLOADS = 4, 8
 """Status requests and downloads under way at once."""
-MAX_LARGE_BODIES = 4
-"""Requests under way at once whose image prompts are read only then, up to 20 MiB each."""
-GATHER_SECONDS = 0.1
-"""How long a look may be put off, or brought forward, so that one request asks for several tasks."""
-LOOK_SECONDS = 30.0
-"""How long one status request may take."""
 NEWBORN_SECONDS = 3.0
 """So soon after its submission a task that the service does not know yet may still turn up."""
 SETTLE_SECONDS = 2.0
 """How long, once asked to end, the answers to submissions are waited for: each is the id of a paid task."""
-PROGRESS_SECONDS = 0.1
-"""How often a download reports its bytes."""
-
-_What = ParamSpec("_What")
 
 
 @dataclass(frozen=True)
@@ -84,52 +71,21 @@ class Plan:
     picture_patience: float = 0.0
 
 
-class _Stopped(Exception):  # noqa: N818 - no error: it ends a download that nobody waits for any more
-    pass
-
-
-class _Coming:
-    """The jobs that are still to come; true while there are any. One is always looked at ahead."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._jobs = iter(jobs)
-        self.next = next(self._jobs, None)
-
-    def __bool__(self) -> bool:
-        return self.next is not None
-
-    def __iter__(self) -> Iterator[Job]:
-        while self.next is not None:
-            job, self.next = self.next, next(self._jobs, None)
-            yield job
-
-
 class Run:
     """One run over some jobs. All but what runs in threads happens in the thread that calls `run`."""
 
     def __init__(
         self, client: Client, saver: Saver, history: History | None, observer: Observer, plan: Plan
     ) -> None:
-        self._client = client
-        self._saver = saver
         self._ledger = Ledger(history, plan.service, observer)
         self._observer = observer
         self._plan = plan
-        self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._errands = Errands(client, saver)
+        self._jobs = UnderWay()
         self._codes: set[ExitCode] = set()
-        self._stopped = threading.Event()
         self._throttle = Throttle(plan.concurrency)
         self._stopper: FluxError | None = None  # why nothing more is submitted
         self._heard = False  # the service has accepted something in this run
-        # Where each job is: in one of these at a time. Times are those of the next step.
-        self._to_submit: dict[Job, float] = {}
-        self._submitting: dict[Job, float] = {}  # the time is that of the last step
-        self._running: dict[Job, float] = {}
-        self._looking: set[Job] = set()
-        self._to_save: deque[Job] = deque()
-        self._saving: set[Job] = set()
-        self._looks = 0
-        self._large_bodies = threading.BoundedSemaphore(MAX_LARGE_BODIES)
 
     def run(self, jobs: Iterable[Job]) -> ExitCode:
         """Take jobs to their ends, tell the observer of each, and return the exit code that speaks for all.
@@ -140,12 +96,12 @@ class Run:
             KeyboardInterrupt, SignalReceived: Asked to end; the observer has been told of every job under way.
         """
         deadline = None if self._plan.timeout is None else time.monotonic() + self._plan.timeout
-        with deferred(lambda: self._events.put(lambda: None)) as asked_to_end:
+        with deferred(self._errands.wake) as asked_to_end:
             try:
-                coming = _Coming(jobs)
+                coming = Coming(jobs)
                 while True:
                     self._submit_all(self._admitted(coming))
-                    if not coming and not self._under_way():
+                    if not coming and not self._jobs:
                         self._ledger.close()
                         return worst(self._codes)
                     self._start_due()
@@ -159,26 +115,20 @@ class Run:
                 self._abandon(error)
                 raise
             finally:
-                self._stopped.set()
+                self._errands.stop()
                 remove_live()
 
     # The loop's steps
 
-    def _under_way(self) -> bool:
-        return any((self._to_submit, self._submitting, self._running, self._looking, self._to_save, self._saving))
-
-    def _in_flight(self) -> int:
-        return len(self._submitting) + len(self._running) + len(self._looking)
-
-    def _admitted(self, coming: _Coming) -> list[Job]:
+    def _admitted(self, coming: Coming) -> list[Job]:
         """Take in jobs while there is room; return those that may be submitted now, earlier ones first."""
         now = time.monotonic()
         admitted: list[Job] = []
         if self._stopper is not None:
-            for job in list(self._to_submit):
-                del self._to_submit[job]
+            for job in list(self._jobs.to_submit):
+                del self._jobs.to_submit[job]
                 self._end_unsent(job, self._stopper)
-        for job, due in self._to_submit.items():
+        for job, due in self._jobs.to_submit.items():
             if due <= now and self._admits(len(admitted), now):
                 admitted.append(job)
         while coming.next is not None and self._has_room(coming.next, len(admitted), now):
@@ -187,24 +137,24 @@ class Run:
             if job.task is not None:
                 self._seen(job, job.task)
             elif job.task_id is not None:
-                self._running[job] = now
+                self._jobs.running[job] = now
                 self._ledger.tell(self._observer.waiting, job)
             elif self._stopper is not None:
                 self._end_unsent(job, self._stopper)
             else:
-                self._to_submit[job] = now
+                self._jobs.to_submit[job] = now
                 admitted.append(job)
         return admitted
 
     def _admits(self, more: int, now: float) -> bool:
-        return self._throttle.admits(self._in_flight() + more, len(self._submitting) + more, now)
+        return self._throttle.admits(self._jobs.in_flight + more, len(self._jobs.submitting) + more, now)
 
     def _has_room(self, job: Job, admitted: int, now: float) -> bool:
-        backlog = max(0, len(self._to_save) + len(self._saving) - 4 * MAX_DOWNLOADS)
+        backlog = max(0, len(self._jobs.to_save) + len(self._jobs.saving) - 4 * MAX_DOWNLOADS)
         if job.task_id is not None or self._stopper is not None:
-            return self._in_flight() + admitted + backlog < self._plan.concurrency
-        waiting = len(self._to_submit) > admitted  # some that are to be sent again have to wait: they come first
-        return not waiting and self._admits(admitted + backlog, now)
+            return self._jobs.in_flight + admitted + backlog < self._plan.concurrency
+        again = len(self._jobs.to_submit) > admitted  # some wait to be sent again: they come first
+        return not again and self._admits(admitted + backlog, now)
 
     def _submit_all(self, jobs: list[Job]) -> None:
         """Write down what has happened and what is about to be sent, in one commit; tell of it; then send it.
@@ -215,157 +165,74 @@ class Run:
         if failure is not None:
             self._stopper = failure
             for job in jobs:
-                del self._to_submit[job]
+                del self._jobs.to_submit[job]
                 self._end_unsent(job, failure)
             self._ledger.commit(jobs := [])
         self._ledger.tell_news()
         now = time.monotonic()
         for job in jobs:
-            del self._to_submit[job]
-            self._submitting[job] = now
-            self._in_thread(self._submit, job)
+            del self._jobs.to_submit[job]
+            self._jobs.submitting[job] = now
+            self._errands.submit(job, partial(self._accepted, job), partial(self._not_accepted, job))
 
     def _start_due(self) -> None:
         now = time.monotonic()
-        while self._looks < MAX_LOOKS and (group := self._due_group(now)):
-            for job in group:
-                del self._running[job]
-            self._looking.update(group)
-            self._looks += 1
-            self._in_thread(self._look, group, now)
-        while self._to_save and len(self._saving) < MAX_DOWNLOADS:
-            job = self._to_save.popleft()
-            self._saving.add(job)
-            self._in_thread(self._save, job)
+        while self._jobs.looks < MAX_LOOKS and (group := self._jobs.due(now, self._throttle.failed_looks)):
+            looked = partial(self._looked, group, now)
+            self._errands.look(group, looked, looked)
+        while self._jobs.to_save and len(self._jobs.saving) < MAX_DOWNLOADS:
+            job = self._jobs.to_save.popleft()
+            self._jobs.saving.add(job)
+            self._errands.save(
+                job, partial(self._downloading, job), partial(self._saved, job), partial(self._not_saved, job)
+            )
 
-    def _due_group(self, now: float) -> list[Job]:
-        """Return up to 20 tasks to ask for at once, or none as long as it is better to wait for company."""
-        if not self._running or (due := min(self._running.values())) > now:
-            return []
-        horizon = now + (GATHER_SECONDS if len(self._running) > 1 else 0.0)
-        group = sorted((at, index, job) for index, (job, at) in enumerate(self._running.items()) if at <= horizon)
-        if len(group) < MANY and due > now - GATHER_SECONDS and len(self._running) > MANY:
-            return []
-        # Looks that fail get smaller, since one bad task may be what fails them, until it is clear that all do.
-        tries = group[0][2].tries if self._throttle.failed_looks <= MANY.bit_length() else 0
-        return [job for _, _, job in group[: max(1, MANY >> max(0, tries - 1))]]
-
-    def _handle_next(self, deadline: float | None, coming: _Coming) -> None:
+    def _handle_next(self, deadline: float | None, coming: Coming) -> None:
         """Wait for the next report of a thread or the next time at which something is due; handle all reports."""
         now = time.monotonic()
-        times = [due for due in self._to_submit.values() if due > now]
-        if (self._to_submit or coming) and self._throttle.quiet_until > now:
+        times = [due for due in self._jobs.to_submit.values() if due > now]
+        if (self._jobs.to_submit or coming) and self._throttle.quiet_until > now:
             times.append(self._throttle.quiet_until)
-        if self._looks < MAX_LOOKS:
-            times += [at + (GATHER_SECONDS if at <= now else 0.0) for at in self._running.values()]
+        if self._jobs.looks < MAX_LOOKS:
+            times += [at + (GATHER_SECONDS if at <= now else 0.0) for at in self._jobs.running.values()]
         if deadline is not None:
             times.append(deadline)
-        with contextlib.suppress(queue.Empty):
-            # Never without a limit: Windows delivers no Ctrl-C to a wait that has none.
-            event = self._events.get(timeout=min(60.0, max(0.0, min(times, default=now + 60.0) - now)))
-            event()
-        self._handle_reports()
-
-    def _handle_reports(self) -> None:
-        """Handle the reports that are there."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._events.get_nowait()()
+        # Never without a limit: Windows delivers no Ctrl-C to a wait that has none.
+        self._errands.handle(min(60.0, min(times, default=now + 60.0) - now))
 
     def _let_submissions_settle(self) -> None:
         """Asked to end: call off what has not left, and give answers that are on their way a moment to arrive."""
         until = time.monotonic() + SETTLE_SECONDS
-        while any(not job.departure.withdraw() for job in self._submitting):
+        while any(not job.departure.withdraw() for job in self._jobs.submitting):
             if (left := until - time.monotonic()) <= 0:
                 break
-            with contextlib.suppress(queue.Empty):
-                self._events.get(timeout=left)()
-
-    # What runs in threads: each reports by putting a call for the loop's thread into the queue
-
-    def _in_thread(self, work: Callable[_What, None], *arguments: _What.args, **named: _What.kwargs) -> None:
-        threading.Thread(target=work, args=arguments, kwargs=named, daemon=True).start()
-
-    def _submit(self, job: Job) -> None:
-        with contextlib.ExitStack() as stack:
-            try:
-                body = job.request or {}
-                if job.image_prompt is not None or "image_prompt" in body:
-                    stack.enter_context(self._large_bodies)
-                if job.image_prompt is not None:
-                    body = {**body, "image_prompt": image_prompt.load_checked(job.image_prompt).encoded()}
-            except Exception as raised:
-                unreadable = raised
-                self._events.put(lambda: self._not_sendable(job, unreadable))
-                return
-            try:
-                task_id = self._client.submit(body, job.departure)
-            except Exception as raised:
-                error = raised
-                self._events.put(lambda: self._not_accepted(job, error))
-            else:
-                self._events.put(lambda: self._accepted(job, task_id))
-
-    def _look(self, group: list[Job], sent: float) -> None:
-        try:
-            found = self._client.fetch_many([job.task_id or "" for job in group], LOOK_SECONDS)
-        except Exception as raised:
-            error = raised
-            self._events.put(lambda: self._looked(group, error, sent))
-        else:
-            self._events.put(lambda: self._looked(group, found, sent))
-
-    def _save(self, job: Job) -> None:
-        last = 0.0
-
-        def on_bytes(received: int, total: int | None) -> None:
-            nonlocal last
-            if self._stopped.is_set():
-                raise _Stopped
-            if time.monotonic() - last >= PROGRESS_SECONDS:
-                last = time.monotonic()
-                self._events.put(lambda: self._ledger.tell(self._observer.downloading, job, received, total))
-
-        try:
-            assert job.task is not None  # noqa: S101 - only finished tasks are saved; for the type checker
-            saved = self._saver.save(job, job.task, on_bytes)
-        except _Stopped:
-            pass
-        except Exception as raised:
-            error = raised
-            self._events.put(lambda: self._not_saved(job, error))
-        else:
-            self._events.put(lambda: self._saved(job, saved))
+            self._errands.handle(left)
 
     # What the loop does with the reports
 
     def _accepted(self, job: Job, task_id: str) -> None:
-        del self._submitting[job]
+        del self._jobs.submitting[job]
         job.task_id, job.tries, job.trouble, self._heard = task_id, 0, None, True
         job.request = {}  # an image prompt in it can be large, and is not needed again
         self._ledger.note(job, lambda history, number: history.accepted(number, task_id))
         self._ledger.tell(self._observer.submitted, job)
-        self._throttle.accepted(len(self._running) + len(self._looking) + 1)
+        self._throttle.accepted(self._jobs.accepted + 1)
         if self._plan.wait:
             job.began = time.monotonic()
-            self._running[job] = job.began + FIRST_SECONDS
+            self._jobs.running[job] = job.began + FIRST_SECONDS
         else:
             self._end(job, Result(Status.PROCESSING))
-
-    def _not_sendable(self, job: Job, error: Exception) -> None:
-        if not isinstance(error, FluxError):
-            raise error
-        del self._submitting[job]
-        self._end(job, Result(Status.UNSENT, error.exit_code, error=error.message, hint=error.hint))
 
     def _not_accepted(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FluxError):
             raise error
-        sent, now = self._submitting.pop(job), time.monotonic()
+        sent, now = self._jobs.submitting.pop(job), time.monotonic()
+        if isinstance(error, UnsendableError):
+            self._end(job, Result(Status.UNSENT, error.exit_code, error=error.message, hint=error.hint))
+            return
         wait: float | None = None
         if isinstance(error, RateLimitedError):
-            running = len(self._running) + len(self._looking)
-            wait = self._throttle.refused(now, sent, running, error.retry_after or 0.0)
+            wait = self._throttle.refused(now, sent, self._jobs.accepted, error.retry_after or 0.0)
         elif (
             isinstance(error, NotSentError)
             and not error.permanent
@@ -390,18 +257,18 @@ class Run:
         job.tries += 1
         job.trouble = error.message
         job.departure = type(job.departure)()
-        self._to_submit[job] = when
+        self._jobs.to_submit[job] = when
         # Until then it is certain that it was not accepted; should this process end, it is not in doubt.
         self._ledger.note(job, lambda history, number: history.ended(number, Status.UNSENT, error=error.message))
         self._ledger.tell(self._observer.trouble, job, error.message)
 
-    def _looked(self, group: list[Job], outcome: dict[str, Task | FluxError] | Exception, sent: float) -> None:
-        self._looks -= 1
-        self._looking.difference_update(group)
+    def _looked(self, group: list[Job], sent: float, outcome: dict[str, Task | FluxError] | Exception) -> None:
+        self._jobs.looks -= 1
+        self._jobs.looking.difference_update(group)
         pause, now = 0.0, time.monotonic()
         if isinstance(outcome, RateLimitedError):
             pause = self._throttle.look_failed(now, sent, min(MAX_LOOK_PAUSE_SECONDS, outcome.retry_after or 0.0))
-            self._running = {job: max(at, now + pause) for job, at in self._running.items()}
+            self._jobs.running = {job: max(at, now + pause) for job, at in self._jobs.running.items()}
         elif isinstance(outcome, ServiceDownError):
             pause = self._throttle.look_failed(now, sent)
         else:
@@ -422,14 +289,14 @@ class Run:
         elif task.status is Status.PROCESSING:
             job.pace.saw(job.seconds(), task.percentage)
             known_start = job.request is not None or job.age is not None
-            self._running[job] = time.monotonic() + job.pace.delay(known_start=known_start)
+            self._jobs.running[job] = time.monotonic() + job.pace.delay(known_start=known_start)
             self._ledger.tell(self._observer.waiting, job)
         elif job.target is None:
             self._end(job, Result(task.status))
         else:
             # Paid for and finished: from here on it counts as unsaved until there is a path.
             self._ledger.note(job, lambda history, number: history.ended(number, task.status, **_urls(task)))
-            self._to_save.append(job)
+            self._jobs.to_save.append(job)
 
     def _not_seen(self, job: Job, error: Exception, pause: float) -> None:
         newborn = job.request is not None and job.seconds() < NEWBORN_SECONDS
@@ -437,7 +304,7 @@ class Run:
         if passing or (newborn and isinstance(error, UnknownTaskError)):
             job.tries += 1
             job.trouble = str(error)
-            self._running[job] = time.monotonic() + pause
+            self._jobs.running[job] = time.monotonic() + pause
             self._ledger.tell(self._observer.trouble, job, str(error))
         elif isinstance(error, UnknownTaskError):
             self._end(job, Result(Status.FAILED, error.exit_code, error=error.message, hint=error.hint))
@@ -446,8 +313,11 @@ class Run:
         else:
             raise error
 
+    def _downloading(self, job: Job, received: int, total: int | None) -> None:
+        self._ledger.tell(self._observer.downloading, job, received, total)
+
     def _saved(self, job: Job, saved: Saved) -> None:
-        self._saving.discard(job)
+        self._jobs.saving.discard(job)
         job.task = saved.task
         result = Result(Status.FINISHED, path=saved.path, original_path=saved.original_path, content=saved.content)
         if saved.lacking is not None:
@@ -459,34 +329,36 @@ class Run:
     def _not_saved(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FluxError):
             raise error
-        self._saving.discard(job)
+        self._jobs.saving.discard(job)
         pause = min(BACKOFF_MAX, backoff(1) + job.waited)
         if isinstance(error, UnreachableError) and job.waited + pause <= self._plan.picture_patience:
             job.waited += pause
-            self._running[job] = time.monotonic() + pause  # a look first: the picture may lie elsewhere by then
+            self._jobs.running[job] = (
+                time.monotonic() + pause
+            )  # a look first: the picture may lie elsewhere by then
             self._ledger.tell(self._observer.trouble, job, error.message)
             return
         self._end_resumable(job, _not_saved_code(error), error.message, error.hint)
 
     # Ends
 
-    def _give_up(self, coming: _Coming) -> None:
+    def _give_up(self, coming: Coming) -> None:
         """The deadline has passed: end every job, saying what is known of it."""
-        self._handle_reports()
+        self._errands.handle()
         self._end_unsubmitted(ExitCode.GAVE_UP_WAITING, "gave up before it was sent")
         for job in coming:
             if job.task_id is None:
                 self._end(job, Result(Status.UNSENT, ExitCode.GAVE_UP_WAITING, error="gave up before it was sent"))
             else:
                 self._end_resumable(job, ExitCode.GAVE_UP_WAITING, "gave up waiting")
-        for job in [*self._running, *self._looking]:
+        for job in [*self._jobs.running, *self._jobs.looking]:
             if job.trouble:
                 self._end_resumable(job, ExitCode.SERVICE_DOWN, f"gave up waiting: {job.trouble}")
             else:
                 self._end_resumable(job, ExitCode.GAVE_UP_WAITING, "gave up waiting, the task still runs")
-        for job in [*self._to_save, *self._saving]:
+        for job in [*self._jobs.to_save, *self._jobs.saving]:
             self._end_resumable(job, ExitCode.GAVE_UP_WAITING, "gave up while the picture was downloaded")
-        self._forget()
+        self._jobs.clear()
 
     def _abandon(self, error: BaseException) -> None:
         """End every job under way because the run itself has to end."""
@@ -497,17 +369,17 @@ class Run:
         )
         why = error.message if isinstance(error, FluxError) else "interrupted"
         if not isinstance(error, Exception):  # a bug in a report's handling would only show again
-            self._handle_reports()
+            self._errands.handle()
         self._end_unsubmitted(code, f"{why} before it was sent")
-        for job in [*self._running, *self._looking, *self._to_save, *self._saving]:
+        for job in self._jobs.paid:
             self._end_resumable(job, code, why)
-        self._forget()
+        self._jobs.clear()
         self._ledger.close()
 
     def _end_unsubmitted(self, code: ExitCode, why: str) -> None:
-        for job in [*self._to_submit, *self._submitting]:
+        for job in [*self._jobs.to_submit, *self._jobs.submitting]:
             if job.departure.withdraw():
-                trouble = job.trouble or ("cannot connect" if job in self._submitting else None)
+                trouble = job.trouble or ("cannot connect" if job in self._jobs.submitting else None)
                 late = code is ExitCode.GAVE_UP_WAITING and trouble
                 unsent = ExitCode.SERVICE_DOWN if late else code  # there is no task that could be waited for
                 self._end(job, Result(Status.UNSENT, unsent, error=f"{why}: {trouble}" if trouble else why))
@@ -518,17 +390,6 @@ class Run:
 
     def _end_unsent(self, job: Job, why: FluxError) -> None:
         self._end(job, Result(Status.UNSENT, why.exit_code, error=f"not sent: {why.message}", hint=why.hint))
-
-    def _forget(self) -> None:
-        for place in (
-            self._to_submit,
-            self._submitting,
-            self._running,
-            self._looking,
-            self._to_save,
-            self._saving,
-        ):
-            place.clear()
 
     def _end_resumable(self, job: Job, code: ExitCode, error: str, hint: str | None = None) -> None:
         status = job.task.status if job.task else Status.PROCESSING

@@ -17,8 +17,8 @@ _Change = Callable[[History, int], None]
 class Ledger:
     """Collects what happens, commits it together, and then tells the observer of it.
 
-    A history that cannot be written stops what is about to be sent, and nothing else: what becomes of paid tasks is
-    told all the same. Where another process holds it, the changes are kept for a later commit.
+    A history that cannot be written stops what is about to be sent, and nothing else: what becomes of paid tasks
+    is told all the same. Where another process holds it, the changes are kept for a later commit.
     """
 
     def __init__(self, history: History | None, service: str, observer: Observer) -> None:

@@ -4,6 +4,8 @@ import os
 import resource
 import sqlite3
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -17,7 +19,7 @@ from tests.conftest import KEY, Cli, Done
 from tests.faults.mounts import fill, make_read_only, tmpfs
 from tests.faults.table import Row, check_all, is_whole, records
 from tests.faults.warm import WarmCli
-from tests.faults.wire import Request, Step, Wire, http, png, submitted, told
+from tests.faults.wire import Reply, Request, Step, Wire, http, png, submitted, told
 
 RESUME = "flux-cli wait task-0"
 
@@ -418,6 +420,31 @@ def test_ten_processes_that_begin_the_history_at_once(flux: Cli, wire: Wire) -> 
     assert len(records(flux)) == wire.submissions == 30
     assert {record.status for record in records(flux)} == {Status.FINISHED}
     assert len({record.task_id for record in records(flux)}) == 30
+
+
+def test_a_history_that_another_process_holds_for_a_while(flux: Cli, wire: Wire) -> None:
+    """The task goes its way, and what happened to it is written down once the history is free again."""
+    released: list[threading.Timer] = []
+
+    def hold(request: Request) -> bytes:
+        holder = sqlite3.connect(flux.history_file, isolation_level=None, check_same_thread=False)
+        holder.execute("BEGIN IMMEDIATE")
+        released.append(threading.Timer(11, holder.close))
+        released[0].start()
+        return submitted(request)
+
+    def finish_later(request: Request) -> Reply:
+        if time.monotonic() < began + 8:
+            return told({"task_id": "task-0", "status": "processing"})
+        return told({"task_id": "task-0", "status": "finished", "image_url": f"{request.origin}/image.png"})
+
+    wire.routes = {**wire.routes, "/flux-imagine": hold, "/fetch": finish_later}
+    began = time.monotonic()
+    done = flux("imagine", "x", "-q", "-o", "x.png")
+    assert (done.code, done.stdout, done.stderr) == (0, "x.png\n", "")
+    (record,) = records(flux)
+    assert (record.status, record.task_id) == (Status.FINISHED, "task-0")
+    assert record.path == str(flux.cwd / "x.png")
 
 
 def test_another_service_that_does_not_know_a_task_changes_nothing(flux: Cli, wire: Wire) -> None:
