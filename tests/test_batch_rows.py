@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli import sheet as sheets
+from flux_cli.batch import sheet as sheets
+from flux_cli.batch.rows import Checks, Row, rows
+from flux_cli.batch.sheet import BadRowError, Sheet
 from flux_cli.errors import UsageError
-from flux_cli.rows import Checks, Row, rows
-from flux_cli.sheet import BadRowError, Sheet
 
 SETTINGS = {"model": "flux-pro"}
 

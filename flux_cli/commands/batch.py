@@ -137,11 +137,11 @@ def batch(
     All rows are checked before the first is sent. A later run of the same FILE and DIR skips the rows that are
     finished, waits for the ones that were submitted, and submits the rest.
     """
-    from flux_cli import sheet
-    from flux_cli.batch import Plan
+    from flux_cli.batch import sheet
+    from flux_cli.batch.shards import Shard
+    from flux_cli.batch.work import Plan
     from flux_cli.commands import batching, connecting, running
     from flux_cli.saving import Saver
-    from flux_cli.shards import Shard
 
     config = settings.load()
     limit = None if timeout is None else running.seconds(timeout)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
+from flux_cli.batch.recorder import RowJob
+from flux_cli.batch.standing import Tally
 from flux_cli.job import Job, Result
-from flux_cli.recorder import RowJob
-from flux_cli.standing import Tally
 from flux_cli.task import Status
 from flux_cli.ui import console
 from flux_cli.ui.pictures import PicturePrinter

@@ -1,6 +1,6 @@
 """What is left to say when a run of a batch ends: the counts, and the rows that want a decision."""
 
-from flux_cli.standing import Tally
+from flux_cli.batch.standing import Tally
 from flux_cli.ui import console
 
 

@@ -151,7 +151,7 @@ def test_two_signals_at_once(
 
 @pytest.mark.parametrize("pause", [0.003, 0.008, 0.015, 0.025, 0.04])
 def test_a_second_signal_at_any_moment_after_the_first(
-    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]], pause: float
+    at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]], pause: float
 ) -> None:
     """The exit code stays the first one's while the program ends: Python itself would die of the signal."""
     process, _ = at(PHASES[3])

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flux_cli import image_prompt
+from flux_cli.batch.recorder import RowJob, as_json
+from flux_cli.batch.results_file import ResultsFile
+from flux_cli.batch.rows import Row, rows, target_for
+from flux_cli.batch.shards import Shard
+from flux_cli.batch.sheet import BadRowError, Sheet
+from flux_cli.batch.standing import Place, Standing, Tally, standing
 from flux_cli.errors import ExitCode, LocalFileError
 from flux_cli.history import History, Record
 from flux_cli.job import Job
-from flux_cli.recorder import RowJob, as_json
 from flux_cli.request import Body, is_http_url
-from flux_cli.results_file import ResultsFile
-from flux_cli.rows import Row, rows, target_for
-from flux_cli.shards import Shard
-from flux_cli.sheet import BadRowError, Sheet
-from flux_cli.standing import Place, Standing, Tally, standing
 
 
 @dataclass(frozen=True)

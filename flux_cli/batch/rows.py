@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flux_cli import image_prompt, naming
+from flux_cli.batch.sheet import COLUMNS, OWN_COLUMNS, BadRowError, Line, Sheet, unknown_name
 from flux_cli.errors import UsageError
 from flux_cli.request import JsonValue, broken_rules, flag, shown
-from flux_cli.sheet import COLUMNS, OWN_COLUMNS, BadRowError, Line, Sheet, unknown_name
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
