@@ -27,6 +27,8 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 UPDATES_AT = (0.0, 0.5)
 """The shares of a task's time at which updates are posted."""
 AT_ONCE = 20
+GRACE_SECONDS = 0.5
+"""How long a server that ends waits for posts under way: one that is cut off comes again, taken or not."""
 
 Following = tuple[float | None, int, int]
 """When an event is due (seconds since the epoch, None: never), which one, and how often it was tried in vain."""
@@ -47,20 +49,21 @@ class Webhooks:
             while not self._stopping:
                 await self._wait()
                 await self._post_due(session)
-            self.stop()
+            if self._posts:
+                await asyncio.wait(self._posts, timeout=GRACE_SECONDS)
+            for post in self._posts:
+                post.cancel()
             await asyncio.gather(*self._posts, return_exceptions=True)
 
     def stop(self) -> None:
         """Let `run` end soon. It is not cancelled: an event that it is just taking would stay taken."""
         self._stopping = True
         self._service.webhook_waits.set()
-        for post in self._posts:
-            post.cancel()
 
     async def _wait(self) -> None:
         """Return when an event is due: at its time, or when a task with a webhook was accepted here."""
-        while len(self._posts) >= AT_ONCE:
-            await asyncio.wait(self._posts, return_when=asyncio.FIRST_COMPLETED)
+        while len(self._posts) >= AT_ONCE and not self._stopping:
+            await asyncio.wait(self._posts, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not self._stopping:
             self._service.webhook_waits.clear()
         due = await self._service.in_store(self._service.store.next_webhook)

@@ -3,6 +3,7 @@
 import http.server
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,12 @@ class Receiver:
 
     Attributes:
         refuse: How many posts are answered with 500 first.
+        pause: Seconds that an answer takes.
     """
 
     url: str = ""
     refuse: int = 0
+    pause: float = 0.0
     secrets: list[str | None] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -43,11 +46,12 @@ def receiver() -> Iterator[Receiver]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.secrets.append(self.headers["x-webhook-secret"])
+            received.events.append(json.loads(body))
+            time.sleep(received.pause)
             received.refuse -= 1
             self.send_response(500 if received.refuse >= 0 else 204)
             self.end_headers()
-            received.secrets.append(self.headers["x-webhook-secret"])
-            received.events.append(json.loads(body))
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -64,7 +68,7 @@ def receiver() -> Iterator[Receiver]:
 
 def test_updates_and_the_final_result_are_posted_with_the_secret(start: Start, receiver: Receiver) -> None:
     """The same objects as /fetch gives; the picture can be had from the URL in the last."""
-    api = start(seconds=1.6)
+    api = start(seconds=3)
     task_id = api.submit("a kite", webhook_url=receiver.url, webhook_secret="hush-123")
     wait_until(lambda: "finished" in receiver.statuses)
     assert receiver.statuses == ["processing", "processing", "finished"]
@@ -119,12 +123,27 @@ def test_a_secret_that_is_no_header_is_a_failure_and_no_end(start: Start, receiv
 
 def test_a_server_that_starts_later_posts_what_the_first_one_left(tmp_path: Path, receiver: Receiver) -> None:
     """A command that submits and ends leaves its webhooks to a standing sandbox of the same directory."""
-    with running(tmp_path, seconds=0.5) as first:
+    with running(tmp_path, seconds=1.5) as first:
         Api(first).submit("a kite", webhook_url=receiver.url)
     assert "finished" not in receiver.statuses
     with running(tmp_path) as second:
         wait_until(lambda: "finished" in receiver.statuses)
+        wait_until(lambda: second.stats.webhooks >= 1)
+        assert receiver.statuses.count("finished") == 1
         assert receiver.events[-1]["image_url"].startswith(second.images_url)
+
+
+def test_a_post_under_way_when_a_server_ends_is_not_made_again(tmp_path: Path, receiver: Receiver) -> None:
+    """A slow receiver is given a moment to answer; the next server knows that it did."""
+    receiver.pause = 0.3
+    with running(tmp_path, seconds=0) as first:
+        Api(first).submit("a kite", webhook_url=receiver.url)
+        wait_until(lambda: receiver.events)
+    assert receiver.statuses == ["finished"]
+    with running(tmp_path) as second:
+        Api(second).submit("a cat [[seconds 0]]", webhook_url=receiver.url)
+        wait_until(lambda: second.stats.webhooks == 1)
+    assert [event["task_id"] for event in receiver.events].count(receiver.events[0]["task_id"]) == 1
 
 
 def test_several_servers_of_one_directory_post_an_event_once(start: Start, receiver: Receiver) -> None:
