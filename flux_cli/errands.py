@@ -13,9 +13,10 @@ from typing import TypeVar
 
 from flux_cli import image_prompt
 from flux_cli.client import Client
+from flux_cli.download import OnBytes
 from flux_cli.errors import FluxError
 from flux_cli.job import Job
-from flux_cli.saving import OnBytes, Saved, Saver
+from flux_cli.saving import Saved, Saver
 from flux_cli.task import Task
 
 MAX_LARGE_BODIES = 4

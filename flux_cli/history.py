@@ -91,6 +91,11 @@ class Record:
     batch: str | None = None
     row: str | None = None
 
+    @property
+    def age(self) -> float:
+        """Seconds since it was written down."""
+        return max(0.0, time.time() - self.created)
+
 
 _COLUMNS = (
     "id, created, service, status, task_id, model, prompt, request, image_url, original_image_url, path, "

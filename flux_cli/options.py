@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from flux_cli import completion
-from flux_cli.request import ULTRA
+from flux_cli.request import ULTRA, Body, flag, parse_text, shown
 
 REQUEST, SWITCHES, OUTPUT, WAITING, SERVICE = "Request", "Request, on or off", "Output", "Waiting", "Service"
 """The groups in a command's help. Those with a second name have their own: its column takes the others' room."""
@@ -217,6 +217,22 @@ class RequestOptions:
             text="Sent back as x-webhook-secret. Better set in the environment than here.",
         ),
     ] = None
+
+    def given(self) -> tuple[Body, list[str]]:
+        """Return the fields that were given, and a line for each that cannot be what it has to be.
+
+        The model, the image prompt and the webhook secret are left out: each comes from elsewhere, too.
+        """
+        body: Body = {}
+        broken: list[str] = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and field.name not in ("model", "image_prompt", "webhook_secret"):
+                try:
+                    body[field.name] = value if isinstance(value, bool) else parse_text(field.name, value)
+                except ValueError as error:
+                    broken.append(f"{flag(field.name)} {error}, not `{shown(value)}`")
+        return body, broken
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_cli.client import Client
-from flux_cli.download import DownloadError, ExpiredUrlError, fetch_image, image_session
+from flux_cli.download import DownloadError, ExpiredUrlError, OnBytes, fetch_image, image_session
 from flux_cli.errors import BadAnswerError, FluxError, ServiceDownError
 from flux_cli.files import local_errors, place, sync, temporary
 from flux_cli.images import PNG
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 TRIES = 5
 """How often a transfer is begun before the picture is given up for this time."""
-
-OnBytes = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)

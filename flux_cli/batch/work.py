@@ -6,7 +6,6 @@ this machine's history does not know.
 
 import functools
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +24,7 @@ from flux_cli.request import Body, is_http_url
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """What a run of a batch does.
 
     Attributes:
@@ -57,7 +56,7 @@ class Plan:
 class Batch:
     """A checked file's rows, with what is known of them."""
 
-    def __init__(self, sheet: Sheet, plan: Plan, history: History, results: ResultsFile) -> None:
+    def __init__(self, sheet: Sheet, plan: BatchPlan, history: History, results: ResultsFile) -> None:
         self.file_name = sheet.name
         self.plan = plan
         self.history = history
@@ -137,7 +136,7 @@ class Batch:
             task_id=record.task_id,
             recorded=record.request,
             number=record.number,
-            age=max(0.0, time.time() - record.created),
+            age=record.age,
             n=row.position,
             batch=self.plan.name,
             row=row.key,
@@ -165,7 +164,7 @@ class Batch:
         )
 
 
-def bodies(row: Row, plan: Plan) -> tuple[Body, dict[str, object], str | None]:
+def bodies(row: Row, plan: BatchPlan) -> tuple[Body, dict[str, object], str | None]:
     """Return a row's request body, what is kept of it, and the image prompt that is still to be read, if any."""
     body: Body = {**plan.defaults, **row.fields}
     recorded: dict[str, object] = {**plan.recorded, **row.fields}

@@ -139,7 +139,7 @@ def batch(
     """
     from flux_cli.batch import sheet
     from flux_cli.batch.shards import Shard
-    from flux_cli.batch.work import Plan
+    from flux_cli.batch.work import BatchPlan
     from flux_cli.commands import batching, connecting, running
     from flux_cli.saving import Saver
 
@@ -151,7 +151,7 @@ def batch(
     with sheet.opened(file, sys.stdin.buffer) as opened:
         batching.check(opened, directory, defaults, validate=not no_validate)
         choice = None if dry_run else connecting.chosen(service, config)
-        plan = Plan(
+        plan = BatchPlan(
             service=choice.name if choice else "",
             directory=directory,
             name=str(directory.resolve()),

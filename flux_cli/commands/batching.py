@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from flux_cli.batch.results_file import ResultsFile
 from flux_cli.batch.rows import Checks, Row, rows
 from flux_cli.batch.shards import claimed
 from flux_cli.batch.sheet import BadRowError, Sheet
-from flux_cli.batch.work import Batch, Plan, bodies
+from flux_cli.batch.work import Batch, BatchPlan, bodies
 from flux_cli.errors import BrokenRulesError, ExitCode, FluxError, LocalFileError, UsageError, worst
-from flux_cli.generate import Plan as Way
-from flux_cli.generate import Run
+from flux_cli.generate import Plan, Run
 from flux_cli.history import History
 from flux_cli.options import PictureOptions, RequestOptions, ServiceOptions
-from flux_cli.request import DEFAULT_MODEL, Body, broken_rules, flag, parse_text, shown
+from flux_cli.request import DEFAULT_MODEL, Body, broken_rules, flag
 from flux_cli.saving import Saver
 from flux_cli.service import Service
 from flux_cli.ui import batch_summary, console
@@ -48,15 +46,8 @@ def flag_defaults(request: RequestOptions, config: settings.Config, file: str) -
         BrokenRulesError: A flag's value cannot be what it has to be.
         LocalFileError, DownloadError: The image prompt cannot be read.
     """
-    body: Body = {"model": request.model or config.model or DEFAULT_MODEL}
-    broken: list[str] = []
-    for field in fields(request):
-        value = getattr(request, field.name)
-        if value is not None and field.name not in ("model", "image_prompt", "webhook_secret"):
-            try:
-                body[field.name] = value if isinstance(value, bool) else parse_text(field.name, value)
-            except ValueError as error:
-                broken.append(f"{flag(field.name)} {error}, not `{shown(value)}`")
+    given, broken = request.given()
+    body: Body = {"model": request.model or config.model or DEFAULT_MODEL, **given}
     recorded: dict[str, Any] = dict(body)
     if request.image_prompt is not None:
         if request.image_prompt == file == "-":
@@ -98,7 +89,7 @@ def _rows(count: int) -> str:
     return f"{count} row{'' if count == 1 else 's'}"
 
 
-def print_requests(sheet: Sheet, plan: Plan) -> ExitCode:
+def print_requests(sheet: Sheet, plan: BatchPlan) -> ExitCode:
     """Print each row's request as it would be kept, without secrets, a line each."""
     for row in rows(sheet):
         if isinstance(row, Row) and plan.shard.has(row.position):
@@ -107,7 +98,7 @@ def print_requests(sheet: Sheet, plan: Plan) -> ExitCode:
 
 
 @contextlib.contextmanager
-def prepared(sheet: Sheet, plan: Plan) -> Iterator[Batch]:
+def prepared(sheet: Sheet, plan: BatchPlan) -> Iterator[Batch]:
     """Yield the batch, claimed for this process and seen to be ready.
 
     Raises:
@@ -125,9 +116,9 @@ def prepared(sheet: Sheet, plan: Plan) -> Iterator[Batch]:
         yield work
 
 
-def way(service: str, concurrency: int, timeout: float | None) -> Way:
+def way(service: str, concurrency: int, timeout: float | None) -> Plan:
     """Return how a run goes about the rows: with much patience."""
-    return Way(
+    return Plan(
         service,
         concurrency=concurrency,
         timeout=timeout,
@@ -137,7 +128,7 @@ def way(service: str, concurrency: int, timeout: float | None) -> Way:
 
 
 def run(
-    work: Batch, service: Service, saver: Saver, plan: Way, options: ServiceOptions, *, sidecar: bool
+    work: Batch, service: Service, saver: Saver, plan: Plan, options: ServiceOptions, *, sidecar: bool
 ) -> ExitCode:
     """Take the rows to their ends, sum up, and return the exit code that speaks for all of them.
 

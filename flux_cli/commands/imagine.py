@@ -1,7 +1,6 @@
 """`flux-cli imagine`: submit, wait, download."""
 
 import sys
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +9,7 @@ from flux_cli import completion, options
 from flux_cli import config as settings
 from flux_cli.errors import BrokenRulesError, ExitCode, UsageError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
-from flux_cli.request import DEFAULT_MODEL, Body, JsonValue, broken_rules, flag, parse_text, shown
+from flux_cli.request import DEFAULT_MODEL, Body, JsonValue, broken_rules, flag
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
@@ -163,13 +162,8 @@ def _bodies(
         LocalFileError, DownloadError: The image prompt cannot be read.
         UsageError: The earlier request's image prompt cannot be had again.
     """
-    body = dict(start)
-    broken: list[str] = []
-    for name, value in _given(request).items():
-        try:
-            body[name] = value if isinstance(value, bool) else parse_text(name, value)
-        except ValueError as error:
-            broken.append(f"{flag(name)} {error}, not `{shown(value)}`")
+    given, broken = request.given()
+    body: Body = {**start, **given}
     if "webhook_url" in body:
         secret = request.webhook_secret or config.webhook_secret
         if secret:
@@ -192,13 +186,6 @@ def _image_prompt(request: RequestOptions, earlier: "Earlier | None") -> "ImageP
 
         return image_prompt.load(request.image_prompt)
     return earlier.image_prompt() if earlier else None
-
-
-def _given(request: RequestOptions) -> dict[str, str | bool]:
-    """Return the fields that were given, as they were given; those with ways of their own are left out."""
-    special = ("model", "image_prompt", "webhook_secret")
-    values = {field.name: getattr(request, field.name) for field in fields(request) if field.name not in special}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _numbered(body: Body, recorded: dict[str, Any], count: int) -> list[tuple[Body, dict[str, Any]]]:

@@ -1,6 +1,5 @@
 """`flux-cli wait`: wait for tasks that exist, and download their pictures."""
 
-import time
 from typing import Annotated
 
 import typer
@@ -76,7 +75,7 @@ def wait(
             n=n,
             recorded=record.request if record else {},
             number=record.number if record and record.service == choice.name else None,
-            age=max(0.0, time.time() - record.created) if record else None,
+            age=record.age if record else None,
         )
         for n, (task_id, record) in enumerate(known.items(), 1)
     ]

@@ -14,11 +14,10 @@ from flux_cli.job import Job, Result
 from flux_cli.task import Status
 from flux_cli.ui import console
 from flux_cli.ui.pictures import PicturePrinter
-from flux_cli.ui.progress import Silence
+from flux_cli.ui.progress import Display, Silence
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
-    from rich.live import Live
     from rich.table import Table
 
 TASKS_SHOWN = 4
@@ -76,7 +75,7 @@ class BatchLines(BatchSilence):
             console.note(f"{count} finished {self._where(job)}{took}: {job.task_id}")
 
 
-class BatchBars(BatchSilence):
+class BatchBars(Display, BatchSilence):
     """A bar for the batch, and a few tasks; what is worth keeping is printed above."""
 
     def __init__(self, tally: Tally, name: str, flags: str = "") -> None:
@@ -84,17 +83,10 @@ class BatchBars(BatchSilence):
         from rich.console import Console  # 60 ms, only for people
 
         self._console = Console(file=console.stderr, highlight=False)
-        self._live: Live | None = None
         self._running: dict[Job, float] = {}
         self._ends: deque[float] = deque(maxlen=RATE_ROWS)
         self._trouble = ("", 0.0)
         self._open()
-
-    def close(self) -> None:
-        """Remove the bars and give the cursor back."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
 
     def submitted(self, job: Job) -> None:
         """Count the task among the running ones."""
@@ -113,11 +105,6 @@ class BatchBars(BatchSilence):
         """Show it for a while."""
         self._trouble = (message, time.monotonic())
 
-    def unrecorded(self, job: Job, message: str) -> None:
-        """Tell the task's id above the bars."""
-        with self.paused():
-            super().unrecorded(job, message)
-
     def ended(self, job: Job, result: Result) -> None:
         """Count it; keep a line only of what needs one."""
         self._running.pop(job, None)
@@ -127,19 +114,9 @@ class BatchBars(BatchSilence):
             with self.paused():
                 super().ended(job, result)
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Take the bars away while something is written."""
-        self.close()
-        try:
-            yield
-        finally:
-            self._open()
-
     def _open(self) -> None:
         from rich.live import Live
 
-        # A new display each time: one that is started again first moves up over what was written since.
         self._live = Live(
             self, console=self._console, transient=True, refresh_per_second=8, vertical_overflow="crop"
         )

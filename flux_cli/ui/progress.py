@@ -95,20 +95,46 @@ class Lines(Silence):
             console.hint(f"flux-cli wait {job.task_id}{self._flags}")
 
 
-class Bars(Silence):
-    """A bar a task, gone when it is over; what is worth keeping is printed above."""
+class Display(Silence):
+    """Bars below the lines that stay: they are taken away while one is written."""
 
-    def __init__(self, flags: str = "") -> None:
-        super().__init__(flags)
-        self._bars: dict[Job, TaskID] = {}
-        self._progress = _progress()
-        self._live: Live | None = None
+    _live: "Live | None" = None
 
     def close(self) -> None:
         """Remove the bars and give the cursor back."""
         if self._live is not None:
             self._live.stop()
             self._live = None
+
+    def unrecorded(self, job: Job, message: str) -> None:
+        """Tell the task's id, above the bars."""
+        with self.paused():
+            super().unrecorded(job, message)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bars away while something is written."""
+        self.close()
+        try:
+            yield
+        finally:
+            self._open()
+
+    def _open(self) -> None:
+        """Show the bars where the cursor is now.
+
+        Each time in a new display: one that is started again first moves up over what was written since.
+        """
+        raise NotImplementedError
+
+
+class Bars(Display):
+    """A bar a task, gone when it is over; what is worth keeping is printed above."""
+
+    def __init__(self, flags: str = "") -> None:
+        super().__init__(flags)
+        self._bars: dict[Job, TaskID] = {}
+        self._progress = _progress()
 
     def submitted(self, job: Job) -> None:
         """Start a bar."""
@@ -130,11 +156,6 @@ class Bars(Silence):
         if job.task_id:
             self._progress.update(self._bar(job), state="retrying")
 
-    def unrecorded(self, job: Job, message: str) -> None:
-        """Tell the task's id, above the bars."""
-        with self.paused():
-            super().unrecorded(job, message)
-
     def downloading(self, job: Job, received: int, total: int | None) -> None:
         """Show the download's own progress."""
         if job.task_id:
@@ -150,20 +171,7 @@ class Bars(Silence):
             if result.error is None and result.status is Status.PROCESSING:
                 console.hint(f"flux-cli wait {job.task_id}{self._flags}")
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Take the bars away while something is written."""
-        self.close()
-        try:
-            yield
-        finally:
-            self._open()
-
     def _open(self) -> None:
-        """Show the bars, if there are any, where the cursor is now.
-
-        Each time in a new display: one that is started again first moves up over what was written since.
-        """
         if self._live is None and self._bars:
             from rich.live import Live
 
