@@ -451,11 +451,10 @@ def test_a_name_that_the_bytes_contradict_is_told_of(flux: Cli) -> None:
     assert "warning: saved as hero.jpg" in done.stderr
 
 
-def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(flux: Cli) -> None:
+def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(flux: Cli, service: Service) -> None:
     """Ctrl-C while the answer is on its way: the id arrives, and the task can be waited for."""
     process = flux.start("imagine", "x [[trickle]]", "--no-wait")
-    wait_until(lambda: any(record["status"] == "unknown" for record in flux.history()))
-    time.sleep(0.1)
+    wait_until(lambda: service.running.stats.submissions)
     done = interrupt(process)
     (record,) = flux.history()
     assert done.code == 130
