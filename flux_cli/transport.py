@@ -27,6 +27,10 @@ CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 120.0
 """How long a peer that has accepted a connection may send nothing; a call's own bound may be shorter."""
 
+MAX_IDLE_SECONDS = 1.0
+"""A submission does not go over a connection that was idle for longer: a peer that closes it just then leaves the
+outcome unknown. Servers close idle connections after anything from two seconds to some minutes."""
+
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 
 MIN_KEY_CHARACTERS, MIN_SECRET_CHARACTERS = 8, 16
@@ -119,7 +123,7 @@ class Transport:
         self._secrets = ways_to_write(api_key, MIN_KEY_CHARACTERS)
         self._secrets += [way for secret in secrets for way in ways_to_write(secret)]
         self._trace = trace
-        self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[tuple[requests.Session, float]] = queue.LifoQueue()
 
     def call(
         self,
@@ -132,7 +136,7 @@ class Transport:
         """Send one request and return the whole answer, within `seconds`, whatever the peer does.
 
         The work runs in a thread of its own, since neither a name look-up nor an answer that trickles in can be
-        bounded from inside.
+        bounded from inside. A `departure` is given for a submission, which must not be in doubt.
 
         Raises:
             UsageError: The body cannot be written as JSON in UTF-8; nothing left.
@@ -140,12 +144,13 @@ class Transport:
             ServiceDownError: It left, and no whole answer came.
             BadAnswerError: The answer is too large.
         """
+        max_idle = math.inf if departure is None else MAX_IDLE_SECONDS
         departure = departure or Departure()
         payload = None if body is None else _Payload(body, departure)
         self._say(f"> {method} {self.api_url}{path}{'' if body is None else ' ' + _elided(body)}")
         began = time.monotonic()
         try:
-            answer = _within(seconds, lambda: self._exchange(method, path, payload, seconds), departure)
+            answer = _within(seconds, lambda: self._exchange(method, path, payload, seconds, max_idle), departure)
         except FluxError as error:
             self._say(f"< {error.message} ({time.monotonic() - began:.2f} s)")
             raise
@@ -154,11 +159,13 @@ class Transport:
         )
         return answer
 
-    def _exchange(self, method: str, path: str, payload: "_Payload | None", seconds: float) -> Answer:
+    def _exchange(
+        self, method: str, path: str, payload: "_Payload | None", seconds: float, max_idle: float
+    ) -> Answer:
         import requests
         from requests.structures import CaseInsensitiveDict
 
-        with self._session() as session:
+        with self._session(max_idle) as session:
             try:
                 response = session.request(
                     method,
@@ -189,14 +196,16 @@ class Transport:
         return NotSentError(f"cannot reach {self.api_url}: {self._blotted(what)}", hint, permanent=permanent)
 
     @contextlib.contextmanager
-    def _session(self) -> Iterator["requests.Session"]:
+    def _session(self, max_idle: float) -> Iterator["requests.Session"]:
         """Lend a session to one call; sessions keep their connections but do not like to be shared by threads."""
         try:
-            session = self._idle.get_nowait()
+            session, since = self._idle.get_nowait()
+            if time.monotonic() - since > max_idle:
+                session.close()  # its connections; it makes new ones
         except queue.Empty:
             session = _new_session(self._api_key)
         yield session
-        self._idle.put(session)
+        self._idle.put((session, time.monotonic()))
 
     def _blotted(self, text: str) -> str:
         for secret in self._secrets:

@@ -57,6 +57,25 @@ def test_a_connection_that_the_service_closed_meanwhile_is_no_trouble() -> None:
             assert speaking.submit(BODY, Departure()) == f"task-{number}"
 
 
+def test_a_submission_does_not_go_over_a_connection_that_was_idle_for_long() -> None:
+    """A service that closes it just then leaves the outcome unknown; here it is reset when the request arrives."""
+
+    def look(request: Request) -> list[Step]:
+        return [told({"task_id": request.json()["task_id"]}, Connection="keep-alive"), Then.KEEP]
+
+    idle_since = time.monotonic()
+
+    def submit(request: Request) -> list[Step]:
+        idle = time.monotonic() - idle_since > 1 and wire.connections == 1
+        return [Then.RESET] if idle else [told({"task_id": f"task-{request.number}"})]
+
+    with Wire({"/fetch": look, "/flux-imagine": submit}) as wire:
+        speaking = client(wire)
+        speaking.fetch("task-7")
+        time.sleep(1.2)
+        assert speaking.submit(BODY, Departure()) == "task-0"
+
+
 @pytest.mark.parametrize("slow", [slowly(http(200, b"{}"), 0.05), [60.0]], ids=["trickle", "silence"])
 def test_a_call_ends_in_its_time(slow: list[Step]) -> None:
     """Whatever the peer does: nothing is known of a submission, and a look may be made again."""
