@@ -62,6 +62,10 @@ class Client:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
+    def say(self, line: str) -> None:
+        """Let the trace have a line of what else goes over the network. Secrets in it are blotted out."""
+        self._transport.say(line)
+
     def submit(self, body: Body, departure: Departure, seconds: float = SUBMIT_SECONDS) -> str:
         """Send one submission, once, and return its task id.
 
@@ -80,7 +84,9 @@ class Client:
             raise OutcomeUnknownError.of(str(error)) from error
         if answer.code == 400:  # whatever else its words may sound like
             raise _bad_request(answer)
-        if answer.code in (401, 402, 403, 404, 429):
+        if answer.code == 404:
+            raise TaskFailedError(f"the service takes no submissions there: {_told(answer)}", "check --api-url")
+        if answer.code in (401, 402, 403, 429):
             raise _refusal(answer)
         if not 200 <= answer.code < 300:
             raise OutcomeUnknownError.of(_told(answer))

@@ -69,7 +69,7 @@ def load() -> Config:
         if not isinstance(value, wanted):
             raise LocalFileError(
                 f"{path}: `{name}` has to be {'true or false' if wanted is bool else 'text in quotes'}",
-                f"set it with `flux-cli config set {name} VALUE`",
+                "mend it in an editor, or remove the line",
             )
     return Config(**known)
 

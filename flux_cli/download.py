@@ -32,7 +32,12 @@ class DownloadError(ServiceDownError):
 
     def __init__(self, message: str, *, final: bool = False) -> None:
         super().__init__(f"cannot download the picture: {message}")
+        self.reason = message
         self.final = final
+
+
+class NoImageError(DownloadError):
+    """Something came, and it is no image, or too large for one."""
 
 
 class UnreachableError(DownloadError):
@@ -64,6 +69,7 @@ def fetch_image(
     allow_http: bool,
     on_bytes: OnBytes,
     limit: int = MAX_IMAGE_BYTES,
+    say: Callable[[str], None] = lambda _: None,
 ) -> ImageType:
     """Write the image at `url` to an empty temporary file and return its type, once it is known to be whole.
 
@@ -72,6 +78,7 @@ def fetch_image(
     Args:
         allow_http: Whether plain http will do; only where the API itself is spoken to over http.
         limit: The largest image taken, in bytes.
+        say: Gets a line for each request and each answer.
 
     Raises:
         ExpiredUrlError: 403, 404 or 410.
@@ -82,7 +89,7 @@ def fetch_image(
     from urllib3.exceptions import HTTPError
 
     try:
-        with _open(url, session, allow_http) as response:
+        with _open(url, session, allow_http, say) as response:
             _write_body(response, file, on_bytes, limit)
     except (requests.RequestException, HTTPError, OSError) as error:
         raise DownloadError(cause(error)[0]) from error
@@ -91,18 +98,23 @@ def fetch_image(
     return _checked(file)
 
 
-def _open(url: str, session: "requests.Session", allow_http: bool) -> "requests.Response":
+def _open(
+    url: str, session: "requests.Session", allow_http: bool, say: Callable[[str], None]
+) -> "requests.Response":
     """Follow redirects by hand, so that each hop is checked like the first; return a response with status 200."""
     import requests
 
     for _ in range(MAX_HOPS):
         check_url(url, allow_http)
+        say(f"> GET {url}")
         try:
             response = session.get(
                 url, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)
             )
         except requests.ConnectionError as error:
             raise UnreachableError(cause(error)[0]) from error
+        length = response.headers.get("Content-Length", "of unknown length")
+        say(f"< {response.status_code} {response.headers.get('Content-Type', 'untyped')} {length}")
         if response.status_code in (301, 302, 303, 307, 308) and "Location" in response.headers:
             response.close()
             url = urljoin(url, response.headers["Location"])
@@ -133,13 +145,13 @@ def _write_body(response: "requests.Response", file: BinaryIO, on_bytes: OnBytes
     announced = response.headers.get("Content-Length", "")
     total = int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else None
     if total is not None and total > limit:
-        raise DownloadError(f"it is larger than {limit // 2**20} MiB", final=True)
+        raise NoImageError(f"it is larger than {limit // 2**20} MiB", final=True)
     received = 0
     # One `recv` a round: a body that trickles in still moves the bar and notices a deadline.
     while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
         received += len(chunk)
         if received > limit:
-            raise DownloadError(f"it is larger than {limit // 2**20} MiB", final=True)
+            raise NoImageError(f"it is larger than {limit // 2**20} MiB", final=True)
         with local_errors(_path(file)):
             file.write(chunk)
         on_bytes(received, total)
@@ -161,7 +173,7 @@ def _checked(file: BinaryIO) -> ImageType:
                 if head.lstrip()[:1] in (b"{", b"[")
                 else "no image"
             )
-            raise DownloadError(f"what came is {what if head else 'empty'}")
+            raise NoImageError(f"what came is {what if head else 'empty'}")
         if not has_end(file, kind):
             raise DownloadError("the image is cut short")
     return kind

@@ -16,7 +16,7 @@ from flux_cli.client import Client
 from flux_cli.download import OnBytes
 from flux_cli.errors import FluxError
 from flux_cli.job import Job
-from flux_cli.saving import Saved, Saver
+from flux_cli.saving import OnTrouble, Saved, Saver
 from flux_cli.task import Task
 
 MAX_LARGE_BODIES = 4
@@ -62,9 +62,17 @@ class Errands:
         self._start(lambda: self._client.fetch_many(ids, LOOK_SECONDS), looked, failed)
 
     def save(
-        self, job: Job, on_bytes: OnBytes, saved: Callable[[Saved], None], failed: Callable[[Exception], None]
+        self,
+        job: Job,
+        on_bytes: OnBytes,
+        on_trouble: OnTrouble,
+        saved: Callable[[Saved], None],
+        failed: Callable[[Exception], None],
     ) -> None:
-        """Save a finished task's picture; report its bytes, then where it is, or what `Saver.save` raises."""
+        """Save a finished task's picture.
+
+        Report its bytes and what is tried again; at the end where it is, or what `Saver.save` raises.
+        """
         last = 0.0
 
         def progress(received: int, total: int | None) -> None:
@@ -75,8 +83,11 @@ class Errands:
                 last = time.monotonic()
                 self._reports.put(lambda: on_bytes(received, total))
 
+        def trouble(message: str) -> None:
+            self._reports.put(lambda: on_trouble(message))
+
         assert job.task is not None  # noqa: S101 - only finished tasks are saved; for the type checker
-        self._start(partial(self._saver.save, job, job.task, progress), saved, failed)
+        self._start(partial(self._saver.save, job, job.task, progress, trouble), saved, failed)
 
     def stop(self) -> None:
         """Let downloads end without a report."""

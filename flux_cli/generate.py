@@ -184,7 +184,11 @@ class Run:
             job = self._jobs.to_save.popleft()
             self._jobs.saving.add(job)
             self._errands.save(
-                job, partial(self._downloading, job), partial(self._saved, job), partial(self._not_saved, job)
+                job,
+                partial(self._downloading, job),
+                partial(self._troubled, job),
+                partial(self._saved, job),
+                partial(self._not_saved, job),
             )
 
     def _handle_next(self, deadline: float | None, coming: Coming) -> None:
@@ -316,6 +320,10 @@ class Run:
     def _downloading(self, job: Job, received: int, total: int | None) -> None:
         self._ledger.tell(self._observer.downloading, job, received, total)
 
+    def _troubled(self, job: Job, message: str) -> None:
+        job.trouble = message
+        self._ledger.tell(self._observer.trouble, job, message)
+
     def _saved(self, job: Job, saved: Saved) -> None:
         self._jobs.saving.discard(job)
         job.task = saved.task
@@ -351,13 +359,13 @@ class Run:
                 self._end(job, Result(Status.UNSENT, ExitCode.GAVE_UP_WAITING, error="gave up before it was sent"))
             else:
                 self._end_resumable(job, ExitCode.GAVE_UP_WAITING, "gave up waiting")
-        for job in [*self._jobs.running, *self._jobs.looking]:
+        for job in self._jobs.paid:
             if job.trouble:
                 self._end_resumable(job, ExitCode.SERVICE_DOWN, f"gave up waiting: {job.trouble}")
-            else:
+            elif job in self._jobs.running or job in self._jobs.looking:
                 self._end_resumable(job, ExitCode.GAVE_UP_WAITING, "gave up waiting, the task still runs")
-        for job in [*self._jobs.to_save, *self._jobs.saving]:
-            self._end_resumable(job, ExitCode.GAVE_UP_WAITING, "gave up while the picture was downloaded")
+            else:
+                self._end_resumable(job, ExitCode.GAVE_UP_WAITING, "gave up while the picture was downloaded")
         self._jobs.clear()
 
     def _abandon(self, error: BaseException) -> None:
@@ -379,7 +387,7 @@ class Run:
     def _end_unsubmitted(self, code: ExitCode, why: str) -> None:
         for job in [*self._jobs.to_submit, *self._jobs.submitting]:
             if job.departure.withdraw():
-                trouble = job.trouble or ("cannot connect" if job in self._jobs.submitting else None)
+                trouble = job.trouble or ("no connection yet" if job in self._jobs.submitting else None)
                 late = code is ExitCode.GAVE_UP_WAITING and trouble
                 unsent = ExitCode.SERVICE_DOWN if late else code  # there is no task that could be waited for
                 self._end(job, Result(Status.UNSENT, unsent, error=f"{why}: {trouble}" if trouble else why))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from flux_cli.errors import LocalFileError, ServiceDownError, UsageError
+from flux_cli.errors import FluxError, LocalFileError, ServiceDownError, UsageError
 from flux_cli.images import PROMPT_TYPES, SNIFF_BYTES, ImageType, sniff
 from flux_cli.request import MAX_IMAGE_PROMPT_BYTES, is_http_url
 
@@ -56,12 +56,15 @@ def load(source: str) -> ImagePrompt:
 
     Raises:
         LocalFileError: The file cannot be read.
-        DownloadError: The URL cannot be had, or holds no image.
+        ServiceDownError: The URL cannot be had.
+        UsageError: What it serves is no image.
     """
     if source == "-":
         return ImagePrompt(sys.stdin.buffer.read(MAX_IMAGE_PROMPT_BYTES + 1), None)
     if source.startswith(("http://", "https://")) and is_http_url(source):
         return ImagePrompt(_downloaded(source), source)
+    if not source:
+        raise LocalFileError("`--image-prompt` takes a file, a URL or -, not nothing")
     path = Path(source).expanduser()
     try:
         with path.open("rb") as file:
@@ -97,13 +100,13 @@ def _broken(size: int, kind: ImageType | None) -> str | None:
     if size > MAX_IMAGE_PROMPT_BYTES:
         return f"takes at most {MAX_IMAGE_PROMPT_BYTES // 2**20} MiB"
     if kind not in PROMPT_TYPES:
-        what = "an empty file" if not size else "something else" if kind is None else kind.mime
+        what = "an empty file" if not size else "a file of another kind" if kind is None else kind.mime
         return f"takes a PNG, JPEG or WebP image, not {what}"
     return None
 
 
 def _downloaded(url: str) -> bytes:
-    from flux_cli.download import fetch_image, image_session  # requests: 160 ms
+    from flux_cli.download import DownloadError, NoImageError, fetch_image, image_session  # requests: 160 ms
 
     until = time.monotonic() + DOWNLOAD_SECONDS
 
@@ -112,13 +115,17 @@ def _downloaded(url: str) -> bytes:
             raise ServiceDownError(f"the image prompt {url} took more than {DOWNLOAD_SECONDS:.0f} s to arrive")
 
     with tempfile.NamedTemporaryFile() as file:
-        fetch_image(
-            url,
-            cast(BinaryIO, file),  # it acts as one; `fetch_image` needs its name
-            session=image_session(),
-            allow_http=True,
-            on_bytes=in_time,
-            limit=MAX_IMAGE_PROMPT_BYTES,
-        )
+        try:
+            fetch_image(
+                url,
+                cast(BinaryIO, file),  # it acts as one; `fetch_image` needs its name
+                session=image_session(),
+                allow_http=True,
+                on_bytes=in_time,
+                limit=MAX_IMAGE_PROMPT_BYTES,
+            )
+        except DownloadError as error:
+            kind: type[FluxError] = UsageError if isinstance(error, NoImageError) else ServiceDownError
+            raise kind(f"`--image-prompt` cannot be had from {url}: {error.reason}") from None
         file.seek(0)
         return file.read()

@@ -3,6 +3,7 @@
 Nothing heavy is imported before it is needed: of the command modules only the one that runs.
 """
 
+import errno
 import os
 import re
 import sys
@@ -173,10 +174,14 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.SIGINT
     except SignalReceived as signal:
         return signal.exit_code
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # rich, which prints the help, raises the latter where nobody reads
         console.discard_stdout()
         return ExitCode.SIGPIPE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a help page; all else says what it is
+            console.discard_stdout()
+            console.error("cannot write to stdout: no space left on device")
+            return ExitCode.LOCAL_FILE
         _traceback_if(debug)
         console.error(f"unexpected {type(error).__name__}: {error}")
         console.hint("this is a bug in flux-cli; run the command again with --debug and report what it shows")

@@ -18,9 +18,11 @@ def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """Let a command take its options as dataclasses.
 
     Each parameter that is annotated with a dataclass is replaced, in the signature that typer reads, by that
-    class's fields; the command gets an instance.
+    class's fields; the command gets an instance. A field `from_flags` is no option: it gets the names of the
+    options that stand on the command line itself.
     """
-    parameters: list[inspect.Parameter] = []
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context]
     groups: dict[str, type] = {}
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
         if is_dataclass(parameter.annotation):
@@ -29,10 +31,13 @@ def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
-    def command(**values: Any) -> int | None:
+    def command(context: typer.Context, **values: Any) -> int | None:
+        sources = {name: context.get_parameter_source(name) for name in values}
+        given = (name for name, source in sources.items() if source and source.name == "COMMANDLINE")
+        values["from_flags"] = frozenset(given)
         for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        return function(**values)
+            values[name] = group(**{field.name: values[field.name] for field in fields(group)})
+        return function(**{name: values[name] for name in inspect.signature(function).parameters})
 
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -50,6 +55,7 @@ def _parameters(group: type) -> list[inspect.Parameter]:
             annotation=annotations[field.name],
         )
         for field in fields(group)
+        if field.name != "from_flags"
     ]
 
 
@@ -92,6 +98,7 @@ class ServiceOptions:
         bool, typer.Option("--json", help="Print a JSON object a line on stdout.", rich_help_panel=SERVICE)
     ] = False
     debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False
+    from_flags: frozenset[str] = frozenset()
 
 
 def _request_option(
@@ -218,6 +225,8 @@ class RequestOptions:
         ),
     ] = None
 
+    from_flags: frozenset[str] = frozenset()
+
     def given(self) -> tuple[Body, list[str]]:
         """Return the fields that were given, and a line for each that cannot be what it has to be.
 
@@ -227,7 +236,7 @@ class RequestOptions:
         broken: list[str] = []
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and field.name not in ("model", "image_prompt", "webhook_secret"):
+            if value is not None and field.name not in ("model", "image_prompt", "webhook_secret", "from_flags"):
                 try:
                     body[field.name] = value if isinstance(value, bool) else parse_text(field.name, value)
                 except ValueError as error:

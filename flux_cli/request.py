@@ -107,8 +107,10 @@ def parse_text(name: str, text: str) -> JsonValue:
         return int(text)
     if kind is float and _INTEGER.fullmatch(text):
         return int(text)
+    if kind is float and _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+        return number
     if kind is float and (_FLOAT.fullmatch(text) or text.lower().lstrip("+-") in ("nan", "inf", "infinity")):
-        return float(text)
+        raise ValueError("takes a finite number")
     raise ValueError(f"takes {_KIND_NAMES[kind]}")
 
 

@@ -6,7 +6,7 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,29 @@ class Saved:
     lacking: FluxError | None = None
 
 
+OnTrouble = Callable[[str], None]
+"""Gets what went wrong and will be tried again."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who watches a picture being saved, and may stop it."""
+
+    on_bytes: OnBytes
+    on_trouble: OnTrouble
+
+    def trouble(self, error: FluxError) -> None:
+        """Tell of something that will be tried again."""
+        self.on_trouble(error.message)
+
+    def pause(self, seconds: float) -> None:
+        """Sleep, in steps short enough to notice a deadline."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.on_bytes(0, None)
+            time.sleep(min(0.1, left))
+
+
 class Saver:
     """Saves pictures, from several threads at once.
 
@@ -56,10 +79,10 @@ class Saver:
         self._placed: set[str] = set()
         self._placing = threading.Lock()
 
-    def save(self, job: Job, task: Task, on_bytes: OnBytes) -> Saved:
+    def save(self, job: Job, task: Task, on_bytes: OnBytes, on_trouble: OnTrouble) -> Saved:
         """Save a finished task's picture.
 
-        `on_bytes` may raise to stop; nothing is left behind then.
+        `on_bytes` may raise to stop; nothing is left behind then. `on_trouble` hears of what is tried again.
 
         Raises:
             DownloadError: The picture cannot be had now.
@@ -67,33 +90,35 @@ class Saver:
         """
         target = job.target or Target(Path())
         values = values_for(task.task_id, job.recorded, job.n)
-        saved = self._save_fresh(task, target, values, on_bytes, original=False)
+        watch = Watch(on_bytes, on_trouble)
+        saved = self._save_fresh(task, target, values, watch, original=False)
         if self._original and saved.task.original_image_url and not target.stdout:
             try:
-                original = self._save_fresh(saved.task, target, values, on_bytes, original=True)
+                original = self._save_fresh(saved.task, target, values, watch, original=True)
             except FluxError as error:
                 return replace(saved, lacking=error)
             return replace(saved, task=original.task, original_path=original.path)
         return saved
 
     def _save_fresh(
-        self, task: Task, target: Target, values: dict[str, str], on_bytes: OnBytes, *, original: bool
+        self, task: Task, target: Target, values: dict[str, str], watch: Watch, *, original: bool
     ) -> Saved:
         try:
-            return self._save_one(task, target, values, on_bytes, original=original)
+            return self._save_one(task, target, values, watch, original=original)
         except ExpiredUrlError:
-            return self._save_one(self._refreshed(task, on_bytes), target, values, on_bytes, original=original)
+            return self._save_one(self._refreshed(task, watch), target, values, watch, original=original)
 
-    def _refreshed(self, task: Task, on_bytes: OnBytes) -> Task:
+    def _refreshed(self, task: Task, watch: Watch) -> Task:
         """Ask for the task once more: a finished task gets a fresh URL, and is never submitted again for one."""
         attempt = 1
         while True:
             try:
                 fresh = self._client.fetch(task.task_id)
-            except (ServiceDownError, BadAnswerError):
+            except (ServiceDownError, BadAnswerError) as error:
                 if attempt == TRIES:
                     raise
-                _pause(backoff(attempt), on_bytes)
+                watch.trouble(error)
+                watch.pause(backoff(attempt))
                 attempt += 1
                 continue
             if fresh.status is not Status.FINISHED:
@@ -101,25 +126,31 @@ class Saver:
             return fresh
 
     def _save_one(
-        self, task: Task, target: Target, values: dict[str, str], on_bytes: OnBytes, *, original: bool
+        self, task: Task, target: Target, values: dict[str, str], watch: Watch, *, original: bool
     ) -> Saved:
         for attempt in range(1, TRIES):
             try:
-                return self._transfer(task, target, values, on_bytes, original)
+                return self._transfer(task, target, values, watch, original)
             except DownloadError as error:
                 if error.final or isinstance(error, ExpiredUrlError):
                     raise
-                _pause(backoff(attempt), on_bytes)
-        return self._transfer(task, target, values, on_bytes, original)
+                watch.trouble(error)
+                watch.pause(backoff(attempt))
+        return self._transfer(task, target, values, watch, original)
 
-    def _transfer(
-        self, task: Task, target: Target, values: dict[str, str], on_bytes: OnBytes, original: bool
-    ) -> Saved:
+    def _transfer(self, task: Task, target: Target, values: dict[str, str], watch: Watch, original: bool) -> Saved:
         url = (task.original_image_url if original else task.image_url) or ""
         with self._session() as session, temporary(_directory(target, values)) as file:
-            on_bytes(0, None)  # who was stopped in the meantime leaves no file behind
-            kind = fetch_image(url, file, session=session, allow_http=self._allow_http, on_bytes=on_bytes)
-            on_bytes(file.tell(), None)  # the last chance to stop: from here on there is a picture
+            watch.on_bytes(0, None)  # who was stopped in the meantime leaves no file behind
+            kind = fetch_image(
+                url,
+                file,
+                session=session,
+                allow_http=self._allow_http,
+                on_bytes=watch.on_bytes,
+                say=self._client.say,
+            )
+            watch.on_bytes(file.tell(), None)  # the last chance to stop: from here on there is a picture
             if target.stdout:
                 file.seek(0)
                 return Saved(task, content=file.read())
@@ -156,11 +187,3 @@ def _directory(target: Target, values: dict[str, str]) -> Path:
     with local_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     return directory
-
-
-def _pause(seconds: float, on_bytes: OnBytes) -> None:
-    """Sleep, in steps short enough to notice a deadline."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        on_bytes(0, None)
-        time.sleep(min(0.1, left))

@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from flux_cli.client import DEFAULT_API_URL, Client
@@ -47,21 +48,22 @@ class Choice:
         return self.url or SANDBOX
 
 
-def choose(api_url: str | None, sandbox: bool | None, config: Config) -> Choice:
+def choose(api_url: str | None, sandbox: bool | None, config: Config, from_flags: Container[str]) -> Choice:
     """Decide on a service: what was given by flag or environment, else the config file, else the default.
+
+    `from_flags` tells which of `api_url` and `sandbox` stand on the command line, where they win over the rest.
 
     Raises:
         NotAllowedError: There is no key.
         UsageError: The URL or the key cannot be used, or both flags were given.
     """
-    url_flag = api_url is not None and api_url != os.environ.get("FLUX_CLI_API_URL")
-    sandbox_flag = bool(sandbox) and not os.environ.get("FLUX_CLI_SANDBOX")
+    url_flag, sandbox_flag = "api_url" in from_flags, "sandbox" in from_flags
     if url_flag and sandbox_flag:
         raise UsageError("`--sandbox` and `--api-url` exclude each other", "give one of them")
     if not url_flag and (sandbox if sandbox is not None else config.sandbox and api_url is None):
         return Choice(None, _SANDBOX_KEY, " --sandbox" if sandbox_flag else "")
-    url = check_api_url(api_url or config.api_url or DEFAULT_API_URL)
-    return Choice(url, find_key(config), f" --api-url {url}" if url_flag else "")
+    url = check_api_url(api_url if api_url is not None else config.api_url or DEFAULT_API_URL)
+    return Choice(url, find_key(config), f" --api-url {shlex.quote(url)}" if url_flag else "")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """What the service's answer about a task means, read as tolerantly as the service is loose."""
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +23,15 @@ class Status(StrEnum):
     """Sent, and no usable answer came: it may have been accepted, and billed."""
     UNSENT = "unsent"
     """Never left this machine."""
+
+
+def wait_command(task_id: str | None, flags: str = "") -> str:
+    """Return the command that goes on with a task, safe to paste whatever the id holds.
+
+    `flags` are what it needs to reach the same service, with a space before them, or nothing.
+    """
+    quoted = shlex.quote(task_id or "")
+    return f"flux-cli wait{flags} -- {quoted}" if quoted.startswith("-") else f"flux-cli wait {quoted}{flags}"
 
 
 @dataclass(frozen=True)

@@ -147,14 +147,14 @@ class Transport:
         max_idle = math.inf if departure is None else MAX_IDLE_SECONDS
         departure = departure or Departure()
         payload = None if body is None else _Payload(body, departure)
-        self._say(f"> {method} {self.api_url}{path}{'' if body is None else ' ' + _elided(body)}")
+        self.say(f"> {method} {self.api_url}{path}{'' if body is None else ' ' + _elided(body)}")
         began = time.monotonic()
         try:
             answer = _within(seconds, lambda: self._exchange(method, path, payload, seconds, max_idle), departure)
         except FluxError as error:
-            self._say(f"< {error.message} ({time.monotonic() - began:.2f} s)")
+            self.say(f"< {error.message} ({time.monotonic() - began:.2f} s)")
             raise
-        self._say(
+        self.say(
             f"< {answer.code} ({time.monotonic() - began:.2f} s) {answer.content[:2000].decode(errors='replace')}"
         )
         return answer
@@ -212,7 +212,8 @@ class Transport:
             text = text.replace(secret, "[redacted]")
         return text
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Let the trace have a line, with the secrets blotted out."""
         if self._trace:
             self._trace(self._blotted(line))
 

@@ -47,7 +47,7 @@ def flag_defaults(request: RequestOptions, config: settings.Config, file: str) -
         LocalFileError, DownloadError: The image prompt cannot be read.
     """
     given, broken = request.given()
-    body: Body = {"model": request.model or config.model or DEFAULT_MODEL, **given}
+    body: Body = {"model": request.model if request.model is not None else config.model or DEFAULT_MODEL, **given}
     recorded: dict[str, Any] = dict(body)
     if request.image_prompt is not None:
         if request.image_prompt == file == "-":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def chosen(options: ServiceOptions, config: Config) -> Choice:
     """Decide on the service, and keep its key out of everything that is told. Raises as `choose` does."""
-    choice = choose(options.api_url, options.sandbox, config)
+    choice = choose(options.api_url, options.sandbox, config, options.from_flags)
     console.keep_secret(choice.key)
     return choice
 
@@ -113,6 +113,6 @@ def read_stdin_text() -> str:
     if sys.stdin.isatty():
         console.note("reading from stdin; Ctrl-D ends it")
     try:
-        return sys.stdin.buffer.read().decode()
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError("stdin is not UTF-8 text") from None

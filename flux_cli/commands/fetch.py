@@ -6,7 +6,7 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli import config as settings
-from flux_cli.errors import ExitCode, FluxError, worst
+from flux_cli.errors import ExitCode, FluxError, TaskFailedError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
 from flux_cli.task import Status, Task
 from flux_cli.ui import console, tables
@@ -78,11 +78,10 @@ def fetch(
             elif result.error is None:
                 console.error(f"{result.task_id}: there is no picture yet, the task still runs")
         _print_errors(seen)
-        # Where the picture is the output, nothing less will do; 8 is for `--exit-status` alone.
-        code = _exit_code(seen, exit_status=True)
-        return ExitCode.GAVE_UP_WAITING if code == ExitCode.STILL_RUNNING and not exit_status else code
+        return _picture_code(seen, exit_status)
     _print(seen, json=service.json)
-    return _exit_code(seen, exit_status)
+    named = target is not None and target.explicit
+    return _picture_code(seen, exit_status) if named else _exit_code(seen, exit_status)
 
 
 def _result(
@@ -93,8 +92,9 @@ def _result(
 
     request = record.request if record else {}
     if isinstance(found, FluxError):
+        status = Status.FAILED if isinstance(found, TaskFailedError) else Status.UNKNOWN
         return Result(
-            Status.UNKNOWN, found.exit_code, task_id=task_id, request=request, error=found.message, hint=found.hint
+            status, found.exit_code, task_id=task_id, request=request, error=found.message, hint=found.hint
         )
     news = record and record.path is None and record.status is not found.status
     if history and record and news and record.service == service:  # another service may not know the task
@@ -157,6 +157,12 @@ def _row(result: "Result") -> tuple[str, str, str, str]:
     task = result.task
     percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
     return result.task_id or "", result.status.value, percentage, (task.image_url if task else None) or ""
+
+
+def _picture_code(seen: "list[Result]", exit_status: bool) -> ExitCode:
+    """Return the exit code where a picture was asked for: nothing less will do. 8 is for `--exit-status` alone."""
+    code = _exit_code(seen, exit_status=True)
+    return ExitCode.GAVE_UP_WAITING if code == ExitCode.STILL_RUNNING and not exit_status else code
 
 
 def _exit_code(seen: "list[Result]", exit_status: bool) -> ExitCode:

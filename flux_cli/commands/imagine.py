@@ -7,7 +7,7 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli import config as settings
-from flux_cli.errors import BrokenRulesError, ExitCode, UsageError
+from flux_cli.errors import BrokenRulesError, ExitCode, FluxError, UsageError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.request import DEFAULT_MODEL, Body, JsonValue, broken_rules, flag
 from flux_cli.ui import console
@@ -32,7 +32,6 @@ def imagine(
         typer.Argument(metavar="[PROMPT]", help="What to see in the picture; - or nothing reads it from stdin."),
     ] = None,
     *,
-    context: typer.Context,
     like: Annotated[
         str | None,
         typer.Option(
@@ -84,11 +83,13 @@ def imagine(
     base = earlier.request if earlier else {}
     start: Body = {
         **{name: value for name, value in base.items() if name != "image_prompt"},
-        "model": _model(context, request, config, base.get("model")),
+        "model": _model(request, config, base.get("model")),
         "prompt": _prompt(prompt, request, base.get("prompt")),
     }
     body, recorded = _bodies(start, request, config, earlier, no_validate)
     if dry_run:
+        if "webhook_secret" in body:
+            recorded["webhook_secret"] = "[redacted]"  # noqa: S105 - the opposite of a password
         for _, kept in _numbered(body, recorded, count):
             console.out_json(kept, indent=2 if sys.stdout.isatty() else None)
         return ExitCode.OK
@@ -123,12 +124,11 @@ def _earlier(like: str | None) -> "Earlier | None":
     return earlier.find(like)
 
 
-def _model(context: typer.Context, request: RequestOptions, config: settings.Config, earlier: str | None) -> str:
+def _model(request: RequestOptions, config: settings.Config, earlier: str | None) -> str:
     """Return the model: the flag, the earlier request's, the environment's, the config file's, or the default."""
-    source = context.get_parameter_source("model")
-    if earlier is not None and (source is None or source.name != "COMMANDLINE"):
+    if earlier is not None and "model" not in request.from_flags:
         return earlier
-    return request.model or config.model or DEFAULT_MODEL
+    return request.model if request.model is not None else config.model or DEFAULT_MODEL
 
 
 def _prompt(argument: str | None, request: RequestOptions, earlier: str | None) -> str:
@@ -164,17 +164,26 @@ def _bodies(
     """
     given, broken = request.given()
     body: Body = {**start, **given}
-    if "webhook_url" in body:
-        secret = request.webhook_secret or config.webhook_secret
-        if secret:
-            body["webhook_secret"] = secret
+    secret = request.webhook_secret or config.webhook_secret
+    if secret and ("webhook_url" in body or "webhook_secret" in request.from_flags):
+        body["webhook_secret"] = secret
     recorded: dict[str, Any] = {name: value for name, value in body.items() if name != "webhook_secret"}
-    image = _image_prompt(request, earlier)
+    image: ImagePrompt | None = None
+    unreadable: FluxError | None = None
+    try:
+        image = _image_prompt(request, earlier)
+    except FluxError as error:
+        unreadable = error
     if image is not None:
         body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
-        broken += filter(None, [image.broken_rule()])
+    elif unreadable is not None:
+        body["image_prompt"] = ""  # there is one, for the rules
     if not no_validate:
-        broken += broken_rules(body, flag)
+        broken += filter(None, [image.broken_rule() if image else None, *broken_rules(body, flag)])
+    if unreadable is not None:
+        if not broken:
+            raise unreadable
+        broken.append(unreadable.message)
     if broken:
         raise BrokenRulesError(broken, f"what no flag sets comes from {earlier.name}" if earlier else None)
     return body, recorded

@@ -11,7 +11,7 @@ from flux_cli import completion, naming, options
 from flux_cli import config as settings
 from flux_cli.errors import LocalFileError, MissingExtraError, NotAllowedError, UsageError
 from flux_cli.options import OutputOptions, ServiceOptions
-from flux_cli.task import Task
+from flux_cli.task import Task, wait_command
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Teller:
             if result.hint:
                 console.hint(result.hint)
         if result.resumable:
-            console.hint(f"flux-cli wait {result.task_id}{self._flags}")
+            console.hint(wait_command(result.task_id, self._flags))
 
     def repeated(self, task: "Task") -> None:
         """Tell of it where everything is told."""
@@ -237,7 +237,7 @@ class Teller:
 
     def left(self, task_id: str) -> None:
         """Say how to go on."""
-        console.hint(f"the task is over, its picture not saved: flux-cli wait {task_id}{self._flags}")
+        console.hint(f"the task is over, its picture not saved: {wait_command(task_id, self._flags)}")
 
 
 def _row(result: "Result") -> tuple[str, str, str, str]:

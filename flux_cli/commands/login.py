@@ -11,6 +11,8 @@ from flux_cli.errors import FluxError, NotAllowedError, UsageError
 from flux_cli.options import ServiceOptions
 from flux_cli.ui import console
 
+MAX_KEY_BYTES = 4096
+
 app = typer.Typer(add_completion=False)
 
 
@@ -31,6 +33,8 @@ def login(
     """Store the API key: typed at a hidden prompt, or read from stdin."""
     config = settings.load()
     key = settings.check_key(_read_key())
+    if len(key) > MAX_KEY_BYTES:
+        raise UsageError(f"the key is longer than {MAX_KEY_BYTES} characters", "give the key alone")
     console.keep_secret(key)
     if not no_verify:
         if service.sandbox:
@@ -40,7 +44,9 @@ def login(
         from flux_cli.client import DEFAULT_API_URL, Client
         from flux_cli.transport import Transport
 
-        url = settings.check_api_url(service.api_url or config.api_url or DEFAULT_API_URL)
+        url = settings.check_api_url(
+            service.api_url if service.api_url is not None else config.api_url or DEFAULT_API_URL
+        )
         try:
             account = Client(Transport(url, key, (), console.note if service.verbose else None)).account()
         except NotAllowedError as error:
@@ -70,6 +76,6 @@ def _read_key() -> str:
             console.raw_stderr("\n")
             raise KeyboardInterrupt from None
     try:
-        return sys.stdin.buffer.read(4096).decode().removesuffix("\n").removesuffix("\r")
+        return sys.stdin.buffer.read(MAX_KEY_BYTES + 2).decode().removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError:
         raise UsageError("the key on stdin is not text") from None

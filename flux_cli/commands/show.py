@@ -8,6 +8,7 @@ import typer
 
 from flux_cli import completion
 from flux_cli.errors import LocalFileError
+from flux_cli.task import wait_command
 from flux_cli.ui import console
 
 app = typer.Typer(add_completion=False)
@@ -60,17 +61,17 @@ def _found(what: str) -> Path:
         if record is None:
             raise LocalFileError(f"there is no file {what}, and no task of that id in the history")
         if record.path is None:
-            raise LocalFileError(f"task {what} has no picture here", f"get it with: flux-cli wait {what}")
+            raise LocalFileError(f"task {what} has no picture here", f"get it with: {wait_command(what)}")
         if record.path == "-":
             raise LocalFileError(
-                f"the picture of task {what} went to stdout", f"get it with: flux-cli wait {what} -o FILE"
+                f"the picture of task {what} went to stdout", f"get it with: {wait_command(what, ' -o FILE')}"
             )
         path = Path(record.path)
     try:
         with path.open("rb") as file:
             kind = sniff(file.read(SNIFF_BYTES))
     except FileNotFoundError:
-        raise LocalFileError(f"{path} is gone", f"get it again with: flux-cli wait {what}") from None
+        raise LocalFileError(f"{path} is gone", f"get it again with: {wait_command(what)}") from None
     except OSError as error:
         raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     if kind is None:

@@ -160,6 +160,8 @@ class Api:
                 return await request.read()
         except TimeoutError:
             raise RefusedError("the body took too long", status=408) from None
+        except web.RequestPayloadError:
+            raise RefusedError("the body is not what its headers say") from None
 
     def _describe(self, request: web.Request, submission: Submission) -> dict[str, object]:
         return self._service.describe(submission, self._service.images_url_for(request.host), time.time())

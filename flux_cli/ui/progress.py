@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from flux_cli.job import Job, Result
-from flux_cli.task import Status
+from flux_cli.task import Status, wait_command
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Silence:
         """Tell the task's id, since the history cannot, once."""
         if job not in self._unrecorded:
             self._unrecorded.add(job)
-            console.error(f"{message}; it does not know the task {job.task_id}" if job.task_id else message)
+            console.warning(f"{message}; it does not know the task {job.task_id}" if job.task_id else message)
 
     def downloading(self, job: Job, received: int, total: int | None) -> None:
         """Say nothing."""
@@ -55,7 +55,7 @@ class Silence:
 
     def lives_on(self, job: Job) -> None:
         """Tell how to get at a task that is paid for and not saved."""
-        console.hint(f"the task is paid for and lives on: flux-cli wait {job.task_id}{self._flags}")
+        console.hint(f"the task is paid for and lives on: {wait_command(job.task_id, self._flags)}")
 
     def _warn_once(self, job: Job, message: str) -> None:
         if job not in self._troubled:
@@ -92,7 +92,7 @@ class Lines(Silence):
             console.note(f"finished {job.task_id}{took}")
             self._tell_new_name(job, result)
         elif result.error is None and result.status is Status.PROCESSING:
-            console.hint(f"flux-cli wait {job.task_id}{self._flags}")
+            console.hint(wait_command(job.task_id, self._flags))
 
 
 class Display(Silence):
@@ -169,7 +169,7 @@ class Bars(Display):
             super().ended(job, result)
             self._tell_new_name(job, result)
             if result.error is None and result.status is Status.PROCESSING:
-                console.hint(f"flux-cli wait {job.task_id}{self._flags}")
+                console.hint(wait_command(job.task_id, self._flags))
 
     def _open(self) -> None:
         if self._live is None and self._bars:

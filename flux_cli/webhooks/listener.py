@@ -246,7 +246,7 @@ class Listener:
                 except FluxError as error:
                     work.not_forwarded = error
             if work.task.status is Status.FINISHED and self._orders.target is not None:
-                work.saved = self._saver.save(work.job, work.task, self._on_bytes)
+                work.saved = self._saver.save(work.job, work.task, self._on_bytes, self._on_trouble)
         except Exception as error:
             work.error = error
         self._calls.put(lambda: self._worked(work))
@@ -267,6 +267,9 @@ class Listener:
     def _pause(self, seconds: float) -> None:
         if self._ending.wait(seconds):
             raise _Stopped
+
+    def _on_trouble(self, message: str) -> None:
+        self._calls.put(lambda: self._watcher.trouble(message))
 
     def _on_bytes(self, received: int, _total: int | None) -> None:
         """Stop a download when nobody waits for it, or, asked to end, when it would be begun once more."""

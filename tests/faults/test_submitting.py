@@ -50,7 +50,7 @@ REFUSED = [
     refused("401", 3, "[[http 401]]", "refuses the key", "hint: .*flux-cli login"),
     refused("402", 3, "[[http 402]]", "out of credits", "hint: .*flux-cli account"),
     refused("403", 3, "[[http 403]]", "refuses the key"),
-    refused("404", 4, "[[http 404]]", "does not know it", "--api-url"),
+    refused("404", 4, "[[http 404]]", "takes no submissions there", "--api-url"),
     Row(
         "400 that says `not found` of a model",
         2,
