@@ -247,3 +247,28 @@ def test_a_sandboxs_task_is_not_asked_for_elsewhere(cli: Cli) -> None:
         done = cli(command, task_id, env={"APIFRAME_API_KEY": "a-key-of-no-use"})
         assert done.code == 2
         assert "hint: add --sandbox" in done.stderr
+
+
+def test_fetch_into_a_named_file_claims_nothing_without_it(flux: Cli) -> None:
+    """As with `-o -`: 7 where the task still runs, 4 where it failed; a directory takes what there is."""
+    running, failed = (
+        flux("imagine", prompt, "--no-wait", "-q").lines[0] for prompt in ("a kite [[never]]", "x [[fail]]")
+    )
+    assert flux("wait", failed).code == 4
+    assert [flux("fetch", task, "-o", "x.png").code for task in (running, failed)] == [7, 4]
+    assert flux("fetch", running, "-o", "x.png", "--exit-status").code == 8
+    assert flux("fetch", running, "-o", "there/").code == 0
+    assert not (flux.cwd / "x.png").exists()
+
+
+def test_an_id_that_the_service_does_not_know_has_one_status(flux: Cli) -> None:
+    """`unknown` is for submissions whose outcome is in doubt."""
+    for command in ("fetch", "wait"):
+        (task,) = flux(command, "no-such-task", "--json").objects
+        assert (task["status"], task["exit_code"]) == ("failed", 4)
+
+
+def test_ids_in_a_file_with_a_byte_order_mark(flux: Cli) -> None:
+    """As editors on Windows write them."""
+    (task_id,) = flux("imagine", "x", "--no-wait", "-q").lines
+    assert flux("wait", "-", "-q", input=f"\ufeff{task_id}\r\n").code == 0

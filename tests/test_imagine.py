@@ -4,8 +4,10 @@ import base64
 import io
 import json
 import os
+import sqlite3
 import subprocess
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -474,3 +476,74 @@ def test_common_slips_get_a_hint(flux: Cli, arguments: list[str], hint: str) -> 
     done = flux(*arguments)
     assert done.code == 2
     assert hint in done.stderr
+
+
+def test_verbose_tells_of_the_download_and_what_is_tried_again(flux: Cli) -> None:
+    """Each request for the picture and its answer; without -v, a warning that it is tried again."""
+    (path,) = flux("imagine", "x [[image-http 500 1]]", "-v", "-o", "x.png").lines
+    done = flux("imagine", "x [[image-http 500 1]]", "-v", "-o", "y.png")
+    assert (path, done.lines) == ("x.png", ["y.png"])
+    asked = [line for line in done.stderr.splitlines() if line.startswith("> GET http")]
+    assert len(asked) == 2
+    assert "< 500" in done.stderr
+    assert "< 200 image/png" in done.stderr
+    done = flux("imagine", "x [[image-http 500 1]]", "-o", "z.png")
+    assert "warning: cannot download the picture: HTTP 500; trying again" in done.stderr
+    assert flux("imagine", "x [[image-http 500 1]]", "-o", "q.png", "-q").stderr == ""
+
+
+def test_a_download_that_fails_until_the_deadline_says_why(flux: Cli) -> None:
+    """The task does not run any more: 5 and the cause."""
+    done = flux("imagine", "x [[image-http 500]]", "--timeout", "2")
+    assert done.code == 5
+    assert "HTTP 500" in done.stderr.splitlines()[-2]
+    assert "flux-cli wait" in done.stderr.splitlines()[-1]
+
+
+def test_a_dry_run_is_json_whatever_is_not_validated(flux: Cli, service: Service) -> None:
+    """JSON has no word for what is not finite; the image prompt's type is a rule like the others."""
+    for value in ("nan", "inf", "1e400"):
+        done = flux("imagine", "x", "--no-validate", "--guidance", value)
+        assert (done.code, done.stdout, service.submissions) == (2, "", 0)
+    (flux.cwd / "a.gif").write_bytes(b"GIF89a" + bytes(40))
+    (body,) = flux("imagine", "x", "--no-validate", "--image-prompt", "a.gif", "--dry-run").objects
+    assert body["image_prompt"]["type"] == "image/gif"
+
+
+def test_a_secret_that_a_flag_gives_is_sent(flux: Cli, tmp_path: Path) -> None:
+    """The environment's is only for a webhook's URL; what is typed is not dropped without a word."""
+    secret = "abcdefghijklmnopqrst"
+    (body,) = flux("imagine", "x", "--dry-run", "--webhook-secret", secret).objects
+    assert body["webhook_secret"] == "[redacted]"
+    (body,) = flux("imagine", "x", "--dry-run", env={"FLUX_CLI_WEBHOOK_SECRET": secret}).objects
+    assert "webhook_secret" not in body
+    assert flux("imagine", "x", "--no-wait", "--webhook-secret", secret).code == 0
+    with closing(sqlite3.connect(tmp_path / "sandbox" / "tasks.sqlite3")) as tasks:
+        ((sent,),) = tasks.execute("SELECT body FROM tasks")
+    assert json.loads(sent)["webhook_secret"] == secret
+
+
+def test_all_that_is_wrong_is_told_with_an_image_prompt_that_cannot_be_read(flux: Cli, service: Service) -> None:
+    """One go to mend it all; alone, a file that is missing stays exit 6."""
+    done = flux("imagine", "x", "--image-prompt", "nope.png", "--width", "1")
+    assert done.code == 2
+    assert "`--width` takes 256 to 1440" in done.stderr
+    assert "nope.png" in done.stderr
+    assert flux("imagine", "x", "--image-prompt", "nope.png").code == 6
+    assert flux("imagine", "x", "--image-prompt", "").code == 6
+    page = f"{service.url}/__page__"
+    done = flux("imagine", "x", "--image-prompt", page)
+    assert done.code == 5
+    assert f"`--image-prompt` cannot be had from {page}" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["--help", "wait --help"])
+def test_help_into_a_pipe_that_is_closed_or_full(flux: Cli, command: str) -> None:
+    """141 as with `yes`, and 6 for a full disk."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert flux(*command.split(), stdout=writing).code == 141
+    os.close(writing)
+    with open("/dev/full", "wb") as full:
+        done = flux(*command.split(), stdout=full)
+    assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")

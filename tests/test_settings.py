@@ -199,3 +199,42 @@ def test_flags_choose_the_service_over_the_environment(flux: Cli, service: Servi
     done = flux("account", "--sandbox", "--api-url", "http://127.0.0.1:9")
     assert done.code == 2
     assert "exclude each other" in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["0", "1"])
+def test_a_flag_is_one_whatever_the_environment_says(flux: Cli, service: Service, setting: str) -> None:
+    """Both flags exclude each other also where a variable of the same meaning is set; a flag wins over both."""
+    env = {"FLUX_CLI_SANDBOX": setting, "FLUX_CLI_API_URL": "http://127.0.0.1:9"}
+    assert flux("account", "--sandbox", "--api-url", "http://127.0.0.1:9", env=env).code == 2
+    assert flux("account", "--api-url", "http://127.0.0.1:9", env=env).code == 5
+    assert flux("account", "--sandbox", env=env).code == 0
+    before = service.running.stats.accepted
+    done = flux("imagine", "x [[never]]", "--sandbox", "--timeout", "1", env=env)
+    assert "flux-cli wait" in done.stderr
+    assert done.stderr.rstrip().endswith("--sandbox")
+    assert service.running.stats.accepted == before
+
+
+def test_an_empty_api_url_is_not_the_default(flux: Cli, cli: Cli) -> None:
+    """A script whose variable is unset must not end up at the service that costs money; an empty setting is none."""
+    for command in (["account"], ["imagine", "x"], ["login"]):
+        done = flux(*command, "--api-url", "", input="k" * 20)
+        assert done.code == 2
+        assert "is not an http or https URL" in done.stderr
+    assert cli("models", env={"FLUX_CLI_API_URL": ""}).code == 0
+
+
+def test_a_key_that_is_too_long_is_refused_and_not_cut(keyless: Cli) -> None:
+    """Half a key would be stored without a word."""
+    done = keyless("login", "--no-verify", input="k" * 5000)
+    assert (done.code, keyless.config.exists()) == (2, False)
+    assert "longer than 4096" in done.stderr
+
+
+def test_a_value_of_the_wrong_type_is_mended_by_hand(cli: Cli) -> None:
+    """No command can read the file, so the hint names none."""
+    cli.config.parent.mkdir(parents=True)
+    cli.config.write_text('sandbox = "yes"\n')
+    done = cli("config", "set", "sandbox", "true")
+    assert done.code == 6
+    assert done.stderr.splitlines()[1] == "hint: mend it in an editor, or remove the line"

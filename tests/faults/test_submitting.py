@@ -2,12 +2,13 @@
 
 import gzip
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from flux_cli.task import Status
-from tests.conftest import Cli
+from tests.conftest import KEY, Cli
 from tests.faults.table import Row, check_all
 from tests.faults.wire import Reply, Then, Wire, after, http, slowly, submitted, told
 
@@ -254,3 +255,19 @@ NEVER_SENT = [
 def test_a_submission_that_goes_wrong(rows: list[Row], tmp_path: Path, subtests: pytest.Subtests) -> None:
     """Each row: the exit code, one submission at most, nothing on the disk, and stderr says what is known."""
     check_all(rows, tmp_path, subtests)
+
+
+@pytest.mark.parametrize("task_id", ["$(id)", "a;touch${IFS}x", "-rf", "--all"])
+def test_the_command_that_goes_on_is_safe_to_paste(cli: Cli, task_id: str) -> None:
+    """Whatever the service calls a task: a shell reads the hint as that one argument, and the command takes it."""
+    running = told({"task_id": task_id, "status": "processing"})
+    with Wire({"/flux-imagine": told({"task_id": task_id}), "/fetch": running}) as wire:
+        cli.env["APIFRAME_API_KEY"] = KEY
+        done = cli("imagine", "x", "--timeout", "1", "--api-url", wire.url)
+        hint = done.stderr.splitlines()[-1].partition("lives on: ")[2]
+        read = subprocess.run(["bash", "-c", f"printf '%s\\0' {hint}"], capture_output=True, text=True, check=True)
+        program, command, *rest = read.stdout.split("\0")[:-1]
+        assert (program, command, task_id in rest) == ("flux-cli", "wait", True)
+        asked = len(wire.asked("/fetch"))
+        assert cli("wait", "--timeout", "1", *rest).code == 7
+        assert len(wire.asked("/fetch")) > asked
