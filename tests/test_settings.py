@@ -216,7 +216,7 @@ def test_a_flag_is_one_whatever_the_environment_says(flux: Cli, service: Service
 
 
 def test_an_empty_api_url_is_not_the_default(flux: Cli, cli: Cli) -> None:
-    """A script whose variable is unset must not end up at the service that costs money; an empty setting is none."""
+    """A script whose variable is unset must not reach the service that costs money."""
     for command in (["account"], ["imagine", "x"], ["login"]):
         done = flux(*command, "--api-url", "", input="k" * 20)
         assert done.code == 2
