@@ -13,8 +13,9 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
+from flux_cli import completion
 from flux_cli.completion import MAX_TASKS
-from flux_cli.history import History
+from flux_cli.history import History, history_path
 from flux_cli.main import COMMANDS, app
 from flux_cli.task import Status
 from tests.conftest import FLUX_CLI, Cli, Done
@@ -368,7 +369,22 @@ def test_a_tab_imports_only_what_it_needs(home: ShellHome) -> None:
     modules = set(done.stderr.split())
     assert NEWEST in done.stdout
     assert "flux_cli.commands.wait" in modules
-    assert modules & {"requests", "rich", "flux_cli.commands.imagine", "flux_cli.client"} == set()
+    unneeded = {"requests", "rich", "platformdirs", "flux_cli.history", "flux_cli.commands.imagine"}
+    assert modules & unneeded == set()
+
+
+@pytest.mark.parametrize("state", [None, "", " ", "/state", "/state/", "//state", "relative", "~/state"])
+@pytest.mark.parametrize("home", [None, "", "/", "/home/me", "/home/me/", "relative"])
+def test_a_tab_looks_for_the_history_where_the_commands_do(
+    monkeypatch: pytest.MonkeyPatch, home: str | None, state: str | None
+) -> None:
+    """Though it does not ask the library that they ask."""
+    for name, value in (("HOME", home), ("XDG_STATE_HOME", state)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    assert completion.history_path() == history_path()
 
 
 def test_the_table_of_commands_says_what_their_help_says() -> None:
