@@ -18,6 +18,9 @@ Block = nodes.Element
 Item = tuple[Iterable[Inline], Iterable[Block]]
 """A term and the blocks that explain it."""
 
+WHOLE_NAMES = ".nh\n.ad l\n"
+"""Names are to be typed as they stand, so none is broken; and lines are not filled up, which would leave gaps."""
+
 
 def text(*parts: Inline) -> list[nodes.Node]:
     """Return words as nodes."""
@@ -111,7 +114,7 @@ class _Translator(manpage.Translator):
         facts: dict[str, str] = self._docinfo  # type: ignore[attr-defined] # the stubs leave it out
         self.head.append(
             f'.TH "{facts["title"].upper()}" "{facts["manual_section"]}" "{facts["date"]}" "{facts["version"]}" '
-            f'"{facts["manual_group"]}"\n.SH NAME\n{facts["title"]} \\- {facts["subtitle"]}\n'
+            f'"{facts["manual_group"]}"\n{WHOLE_NAMES}.SH NAME\n{facts["title"]} \\- {facts["subtitle"]}\n'
         )
 
     def deunicode(self, text: str) -> str:

@@ -62,6 +62,26 @@ def test_the_linters_say_nothing(page: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def rendered(page: Path, renderer: str, columns: int) -> str:
+    """Return a page as one of the two renderers shows it at a width."""
+    commands = {
+        "groff": ["groff", "-man", "-T", "utf8", "-P-c", "-P-b", "-P-u", f"-rLL={columns}n"],
+        "mandoc": ["mandoc", "-T", "utf8", "-O", f"width={columns}"],
+    }
+    done = subprocess.run([*commands[renderer], page], capture_output=True, text=True, check=True)
+    return re.sub(".\b", "", done.stdout)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("renderer", ["groff", "mandoc"])
+def test_no_word_is_broken(page: Path, renderer: str) -> None:
+    """What is to be typed as it stands, such as flux-cli-login or webhook_secret, is never on two lines."""
+    words = re.compile(r"\w+(?:[_-]\w+)+")
+    narrow = rendered(page, renderer, 80)
+    assert set(words.findall(rendered(page, renderer, 1000))) == set(words.findall(narrow))
+    assert re.findall(r"^.*\w[-\u2010]$", narrow, re.MULTILINE) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_references_lead_to_pages(page: Path) -> None:
     """Every name with a section of the manual is a page's."""
