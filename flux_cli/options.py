@@ -254,7 +254,8 @@ class OutputOptions:
             "--output",
             "-o",
             metavar="PATH",
-            help="A file, a directory, a template such as '{slug}-{seed}.{ext}', or - for stdout.",
+            help="A file, a directory, - for stdout, or a template with {task_id} {id8} {model} {seed} {slug} {n} "
+            "{date} {ext}.",
             autocompletion=completion.output,
             rich_help_panel=OUTPUT,
         ),
@@ -286,7 +287,8 @@ class PictureOptions:
         bool,
         typer.Option(
             "--preview",
-            help="Show the picture in the terminal; nothing where stdout is not one.",
+            help="Show the picture on a terminal, by Kitty's protocol, Sixel or half blocks; needs the extra "
+            "`preview`.",
             rich_help_panel=OUTPUT,
         ),
     ] = False

@@ -127,7 +127,7 @@ def batch(
     ] = False,
     service: ServiceOptions,
 ) -> int:
-    """Generate many pictures from a file, and never one twice: run again, it goes on where it was.
+    """Generate many pictures from a file; run it again to resume.
 
     A row gives the request's fields by their names, such as prompt, model and width, and two of its own: id, by
     which it is recognised in later runs, and output, the name of its picture's file. A row without an id is

@@ -29,7 +29,10 @@ app = typer.Typer(add_completion=False)
 def imagine(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="[PROMPT]", help="What to see in the picture; - or nothing reads it from stdin."),
+        typer.Argument(
+            metavar="[PROMPT]",
+            help="What to see in the picture; with - or without it, it is read from stdin.",
+        ),
     ] = None,
     *,
     like: Annotated[
@@ -38,7 +41,7 @@ def imagine(
             "--like",
             metavar="EARLIER",
             autocompletion=completion.tasks_or_files,
-            help="Start from an earlier request, but for its webhook: a task id, a picture or its sidecar.",
+            help="Start from an earlier request, without its webhook: a task id, a picture or its sidecar.",
             rich_help_panel=options.REQUEST,
         ),
     ] = None,

@@ -39,7 +39,8 @@ def sandbox(
     ] = DEFAULT_PORT,
     seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long a task takes.")] = 3.0,
     key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The only key to take; without it, any. No real one, please.")
+        str | None,
+        typer.Option(metavar="KEY", help="The only key to take; without it, any. Do not use your real key."),
     ] = None,
     fault: Annotated[
         list[str] | None,

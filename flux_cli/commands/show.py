@@ -31,7 +31,7 @@ def show(
     ],
     viewer: Annotated[bool, typer.Option("--open", help="Open it in the default viewer instead.")] = False,
 ) -> int:
-    """Show a picture in the terminal; where stdout is not one, print its path."""
+    """Show a picture in the terminal, or print its path in a pipe."""
     path = _found(what)
     if viewer:
         from flux_cli.ui.viewer import open_file
