@@ -65,9 +65,11 @@ def examples(context: Context) -> list[str]:
 
 
 def variables(contexts: Iterable[Context]) -> dict[str, str]:
-    """Return the environment variables that stand for options of these commands, with the options' help."""
+    """Return the environment variables that stand for options of these commands, each with what it does."""
     return {
-        param.envvar: f"Stands for `{param.opts[0]}`: {param.help}"
+        param.envvar: f"Set to `1`, the default is `{param.opts[0]}`."
+        if param.is_flag
+        else f"The default for `{param.opts[0]}`."
         for context in contexts
         for param in options_of(context)
         if param.envvar

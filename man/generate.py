@@ -50,13 +50,15 @@ def _program(top: Context, contexts: Mapping[str, Context]) -> Iterator[Block]:
     listed = terms(([bold(_reference(name))], [words(summary)]) for name, summary in COMMANDS.items())
     yield section("COMMANDS", words("Each takes `--help`, and has a page of its own."), listed)
     keys = _list(prose.JSON_KEYS, Result(Status.UNSENT).as_json())
-    yield section("JSON", words(prose.ABOUT_JSON), keys)
+    yield section("JSON", *paragraphs(prose.ABOUT_JSON), keys)
     shown = [example for name in prose.SHOWN for example in commands.examples(contexts[name])[:1]]
     yield section("EXAMPLES", literal("\n".join(shown)))
     yield section("COMPLETION", *paragraphs(prose.ABOUT_COMPLETION), literal(prose.COMPLETION_EXAMPLE))
-    yield section("ENVIRONMENT", _list({**prose.VARIABLES, **commands.variables(contexts.values())}))
+    options = {**commands.variables(contexts.values()), **prose.SECRET}
+    variables = {**prose.KEY, **options, **prose.LOOKS, **prose.DIRECTORIES, **prose.NETWORK}
+    yield section("ENVIRONMENT", _list(variables))
     yield section("FILES", _files(prose.FILES))
-    yield section("EXIT STATUS", _exit_code_list())
+    yield section("EXIT STATUS", _exit_code_list(), words("See flux-cli-exit-codes(7)."))
     yield _see_also(*COMMANDS, "config(5)", "exit-codes(7)")
 
 
@@ -74,16 +76,35 @@ def _command(name: str, context: Context) -> Iterator[Block]:
     if name in _TABLES:
         yield _TABLES[name]()
     yield section("EXAMPLES", literal("\n".join(commands.examples(context) or [f"$ {context.command_path}"])))
-    asks = commands.asks_the_service(context)
-    if asks:
-        key = {config.KEY_VARIABLE: prose.VARIABLES[config.KEY_VARIABLE]}
-        yield section("ENVIRONMENT", _list({**key, **commands.variables([context])}))
     files = prose.FILES_OF[name]
-    if files:
-        yield section("FILES", _files(files))
-    yield section("EXIT STATUS", _exit_code_list() if asks else words(prose.PLAIN_EXIT_STATUS))
+    yield section("ENVIRONMENT", _list(_variables(name, context)))
+    yield section("FILES", _files(files) if files else words(prose.NO_FILES))
+    yield section("EXIT STATUS", _exit_codes_of(name), words(prose.ABOUT_SIGNALS))
     pages = ["config(5)"] if "config" in files else []
     yield _see_also("", *prose.RELATED[name], *pages, "exit-codes(7)")
+
+
+def _variables(name: str, context: Context) -> dict[str, str]:
+    """Return the environment variables that a command heeds, and what each does."""
+    asks, files = commands.asks_the_service(context), prose.FILES_OF[name]
+    special = prose.VARIABLES_OF.get(name, {})
+    variables = {**(prose.KEY if asks else {}), **commands.variables([context]), **special}
+    variables |= {name: text for name, text in prose.SECRET.items() if name in variables}
+    variables |= prose.LOOKS
+    variables |= {name: text for name, text in prose.DIRECTORIES.items() if _is_below(name, files)}
+    variables |= prose.NETWORK if asks else {}
+    return {**variables, **special}
+
+
+def _is_below(variable: str, files: Iterable[str]) -> bool:
+    """Say whether a variable moves one of these files."""
+    return ("config" in files) if variable == "XDG_CONFIG_HOME" else not {"history", "sandbox"}.isdisjoint(files)
+
+
+def _exit_codes_of(name: str) -> Block:
+    return _list(
+        {str(code): text or prose.EXIT_CODES[ExitCode(code)] for code, text in prose.EXIT_CODES_OF[name].items()}
+    )
 
 
 def _subcommand(context: Context) -> list[Block]:
@@ -91,26 +112,27 @@ def _subcommand(context: Context) -> list[Block]:
 
 
 def _settings(contexts: Mapping[str, Context]) -> Iterator[Block]:
-    options = {param.name: param.envvar for context in contexts.values() for param in commands.options_of(context)}
-    variables = {**options, "api_key": config.KEY_VARIABLE}
-    texts = {
-        name: text + (f" Environment: `{variables[name]}`." if variables.get(name) else "")
-        for name, text in prose.SETTINGS.items()
-    }
+    every = [param for context in contexts.values() for param in commands.options_of(context) if param.envvar]
+    variables = {"api_key": config.KEY_VARIABLE, **{param.name: param.envvar for param in every}}
     yield section("DESCRIPTION", *paragraphs(prose.ABOUT_CONFIG))
-    yield section("NAMES", _list(texts, config.NAMES))
+    yield section("NAMES", _list(prose.SETTINGS, config.NAMES))
     yield section("EXAMPLES", literal(prose.CONFIG_EXAMPLE))
-    yield section("FILES", _files(["config"]))
-    yield _see_also("", "config", "login")
+    winners = {variables[name]: f"Wins over `{name}`." for name in config.NAMES if name in variables}
+    moved = {name: text for name, text in prose.DIRECTORIES.items() if _is_below(name, ["config"])}
+    yield section("ENVIRONMENT", _list({**winners, **moved}))
+    yield section("FILES", _list({prose.FILES["config"][0]: prose.CONFIG_FILE}))
+    yield section("EXIT STATUS", words(prose.CONFIG_EXIT_STATUS))
+    yield _see_also("", "config", "login", "exit-codes(7)")
 
 
 def _exit_codes() -> Iterator[Block]:
     worst = ", ".join(str(int(code)) for code in WORST_FIRST)
-    yield section(
-        "DESCRIPTION", words(prose.ABOUT_EXIT_CODES), _exit_code_list(), words(prose.ABOUT_WORST.format(worst))
-    )
+    yield section("DESCRIPTION", words(prose.ABOUT_EXIT_CODES), words(prose.ABOUT_WORST.format(worst)))
+    yield section("EXIT STATUS", _exit_code_list())
     yield section("EXAMPLES", literal(prose.EXIT_CODE_EXAMPLE))
-    yield _see_also("", "imagine", "wait", "fetch")
+    yield section("ENVIRONMENT", words(prose.NO_VARIABLES))
+    yield section("FILES", _list({prose.FILES["history"][0]: prose.RECORDED_CODES}))
+    yield _see_also("", "imagine", "wait", "fetch", "history")
 
 
 def _models() -> Block:

@@ -6,6 +6,7 @@ blank lines between; what stands between backticks is to be typed as it stands.
 
 from flux_cli import config, naming
 from flux_cli.errors import ExitCode
+from flux_cli.webhooks.event import SECRET_VARIABLE
 
 ABOUT = """
 flux-cli generates images with APIFRAME's Flux endpoint: it submits a prompt, waits, and saves the picture. It
@@ -29,7 +30,7 @@ A field of the request is sent only where it is given; else the service's defaul
 before anything is sent, and all that are broken are told at once, with exit code 2.
 
 stdout gets the path of each saved picture, a line each; with `--no-wait` the task ids, with `--json` an object
-a task.
+a task, whose keys are in flux-cli(1).
 
 Without `-o`, pictures go to `output_dir` from the config file or else here, under names of the form
 `{naming.DEFAULT_TEMPLATE}`. The extension follows the picture's bytes, not its URL. A file that exists is never
@@ -38,13 +39,15 @@ number.
 """,
     "fetch": """
 In a pipe there is a line a task: id, status, percentage and image URL, with tabs between. Many tasks are asked
-for 20 at a time. With `-o`, what is finished is downloaded as well.
+for 20 at a time. With `-o`, what is finished is downloaded as well. With `--json` there is an object a task,
+whose keys are in flux-cli(1).
 
-How the tasks stand counts for the exit code only with `--exit-status`.
+How the tasks stand counts for the exit code only with `--exit-status`, or where `-o` asks for one picture.
 """,
     "wait": """
 It does not matter where a task was submitted; for one from here the history knows the prompt, which the picture
-is named after. stdout gets the path of each saved picture, with `--json` an object a task.
+is named after. stdout gets the path of each saved picture, with `--json` an object a task, whose keys are in
+flux-cli(1).
 """,
     "batch": """
 What becomes of a row is in the history, by service, directory and row. A finished row is never made again, and a
@@ -57,7 +60,8 @@ An `image_prompt` in a row is a file, as seen from the current directory, or a U
 sent. An `output` is a file, a directory or a template below the batch's directory.
 
 `results.jsonl` in the directory has an object for each row that is over: `row`, `line`, `service` and the keys of
-`--json`, in whole lines at every moment. Where the history does not know a row, it says which ones are over.
+`--json` in flux-cli(1), in whole lines at every moment. Where the history does not know a row, it says which ones
+are over.
 
 Where the service asks to slow down, or fails, all submissions slow down, and then recover. After five failures in
 a row that no row is to blame for, such as a refused key or no credits, nothing more is submitted, and what is
@@ -77,7 +81,30 @@ have been billed and what can still be waited for. In a pipe there is a line a s
 The key is checked with the service before it is stored in a file that only you can read. There is no flag for
 the key, since command lines are public.
 """,
-    "config": "The names and what they mean are in flux-cli-config(5).",
+    "config": """
+The names and what they mean are in flux-cli-config(5). What is shown is what the file says, whatever the
+environment says instead.
+""",
+    "listen": f"""
+It takes what is posted to `/webhook` at an address that it tells on stderr. Give that address as `--webhook-url`
+to `flux-cli imagine` or `flux-cli batch`, with the same secret. The service reaches this machine only through a
+tunnel or a proxy, whose public URL is then the one to give; a sandbox on this machine needs neither.
+
+Without a secret it refuses to start, with exit code 2, since anybody could send webhooks. The secret is the first
+line of `--secret-file`, else what `{SECRET_VARIABLE}` holds, else `webhook_secret` in the config file. A request
+that does not carry it is answered with 401 and changes nothing. Only `--insecure` does without a secret.
+
+The secret vouches for the sender, not for what is said. So where a webhook says that a task is over, listen asks
+the service, and goes by its answer: only then is the picture saved. Without an API key the service cannot be
+asked; listen warns of that, and believes what comes.
+
+stdout gets a line an event: the task's id, its status, its percentage, and its file, URL or error, with tabs
+between; with `--json` an object an event, whose keys are in flux-cli(1). An event that came before is not printed
+again, nor is one of a task that is over and saved. `-o` takes no `-`, since events go to stdout.
+
+It runs until it is interrupted, and then ends after what is under way, or until `--until`. What is sent while
+nobody listens is missed: `flux-cli wait --all` gets those pictures.
+""",
     "sandbox": """
 It takes what the service takes, refuses what it refuses, and draws a picture of the size that was asked for,
 the same for the same request and seed. It prints its address, and the lines that point other programs to it.
@@ -94,16 +121,21 @@ TEMPLATE_FIELDS = {
     "task_id": "The task's id.",
     "id8": "The first eight characters of the task's id.",
     "model": "The model.",
-    "seed": "The seed, or `random` where none was given.",
+    "seed": "The seed, or the word `random` where none was given.",
     "slug": "The prompt in small letters, digits and dashes.",
     "n": "1 for the first picture of a command, 2 for the second, and so on.",
     "date": "The day, as YYYY-MM-DD.",
     "ext": "The extension for the type of the picture: png, jpg or webp.",
 }
 
-ABOUT_JSON = (
-    "With `--json`, stdout gets an object for each task, on a line of its own. These keys are always there:"
-)
+ABOUT_JSON = """
+With `--json`, stdout gets an object for each task, on a line of its own, for tasks that fail too; `flux-cli
+listen` prints one for each event, and `account`, `history` and `models` print objects of their own. What is
+refused before there is a task, such as a wrong flag, a missing key or a history that cannot be used, is told on
+stderr and by the exit code alone.
+
+These keys are always there:
+"""
 
 JSON_KEYS = {
     "task_id": "The task's id; null where the submission was not accepted.",
@@ -117,7 +149,10 @@ JSON_KEYS = {
     "model": "The model, or null where it is not known.",
     "prompt": "The prompt, or null where it is not known.",
     "seed": "The seed, or null where none was given.",
-    "elapsed": "Seconds from the submission to the end, or null.",
+    "elapsed": """
+        Seconds from the submission, or for `wait` and `fetch` from the command's start, to the end; null where
+        nothing was waited for.
+    """,
     "error": "What went wrong, in a sentence, or null.",
     "exit_code": "What the exit code would be with this task alone.",
     "raw": "The service's last answer as it came, or null.",
@@ -147,9 +182,7 @@ flux-cli --show-completion powershell | Out-String | Invoke-Expression"""
 
 ABOUT_MODELS = "Of the options of a request only some models take these; all of them take the others."
 
-PLAIN_EXIT_STATUS = "0 if all is done, 2 for a wrong flag or value, 6 for a file; see flux-cli-exit-codes(7)."
-
-ABOUT_EXIT_CODES = "Scripts may rely on these:"
+ABOUT_EXIT_CODES = "The exit code says what became of a command; scripts may rely on it."
 
 EXIT_CODES = {
     ExitCode.OK: "All done.",
@@ -177,6 +210,86 @@ EXIT_CODES = {
 }
 
 ABOUT_WORST = "Of several tasks the one that comes first in this order speaks for all: {}."
+
+_BUG = "Unexpected: a bug in flux-cli."
+_WRONG = "A flag or a value that is not allowed."
+_TASKS: dict[int, str | None] = {0: None, 1: _BUG, 2: None, 3: None, 4: None, 5: None, 6: None, 7: None}
+_ACCOUNT: dict[int, str | None] = {
+    0: None,
+    1: None,
+    2: None,
+    3: None,
+    4: "The service does not know the address that was asked for; see `--api-url`.",
+    5: None,
+    6: "The config file cannot be read, or is not what it should be.",
+}
+EXIT_CODES_OF: dict[str, dict[int, str | None]] = {
+    "imagine": {**_TASKS, 9: None},
+    "fetch": {
+        **_TASKS,
+        0: "All tasks were looked at; with `--exit-status`, all are finished.",
+        1: None,
+        4: """
+            The service does not know a task; or one failed, which counts with `--exit-status` or where `-o` asks
+            for one picture.
+        """,
+        7: "`-o` asks for one picture, and the task still runs.",
+        8: "With `--exit-status`: a task still runs.",
+    },
+    "wait": _TASKS,
+    "batch": {**_TASKS, 9: None},
+    "history": {0: None, 1: _BUG, 2: _WRONG, 6: "The history cannot be read, or is not what it should be."},
+    "show": {
+        0: None,
+        1: _BUG,
+        2: "A flag or a value that is not allowed, or nothing to show a picture with.",
+        6: "There is no such file or task, its picture is not here, or it is no picture.",
+    },
+    "gallery": {
+        0: None,
+        1: _BUG,
+        2: "A flag or a value that is not allowed, or nothing to open the page with.",
+        6: "There are no pictures; or a file exists, cannot be read or cannot be written.",
+    },
+    "login": {**_ACCOUNT, 6: "The config file cannot be read or written, or is not what it should be."},
+    "logout": {
+        0: "The key is removed, or there was none.",
+        1: _BUG,
+        2: _WRONG,
+        6: "The config file cannot be read or written, or is not what it should be.",
+    },
+    "config": {
+        0: None,
+        1: "From `config get`: the setting is not set. Else a bug in flux-cli.",
+        2: "A flag, a name or a value that is not allowed.",
+        6: "The config file cannot be read or written, or is not what it should be.",
+    },
+    "account": _ACCOUNT,
+    "models": {0: None, 1: _BUG, 2: _WRONG, 6: "stdout cannot be written."},
+    "listen": {
+        0: "As many tasks are over as `--until` names, and all are finished.",
+        1: None,
+        2: """
+            A flag or a value that is not allowed, no webhook secret, a port that is taken, or the extra that is
+            not installed.
+        """,
+        3: "The service refused the key.",
+        4: "A task failed.",
+        5: "A picture could not be had.",
+        6: None,
+    },
+    "sandbox": {
+        0: "The list of faults was printed; else the sandbox runs until it is interrupted.",
+        1: _BUG,
+        2: "A flag or a value that is not allowed, a port that is taken, or the extra that is not installed.",
+        6: "The directory of its tasks cannot be used.",
+    },
+}
+"""The exit codes that a command may end with but for those of signals; None for what a code says in general."""
+
+ABOUT_SIGNALS = """
+A signal, such as Ctrl-C, or a closed pipe ends it with 128 and the signal's number. See flux-cli-exit-codes(7).
+"""
 
 EXIT_CODE_EXAMPLE = """\
 flux-cli imagine "a lighthouse" -q
@@ -208,32 +321,63 @@ CONFIG_EXAMPLE = """\
 model = "flux-pro-1.1"
 output_dir = "/home/me/Pictures/flux\""""
 
-VARIABLES = {
-    config.KEY_VARIABLE: "The key for the service; it wins over the one that `flux-cli login` stored.",
+KEY = {config.KEY_VARIABLE: "The key for the service; it wins over the one that `flux-cli login` stored."}
+SECRET = {SECRET_VARIABLE: "The default for `--webhook-secret`. It goes along where there is a webhook URL."}
+LOOKS = {
     "NO_COLOR": "Where it is set and not empty: no colour.",
-    "TERM": "Where it is `dumb`: neither colour nor bars.",
+    "TERM": "Where it is `dumb`: no colour, bars or pictures.",
+}
+DIRECTORIES = {
     "XDG_CONFIG_HOME": "Where the config file's directory is, instead of ~/.config.",
     "XDG_STATE_HOME": "Where the directory of the history and the sandbox is, instead of ~/.local/state.",
-    "HTTPS_PROXY": "A proxy for the requests; likewise HTTP_PROXY, ALL_PROXY and NO_PROXY.",
 }
-"""Environment variables that no option has; an option's are told by itself."""
+NETWORK = {
+    "HTTPS_PROXY": "A proxy for the requests; likewise HTTP_PROXY, ALL_PROXY and NO_PROXY.",
+    "REQUESTS_CA_BUNDLE": "A file of the certificate authorities to trust, instead of the usual ones.",
+}
+"""Environment variables by what they are about; those of options are found there, and told where these do not."""
+
+_PREVIEWS = {"NO_COLOR": "Where it is set and not empty: no colour, and no picture that is made of half blocks."}
+VARIABLES_OF: dict[str, dict[str, str]] = {
+    "imagine": _PREVIEWS,
+    "wait": _PREVIEWS,
+    "show": _PREVIEWS,
+    "logout": {config.KEY_VARIABLE: "Where it is set, a key is used even after logout, which warns of that."},
+    "listen": {
+        SECRET_VARIABLE: "The secret that webhooks have to carry; `--secret-file` wins over it.",
+    },
+}
+"""What a variable does for one command, where there is more to say than in general."""
+
+NO_VARIABLES = "What the codes mean depends on no variable."
 
 FILES = {
     "config": ("~/.config/flux-cli/config.toml", "The settings; see flux-cli-config(5)."),
     "history": ("~/.local/state/flux-cli/history.sqlite3", "What was submitted from here, an SQLite database."),
     "sandbox": ("~/.local/state/flux-cli/sandbox/", "The sandbox's tasks and balance."),
+    "sidecar": ("PICTURE.json", "What made a picture, beside it: from `--sidecar`, for `--like` and the gallery."),
+    "results": ("DIR/results.jsonl", "What has become of each row of a batch."),
+    "gallery": ("gallery.html", "The page of `flux-cli gallery`, unless `-o` names another."),
 }
 """As they are called on Linux; `flux-cli config path` prints the first one everywhere."""
 
-_ALL_FILES = tuple(FILES)
+NO_FILES = "None: what it shows is a part of the program."
+CONFIG_FILE = "What this page is about. `flux-cli config path` prints where it is on any system."
+RECORDED_CODES = "It has the exit code of each submission that is over; `flux-cli history --json` prints them."
+CONFIG_EXIT_STATUS = """
+A file that cannot be read, is not TOML, or has a value of the wrong type ends every command that needs it with 6.
+See flux-cli-exit-codes(7).
+"""
+
+_ALL_FILES = ("config", "history", "sandbox")
 FILES_OF: dict[str, tuple[str, ...]] = {
-    "imagine": _ALL_FILES,
+    "imagine": (*_ALL_FILES, "sidecar"),
     "fetch": _ALL_FILES,
-    "wait": _ALL_FILES,
-    "batch": _ALL_FILES,
+    "wait": (*_ALL_FILES, "sidecar"),
+    "batch": (*_ALL_FILES, "sidecar", "results"),
     "history": ("history",),
     "show": ("history",),
-    "gallery": ("history",),
+    "gallery": ("history", "sidecar", "gallery"),
     "login": ("config",),
     "logout": ("config",),
     "config": ("config",),
