@@ -81,7 +81,7 @@ class Client:
         except (NotSentError, UsageError):
             raise
         except Exception as error:
-            raise OutcomeUnknownError.of(str(error)) from error
+            raise OutcomeUnknownError(str(error)) from error
         if answer.code == 400:  # whatever else its words may sound like
             raise _bad_request(answer)
         if answer.code == 404:
@@ -89,15 +89,15 @@ class Client:
         if answer.code in (401, 402, 403, 429):
             raise _refusal(answer)
         if not 200 <= answer.code < 300:
-            raise OutcomeUnknownError.of(_told(answer))
+            raise OutcomeUnknownError(_told(answer))
         try:
             task_id = answer.json()["task_id"]
         except (ValueError, LookupError, TypeError):
-            raise OutcomeUnknownError.of(
+            raise OutcomeUnknownError(
                 f"{_told(answer)}: the answer holds no task id: {_excerpt(answer)}"
             ) from None
         if not isinstance(task_id, str) or not is_task_id(task_id):
-            raise OutcomeUnknownError.of(f"{_told(answer)}: no usable task id: {_excerpt(answer)}")
+            raise OutcomeUnknownError(f"{_told(answer)}: no usable task id: {_excerpt(answer)}")
         return task_id
 
     def fetch(self, task_id: str, seconds: float = LOOK_SECONDS) -> Task:

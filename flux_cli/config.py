@@ -145,7 +145,9 @@ def check_key(text: str) -> str:
 
 
 def check_api_url(text: str) -> str:
-    """Return the service's URL without a slash at its end.
+    """Return the service's URL in one spelling: the history tells services apart by it.
+
+    Scheme and host are in small letters, the scheme's own port and slashes at the end are left out.
 
     Raises:
         UsageError: It is not an http or https URL with a host, or holds a user name, a query or a fragment.
@@ -161,7 +163,9 @@ def check_api_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UsageError("the API URL takes no user name, query or fragment")
-    return text.rstrip("/")
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
 
 def find_key(config: Config) -> str:

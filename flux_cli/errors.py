@@ -96,13 +96,13 @@ class OutcomeUnknownError(FluxError):
 
     exit_code = ExitCode.OUTCOME_UNKNOWN
 
-    @classmethod
-    def of(cls, what: str) -> "OutcomeUnknownError":
-        """Return the error for a submission of which `what` is all that is known."""
-        return cls(
+    def __init__(self, what: str) -> None:
+        """`what` is all that is known of the submission."""
+        super().__init__(
             f"the submission's outcome is unknown, it may have been accepted and billed: {what}",
             "it is never sent again by itself; see `flux-cli account` and `flux-cli history` before you repeat it",
         )
+        self.what = what
 
 
 class MissingExtraError(FluxError):

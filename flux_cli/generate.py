@@ -45,7 +45,7 @@ MAX_LOOKS, MAX_DOWNLOADS = 4, 8
 NEWBORN_SECONDS = 3.0
 """So soon after its submission a task that the service does not know yet may still turn up."""
 SETTLE_SECONDS = 2.0
-"""How long, once asked to end, the answers to submissions are waited for: each is the id of a paid task."""
+"""How long answers to submissions are waited for at a deadline or a signal: each is the id of a paid task."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,8 @@ class Run:
             try:
                 coming = Coming(jobs)
                 while True:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        self._give_up(coming)
                     self._submit_all(self._admitted(coming))
                     if not coming and not self._jobs:
                         self._ledger.close()
@@ -109,8 +111,6 @@ class Run:
                     if asked_to_end:
                         self._let_submissions_settle()
                         raise asked_to_end[0]
-                    if deadline is not None and time.monotonic() >= deadline:
-                        self._give_up(coming)
             except BaseException as error:  # whatever it is: no paid task goes unmentioned
                 self._abandon(error)
                 raise
@@ -205,7 +205,7 @@ class Run:
         self._errands.handle(min(60.0, min(times, default=now + 60.0) - now))
 
     def _let_submissions_settle(self) -> None:
-        """Asked to end: call off what has not left, and give answers that are on their way a moment to arrive."""
+        """Call off what has not left, and give answers that are on their way a moment to arrive."""
         until = time.monotonic() + SETTLE_SECONDS
         while any(not job.departure.withdraw() for job in self._jobs.submitting):
             if (left := until - time.monotonic()) <= 0:
@@ -250,7 +250,12 @@ class Run:
         if not isinstance(error, UsageError):  # which is about this request alone
             self._throttle.failed(now, sent)
             if self._throttle.failures >= MAX_FAILURES:
-                self._stopper = error
+                # What is unknown of that one is not so of those that are not sent.
+                self._stopper = (
+                    ServiceDownError(f"submissions keep failing: {error.what}")
+                    if isinstance(error, OutcomeUnknownError)
+                    else error
+                )
         if isinstance(error, OutcomeUnknownError):
             status = Status.UNKNOWN
         else:
@@ -352,6 +357,7 @@ class Run:
 
     def _give_up(self, coming: Coming) -> None:
         """The deadline has passed: end every job, saying what is known of it."""
+        self._let_submissions_settle()
         self._errands.handle()
         self._end_unsubmitted(ExitCode.GAVE_UP_WAITING, "gave up before it was sent")
         for job in coming:
@@ -392,7 +398,7 @@ class Run:
                 unsent = ExitCode.SERVICE_DOWN if late else code  # there is no task that could be waited for
                 self._end(job, Result(Status.UNSENT, unsent, error=f"{why}: {trouble}" if trouble else why))
             else:
-                error = OutcomeUnknownError.of("no answer had come yet")
+                error = OutcomeUnknownError("no answer had come yet")
                 unknown = code if code > ExitCode.OUTCOME_UNKNOWN else error.exit_code  # a signal's code stays
                 self._end(job, Result(Status.UNKNOWN, unknown, error=error.message, hint=error.hint))
 

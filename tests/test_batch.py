@@ -305,7 +305,7 @@ def test_ctrl_c_sends_nothing_more_and_tells_how_to_go_on(flux: Cli, service: Se
     assert done.code == 130
     for record in flux.history():
         assert f"flux-cli wait {record['task_id']}" in done.stderr
-    assert "0 of 6 rows finished; 4 still running; 2 not sent" in done.stderr
+    assert "0 of 6 rows finished; 4 to wait for; 2 not sent" in done.stderr
     assert "run the same command again to go on" in done.stderr
     assert service.submissions == 4
     assert results(flux) == []
@@ -463,7 +463,7 @@ def test_finished_rows_whose_values_have_changed_are_told_of(flux: Cli, service:
     write(flux, "a kite")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
     done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--seed", "3")
-    assert "1 finished rows were made with other values than they have now" in done.stderr
+    assert "1 finished row was made with other values than now" in done.stderr
     assert service.submissions == 1
 
 
@@ -535,3 +535,69 @@ def test_waiting_for_500_tasks_takes_25_requests_a_round(cli: Cli) -> None:
     assert done.code == 0, done.stderr
     assert len(set(done.lines)) == len(cli.files()) == 500
     assert (counts["/fetch-many"], counts["/fetch"], counts["picture"]) == (25, 0, 500)
+
+
+def test_what_another_machine_made_is_not_sent_again(flux: Cli, tmp_path: Path) -> None:
+    """Its history is its own; what both see is the results, and they count more than a refusal here."""
+    write(flux, "a kite", "a cat", "a dog")
+    port = port_to_come_back_to()
+    with sandbox_service.running(tmp_path / "shared", port=port, seconds=0.3, credits=1) as poor:
+        at = ("--api-url", poor.url)
+        assert flux("batch", "rows.txt", "-o", "out", *SMALL, *at).code == 3
+    other = {"XDG_STATE_HOME": str(tmp_path / "other")}
+    with sandbox_service.running(tmp_path / "shared", port=port, seconds=0.3, credits=100):
+        assert "1 of them before" in flux("batch", "rows.txt", "-o", "out", *SMALL, *at, env=other).stderr
+        again = flux("batch", "rows.txt", "-o", "out", *SMALL, *at)
+    assert (again.code, "3 of 3 rows finished, 3 of them before" in again.stderr) == (0, True)
+    with sqlite3.connect(tmp_path / "shared" / "tasks.sqlite3") as database:
+        assert database.execute("SELECT count(*) FROM tasks").fetchone() == (3,)
+    assert len(results(flux)) == len(pictures(flux)) == 3
+
+
+def test_one_service_in_several_spellings_is_one(flux: Cli, service: Service) -> None:
+    """Scheme and host in any letters, zeros before the port, a slash at the end."""
+    write(flux, "a kite")
+    port = service.url.rpartition(":")[2]
+    for url in (f"http://localhost:{port}", f"HTTP://LOCALHOST:0{port}/", f"http://localhost:{port}//"):
+        done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", url)
+        assert done.code == 0, done.stderr
+    assert service.submissions == 1
+
+
+def test_pictures_that_are_gone_are_told_of(flux: Cli, service: Service) -> None:
+    """They are paid for and finished, so they are not made again; but all is not as it was."""
+    write(flux, "a kite", "a cat")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
+    for name in pictures(flux):
+        (flux.cwd / name).unlink()
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (done.code, service.submissions) == (0, 2)
+    assert "warning: 2 finished rows have no picture any more where an earlier run saved it" in done.stderr
+    assert "warning" not in flux("batch", "rows.txt", "-o", "out", *SMALL, "-q").stderr
+
+
+def test_a_picture_under_another_name_than_its_row_gave_is_told_of(flux: Cli) -> None:
+    """As `imagine` does."""
+    (flux.cwd / "rows.jsonl").write_text('{"prompt": "x [[jpeg-as-png]]", "output": "one.png"}\n')
+    done = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
+    assert (done.code, done.lines) == (0, ["out/one.jpg"])
+    assert "warning: saved as out/one.jpg" in done.stderr
+
+
+def test_all_broken_flags_are_told_of_at_once(flux: Cli, service: Service) -> None:
+    """In a text file the flags are the rows' only fields."""
+    write(flux, "a kite")
+    done = flux("batch", "rows.txt", "--width", "12", "--raw", "--guidance", "x")
+    assert (done.code, service.submissions) == (2, 0)
+    for name in ("--width", "--raw", "--guidance"):
+        assert f"error: `{name}`" in done.stderr
+
+
+def test_rows_that_are_not_sent_since_others_failed_say_so(flux: Cli, tmp_path: Path) -> None:
+    """What is unknown of those others is certain of these."""
+    write(flux, *(f"kite {number}" for number in range(40)))
+    with sandbox_service.running(tmp_path / "broken", faults=("http 500",)) as broken:
+        done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", broken.url, timeout=120)
+    assert done.code == 9
+    (line,) = [line for line in done.stderr.splitlines() if "not sent: " in line]
+    assert line.startswith("error: not sent: submissions keep failing: HTTP 500")

@@ -165,6 +165,27 @@ BAD = [
         ["rows:2: column 17 (`output`) is that of line 1, too: pictures/x.png"],
     ),
     ("json", '{"prompt": "a", "output": "-"}', ["rows:1: column 17 (`output`) takes the name of a file"]),
+    *(
+        (
+            "json",
+            json.dumps({"prompt": "a", "output": output}),
+            [f"rows:1: column 17 (`output`) leads out of the batch's directory: {output}"],
+        )
+        for output in ("../x.png", "/somewhere/x.png", "~/x.png", "..", "a/../../x.png", "../x-{slug}.{ext}")
+    ),
+    *(
+        (
+            "json",
+            json.dumps({"prompt": "a", "output": output}),
+            ["rows:1: column 17 (`output`) is the name of the batch's own results"],
+        )
+        for output in ("results.jsonl", "./RESULTS.jsonl")
+    ),
+    (
+        "json",
+        json.dumps({"prompt": "a", "output": f"{'n' * 300}.png"}),
+        [f"rows:1: column 17 (`output`) is too long for a file's name: {'n' * 57}…"],
+    ),
     ("json", '{"prompt": "a", "output": "{x}"}', ["rows:1: column 17 (`output`) does not know the field {x}"]),
     (
         "json",

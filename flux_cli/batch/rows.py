@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from flux_cli import image_prompt, naming
+from flux_cli.batch.results_file import NAME
 from flux_cli.batch.sheet import COLUMNS, OWN_COLUMNS, BadRowError, Line, Sheet, unknown_name
 from flux_cli.errors import UsageError
 from flux_cli.request import JsonValue, broken_rules, flag, shown
 
+MAX_NAME_BYTES = 255
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
@@ -138,8 +140,15 @@ class Checks:
         except UsageError as error:
             yield f"{row.name_of('output')} {error.message.removeprefix('`-o` ')}"
             return
-        if target.explicit:
-            path = Path(os.path.normpath(target.directory / target.template))
+        directory = Path(os.path.normpath(self._directory))
+        path = Path(os.path.normpath(target.directory / target.template))
+        if row.output is not None and (row.output.startswith("~") or not path.is_relative_to(directory)):
+            yield f"{row.name_of('output')} leads out of the batch's directory: {shown(row.output)}"
+        elif any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts):
+            yield f"{row.name_of('output')} is too long for a file's name: {shown(row.output)}"
+        elif target.explicit and path.parent == directory and path.name.casefold() == NAME:
+            yield f"{row.name_of('output')} is the name of the batch's own results"
+        elif target.explicit:
             first = self._files.setdefault(path, row.line)
             if first != row.line:
                 yield f"{row.name_of('output')} is that of line {first}, too: {path}"
@@ -155,7 +164,7 @@ def target_for(row: Row, directory: Path, *, force: bool) -> naming.Target:
         return naming.Target(directory, force=force)
     if row.output == "-":
         raise UsageError("takes the name of a file")
-    path = directory / Path(row.output).expanduser()
+    path = directory / row.output
     if "{" in row.output or "}" in row.output:
         return replace(naming.plan(row.output, None, 1, force), directory=directory)
     if row.output.endswith(("/", os.sep)) or path.is_dir():

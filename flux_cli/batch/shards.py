@@ -13,7 +13,7 @@ from flux_cli.files import local_errors
 from flux_cli.history import state_path
 from flux_cli.locks import lock
 
-_SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+_SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _CLAIM = re.compile(r"[0-9a-f]{16}\.([0-9]+)-([0-9]+)\.lock")
 
 

@@ -51,7 +51,7 @@ class Tally:
     Attributes:
         rows: All of this run's shard; the others are counted as they are met or made.
         before: Finished by earlier runs; `changed` are those of them that the file or the flags now give other
-            values than they were made with.
+            values than they were made with, and `gone` those whose pictures are not where they were.
         failed_before, unknown_before: From earlier runs, and not sent again now.
         under_way: Tasks that are paid for and not over.
         finished, failed, unknown, unsent: How rows ended in this run.
@@ -61,6 +61,7 @@ class Tally:
     rows: int = 0
     before: int = 0
     changed: int = 0
+    gone: int = 0
     failed_before: list[Place] = field(default_factory=list)
     unknown_before: list[Place] = field(default_factory=list)
     under_way: int = 0

@@ -18,9 +18,11 @@ from flux_cli.batch.shards import Shard
 from flux_cli.batch.sheet import BadRowError, Sheet
 from flux_cli.batch.standing import Place, Standing, Tally, standing
 from flux_cli.errors import ExitCode, LocalFileError
+from flux_cli.files import local_errors
 from flux_cli.history import History, Record
 from flux_cli.job import Job
 from flux_cli.request import Body, is_http_url
+from flux_cli.task import Status
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class Batch:
                 continue
             target = target_for(row, self.plan.directory, force=False)
             path = target.directory / target.template
-            if target.explicit and os.path.lexists(path) and self._standing(row)[0] is Standing.NEW:
+            with local_errors(path):
+                exists = target.explicit and os.path.lexists(path)
+            if exists and self._standing(row)[0] is Standing.NEW:
                 errors.append(LocalFileError(f"{self._sheet.name}:{row.line}: {path} exists"))
         return errors
 
@@ -106,11 +110,13 @@ class Batch:
         """Return what this run does with a row; what is to be tried again counts as new."""
         plan = self.plan
         record = self.history.newest_of_row(plan.service, plan.name, row.key)
+        found = Standing.NEW
         if record is not None:
-            found = standing(record.status, record.task_id, record.path, record.exit_code)
-        else:
-            status = self.results.status_of(row.key)
-            found = Standing.NEW if status is None else standing(status, "somewhere", "somewhere", None)
+            found = _own(record)
+        told = self.results.status_of(row.key)
+        # Another machine may have taken up what was not accepted here.
+        if told is not None and (record is None or (found is not Standing.SUBMITTED and told is Status.FINISHED)):
+            found = standing(told, "somewhere", "somewhere", None)
         again = (found is Standing.FAILED and plan.retry_failed) or (
             found is Standing.UNKNOWN and plan.retry_unknown
         )
@@ -148,13 +154,16 @@ class Batch:
         if found is Standing.DONE:
             self.tally.before += 1
             self.tally.changed += record is not None and self._has_changed(row, record)
+            path = record.path if record else None
+            self.tally.gone += path is not None and path != "-" and not os.path.lexists(path)
         elif found is Standing.FAILED:
             failed = ExitCode(code) if code else ExitCode.TASK_FAILED
             self.tally.failed_before.append(Place(row.key, row.line, failed))
         else:
             self.tally.unknown_before.append(Place(row.key, row.line, ExitCode.OUTCOME_UNKNOWN))
-        if record is not None and self.results.status_of(row.key) is not record.status:
-            self.results.add(row.key, row.line, as_json(record))  # a crash came between the two
+        # Not where the results speak for another machine; else a crash came between the two.
+        if record is not None and _own(record) is found and self.results.status_of(row.key) is not record.status:
+            self.results.add(row.key, row.line, as_json(record))
 
     def _has_changed(self, row: Row, record: Record) -> bool:
         now = {**self.plan.recorded, **row.fields}
@@ -162,6 +171,10 @@ class Batch:
             now.get(name) != record.request.get(name)
             for name in {*now, *record.request} - {"image_prompt", "webhook_secret"}
         )
+
+
+def _own(record: Record) -> Standing:
+    return standing(record.status, record.task_id, record.path, record.exit_code)
 
 
 def bodies(row: Row, plan: BatchPlan) -> tuple[Body, dict[str, object], str | None]:

@@ -147,8 +147,8 @@ def batch(
     limit = None if timeout is None else running.seconds(timeout)
     rows_wanted = Shard.parse(shard)
     directory = batching.directory_of(output, config)
-    defaults, recorded = batching.flag_defaults(request, config, file)
     with sheet.opened(file, sys.stdin.buffer) as opened:
+        defaults, recorded = batching.flag_defaults(request, config, file, opened.kind)
         batching.check(opened, directory, defaults, validate=not no_validate)
         choice = None if dry_run else connecting.chosen(service, config)
         plan = BatchPlan(

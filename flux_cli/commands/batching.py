@@ -39,8 +39,12 @@ def directory_of(output: str | None, config: settings.Config) -> Path:
     return Path(output).expanduser()
 
 
-def flag_defaults(request: RequestOptions, config: settings.Config, file: str) -> tuple[Body, dict[str, Any]]:
+def flag_defaults(
+    request: RequestOptions, config: settings.Config, file: str, kind: str
+) -> tuple[Body, dict[str, Any]]:
     """Return the fields that the flags set for all rows: as they are sent, and as they are kept.
+
+    `kind` is the file's: in a text file the flags alone have to keep the rules.
 
     Raises:
         BrokenRulesError: A flag's value cannot be what it has to be.
@@ -56,7 +60,7 @@ def flag_defaults(request: RequestOptions, config: settings.Config, file: str) -
         body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
         broken += filter(None, [image.broken_rule()])
     if broken:
-        raise BrokenRulesError(broken)
+        raise BrokenRulesError([*broken, *(broken_rules({**body, "prompt": "…"}, flag) if kind == "text" else ())])
     return body, recorded
 
 
@@ -156,7 +160,7 @@ def run(
     finally:
         if not options.quiet:
             batch_summary.tell(work.tally, time.monotonic() - began, before, after)
-        batch_summary.list_open(work.tally, work.file_name)
+        batch_summary.list_open(work.tally, work.file_name, quiet=options.quiet)
     return worst(codes)
 
 

@@ -14,7 +14,7 @@ from flux_cli.job import Job, Result
 from flux_cli.task import Status
 from flux_cli.ui import console
 from flux_cli.ui.pictures import PicturePrinter
-from flux_cli.ui.progress import Display, Silence
+from flux_cli.ui.progress import Display, Silence, new_name
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -69,6 +69,7 @@ class BatchLines(BatchSilence):
     def ended(self, job: Job, result: Result) -> None:
         """Tell how it ended."""
         super().ended(job, result)
+        self._tell_new_name(job, result)
         if result.status is Status.FINISHED and result.error is None:
             took = f" in {result.elapsed:.1f} s" if result.elapsed is not None else ""
             count = f"{self._tally.over}/{self._tally.rows}"
@@ -84,6 +85,7 @@ class BatchBars(Display, BatchSilence):
 
         self._console = Console(file=console.stderr, highlight=False)
         self._running: dict[Job, float] = {}
+        self._began = time.monotonic()
         self._ends: deque[float] = deque(maxlen=RATE_ROWS)
         self._trouble = ("", 0.0)
         self._open()
@@ -110,6 +112,9 @@ class BatchBars(Display, BatchSilence):
         self._running.pop(job, None)
         if result.status is Status.FINISHED and result.error is None:
             self._ends.append(time.monotonic())
+            if new_name(job, result):
+                with self.paused():
+                    self._tell_new_name(job, result)
         else:
             with self.paused():
                 super().ended(job, result)
@@ -164,7 +169,8 @@ class BatchBars(Display, BatchSilence):
         """Return the rows finished in a second, 0 as long as that cannot be told."""
         if len(self._ends) < 2:
             return 0.0
-        return (len(self._ends) - 1) / max(0.001, time.monotonic() - self._ends[0])
+        full = len(self._ends) == RATE_ROWS  # the first ones end together, so until then it is from the start
+        return (len(self._ends) - full) / max(0.001, time.monotonic() - (self._ends[0] if full else self._began))
 
 
 def _task_line(job: Job, percentage: float, width: int) -> "Table":

@@ -13,7 +13,7 @@ def tell(tally: Tally, seconds: float, credits_before: object, credits_after: ob
     counts = {
         "failed": tally.failed + len(tally.failed_before),
         "of unknown outcome": len(tally.unknown) + len(tally.unknown_before),
-        "still running": tally.left + tally.under_way,
+        "to wait for": tally.left + tally.under_way,
         "not sent": tally.to_send,
     }
     parts += [f"{count} {name}" for name, count in counts.items() if count]
@@ -35,7 +35,7 @@ def _credits(before: object, after: object) -> str:
     return f"; credits as observed: {first} before, {last} after"
 
 
-def list_open(tally: Tally, name: str) -> None:
+def list_open(tally: Tally, name: str, *, quiet: bool) -> None:
     """List the rows of unknown outcome, and tell what the others need that a later run will not do by itself."""
     unknown = [*tally.unknown_before, *tally.unknown]
     for place in unknown:
@@ -44,9 +44,12 @@ def list_open(tally: Tally, name: str) -> None:
         console.hint("see `flux-cli account` and your records; to send them again all the same: --retry-unknown")
     if tally.failed or tally.failed_before:
         console.hint("to send the rows again whose tasks failed: --retry-failed")
-    if tally.changed:
-        console.warning(
-            f"{tally.changed} finished rows were made with other values than they have now, and are not made again"
-        )
+    if not quiet and tally.changed:
+        rows = "1 finished row was" if tally.changed == 1 else f"{tally.changed} finished rows were"
+        console.warning(f"{rows} made with other values than now, and will not be made again")
+    if not quiet and tally.gone:
+        rows = "1 finished row has" if tally.gone == 1 else f"{tally.gone} finished rows have"
+        console.warning(f"{rows} no picture any more where an earlier run saved it")
+        console.hint("`flux-cli wait TASK_ID` gets one again, for nothing; the ids are in results.jsonl")
     if tally.to_send or tally.left or tally.under_way:
         console.hint("run the same command again to go on")

@@ -63,9 +63,8 @@ class Silence:
             console.warning(f"{message}; trying again")
 
     def _tell_new_name(self, job: Job, result: Result) -> None:
-        """Tell where the bytes did not let the picture have the very name that was asked for."""
-        if job.target and job.target.explicit and result.path and result.path.name != job.target.template:
-            console.warning(f"saved as {result.path}: its bytes are not what `{job.target.template}` promises")
+        if new_name(job, result):
+            console.warning(f"saved as {result.path}: its bytes are not what the name asked for promises")
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -93,6 +92,12 @@ class Lines(Silence):
             self._tell_new_name(job, result)
         elif result.error is None and result.status is Status.PROCESSING:
             console.hint(wait_command(job.task_id, self._flags))
+
+
+def new_name(job: Job, result: Result) -> bool:
+    """Say whether the bytes did not let the picture have the very name that was asked for."""
+    target, path = job.target, result.path
+    return target is not None and target.explicit and path is not None and path.name != target.template
 
 
 class Display(Silence):

@@ -271,3 +271,15 @@ def test_the_command_that_goes_on_is_safe_to_paste(cli: Cli, task_id: str) -> No
         asked = len(wire.asked("/fetch"))
         assert cli("wait", "--timeout", "1", *rest).code == 7
         assert len(wire.asked("/fetch")) > asked
+
+
+def test_an_answer_on_its_way_at_the_deadline_is_waited_for_a_moment(cli: Cli) -> None:
+    """It is the id of a paid task; without any time nothing is sent."""
+    running = told({"task_id": "task-0", "status": "processing"})
+    with Wire({"/flux-imagine": lambda r: [1.0, submitted(r)], "/fetch": running}) as wire:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+        done = cli("imagine", "x", "--timeout", "0")
+        assert (done.code, wire.submissions) == (7, 0)
+        done = cli("imagine", "x", "--timeout", "0.5")
+        assert (done.code, wire.submissions) == (7, 1)
+        assert "flux-cli wait task-0" in done.stderr
