@@ -473,6 +473,19 @@ def test_a_failure_to_forward_is_told_and_stops_nothing(flux: Cli, listen: Liste
     assert len(flux.files()) == 1
 
 
+def test_a_target_that_hangs_holds_no_picture_back(flux: Cli, listen: Listen) -> None:
+    """Events are forwarded apart from all else: the picture is there while the first still waits for an answer."""
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        listening = listen("--forward-to", f"http://127.0.0.1:{hanging.getsockname()[1]}/")
+        submitted(flux, "a kite [[seconds 1]]", "--webhook-url", listening.url)
+        wait_until(lambda: any(line[1] == "finished" for line in listening.lines))
+        assert "could not be forwarded" not in listening.err.read_text()  # which it says after 10 s
+        listening.process.send_signal(signal.SIGINT)
+        done = listening.end(signal.SIGINT)
+    assert done.code == 130
+    assert len(flux.files()) == 1
+
+
 # Ends
 
 

@@ -5,12 +5,14 @@ history and the watcher; what blocks on the network runs in daemon threads that 
 """
 
 import contextlib
+import math
 import queue
 import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from flux_cli.client import Client, UnknownTaskError
@@ -27,7 +29,9 @@ from flux_cli.task import Status, Task
 from flux_cli.webhooks.event import Event, forward
 
 MAX_AT_WORK = 8
-"""Events that are confirmed, forwarded or saved at once."""
+"""Events that are confirmed and saved at once."""
+FORWARD_SECONDS = 15.0
+"""How long, at the end, events are still forwarded."""
 MAX_WAITING_BYTES = 8 * 1024 * 1024
 """Bodies that may wait: more than 20,000 of the service's. Beyond that the sender is told to try later."""
 MAX_REMEMBERED = 10_000
@@ -84,7 +88,6 @@ class _Work:
     """As the service confirms it."""
     saved: Saved | None = None
     error: Exception | None = None
-    not_forwarded: FluxError | None = None
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: it ends work that is not to be gone on with
@@ -114,6 +117,9 @@ class Listener:
         self._started = 0
         self._began = time.time()
         self._closed: BrokenPipeError | None = None
+        self._to_forward: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._forwarding = 0  # events on their way through the forwarder
+        self._ends_at = math.inf
         self._ending, self._stopped = threading.Event(), threading.Event()
         # Each counted up in one thread only, so that no lock is needed.
         self._bytes_taken = self._bytes_done = 0
@@ -145,9 +151,11 @@ class Listener:
             KeyboardInterrupt, SignalReceived: Asked to end; what was under way is finished, unless asked twice.
             BrokenPipeError: Nobody reads what the watcher writes; likewise.
         """
+        if self._orders.forward_to is not None:
+            threading.Thread(target=self._forward, args=(self._orders.forward_to,), daemon=True).start()
         with deferred(lambda: self._calls.put(lambda: None)) as asked_to_end:
             try:
-                while not (self._ending.is_set() and not self._at_work):
+                while not self._is_done():
                     self._handle_next()
                     if asked_to_end and not self._ending.is_set():
                         self._end()
@@ -162,14 +170,21 @@ class Listener:
                 raise self._closed
         return worst(self._over.values())
 
+    def _is_done(self) -> bool:
+        """Say whether everything is finished that is to be, once it is to end."""
+        forwarded = self._forwarding == 0 or time.monotonic() >= self._ends_at
+        return self._ending.is_set() and not self._at_work and forwarded
+
     def _handle_next(self) -> None:
+        left = self._ends_at - time.monotonic()
         with contextlib.suppress(queue.Empty):
             # Never without a limit: Windows delivers no Ctrl-C to a wait that has none.
-            self._calls.get(timeout=60.0)()
+            self._calls.get(timeout=left if 0 < left < 60 else 60.0)()
 
     def _end(self) -> None:
         self._ending.set()
-        if self._at_work:
+        self._ends_at = time.monotonic() + FORWARD_SECONDS
+        if self._at_work or self._forwarding:
             self._watcher.ending()
 
     def _tell_what_is_left(self) -> None:
@@ -177,6 +192,9 @@ class Listener:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._calls.get_nowait()()
+        if self._forwarding:
+            count = "1 event was" if self._forwarding == 1 else f"{self._forwarding} events were"
+            self._watcher.trouble(f"{count} not forwarded")
         events = [*self._waiting, *(work.event for work in self._at_work.values())]
         for task_id in dict.fromkeys(
             each.task.task_id for each in events if each.task.status is not Status.PROCESSING
@@ -196,10 +214,12 @@ class Listener:
         self._remember(task.task_id, (task.status, task.percentage) if running else None)
         if running:
             self._tell(_result(task, record))
-        if running and self._orders.forward_to is None:
+        if not running:
+            self._waiting.append(event)
+        elif self._orders.forward_to is None:
             self._bytes_done += len(event.body)
         else:
-            self._waiting.append(event)
+            self._hand_on(event)
 
     def _is_repeated(self, task: Task, record: Record | None) -> bool:
         """Say whether an event was here before: the very same, or any about a task that is over and done with."""
@@ -226,7 +246,7 @@ class Listener:
                 held.append(event)
                 continue
             record = self._find(task_id)
-            self._started += event.task.status is not Status.PROCESSING
+            self._started += 1
             job = Job(
                 self._orders.target, recorded=record.request if record else {}, n=self._started, task_id=task_id
             )
@@ -238,18 +258,24 @@ class Listener:
 
     def _work(self, work: _Work) -> None:
         try:
-            told = work.event.task
-            work.task = told if told.status is Status.PROCESSING else self._confirmed(told)
+            work.task = self._confirmed(work.event.task)
             if self._orders.forward_to is not None:
-                try:
-                    forward(work.event, self._orders.forward_to, self._orders.secret)
-                except FluxError as error:
-                    work.not_forwarded = error
+                self._calls.put(lambda: self._hand_on(work.event))
             if work.task.status is Status.FINISHED and self._orders.target is not None:
                 work.saved = self._saver.save(work.job, work.task, self._on_bytes, self._on_trouble)
         except Exception as error:
             work.error = error
         self._calls.put(lambda: self._worked(work))
+
+    def _forward(self, url: str) -> None:
+        """Post events on, one after the other, apart from all else: who takes them may be slow, or not there."""
+        while True:
+            event = self._to_forward.get()
+            try:
+                forward(event, url, self._orders.secret)
+            except FluxError as error:
+                self._calls.put(partial(self._watcher.trouble, error.message))
+            self._calls.put(partial(self._forwarded, event))
 
     def _confirmed(self, told: Task) -> Task:
         """Return the task as the service describes it, which may be a little behind its own webhook."""
@@ -278,15 +304,22 @@ class Listener:
 
     # What the loop does with what they report
 
+    def _hand_on(self, event: Event) -> None:
+        self._forwarding += 1
+        self._to_forward.put(event)
+
+    def _forwarded(self, event: Event) -> None:
+        self._forwarding -= 1
+        if event.task.status is Status.PROCESSING:
+            self._bytes_done += len(event.body)
+
     def _worked(self, work: _Work) -> None:
         task_id = work.event.task.task_id
         if isinstance(work.error, _Stopped):
             self._waiting.appendleft(work.event)  # for `_tell_what_is_left`
         del self._at_work[task_id]
         self._bytes_done += len(work.event.body)
-        if work.not_forwarded is not None:
-            self._watcher.trouble(work.not_forwarded.message)
-        if work.event.task.status is Status.PROCESSING or isinstance(work.error, _Stopped):
+        if isinstance(work.error, _Stopped):
             return
         result = _outcome(work, self._find(task_id))
         if work.error is not None:
@@ -342,8 +375,9 @@ def _outcome(work: _Work, record: Record | None) -> Result:
     error = work.error
     if not isinstance(error, FluxError):
         error = FluxError(f"unexpected {type(error).__name__}: {error}")
+    unconfirmed = Status.FAILED if isinstance(error, UnknownTaskError) else Status.PROCESSING
     return Result(
-        work.task.status if work.task else Status.UNKNOWN,
+        work.task.status if work.task else unconfirmed,
         error.exit_code,
         task=work.task,
         task_id=work.event.task.task_id,

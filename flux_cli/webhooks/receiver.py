@@ -72,8 +72,9 @@ def receiving(host: str, port: int, reception: Reception) -> Iterator[str]:
     try:
         listening = _bound(host, port)
     except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address, told already
         raise UsageError(
-            f"cannot listen on port {port} of {host}: {error.strerror}", "try another --port"
+            f"cannot listen on port {port} of {host}: {reason}", "try another --port or --host"
         ) from None
     url = _url(listening)
     thread = _ServerThread(listening, reception)
