@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer._click.exceptions import NoArgsIsHelpError
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from flux_cli import __version__, signals
 from flux_cli.errors import ExitCode, FluxError, SignalReceived
-from flux_cli.ui import console
+from flux_cli.ui import console, help_page
 
 COMMANDS = {
     "imagine": "Generate a picture from a prompt, and save it.",
@@ -56,16 +57,13 @@ class Commands(TyperGroup):
             module = import_module(f"flux_cli.commands.{cmd_name}")
             command: Any = typer.main.get_command(module.app)
             command.name = cmd_name
-            # A docstring's lines end where the source's do; a help's, where the terminal does.
-            command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", command.help or "")
+            help_page.attach(command)
             self.commands[cmd_name] = command
         return self.commands[cmd_name]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help; the list of subcommands takes no more than what is said of each."""
-        for name, summary in COMMANDS.items():
-            self.commands.setdefault(name, TyperCommand(name, help=summary))
-        super().format_help(ctx, formatter)
+        formatter.write(help_page.page(ctx, COMMANDS))
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
         """Return the names that begin like this, or the options."""
@@ -99,7 +97,6 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     add_completion=False,  # `ui.shells` has scripts that do more
-    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -155,8 +152,7 @@ def main(arguments: Sequence[str]) -> int:
             from flux_cli.ui import shells
 
             shells.answer(group)
-        with group.make_context("flux-cli", list(arguments)) as context:
-            code = group.invoke(context)
+        code = _run(group, arguments)
         sys.stdout.flush()
         return int(code or 0)
     except typer.Exit as request:
@@ -174,7 +170,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.SIGINT
     except SignalReceived as signal:
         return signal.exit_code
-    except (BrokenPipeError, SystemExit):  # rich, which prints the help, raises the latter where nobody reads
+    except (BrokenPipeError, SystemExit):  # rich raises the latter where nobody reads
         console.discard_stdout()
         return ExitCode.SIGPIPE
     except Exception as error:
@@ -188,12 +184,20 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.UNEXPECTED
 
 
+def _run(group: Any, arguments: Sequence[str]) -> int | None:
+    try:
+        with group.make_context("flux-cli", list(arguments)) as context:
+            code: int | None = group.invoke(context)
+            return code
+    except NoArgsIsHelpError as error:
+        typer.echo(error.format_message())
+        return ExitCode.OK
+
+
 def _usage_error(error: TyperException) -> int:
-    """Tell of a command line that does not parse; one without anything to do has printed its help."""
+    """Tell of a command line that does not parse."""
     context = getattr(error, "ctx", None)
     message = error.format_message() if hasattr(error, "format_message") else str(error)
-    if type(error).__name__ == "NoArgsIsHelpError":
-        return ExitCode.OK
     message = message.replace("a valid int range", "a whole number").replace("a valid float range", "a number")
     console.error(message[:1].lower() + message[1:].rstrip("."))
     if context is not None:

@@ -10,8 +10,8 @@ import typer
 from flux_cli import completion
 from flux_cli.request import ULTRA, Body, flag, parse_text, shown
 
-REQUEST, SWITCHES, OUTPUT, WAITING, SERVICE = "Request", "Request, on or off", "Output", "Waiting", "Service"
-"""The groups in a command's help. Those with a second name have their own: its column takes the others' room."""
+REQUEST, OUTPUT, WAITING, SERVICE = "Request", "Output", "Waiting", "Service"
+"""The groups in a command's help."""
 
 
 def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -108,9 +108,8 @@ def _request_option(
     envvar: str | None = None,
     completes: Callable[..., Any] | None = None,
 ) -> Any:
-    panel = REQUEST if metavar else SWITCHES
     return typer.Option(
-        *names, metavar=metavar, help=text, envvar=envvar, autocompletion=completes, rich_help_panel=panel
+        *names, metavar=metavar, help=text, envvar=envvar, autocompletion=completes, rich_help_panel=REQUEST
     )
 
 

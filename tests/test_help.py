@@ -53,6 +53,63 @@ def test_every_option_says_what_it_does() -> None:
                 assert re.search(r"\S+\.$", parameter.help or ""), f"{path} {parameter.name}: {parameter.help}"
 
 
+PATHS = ["", *COMMANDS, *(f"config {name}" for name in ("path", "list", "get", "set", "unset"))]
+"""All that has a help page, by what is typed between `flux-cli` and `--help`."""
+
+
+def shown(cli: Cli, path: str, columns: int) -> str:
+    """Return a help page as it is at a width."""
+    done = cli(*path.split(), "--help", env={"COLUMNS": str(columns), "LC_ALL": "C.UTF-8"})
+    assert (done.code, done.stderr) == (0, "")
+    return done.stdout
+
+
+def names(text: str) -> set[str]:
+    """Return the flags, models, variables and commands that a page names, if they stand whole in it."""
+    words = r"(?<![\w-])(--[a-z][a-z-]*|-[a-z]\b|flux-[a-z0-9.-]*[a-z0-9]|[A-Z]+_[A-Z_]+)"
+    return set(re.findall(words, text)) | set(re.findall(r"^  ([a-z]+)(?:  |$)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_name_is_ever_cut(cli: Cli, path: str) -> None:
+    """What a wide help names stands whole in a narrow one, and nothing is wider than the terminal."""
+    wide = shown(cli, path, 200)
+    assert "--help" in names(wide)
+    for columns in (30, 40, 60, 80):
+        narrow = shown(cli, path, columns)
+        assert names(narrow) == names(wide)
+        assert "…" in wide or "…" not in narrow
+        if columns >= 40:  # but for a task id in an example
+            assert max(map(len, narrow.split("Examples:")[0].splitlines())) <= columns
+
+
+def test_no_program_text_in_help(cli: Cli) -> None:
+    """Defaults, limits and variables are told in sentences, without types and fractions that say nothing."""
+    for path in PATHS:
+        text = shown(cli, path, 200)
+        assert not re.search(r"<str>|<=|>=|\d\.0\b(?!\.)|\[(default|env var|required)|\d{7}", text), text
+    assert "Give up waiting after so long. Default: 600." in shown(cli, "imagine", 200)
+    assert "The model. Default: flux-pro. Environment: FLUX_CLI_MODEL." in shown(cli, "imagine", 200)
+    assert "From 1 to 1000. Default: 16." in shown(cli, "batch", 200)
+
+
+def test_examples_of_a_narrow_help_can_be_copied(cli: Cli) -> None:
+    """A line that is too long goes on after a backslash, never inside of quotes."""
+    for name, lines in examples().items():
+        text = shown(cli, name, 40).partition("Examples:")[2]
+        assert [line.strip() for line in re.sub(r" \\\n +", " ", text).splitlines() if line] == [
+            f"$ {line}" for line in lines
+        ]
+
+
+def test_help_on_a_terminal_without_utf_8(cli: Cli) -> None:
+    """An ASCII terminal gets a question mark where the help has a character that it does not know."""
+    env = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = cli("listen", "--help", env=env)
+    assert (done.code, done.stderr) == (0, "")
+    assert "SECRET=? flux-cli listen" in done.stdout
+
+
 @pytest.fixture
 def stage(flux: Cli) -> Cli:
     """A home with what the examples speak of: a finished task, files of ids, prompts and rows, a key's keeper."""

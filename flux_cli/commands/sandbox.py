@@ -25,7 +25,7 @@ _COLUMN = 30
 @app.command(
     epilog="Examples:\n\n"
     "$ flux-cli sandbox\n\n"
-    '$ flux-cli imagine "a lighthouse \\[\\[fetch-flaky 3]]" --api-url http://127.0.0.1:8788\n\n'
+    '$ flux-cli imagine "a lighthouse [[fetch-flaky 3]]" --api-url http://127.0.0.1:8788\n\n'
     "$ flux-cli sandbox --list-faults"
 )
 def sandbox(
@@ -59,7 +59,7 @@ def sandbox(
         typer.Option("--credits", metavar="N", min=0, max=10**9, help="The balance from now on; 1000 at first."),
     ] = None,
 ) -> int:
-    r"""Run a free stand-in for the service, to rehearse with. A prompt asks for a fault: \[\[http 503]]."""
+    """Run a free stand-in for the service, to rehearse with. A prompt asks for a fault: [[http 503]]."""
     if list_faults:
         _print_faults()
         return 0
