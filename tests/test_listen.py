@@ -245,7 +245,7 @@ def test_an_unknown_task_is_told_and_not_counted(flux: Cli, listen: Listen) -> N
     listening = listen("--until", "1")
     assert listening.post(finished("made-up")) == 200
     wait_until(lambda: listening.lines)
-    assert listening.lines[0][:2] == ["made-up", "unknown"]
+    assert listening.lines[0][:2] == ["made-up", "failed"]
     task_id = submitted(flux, "a kite", "--webhook-url", listening.url)
     assert listening.end().code == 0
     assert listening.lines[-1][0] == task_id

@@ -91,6 +91,8 @@ def running(
     from flux_cli.sandbox.service import Settings
     from flux_cli.sandbox.store import Store
 
+    if key == "":
+        raise UsageError("the only key to take is empty", "leave --key out to take any")
     if not (math.isfinite(seconds) and seconds >= 0):
         raise UsageError(f"a task takes a number of seconds from 0, not {seconds}")
     try:

@@ -228,6 +228,7 @@ def test_a_port_in_use_is_one_clear_error(cli: Cli) -> None:
         (["--host", "203.0.113.7"], "203.0.113.7"),
         (["--port", "65535"], "--port"),
         (["--credits", "-1"], "--credits"),
+        (["--key", ""], "empty"),
     ],
 )
 def test_options_that_make_no_sense_are_usage_errors(cli: Cli, options: list[str], word: str) -> None:
