@@ -95,6 +95,7 @@ def test_the_format_is_told_by_the_name_else_by_the_first_line(
     ("name", "content", "told"),
     [
         ("x.json", b'[\n{"prompt": "a"}]', "is a JSON array"),
+        ("x.jsonl", b'[{"prompt": "a"}]', "is a JSON array"),
         ("x.csv", "prompt\na".encode("utf-16"), "is UTF-16"),
     ],
 )
@@ -165,6 +166,8 @@ BAD = [
         ["rows:2: column 17 (`output`) is that of line 1, too: pictures/x.png"],
     ),
     ("json", '{"prompt": "a", "output": "-"}', ["rows:1: column 17 (`output`) takes the name of a file"]),
+    ("json", '{"seed": ' + "9" * 5000 + "}", ["rows:1: column 1: a number has too many digits"]),
+    ("text", "a\rb\rc", ["rows:1: a carriage return ends no line here; use other line ends"]),
     *(
         (
             "json",
@@ -227,7 +230,7 @@ BAD = [
     (
         "csv",
         "prompt\na cat, sleeping",
-        ["rows:2: column 2: 2 cells for 1 columns; a text with a comma needs quotes around it"],
+        ["rows:2: column 2: 2 cells for 1 column; a text with a comma needs quotes around it"],
     ),
     ("csv", 'prompt\n"two\nlines"\n"open\nb\nc', ["rows:4: not CSV from here on: unexpected end of data"]),
     ("csv", b"prompt\nok\n\xff\n", ["rows:3: column 1: this is not UTF-8 text"]),

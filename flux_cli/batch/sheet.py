@@ -77,6 +77,8 @@ class Sheet:
             elif text.strip():
                 if self.kind == "json":
                     yield self._from_json(number, text.rstrip("\r\n"))
+                elif "\r" in text.rstrip():
+                    yield self.error(number, "a carriage return ends no line here; use other line ends")
                 else:
                     yield Line(number, {"prompt": text.strip()}, lambda _: None)
 
@@ -101,7 +103,9 @@ class Sheet:
         except json.JSONDecodeError as error:
             return self.error(number, f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}", error.colno)
         except (ValueError, RecursionError) as error:
-            return self.error(number, str(error)[:200], 1)
+            # Python's own word on long numbers is about its settings.
+            what = "a number has too many digits" if "digits" in str(error) else str(error)[:200]
+            return self.error(number, what, 1)
         if not isinstance(values, dict):
             return self.error(number, 'not a JSON object such as {"prompt": "a red kite"}', 1)
         return Line(number, values, lambda name: _key_columns(text).get(name))
@@ -147,7 +151,8 @@ class Sheet:
     def _from_cells(self, header: Sequence[str], cells: Sequence[str], line: int) -> Iterator[Line | BadRowError]:
         columns = {name: column for column, name in enumerate(header, 1)}
         if len(cells) > len(header):
-            what = f"{len(cells)} cells for {len(header)} columns; a text with a comma needs quotes around it"
+            columns_there = "1 column" if len(header) == 1 else f"{len(header)} columns"
+            what = f"{len(cells)} cells for {columns_there}; a text with a comma needs quotes around it"
             yield self.error(line, what, len(header) + 1)
             return
         values: dict[str, object] = {}
@@ -203,7 +208,7 @@ def _kind(name: str, file: BinaryIO) -> str:
         raise UsageError(f"{name} is UTF-16", "save it as UTF-8")
     first = next((line.strip() for line in head.decode(errors="replace").splitlines() if line.strip()), "")
     suffix = Path(name).suffix.lower()
-    if first.startswith("[") and suffix == ".json":
+    if first.startswith("[") and suffix in (".json", ".jsonl", ".ndjson"):
         raise UsageError(f"{name} is a JSON array", f"make it an object a line: jq -c '.[]' {name}")
     if suffix in (".jsonl", ".ndjson", ".json", ".csv"):
         return "csv" if suffix == ".csv" else "json"
