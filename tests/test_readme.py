@@ -17,7 +17,7 @@ def blocks() -> Iterator[tuple[str, str]]:
     """Yield the chapter and the text of each console block."""
     chapter = ""
     text = README.read_text(encoding="utf-8")
-    for part in re.split(r"^(#+ [^\n]*|```console\n.*?\n```)$", text, flags=re.M | re.S):
+    for part in re.split(r"^(#+ [^\n]*|```[a-z]*\n.*?\n```)$", text, flags=re.M | re.S):
         if part.startswith("#"):
             chapter = part.lstrip("# ")
         elif part.startswith("```console"):
@@ -84,9 +84,17 @@ def test_the_table_of_faults_is_the_sandboxs_own() -> None:
     """Every magic prompt is in the README, with what it does, as `--list-faults` prints it."""
     from flux_cli.sandbox.faults import FAULTS
 
-    table = re.findall(r"^\| `(\[\[.*?\]\])` \| (.*?) \| (.*) \|$", README.read_text(encoding="utf-8"), flags=re.M)
-    assert table == [
-        (fault.usage.replace("|", "\\|"), str(fault.stage), fault.effect.replace("|", "\\|"))
+    text = README.read_text(encoding="utf-8")
+    details = re.search(r"<details>.*?</details>", text, flags=re.S)
+    assert details is not None
+    told = []
+    for part in re.split(r"^(?=\*\*)", details[0], flags=re.M)[1:]:
+        stage = re.match(r"\*\*(.*)\*\*$", part, flags=re.M)
+        assert stage is not None
+        rows = re.findall(r"^\| `(\[\[.*?\]\])` \| (.*) \|$", part, flags=re.M)
+        told += [(usage, stage[1].lower(), effect) for usage, effect in rows]
+    assert told == [
+        (fault.usage.replace("|", "\\|"), fault.stage.lower(), fault.effect.replace("|", "\\|"))
         for fault in FAULTS.values()
     ]
 
@@ -118,3 +126,38 @@ def test_the_make_recipe_pays_once(cli: Cli) -> None:
         subprocess.run(["make", "hero.png"], cwd=cli.cwd, env=env, check=True, capture_output=True, timeout=60)
     assert (cli.cwd / "hero.png").read_bytes().startswith(b"\x89PNG")
     assert len(cli.history()) == 1
+
+
+def block(language: str, word: str) -> str:
+    """Return the README's block in a language that has a word in it."""
+    found = re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(encoding="utf-8"), flags=re.M | re.S)
+    (text,) = [text for text in found if word in text]
+    return str(text)
+
+
+def test_the_cron_recipe_finds_the_command(cli: Cli) -> None:
+    """With no more environment than cron gives, it makes a picture and says nothing."""
+    directory = cli.home / ".local" / "bin"
+    directory.mkdir(parents=True)
+    (directory / "flux-cli").symlink_to(FLUX_CLI)
+    *_, command = block("crontab", "flux-cli").split(maxsplit=5)
+    env = {"HOME": str(cli.home), "PATH": "/usr/bin:/bin", "SHELL": "/bin/sh", "FLUX_CLI_SANDBOX": "1"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=cli.cwd, env=env, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    assert [path.suffix for path in (cli.home / "Pictures").iterdir()] == [".png"]
+
+
+def test_the_ci_recipe_runs(cli: Cli) -> None:
+    """All its steps that call the command, in the environment that it sets."""
+    recipe = block("yaml", "runs-on")
+    variable = re.search(r'(FLUX_CLI_SANDBOX): "(.*)"', recipe)
+    assert variable is not None
+    (cli.cwd / "prompts.txt").write_text("a red kite\na blue kite\n")
+    commands = re.findall(r"run: (flux-cli .*)", recipe)
+    assert commands
+    env = {**cli.env, variable[1]: variable[2], "PATH": f"{FLUX_CLI.parent}:{cli.env['PATH']}"}
+    for command in commands:
+        subprocess.run(["bash", "-e", "-c", command], cwd=cli.cwd, env=env, timeout=60, check=True)
+    assert len(list((cli.cwd / "pictures").glob("*.png"))) == 2
