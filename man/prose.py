@@ -160,9 +160,9 @@ JSON_KEYS = {
 
 ABOUT_COMPLETION = """
 Commands, options, their values and the ids of tasks in the history complete in bash, zsh, fish and PowerShell. The
-scripts for the first three are installed with the program, below its prefix in share/, and pipx links them from
-there to ~/.local/share. bash (with bash-completion) and fish look there; zsh needs the directory in its `fpath`.
-Where a script is not found, a line in the shell's start-up file does as well:
+scripts for the first three are installed with the program, below its prefix in share/, and pipx 1.16 or newer links
+them from there to ~/.local/share; an older one and uv do not. bash (with bash-completion) and fish look there; zsh
+needs the directory in its `fpath`. Where a script is not found, a line in the shell's start-up file does as well:
 """
 
 COMPLETION_EXAMPLE = """\
