@@ -5,7 +5,6 @@ Nothing heavy is imported before it is needed: of the command modules only the o
 
 import errno
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
@@ -75,22 +74,6 @@ class Commands(TyperGroup):
             CompletionItem(name, help=summary) for name, summary in COMMANDS.items() if name.startswith(incomplete)
         ]
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the subcommand; a mistyped one is told the nearest."""
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = (
-                [f"--{args[0]}"] if args[0] in ("help", "version") else get_close_matches(args[0], COMMANDS, n=1)
-            )
-            hint = f"did you mean `flux-cli {near[0]}`?" if near else "see `flux-cli --help`"
-            raise _UnknownCommandError(f"there is no command `{args[0]}`", hint)
-        return super().resolve_command(ctx, args)
-
-
-class _UnknownCommandError(FluxError):
-    exit_code = ExitCode.USAGE
-
 
 app = typer.Typer(
     name="flux-cli",
@@ -158,7 +141,12 @@ def main(arguments: Sequence[str]) -> int:
     except typer.Exit as request:
         return request.exit_code
     except TyperException as error:
-        return _usage_error(error)
+        from flux_cli.ui import slips
+
+        message, hint = slips.explained(error, group, arguments)
+        console.error(message)
+        console.hint(hint)
+        return ExitCode.USAGE
     except FluxError as error:
         _traceback_if(debug)
         for message in error.messages:
@@ -192,28 +180,6 @@ def _run(group: Any, arguments: Sequence[str]) -> int | None:
     except NoArgsIsHelpError as error:
         typer.echo(error.format_message())
         return ExitCode.OK
-
-
-def _usage_error(error: TyperException) -> int:
-    """Tell of a command line that does not parse."""
-    context = getattr(error, "ctx", None)
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
-    message = message.replace("a valid int range", "a whole number").replace("a valid float range", "a number")
-    console.error(message[:1].lower() + message[1:].rstrip("."))
-    if context is not None:
-        console.hint(_usage_hint(message, context.command_path))
-    return ExitCode.USAGE
-
-
-def _usage_hint(message: str, command: str) -> str:
-    """Return what helps with the commonest slips of the command line, else where to read on."""
-    if command == "flux-cli" and message.startswith("No such option"):
-        return "options go after the command, as in `flux-cli imagine … --sandbox`; see `flux-cli --help`"
-    if command == "flux-cli imagine" and "unexpected extra argument" in message:
-        return 'put the prompt in quotes: flux-cli imagine "a red kite"'
-    if command == "flux-cli imagine" and re.match(r"No such option: -[^-]", message):
-        return 'a prompt that begins with a dash goes after `--`: flux-cli imagine -- "-x"'
-    return f"see `{command} --help`"
 
 
 def _traceback_if(debug: bool) -> None:

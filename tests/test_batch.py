@@ -118,7 +118,7 @@ def test_nothing_is_sent_where_one_row_is_bad(flux: Cli, service: Service) -> No
         (["rows.txt", "--shard", "0/3"], 2, "`--shard` takes K/N with K from 1 to N, not `0/3`"),
         (["rows.txt", "--shard", "4/3"], 2, "`--shard` takes K/N with K from 1 to N, not `4/3`"),
         (["rows.txt", "--shard", "x"], 2, "`--shard` takes K/N with K from 1 to N, not `x`"),
-        (["rows.txt", "--concurrency", "0"], 2, "0 is not in the range"),
+        (["rows.txt", "--concurrency", "0"], 2, "`--concurrency` takes 1 to 1000, not `0`"),
         (["rows.txt", "--width", "9"], 2, "`--width` takes 256 to 1440, not 9"),
         (["rows.txt", "--width", "x"], 2, "`--width` takes a whole number, not `x`"),
         (["rows.txt", "--raw"], 2, "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"),
