@@ -129,12 +129,12 @@ TEMPLATE_FIELDS = {
 }
 
 ABOUT_JSON = """
-With `--json`, stdout gets an object for each task, on a line of its own, for tasks that fail too; `flux-cli
-listen` prints one for each event, and `account`, `history` and `models` print objects of their own. What is
-refused before there is a task, such as a wrong flag, a missing key or a history that cannot be used, is told on
-stderr and by the exit code alone.
+With `--json`, stdout gets an object for each task, on a line of its own, for tasks that fail too. What is refused
+before there is a task, such as a wrong flag, a missing key or a history that cannot be used, is told on stderr and
+by the exit code alone.
 
-These keys are always there:
+`flux-cli batch` puts the keys `row` and `line` before the others, `flux-cli listen` prints an object for each event,
+and `account`, `history` and `models` print objects of their own. Of a task these keys are always there:
 """
 
 JSON_KEYS = {
@@ -322,7 +322,11 @@ model = "flux-pro-1.1"
 output_dir = "/home/me/Pictures/flux\""""
 
 KEY = {config.KEY_VARIABLE: "The key for the service; it wins over the one that `flux-cli login` stored."}
-SECRET = {SECRET_VARIABLE: "The default for `--webhook-secret`. It goes along where there is a webhook URL."}
+SECRET = {
+    SECRET_VARIABLE: """
+        The default for `--webhook-secret`, sent where there is a webhook URL; what `flux-cli listen` asks for.
+    """
+}
 LOOKS = {
     "NO_COLOR": "Where it is set and not empty: no colour.",
     "TERM": "Where it is `dumb`: no colour, bars or pictures.",
@@ -400,7 +404,7 @@ RELATED: dict[str, tuple[str, ...]] = {
     "config": ("login",),
     "account": ("login",),
     "models": ("imagine",),
-    "listen": ("imagine", "sandbox"),
+    "listen": ("imagine", "wait", "sandbox"),
     "sandbox": ("imagine", "listen"),
 }
 """The commands that a command's page points to."""

@@ -161,3 +161,24 @@ def test_the_ci_recipe_runs(cli: Cli) -> None:
     for command in commands:
         subprocess.run(["bash", "-e", "-c", command], cwd=cli.cwd, env=env, timeout=60, check=True)
     assert len(list((cli.cwd / "pictures").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("shell", "before", "after", "answer"),
+    [
+        ("bash", "", "complete -p flux-cli", "_flux_cli flux-cli"),
+        ("zsh", "autoload -Uz compinit; compinit -u -D", "print $_comps[flux-cli]", "_flux-cli"),
+        ("fish", "", "complete -C 'flux-cli acc'", "account"),
+    ],
+)
+def test_the_line_for_a_shells_start_up_file_works(
+    cli: Cli, shell: str, before: str, after: str, answer: str
+) -> None:
+    """It switches the completion on where the shell finds no script by itself."""
+    line = re.search(rf"^(.*--show-completion {shell}.*?) +# ~", block("sh", "--show-completion"), flags=re.M)
+    assert line is not None
+    env = {**cli.env, "PATH": f"{FLUX_CLI.parent}:{cli.env['PATH']}"}
+    code = "\n".join([before, line[1], after])
+    done = subprocess.run([shell, "-c", code], cwd=cli.cwd, env=env, capture_output=True, text=True, check=True)
+    assert answer in done.stdout
+    assert done.stderr == ""
