@@ -109,7 +109,7 @@ def setting_values(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
 def task_ids(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
     """Yield task ids from the history, newest first, with state and prompt; not those that are given already."""
     given = {each for value in ctx.params.values() if isinstance(value, list | tuple) for each in value}
-    for task_id, status, prompt in _newest_tasks(incomplete):
+    for task_id, status, prompt, _ in _newest_tasks(incomplete):
         if task_id not in given:
             yield task_id, f"{status}: {prompt or ''}"
 
@@ -120,8 +120,16 @@ def tasks_or_files(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
     yield Place(incomplete)
 
 
-def _newest_tasks(prefix: str) -> list[tuple[str, str, str | None]]:
-    """Return id, status and prompt of the newest tasks whose ids begin like this; none where there is no history.
+def saved_tasks_or_files(incomplete: str) -> Iterator[Candidate]:
+    """Yield the ids of tasks whose pictures are here, and what makes the shell offer files too."""
+    for task_id, status, prompt, path in _newest_tasks(incomplete, saved=True):
+        if path and os.path.exists(path):
+            yield task_id, f"{status}: {prompt or ''}"
+    yield Place(incomplete)
+
+
+def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, str | None, str | None]]:
+    """Return id, status, prompt and path of the newest tasks whose ids begin like this; none without a history.
 
     Opened read-only, and as immutable unless another process has it open: SQLite would create the two files of
     its write-ahead log even for a reader.
@@ -132,16 +140,19 @@ def _newest_tasks(prefix: str) -> list[tuple[str, str, str | None]]:
     flags = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
     # By the primary key nothing is sorted; a prefix is found by the index alone, which is a tenth of the table.
     matching = "task_id BETWEEN ?1 AND ?1 || char(1114111)" if prefix else "task_id IS NOT NULL"
+    matching += " AND path <> '-'" if saved else ""
     newest = f"SELECT id FROM submissions WHERE {matching} ORDER BY id DESC LIMIT ?2"  # noqa: S608 - ours
+    tasks: dict[str, tuple[str, str, str | None, str | None]] = {}
     with contextlib.suppress(sqlite3.Error, OSError, ValueError):
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?{flags}", uri=True, timeout=0.2)
         with contextlib.closing(connection):
-            return connection.execute(
-                "SELECT task_id, status, substr(prompt, 1, 200) FROM submissions "  # noqa: S608 - ours as well
+            for task in connection.execute(
+                "SELECT task_id, status, substr(prompt, 1, 200), path FROM submissions "  # noqa: S608 - ours as well
                 f"WHERE id IN ({newest}) ORDER BY id DESC",
                 (prefix, MAX_TASKS),
-            ).fetchall()
-    return []
+            ):
+                tasks.setdefault(task[0], task)  # each id once: what two lines share, bash may insert
+    return list(tasks.values())
 
 
 def history_path() -> Path:

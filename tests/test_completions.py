@@ -87,7 +87,7 @@ class ShellHome(Cli):
 
     def answer(self, line: str, **env: str) -> list[list[str]]:
         """Return what the program answers to a script: kind, word and description of each candidate."""
-        done = self.run(str(FLUX_CLI), env={"_FLUX_CLI_COMPLETE": "bash", "_FLUX_CLI_LINE": line, **env})
+        done = self.run(str(FLUX_CLI), env={"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": line, **env})
         assert (done.code, done.stderr) == (0, "")
         return [each.split("\t") for each in done.stdout.splitlines()]
 
@@ -96,14 +96,16 @@ class ShellHome(Cli):
         return [word for kind, word, _ in self.answer(line) if kind == "word"]
 
 
-def remember(history: Path, prompts: dict[str, str]) -> None:
-    """Write finished tasks down, the oldest first."""
+def remember(
+    history: Path, prompts: dict[str, str], status: Status = Status.FINISHED, path: Path | str | None = None
+) -> None:
+    """Write ended tasks down, the oldest first."""
     opened = History(history)
     with opened.together():
         for task_id, prompt in prompts.items():
             (number,) = opened.begin("sandbox", [{"model": "flux-pro", "prompt": prompt}])
             opened.accepted(number, task_id)
-            opened.ended(number, Status.FINISHED)
+            opened.ended(number, status, path=str(path) if path else None)
     opened.close()
 
 
@@ -115,7 +117,7 @@ def home(cli: Cli) -> ShellHome:
     for name in ("picture.png", "my picture.png"):
         (home.cwd / name).touch()
     (home.cwd / "album").mkdir()
-    remember(home.history_file, PROMPTS)
+    remember(home.history_file, PROMPTS, path=home.cwd / "picture.png")
     (home.home / ".bashrc").write_text(f"PS1='> '\nsource {SCRIPTS}/flux-cli.bash\n")
     (home.home / ".zshrc").write_text(
         f"PS1='> '\nfpath=({SCRIPTS} $fpath)\nautoload -Uz compinit\ncompinit -u -D\nLISTMAX=0\n"
@@ -198,12 +200,92 @@ def test_fish_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) ->
     assert done.lines == [f"{task_id}\tfinished: {PROMPTS[task_id]}" for task_id in (NEWEST, NEW, OLD, OLDEST)]
 
 
-def test_bash_lists_tasks_newest_first(home: ShellHome) -> None:
-    """Bash has no descriptions, but the order."""
+def test_bash_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) -> None:
+    """The second TAB lists them, cut to the terminal; the first letter of one then inserts its id alone."""
     screen = opened(home, "bash")
     screen.resize(60)
-    screen.type(f"flux-cli wait {SHOW_ALL['bash']}")
-    until_shown(screen, ["> flux-cli wait", NEWEST, NEW, OLD, OLDEST, "> flux-cli wait"])
+    screen.type("flux-cli wait \t\t")
+    descriptions = ["a blue k…", "a blue k…", "it's a \"…", "a red ki…"]
+    tasks = [
+        f"{task_id}  (finished: {prompt})"
+        for task_id, prompt in zip((NEWEST, NEW, OLD, OLDEST), descriptions, strict=True)
+    ]
+    until_shown(screen, ["> flux-cli wait", *tasks, "> flux-cli wait"])
+    screen.type("1\t")
+    until_shown(screen, ["> flux-cli wait", *tasks, f"> flux-cli wait {OLDEST}"])
+    close(screen)
+
+
+def test_bash_lists_models_and_files_with_tasks(home: ShellHome) -> None:
+    """Words of different lengths stand in columns, also after a `=`; a file has no description."""
+    screen = opened(home, "bash")
+    screen.type(f"flux-cli imagine --model=flux-pro{SHOW_ALL['bash']}")
+    screen.until(lambda shown: len(shown) == 5)
+    assert [line[:32] for line in screen.text[1:4]] == [
+        "flux-pro            (the default",
+        "flux-pro-1.1",
+        "flux-pro-1.1-ultra  (takes image",
+    ]
+    clear(screen)
+    screen.type(f"flux-cli imagine --like {SHOW_ALL['bash']}")
+    screen.until(lambda shown: shown.count("> flux-cli imagine --like") == 2)
+    assert f"{NEWEST}  (finished: a blue kite)" in screen.text
+    assert {"album", "my picture.png", "picture.png"} <= set(screen.text)
+    close(screen)
+
+
+HOSTILE = {
+    "cc0e0001-0000": "$(touch owned) `touch owned`; touch owned & \"x' \\ %s !! ~ * {a,b}\n\ttouch owned\r\x1b[2J",
+    "cc0e0002-0000": "a 猫 猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫猫",
+    "cc0e0003": "(finished: $(touch owned)",
+    "cc0e0003-0000": "(finished: $(touch owned)",
+}
+
+
+def test_bash_inserts_nothing_of_a_description(home: ShellHome) -> None:
+    """Whatever a prompt holds and whichever key or setting completes the line: words are all that gets there."""
+    remember(home.history_file, HOSTILE)
+    remember(home.history_file, {"cc0e0002-0000": "the same task id once more"})
+    (home.home / ".inputrc").write_text('"\\C-t": menu-complete\n"\\C-o": insert-completions\n')
+    screen = opened(home, "bash")
+    screen.resize(60)
+    screen.type("flux-cli wait c\t\t\t")
+    listed = [
+        "cc0e0002-0000  (finished: the same task id once more)",
+        "cc0e0003-0000  (finished: (finished: $(touch owned))",
+        "cc0e0003       (finished: (finished: $(touch owned))",
+        "cc0e0001-0000  (finished: $(touch owned) `touch owned`; t…)",
+    ]
+    until_shown(screen, ["> flux-cli wait cc0e000", *listed, "> flux-cli wait cc0e000"])
+    screen.resize(120)
+    for keys, line in {
+        "3\tZ": "cc0e0003Z",
+        "3-\tZ": "cc0e0003-0000 Z",
+        "\x14Z": "cc0e0002-0000 Z",
+        "\x14\x14Z": "cc0e0003-0000 Z",
+        "\x0fZ": "cc0e0002-0000 cc0e0003-0000 cc0e0003 cc0e0001-0000 Z",
+    }.items():
+        clear(screen)
+        screen.type(f"flux-cli wait cc0e000{keys}")
+        until_shown(screen, [f"> flux-cli wait {line}"])
+    screen.resize(60)
+    clear(screen)
+    screen.type("bind 'set show-all-if-ambiguous on'\r")
+    clear(screen)
+    screen.type("flux-cli wait c\t")
+    until_shown(screen, ["> flux-cli wait c", *listed, "> flux-cli wait cc0e000"])
+    close(screen)
+    assert not (home.cwd / "owned").exists()
+
+
+def test_bash_cuts_wide_characters_to_the_terminal(home: ShellHome) -> None:
+    """They take two columns each."""
+    remember(home.history_file, {"cc0e01": "猫" * 50, "cc0e02": "ab" + "猫" * 50})
+    screen = opened(home, "bash")
+    screen.resize(40)
+    screen.type("flux-cli wait cc\t\t\t")
+    listed = [f"cc0e02  (finished: ab{'猫' * 8}…)", f"cc0e01  (finished: {'猫' * 9}…)"]
+    until_shown(screen, ["> flux-cli wait cc0e0", *listed, "> flux-cli wait cc0e0"])
     close(screen)
 
 
@@ -314,6 +396,22 @@ def test_a_line_that_makes_no_sense_gets_no_answer_and_no_complaint(home: ShellH
 def test_files_are_left_to_the_shell(home: ShellHome, line: str, kind: str) -> None:
     """It is told where one can stand, and whether it has to be a directory."""
     assert [each[0] for each in home.answer(line)] == [kind]
+
+
+def test_show_is_offered_only_what_it_can_show(home: ShellHome) -> None:
+    """Not a task that runs, failed, or went to stdout, nor one whose picture is gone; the others still are."""
+    for name, status, path in (
+        ("dd01", Status.PROCESSING, None),
+        ("dd02", Status.FAILED, None),
+        ("dd03", Status.FINISHED, None),
+        ("dd04", Status.FINISHED, "-"),
+        ("dd05", Status.FINISHED, home.cwd / "gone.png"),
+        ("dd06", Status.FINISHED, home.cwd / "my picture.png"),
+    ):
+        remember(home.history_file, {name: "a kite"}, status, path)
+    assert home.words("flux-cli show d") == ["dd06"]
+    assert home.words("flux-cli show ") == ["dd06", NEWEST, NEW, OLD, OLDEST]
+    assert home.words("flux-cli wait dd0") == ["dd06", "dd05", "dd04", "dd03", "dd02", "dd01"]
 
 
 def test_many_tasks_are_cut_and_a_prefix_finds_the_older_ones(home: ShellHome) -> None:

@@ -26,7 +26,7 @@ def show(
         typer.Argument(
             metavar="FILE|TASK_ID",
             help="A picture, or a task in the history that was saved.",
-            autocompletion=completion.tasks_or_files,
+            autocompletion=completion.saved_tasks_or_files,
         ),
     ],
     viewer: Annotated[bool, typer.Option("--open", help="Open it in the default viewer instead.")] = False,

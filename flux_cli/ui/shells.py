@@ -10,6 +10,8 @@ colon in bash, offer files where there is nothing to offer, and import rich for 
 
 import contextlib
 import os
+from bisect import bisect_right
+from itertools import accumulate
 from typing import Any, NoReturn
 
 from typer._click.core import Command
@@ -28,17 +30,19 @@ _DESCRIPTION_WIDTH = 100
 
 _BASH = r"""# bash completion of flux-cli, from `flux-cli --show-completion bash`
 _flux_cli() {
-    local line=${COMP_LINE:0:COMP_POINT} kind word place=
+    local line=${COMP_LINE:0:COMP_POINT} kind word listing place=
+    local -a listed=()
     # Readline replaces only what follows the last of COMP_WORDBREAKS, a colon for example.
     local kept=${line##*[[:space:]]}
     kept=${kept%"$2"}
     COMPREPLY=()
-    while IFS=$'\t' read -r kind word _; do
+    while IFS=$'\t' read -r kind word listing; do
         case $kind in
-            word) COMPREPLY+=("${word#"$kept"}") ;;
+            word) COMPREPLY+=("${word#"$kept"}") listed+=("${listing#"$kept"}") ;;
             *) place=$kind ;;
         esac
-    done < <(_FLUX_CLI_COMPLETE=bash _FLUX_CLI_LINE=$line "${1/#\~\//$HOME/}" 2>/dev/null)
+    done < <(_FLUX_CLI_COMPLETE=bash _FLUX_CLI_LINE=$line _FLUX_CLI_COLUMNS=${COLUMNS:-80} \
+        "${1/#\~\//$HOME/}" 2>/dev/null)
     case $place in
         file)
             if [[ ${#COMPREPLY[@]} -eq 0 ]] && compopt -o default 2>/dev/null; then return; fi
@@ -47,6 +51,13 @@ _flux_cli() {
             ;;
         dir) compopt -o plusdirs 2>/dev/null ;;
     esac
+    # Where candidates are only listed (63), or at most what words have in common is inserted (33, 64: the option
+    # show-all-if-ambiguous), each word comes with its description. Bash before 4.0 does not tell.
+    if [[ ${#COMPREPLY[@]} -gt 1 && ${#listed[@]} -gt 0 ]] && [[ ${COMP_TYPE-} == 63 ||
+        ${COMP_TYPE-} =~ ^(33|64)$ && ${#COMPREPLY[@]} -eq ${#listed[@]} ]]; then
+        compopt +o filenames
+        COMPREPLY=("${listed[@]}" "${COMPREPLY[@]:${#listed[@]}}")
+    fi
 }
 # Older ones than bash 4.4, as on macOS, cannot keep the order.
 complete -o nosort -F _flux_cli flux-cli 2>/dev/null || complete -F _flux_cli flux-cli
@@ -129,7 +140,8 @@ def script(shell: str) -> str:
 def answer(group: Command) -> NoReturn:
     """Print the candidates for the word at the cursor, and end the process; nothing is ever complained about."""
     shell = os.environ[VARIABLE]
-    asked = (_PowerShellAnswer if shell == _POWERSHELL else _Answer)(group, {}, "flux-cli", VARIABLE)
+    kind = {_POWERSHELL: _PowerShellAnswer, "bash": _BashAnswer}.get(shell, _Answer)
+    asked = kind(group, {}, "flux-cli", VARIABLE)
     with contextlib.suppress(Exception):
         console.out_bytes(asked.complete().encode("utf-8", "replace"))
     os._exit(ExitCode.OK)  # without Python's cleaning up: 9 ms of the 90 that somebody waits for
@@ -161,6 +173,25 @@ class _Answer(ShellComplete):
         return "".join(map(self.format_completion, self.get_completions(words, word)))
 
 
+class _BashAnswer(_Answer):
+    """The same for bash, which has no descriptions: instead of one, a candidate's line in a list."""
+
+    def get_completions(self, args: list[str], incomplete: str) -> list[CompletionItem]:
+        """Return the candidates, and note the longest word."""
+        found = super().get_completions(args, incomplete)
+        self._longest = max((len(self._before_value + item.value) for item in found), default=0)
+        return found
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """Return the line for a candidate."""
+        word, description = self._before_value + item.value, _description(item)
+        columns = int(os.environ.get("_FLUX_CLI_COLUMNS", 80)) - 1
+        room = columns - self._longest - len("  ()")
+        listed = f"{word:{self._longest}}  ({_cut(description, room)})" if description and room > 0 else word
+        # More than half a screen wide, else readline makes columns of them.
+        return f"{_kind(item)}\t{word}\t{listed:{columns // 2 if listed != word else 0}}\n"
+
+
 class _PowerShellAnswer(PowerShellComplete):
     """The answer that Typer's script understands; without any candidate PowerShell offers files by itself."""
 
@@ -180,3 +211,11 @@ def _kind(item: CompletionItem) -> str:
 def _description(item: CompletionItem) -> str:
     """Return a candidate's description as one safe line; help texts escape what rich would take for markup."""
     return console.shortened((item.help or "").replace("\\[", "["), _DESCRIPTION_WIDTH)
+
+
+def _cut(text: str, columns: int) -> str:
+    """Return a text cut to so many of a terminal's columns, of which some characters take two."""
+    from unicodedata import east_asian_width
+
+    ends = list(accumulate(2 if east_asian_width(character) in "WF" else 1 for character in text))
+    return text if not ends or ends[-1] <= columns else text[: bisect_right(ends, columns - 1)] + "…"
