@@ -65,9 +65,11 @@ class Commands(TyperGroup):
         formatter.write(help_page.page(ctx, COMMANDS))
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Return the names that begin like this, or the options."""
+        """Return the names that begin like this, or the options; nothing after a name that there is not."""
         from typer._click.shell_completion import CompletionItem
 
+        if ctx._protected_args:
+            return []
         if incomplete.startswith("-"):
             return super(TyperGroup, self).shell_complete(ctx, incomplete)
         return [
