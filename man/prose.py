@@ -133,8 +133,8 @@ With `--json`, stdout gets an object for each task, on a line of its own, for ta
 before there is a task, such as a wrong flag, a missing key or a history that cannot be used, is told on stderr and
 by the exit code alone.
 
-`flux-cli batch` puts the keys `row` and `line` before the others, `flux-cli listen` prints an object for each event,
-and `account`, `history` and `models` print objects of their own. Of a task these keys are always there:
+`flux-cli batch` puts the keys `row` and `line` before the others, `flux-cli listen` prints an object for each
+event, and `account`, `history` and `models` print objects of their own. Of a task these keys are always there:
 """
 
 JSON_KEYS = {
@@ -160,9 +160,10 @@ JSON_KEYS = {
 
 ABOUT_COMPLETION = """
 Commands, options, their values and the ids of tasks in the history complete in bash, zsh, fish and PowerShell. The
-scripts for the first three are installed with the program, below its prefix in share/, and pipx 1.16 or newer links
-them from there to ~/.local/share; an older one and uv do not. bash (with bash-completion) and fish look there; zsh
-needs the directory in its `fpath`. Where a script is not found, a line in the shell's start-up file does as well:
+scripts for the first three are installed with the program, below its prefix in share/, and pipx 1.16 or newer
+links them from there to ~/.local/share; an older one and uv do not. bash (with bash-completion) and fish look
+there; zsh needs the directory in its `fpath`. Where a script is not found, a line in the shell's start-up file
+does as well:
 """
 
 COMPLETION_EXAMPLE = """\
