@@ -106,7 +106,13 @@ def _shells() -> tuple[str, ...]:
     return SHELLS
 
 
-@app.callback(help="Generate images with APIFRAME's Flux endpoint from the terminal.")
+@app.callback(
+    help="Generate images with APIFRAME's Flux endpoint from the terminal.",
+    epilog="Examples:\n\n"
+    "$ flux-cli login\n\n"
+    '$ flux-cli imagine "a sunflower field in the wind"\n\n'
+    '$ flux-cli imagine "a red kite" --sandbox',
+)
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")

@@ -19,8 +19,11 @@ def meant(near: str) -> str:
     [
         ("imagine x --widht 300", "there is no option `--widht`", meant("--width")),
         ("imagine x --widht=300", "there is no option `--widht`", meant("--width")),
-        ("imagine x --no-prompt-upsamplng", "there is no option `--no-prompt-upsamplng`",
-         meant("--no-prompt-upsampling")),
+        (
+            "imagine x --no-prompt-upsamplng",
+            "there is no option `--no-prompt-upsamplng`",
+            meant("--no-prompt-upsampling"),
+        ),
         ("wait --lst", "there is no option `--lst`", meant("--last")),
         ("login --key k", "there is no option `--key`", SEE.format("login")),
         ("--verison", "there is no option `--verison`", meant("--version")),
@@ -40,13 +43,19 @@ def meant(near: str) -> str:
         ("sandbox --port 99999", "`--port` takes 0 to 65534, not `99999`", SEE.format("sandbox")),
         ("wait --timeout 5m x", "`--timeout` takes a number, not `5m`", SEE.format("wait")),
         ("history --status finishd", "`--status` does not know `finishd`", meant("finished")),
-        ("history --status x", "`--status` does not know `x`",
-         "known: processing, finished, failed, unknown, unsent"),
+        (
+            "history --status x",
+            "`--status` does not know `x`",
+            "known: processing, finished, failed, unknown, unsent",
+        ),
         ("fetch", "TASK_ID is missing", SEE.format("fetch")),
         ("config get", "NAME is missing", SEE.format("config get")),
         ("models extra", "too many arguments: extra", SEE.format("models")),
-        ("imagine a red kite", "too many arguments: red kite",
-         'put the prompt in quotes: flux-cli imagine "a red kite"'),
+        (
+            "imagine a red kite",
+            "too many arguments: red kite",
+            'put the prompt in quotes: flux-cli imagine "a red kite"',
+        ),
         ("imagne x", "there is no command `imagne`", meant("flux-cli imagine")),
         ("foo", "there is no command `foo`", "see `flux-cli --help`"),
         ("help", "there is no command `help`", meant("flux-cli --help")),
@@ -57,7 +66,7 @@ def meant(near: str) -> str:
         ("config nope", "there is no command `config nope`", SEE.format("config")),
         ("config help", "there is no command `config help`", meant("flux-cli config --help")),
     ],
-)  # fmt: skip - a table
+)
 def test_what_was_meant(cli: Cli, typed: str, error: str, hint: str) -> None:
     """The error, and then what to do: nothing else, and 2."""
     done = cli(*typed.split())

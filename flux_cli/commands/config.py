@@ -1,7 +1,8 @@
 """`flux-cli config`: look at the settings and change them."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,22 +20,25 @@ app = typer.Typer(
     "$ flux-cli config set output_dir ~/Pictures/flux\n\n"
     "$ flux-cli config list",
 )
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME", help=f"One of {', '.join(settings.NAMES)}.", autocompletion=completion.setting_names
-    ),
-]
 
 
-@app.command()
+def _one_of(names: Iterable[str]) -> Any:
+    return typer.Argument(
+        metavar="NAME", help=f"One of {', '.join(names)}.", autocompletion=completion.setting_names
+    )
+
+
+Name = Annotated[str, _one_of(settings.NAMES)]
+
+
+@app.command(epilog='Examples:\n\n$ flux-cli config path\n\n$ cat "$(flux-cli config path)"')
 def path() -> int:
     """Print where the config file is."""
     console.out(str(settings.config_path()))
     return 0
 
 
-@app.command("list")
+@app.command("list", epilog="Examples:\n\n$ flux-cli config list\n\n$ flux-cli config list | grep output_dir")
 def list_all() -> int:
     """Print what is set, the key and the webhook secret masked."""
     for name, value in asdict(settings.load()).items():
@@ -43,7 +47,9 @@ def list_all() -> int:
     return 0
 
 
-@app.command()
+@app.command(
+    epilog='Examples:\n\n$ flux-cli config get model\n\n$ ls "$(flux-cli config get output_dir)"',
+)
 def get(name: Name) -> int:
     """Print one setting; exit with 1 if it is not set. The key and the webhook secret are masked."""
     if name not in settings.NAMES:
@@ -55,9 +61,15 @@ def get(name: Name) -> int:
     return 0
 
 
-@app.command("set")
+@app.command(
+    "set",
+    epilog="Examples:\n\n"
+    "$ flux-cli config set model flux-pro-1.1\n\n"
+    "$ flux-cli config set output_dir ~/Pictures/flux\n\n"
+    "$ flux-cli config set sandbox true",
+)
 def set_one(
-    name: Name,
+    name: Annotated[str, _one_of(name for name in settings.NAMES if name != "api_key")],
     value: Annotated[
         str,
         typer.Argument(metavar="VALUE", help="The new value.", autocompletion=completion.setting_values),
@@ -72,7 +84,9 @@ def set_one(
     return 0
 
 
-@app.command()
+@app.command(
+    epilog="Examples:\n\n$ flux-cli config unset model\n\n$ flux-cli config unset webhook_secret",
+)
 def unset(name: Name) -> int:
     """Remove one setting."""
     settings.unset(name)

@@ -10,7 +10,7 @@ from flux_cli.ui import console
 app = typer.Typer(add_completion=False)
 
 
-@app.command()
+@app.command(epilog="Examples:\n\n$ flux-cli logout\n\n$ flux-cli logout && pass show apiframe | flux-cli login")
 def logout() -> int:
     """Remove the stored API key."""
     was_there = settings.unset("api_key")

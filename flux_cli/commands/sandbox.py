@@ -25,7 +25,8 @@ _COLUMN = 30
 @app.command(
     epilog="Examples:\n\n"
     "$ flux-cli sandbox\n\n"
-    '$ flux-cli imagine "a lighthouse [[fetch-flaky 3]]" --api-url http://127.0.0.1:8788\n\n'
+    '$ APIFRAME_API_KEY=anything flux-cli imagine "a lighthouse [[fetch-flaky 3]]" '
+    "--api-url http://127.0.0.1:8788\n\n"
     "$ flux-cli sandbox --list-faults"
 )
 def sandbox(
