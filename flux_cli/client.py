@@ -142,8 +142,13 @@ class Client:
         return found
 
     def account(self, seconds: float = LOOK_SECONDS) -> Account:
-        """Ask for the account behind the key. Raises as `fetch` does."""
-        answer = self._ask("GET", "/account", None, seconds)
+        """Ask for the account behind the key. Raises as `fetch` does, but for UnknownTaskError."""
+        try:
+            answer = self._ask("GET", "/account", None, seconds)
+        except UnknownTaskError as error:
+            raise ServiceDownError(
+                f"there is no account to be asked for: {error.message}", "check --api-url"
+            ) from None
         return Account(
             answer.get("email"), answer.get("credits"), answer.get("total_images"), answer.get("plan"), answer
         )

@@ -60,12 +60,15 @@ An `image_prompt` in a row is a file, as seen from the current directory, or a U
 sent. An `output` is a file, a directory or a template below the batch's directory.
 
 `results.jsonl` in the directory has an object for each row that is over: `row`, `line`, `service` and the keys of
-`--json` in flux-cli(1), in whole lines at every moment. Where the history does not know a row, it says which ones
-are over.
+`--json` in flux-cli(1), in whole lines at every moment. Where the history does not know a row, or knows only that
+it was not accepted, the results say whether it is over. stdout gets what this run finishes: the paths, with
+`--json` the objects; rows of earlier runs are in `results.jsonl` alone.
 
 Where the service asks to slow down, or fails, all submissions slow down, and then recover. After five failures in
 a row that no row is to blame for, such as a refused key or no credits, nothing more is submitted, and what is
-under way is finished. Ctrl-C submits nothing more, tells what is under way, and ends.
+under way is finished; submissions that were under way together count as one. Ctrl-C submits nothing more, tells
+what is under way, and ends. A run that ends by `--max-tasks` says how many rows were not sent; its exit code is
+that of the rows that were.
 
 A second run of rows that another run works on is refused. Shards of one batch may run at once. On one machine
 they share the history; on several, each needs one of its own that outlives it: set `XDG_STATE_HOME` to a

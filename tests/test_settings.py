@@ -238,3 +238,10 @@ def test_a_value_of_the_wrong_type_is_mended_by_hand(cli: Cli) -> None:
     done = cli("config", "set", "sandbox", "true")
     assert done.code == 6
     assert done.stderr.splitlines()[1] == "hint: mend it in an editor, or remove the line"
+
+
+def test_a_wrong_path_in_the_api_url_is_about_the_url(flux: Cli, service: Service) -> None:
+    """There is no id to be checked."""
+    done = flux("account", "--api-url", f"{service.url}/nowhere")
+    assert done.code == 5
+    assert done.stderr.splitlines()[1] == "hint: check --api-url"
