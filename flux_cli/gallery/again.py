@@ -10,10 +10,12 @@ from flux_cli.service import SANDBOX
 
 _TREACHEROUS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that a terminal would act on when they are pasted, and those that change how a line reads."""
+_ESCAPED = re.compile(rf"^-|[\\'!]|{_TREACHEROUS.pattern}")
+"""Those, and what means something to a shell inside of `"$(printf '…')"`."""
 
 
 def command(picture: Picture) -> str:
-    """Return the command line for a POSIX shell (with control characters in the prompt: for bash or zsh)."""
+    """Return the command line, for any of bash, zsh, dash and fish from 3.4."""
     request = {name: value for name, value in picture.request.items() if not name.startswith("webhook_")}
     prompt = str(request.pop("prompt", ""))
     if picture.task_id and (prompt == "-" or "\0" in prompt):  # what no argument can be
@@ -45,16 +47,20 @@ def note(picture: Picture) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text as one word of a shell's command line, safe to paste."""
+    """Return a text as one word of a shell's command line, safe to paste.
+
+    No lone backslash stands in single quotes, where fish alone takes it for more.
+    """
     if not _TREACHEROUS.search(text):
-        return shlex.quote(text)
-    inner = _TREACHEROUS.sub(_escape, text.replace("\\", "\\\\").replace("'", "\\'"))
-    return f"$'{inner}'"
+        bare = text.startswith(("=", "%")) and shlex.quote(text) == text  # zsh expands =ls, fish %self
+        return f"'{text}'" if bare else shlex.quote(text).replace("\\", "'\"\\\\\"'")
+    body = text.rstrip("\n")  # what `$(…)` takes away
+    inner = _ESCAPED.sub(_escape, body.replace("%", "%%"))
+    return f"\"$(printf '{inner}')\"" + (f"'{text[len(body) :]}'" if body != text else "")
 
 
 def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}"
+    return "".join(f"\\{byte:03o}" for byte in match[0].encode())
 
 
 def _option(name: str, value: object) -> list[str]:

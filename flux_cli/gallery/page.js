@@ -8,7 +8,7 @@ const number = new Intl.NumberFormat();
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 let shown = [];  // the pictures that match, in their order on the page
-let current = -1;  // the one in the large view, by its place in `shown`
+let current = null;  // the one in the large view
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -47,7 +47,7 @@ function card(picture) {
       element("span", { className: "prompt", dir: "auto", textContent: picture.prompt }),
       element("span", { className: "meta" }, picture.model, detail(seedOf(picture), " · ", "")),
       element("span", { className: "meta" }, detail(sizeOf(picture), "", " · "), timeOf(picture))));
-  button.addEventListener("click", () => open(shown.indexOf(picture)));
+  button.addEventListener("click", () => open(picture));
   picture.words = [picture.prompt, picture.model, picture.seed, picture.task, picture.url]
     .join("\n").toLowerCase();
   picture.item = element("li", {}, button);
@@ -83,9 +83,9 @@ function fact(name, ...content) {
   }
 }
 
-function open(place) {
-  current = place;
-  const picture = shown[place];
+function open(picture) {
+  current = picture;
+  const place = shown.indexOf(picture);
   const image = byId("picture");
   byId("trouble").hidden = true;
   image.onerror = () => {
@@ -124,8 +124,8 @@ function open(place) {
 }
 
 function turn(step) {
-  const place = Math.min(shown.length - 1, Math.max(0, current + step));
-  if (place !== current) open(place);
+  const picture = shown[Math.min(shown.length - 1, Math.max(0, shown.indexOf(current) + step))];
+  if (picture !== current) open(picture);
 }
 
 async function copy() {
@@ -161,7 +161,9 @@ byId("close").addEventListener("click", () => large.close());
 byId("copy").addEventListener("click", copy);
 large.addEventListener("close", () => {
   byId("picture").removeAttribute("src");
-  const button = shown[current].item.firstChild;
+  // The event comes after the closing: by then somebody may be typing, and the card may have been filtered out.
+  if (byId("controls").contains(document.activeElement)) return;
+  const button = current.item.firstChild;
   button.scrollIntoView({ block: "nearest" });
   button.focus();
 });
