@@ -304,7 +304,7 @@ def _opened(path: Path) -> "sqlite3.Connection":
         connection.execute("PRAGMA synchronous = FULL")
         version = _version(connection)
         if version == 0:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _use_wal(connection)
             connection.execute("BEGIN EXCLUSIVE")
             if _version(connection) == 0:  # nobody else was quicker
                 for statement in _SCHEMA.split(";")[:-1]:
@@ -318,11 +318,31 @@ def _opened(path: Path) -> "sqlite3.Connection":
     return connection
 
 
+def _use_wal(connection: "sqlite3.Connection") -> None:
+    """Switch the file to WAL mode, waiting for other processes: SQLite does not wait by itself for this."""
+    import sqlite3
+
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+
+
 def _version(connection: "sqlite3.Connection") -> int:
     """Return the version of the file's schema, 0 for an empty file. Raises LocalFileError for a strange one."""
+    began = not connection.in_transaction
+    if began:
+        connection.execute("BEGIN")  # all three of one moment: another process may be creating the schema
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if began:
+        connection.commit()
     if application == APPLICATION_ID and version > VERSION:
         raise LocalFileError(
             f"the history was written by a newer flux-cli (format {version}, this one knows {VERSION})",

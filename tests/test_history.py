@@ -5,7 +5,9 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -169,6 +171,7 @@ def test_a_file_that_is_not_as_it_should_be(history: History, statement: str, sa
 
 WRITER = """
 import sys
+import threading
 from pathlib import Path
 from flux_cli.history import History
 from flux_cli.task import Status
@@ -285,3 +288,18 @@ def test_the_images_of_a_request_are_described_not_kept(cli: Cli) -> None:
     assert record["request"]["image_prompt"]["bytes"] == len(image)
     assert "webhook_secret" not in record["request"]
     assert sum(path.stat().st_size for path in cli.history_file.parent.glob("history*")) < 200_000
+
+
+def test_many_that_create_the_history_at_the_same_moment(tmp_path: Path) -> None:
+    """None of them takes what the others have half done for another program's data, or for a locked file."""
+
+    def open_at(path: Path, start: threading.Barrier) -> None:
+        start.wait()
+        History(path).close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(40):
+            start = threading.Barrier(8)
+            path = tmp_path / str(number) / "history.sqlite3"
+            for opened in [pool.submit(open_at, path, start) for _ in range(8)]:
+                opened.result()
