@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from rich.cells import cell_len
 
 from tests.conftest import Cli
 from tests.screen import Screen
@@ -107,6 +108,28 @@ def test_tables_fit_the_terminal(flux: Cli, command: list[str], columns: int) ->
         assert "".join(screen.text).count("processing") == (1 if "--limit" in command else 3)
     if columns == 200:
         assert len(screen.text) <= 7
+
+
+@pytest.mark.parametrize("columns", [40, 80, 110, 200])
+def test_no_column_of_a_table_vanishes(flux: Cli, columns: int) -> None:
+    """Where they do not all fit side by side, a row takes more lines: ids and paths are whole, at any width."""
+    for prompt in (WIDE, "a kite " * 30, "short"):
+        output = f"pictures/{'long-' * 8}{prompt[0]}.png"
+        assert flux("imagine", prompt, "-o", output, *SMALL, "-q").code == 0
+    task_ids = [record["task_id"] for record in flux.history()]
+    paths = [f"pictures/{path.name}" for path in (flux.cwd / "pictures").iterdir()]
+    for command, expected in {
+        ("history",): [*task_ids, *paths, "日本の富士山と桜 [bold]", "a kite a kite", "short"],
+        ("fetch", *task_ids): [f"/{task_id}.png" for task_id in task_ids],
+        ("models",): ["--image-prompt-strength", "--aspect-ratio", "--raw", "--guidance", "takes besides"],
+        ("account",): ["email", "plan"],
+    }.items():
+        screen = Screen(flux, *command, columns=columns, lines=80)
+        assert screen.end() == 0
+        together = re.sub(r"\s+", "", "".join(screen.text))
+        for each in expected:
+            assert re.sub(r"\s+", "", each) in together, "\n".join(screen.text)
+        assert max(map(cell_len, screen.text)) <= columns
 
 
 def test_help_is_shown_without_a_command(cli: Cli) -> None:

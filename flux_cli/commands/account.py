@@ -27,5 +27,6 @@ def account(*, service: ServiceOptions) -> int:
     if service.json:
         console.out_json(values)
     else:
-        tables.show(("", ""), [(name, "-" if value is None else str(value)) for name, value in values.items()])
+        rows = [(name, "-" if value is None else str(value)) for name, value in values.items()]
+        tables.show(("name", "value"), rows, grow=("value",), header=False)
     return 0

@@ -48,7 +48,8 @@ def history(
         for record in records:
             console.out_json(_as_json(record))
     elif records:
-        tables.show(("when", "task", "status", "prompt", "file"), map(_row, records), grow=("prompt", "file"))
+        columns = ("when", "task", "status", "prompt", "file")
+        tables.show(columns, map(_row, records), grow=("prompt", "file"), cut=("prompt",))
     return 0
 
 
