@@ -481,6 +481,7 @@ def test_a_target_that_hangs_holds_no_picture_back(flux: Cli, listen: Listen) ->
         wait_until(lambda: any(line[1] == "finished" for line in listening.lines))
         assert "could not be forwarded" not in listening.err.read_text()  # which it says after 10 s
         listening.process.send_signal(signal.SIGINT)
+        wait_until(lambda: "Ctrl-C ends at once" in listening.err.read_text())
         done = listening.end(signal.SIGINT)
     assert done.code == 130
     assert len(flux.files()) == 1
