@@ -4,8 +4,10 @@ import re
 
 import pytest
 from rich.cells import cell_len
+from rich.color import Color
 
 from tests.conftest import Cli
+from tests.faults.wire import Wire, told
 from tests.screen import Screen
 
 SMALL = ("--width", "256", "--height", "256")
@@ -83,6 +85,34 @@ def test_colour_and_bars_only_where_they_are_welcome(
     assert bool(re.search(rb"\x1b\[[0-9;]*3[0-9]", screen.raw)) is colour
     assert (b"\x1b" in screen.raw) is bars
     assert (b"submitted" in screen.raw) is not bars
+
+
+def contrast(colour: Color, other: float) -> float:
+    """Return the ratio of the lightness of a colour and another one, by the rule of the web's guidelines."""
+    parts = [part / 255 for part in colour.get_truecolor()]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    lightness = sum(part * weight for part, weight in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+    return (max(lightness, other) + 0.05) / (min(lightness, other) + 0.05)
+
+
+def test_colours_hold_on_dark_and_light(flux: Cli) -> None:
+    """No yellow, no white, nothing nearly black: in bars with and without a percentage, tables and help."""
+    with Wire({"/fetch": told({"task_id": "task-0", "status": "x"})}) as wire:
+        shown = [Screen(flux, "imagine", "x", env={"FLUX_CLI_API_URL": wire.url})]
+        shown[0].until(lambda lines: any("0:00:01" in line for line in lines))
+        shown[0].type("\x03")
+        assert shown[0].end() == 130
+    bars = Screen(flux, "imagine", "a kite [[seconds 1]]", *SMALL)
+    shown += [bars, Screen(flux, "history"), Screen(flux, "imagine", "--help", lines=90)]
+    for screen in shown[1:]:
+        assert screen.end() == 0
+    found = set(re.findall(rb"\x1b\[([\d;]+)m", b"".join(screen.raw for screen in shown)))
+    basic = {code for code in found if b"5;" not in code}
+    assert basic <= {b"0", b"1", b"2", b"31", b"32", b"36", b"1;31", b"1;32", b"1;36", b"90"}
+    for code in found - basic:
+        colour = Color.from_ansi(int(code.removeprefix(b"38;5;")))
+        assert min(contrast(colour, 0), contrast(colour, 1)) > 2.5, code
+        assert colour.get_truecolor().red <= colour.get_truecolor().green, code  # red is for errors
 
 
 def test_without_a_utf_8_locale_nothing_breaks(flux: Cli) -> None:

@@ -115,8 +115,6 @@ def _made(paths: list[Path], quiet: bool) -> "Iterable[Thumbnail | None]":
     coming = thumbnails(paths)
     if quiet or not console.is_terminal(sys.stderr):
         return coming
-    from rich.console import Console  # rich.progress: 90 ms
-    from rich.progress import track
+    from rich.progress import track  # 90 ms
 
-    terminal = Console(file=sys.stderr)
-    return track(coming, "Thumbnails", len(paths), console=terminal, transient=True)
+    return track(coming, "Thumbnails", len(paths), console=console.for_bars(), transient=True)

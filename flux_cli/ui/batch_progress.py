@@ -81,9 +81,7 @@ class BatchBars(Display, BatchSilence):
 
     def __init__(self, tally: Tally, name: str, flags: str = "") -> None:
         super().__init__(tally, name, flags)
-        from rich.console import Console  # 60 ms, only for people
-
-        self._console = Console(file=console.stderr, highlight=False)
+        self._console = console.for_bars()
         self._running: dict[Job, float] = {}
         self._began = time.monotonic()
         self._ends: deque[float] = deque(maxlen=RATE_ROWS)
@@ -146,7 +144,7 @@ class BatchBars(Display, BatchSilence):
         yield table
         yield Text(self._counts(), no_wrap=True, overflow="ellipsis", style="dim")
         if time.monotonic() - self._trouble[1] < TROUBLE_SECONDS:
-            yield Text(console.clean(self._trouble[0]), no_wrap=True, overflow="ellipsis", style="yellow")
+            yield Text(console.clean(self._trouble[0]), no_wrap=True, overflow="ellipsis", style="red")
         room = min(TASKS_SHOWN, options.size.height - 4)
         # A copy, since the loop's thread goes on changing the original.
         for job, percentage in nlargest(max(0, room), list(self._running.items()), key=lambda each: each[1]):
@@ -185,7 +183,7 @@ def _task_line(job: Job, percentage: float, width: int) -> "Table":
     table.add_column(no_wrap=True, min_width=4)
     table.add_row(
         Text(console.clean(job.prompt), no_wrap=True, overflow="ellipsis"),
-        ProgressBar(total=100, completed=percentage, complete_style="cyan"),
+        ProgressBar(total=100, completed=percentage),
         Text(f"{percentage:.0f}%" if percentage < 100 else "saving", justify="right", style="cyan"),
     )
     return table

@@ -202,8 +202,7 @@ class _Narrower:
 
 
 def _progress() -> "Progress":
-    from rich.console import Console  # rich.progress: 90 ms
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TimeElapsedColumn  # 90 ms
     from rich.table import Column
     from rich.text import Text
 
@@ -223,10 +222,10 @@ def _progress() -> "Progress":
 
     return Progress(
         Prompt(table_column=Column(ratio=3, no_wrap=True)),
-        BarColumn(bar_width=None, complete_style="cyan", finished_style="green", table_column=Column(ratio=4)),
+        BarColumn(bar_width=None, table_column=Column(ratio=4)),
         State(table_column=Column(no_wrap=True, min_width=4)),
         TimeElapsedColumn(table_column=Column(no_wrap=True)),
-        console=Console(file=console.stderr, highlight=False),
+        console=console.for_bars(),
         expand=True,
     )
 
