@@ -77,6 +77,18 @@ class Screen:
         self._screen.resize(lines, columns)
         self._resize(columns, lines)
 
+    def reflow(self, columns: int, lines: int = 24) -> None:
+        """Change the size as tmux and most terminals do: lines break anew, the cursor keeps its place in them."""
+        cursor, shown = self._screen.cursor, self.text
+        until = [*shown, *[""] * (cursor.y + 1 - len(shown))]
+        above = "\r\n".join([*until[: cursor.y], until[cursor.y][: cursor.x]])
+        self._screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self._screen)
+        self._stream.feed(f"{above}\x1b7{until[cursor.y][cursor.x :]}".encode())
+        self._stream.feed("".join(f"\r\n{line}" for line in until[cursor.y + 1 :]).encode())
+        self._stream.feed(b"\x1b8")
+        self._resize(columns, lines)
+
     def type(self, text: str) -> None:
         """Type on the keyboard."""
         os.write(self._master, text.encode())

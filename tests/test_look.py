@@ -54,6 +54,20 @@ def test_a_resize_leaves_nothing_behind(flux: Cli) -> None:
     assert not screen.cursor_hidden
 
 
+@pytest.mark.parametrize("flags", [(), ("-v",)])
+def test_a_terminal_that_breaks_lines_anew_keeps_no_dead_bars(flux: Cli, flags: tuple[str, ...]) -> None:
+    """From 100 to 40 to 120 columns, where a bar becomes three lines: two bars, then only the results."""
+    screen = Screen(flux, "imagine", "-n", "2", "a kite [[seconds 3]]", *SMALL, *flags, columns=100)
+    screen.until(has_bars(2))  # type: ignore[arg-type]
+    for columns in (40, 120):
+        screen.reflow(columns)
+        screen.until(lambda lines: [len(line) for line in lines if "%" in line] == [columns] * 2)  # noqa: B023 - now
+    assert screen.end() == 0
+    assert not [line for line in screen.text if "━" in line]
+    if not flags:
+        assert sorted(screen.text) == flux.files()
+
+
 def test_ctrl_c_takes_the_bar_away_and_tells_how_to_go_on(flux: Cli) -> None:
     """130, the id, the command that goes on, and a cursor."""
     screen = Screen(flux, "imagine", "a kite [[never]]", columns=100)

@@ -118,20 +118,17 @@ class BatchBars(Display, BatchSilence):
                 super().ended(job, result)
 
     def _open(self) -> None:
-        from rich.live import Live
+        from flux_cli.ui.below import Below
 
-        self._live = Live(
-            self, console=self._console, transient=True, refresh_per_second=8, vertical_overflow="crop"
-        )
-        self._live.start(refresh=True)
+        self._shown = Below(self._console, self, per_second=8)
+        self._shown.start()
 
     def __rich_console__(self, screen: "Console", options: "ConsoleOptions") -> "Iterator[RenderableType]":
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        # Three columns stay free for the terminal's own `^C`, which would wrap at the end of a full line.
-        width = max(1, options.max_width - 3)
+        width = options.max_width
         tally = self._tally
         table = Table.grid(expand=True, padding=(0, 1))
         table.width = width

@@ -10,10 +10,9 @@ from flux_cli.task import Status, wait_command
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions
-    from rich.live import Live
     from rich.progress import Progress, TaskID
-    from rich.segment import Segment
+
+    from flux_cli.ui.below import Below
 
 
 class Silence:
@@ -103,13 +102,13 @@ def new_name(job: Job, result: Result) -> bool:
 class Display(Silence):
     """Bars below the lines that stay: they are taken away while one is written."""
 
-    _live: "Live | None" = None
+    _shown: "Below | None" = None
 
     def close(self) -> None:
         """Remove the bars and give the cursor back."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        if self._shown is not None:
+            self._shown.stop()
+            self._shown = None
 
     def unrecorded(self, job: Job, message: str) -> None:
         """Tell the task's id, above the bars."""
@@ -126,10 +125,7 @@ class Display(Silence):
             self._open()
 
     def _open(self) -> None:
-        """Show the bars where the cursor is now.
-
-        Each time in a new display: one that is started again first moves up over what was written since.
-        """
+        """Show the bars where the cursor is now."""
         raise NotImplementedError
 
 
@@ -177,28 +173,17 @@ class Bars(Display):
                 console.hint(wait_command(job.task_id, self._flags))
 
     def _open(self) -> None:
-        if self._live is None and self._bars:
-            from rich.live import Live
+        if self._shown is None and self._bars:
+            from flux_cli.ui.below import Below
 
-            bars = _Narrower(self._progress)
-            self._live = Live(bars, console=self._progress.console, transient=True, refresh_per_second=10)
-            self._live.start(refresh=True)
+            self._shown = Below(self._progress.console, self._progress, per_second=10)
+            self._shown.start()
 
     def _bar(self, job: Job) -> "TaskID":
         if job not in self._bars:
             self._bars[job] = self._progress.add_task(console.clean(job.prompt), total=None, state="")
             self._open()
         return self._bars[job]
-
-
-class _Narrower:
-    """Leaves room for the terminal's own `^C`: at the end of a full line it would wrap, and leave a bar behind."""
-
-    def __init__(self, inner: "Progress") -> None:
-        self._inner = inner
-
-    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "Iterator[Segment]":
-        yield from console.render(self._inner, options.update_width(max(1, options.max_width - 3)))
 
 
 def _progress() -> "Progress":
