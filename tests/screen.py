@@ -61,7 +61,9 @@ class Screen:
             line = Text()
             for column in range(self._screen.columns):
                 cell = self._screen.buffer[number][column]
-                colour = NAMES.get(cell.fg) or f"#{cell.fg}"
+                bright = cell.fg.removeprefix("bright")
+                name = NAMES.get(bright) if bright == cell.fg else f"bright_{NAMES.get(bright, bright)}"
+                colour = name or f"#{cell.fg}"
                 line.append(cell.data, Style(color=None if cell.fg == "default" else colour, bold=cell.bold))
             line.rstrip()
             lines.append(line)
