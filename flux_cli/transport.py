@@ -172,7 +172,8 @@ class Transport:
                     self.api_url + path,
                     data=payload,
                     headers={"Content-Type": "application/json"} if payload else None,
-                    timeout=(min(seconds, CONNECT_SECONDS), min(seconds, SILENCE_SECONDS)),
+                    # A little more than the call has, which ends with a clearer word.
+                    timeout=(min(seconds + 1, CONNECT_SECONDS), min(seconds + 1, SILENCE_SECONDS)),
                     allow_redirects=False,
                     stream=True,
                 )
