@@ -346,9 +346,8 @@ class Run:
         pause = min(BACKOFF_MAX, backoff(1) + job.waited)
         if isinstance(error, UnreachableError) and job.waited + pause <= self._plan.picture_patience:
             job.waited += pause
-            self._jobs.running[job] = (
-                time.monotonic() + pause
-            )  # a look first: the picture may lie elsewhere by then
+            # A look first: the picture may lie elsewhere by then.
+            self._jobs.running[job] = time.monotonic() + pause
             self._ledger.tell(self._observer.trouble, job, error.message)
             return
         self._end_resumable(job, _not_saved_code(error), error.message, error.hint)

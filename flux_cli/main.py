@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer._click.exceptions import NoArgsIsHelpError
+from typer._click.exceptions import ClickException, NoArgsIsHelpError
 from typer.core import TyperGroup
-from typer.exceptions import TyperException
 
 from flux_cli import __version__, signals
 from flux_cli.errors import ExitCode, FluxError, SignalReceived
@@ -148,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
         return int(code or 0)
     except typer.Exit as request:
         return request.exit_code
-    except TyperException as error:
+    except ClickException as error:
         from flux_cli.ui import slips
 
         message, hint = slips.explained(error, group, arguments)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flux_cli import __version__
+from tests.conftest import KEY, Service
 
 ROOT = Path(__file__).parents[1]
 PACKAGING = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -46,10 +47,22 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel in an environment of its own."""
+    return install(built, tmp_path_factory)
+
+
+def install(built: Path, tmp_path_factory: pytest.TempPathFactory, *requirements: str) -> Installed:
+    """Install the wheel, and what else is required, into a new environment."""
     prefix = tmp_path_factory.mktemp("prefix")
     venv.create(prefix, with_pip=True)
     (wheel,) = built.glob("*.whl")
-    pip = [str(prefix / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", str(wheel)]
+    pip = [
+        str(prefix / "bin" / "pip"),
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        str(wheel),
+        *requirements,
+    ]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Installed(prefix, tmp_path_factory.mktemp("home"))
@@ -104,6 +117,21 @@ def test_the_installed_program_runs(installed: Installed) -> None:
     )
     assert installed.run("flux-cli", "--help").returncode == 0
     assert installed.run("flux-cli", "history").returncode == 0
+
+
+def test_the_oldest_dependencies_that_it_names_will_do(
+    built: Path, tmp_path_factory: pytest.TempPathFactory, service: Service
+) -> None:
+    """An environment may hold them already, and pip leaves them as they are."""
+    oldest = [each.partition(",")[0].replace(">=", "==") for each in PACKAGING["project"]["dependencies"]]
+    old = install(built, tmp_path_factory, *oldest)
+    key = {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": service.url}
+    done = old.run("flux-cli", "imagine", "x", "--width", "256", "--height", "256", "-o", "x.png", **key)
+    assert (done.returncode, done.stdout) == (0, "x.png\n"), done.stderr
+    assert old.run("flux-cli", "config", "set", "model", "flux-dev").returncode == 0
+    assert old.run("flux-cli", "--help").returncode == 0
+    slip = old.run("flux-cli", "imagine", "--widht", "3")
+    assert (slip.returncode, slip.stderr.splitlines()[1]) == (2, "hint: did you mean `--width`?")
 
 
 def test_what_it_installs_besides_is_what_it_says(installed: Installed) -> None:

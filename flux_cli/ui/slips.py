@@ -4,13 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from typer._click.exceptions import BadOptionUsage, BadParameter, MissingParameter, NoSuchOption
-from typer.exceptions import TyperException
+from typer._click.exceptions import BadOptionUsage, BadParameter, ClickException, MissingParameter, NoSuchOption
 
 PROGRAM = "flux-cli"
 
 
-def explained(error: TyperException, group: Any, arguments: Sequence[str]) -> tuple[str, str]:
+def explained(error: ClickException, group: Any, arguments: Sequence[str]) -> tuple[str, str]:
     """Return the message and the hint; `group` is the program, `arguments` is what was typed."""
     context = getattr(error, "ctx", None)
     known = arguments and arguments[0] in group.list_commands(None)
