@@ -165,7 +165,7 @@ def main(arguments: Sequence[str]) -> int:
         return ExitCode.SIGINT
     except SignalReceived as signal:
         return signal.exit_code
-    except (BrokenPipeError, SystemExit):  # rich raises the latter where nobody reads
+    except BrokenPipeError:
         console.discard_stdout()
         return ExitCode.SIGPIPE
     except Exception as error:

@@ -112,9 +112,12 @@ def listen(
         listener = Listener(connected.client if has_key else None, saver, _history(), teller, orders)
         reception = Reception(secret, listener.deliver, listener.refused, listener.failed)
         with receiving(host, port, reception) as url:
-            if not service.quiet:
-                _introduce(url, secret=secret is not None, has_key=has_key)
-            return listener.run()
+
+            def introduce() -> None:
+                if not service.quiet:
+                    _introduce(url, secret=secret is not None, has_key=has_key)
+
+            return listener.run(introduce)
 
 
 def _secret(file: Path | None, insecure: bool, config: settings.Config) -> str | None:

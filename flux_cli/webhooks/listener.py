@@ -144,8 +144,10 @@ class Listener:
 
         self._calls.put(end)
 
-    def run(self) -> ExitCode:
+    def run(self, ready: Callable[[], None]) -> ExitCode:
         """Do what comes in, until there were enough; return the exit code that speaks for the tasks.
+
+        `ready` is called once a signal ends the run in its own time, and not wherever it happens to be.
 
         Raises:
             KeyboardInterrupt, SignalReceived: Asked to end; what was under way is finished, unless asked twice.
@@ -155,6 +157,7 @@ class Listener:
             threading.Thread(target=self._forward, args=(self._orders.forward_to,), daemon=True).start()
         with deferred(lambda: self._calls.put(lambda: None)) as asked_to_end:
             try:
+                ready()
                 while not self._is_done():
                     self._handle_next()
                     if asked_to_end and not self._ending.is_set():
