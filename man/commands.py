@@ -1,11 +1,12 @@
 """What a command says of itself, as blocks of a page: usage, arguments, options, examples, environment."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
+from flux_cli.ui.help_page import facts
 from man.roff import Block, Inline, Item, bold, paragraph, section, slanted, terms
 
 Context = Any
@@ -14,10 +15,8 @@ Option = Any  # typer's classes for contexts and options are private
 
 def words(sentences: str) -> Block:
     """Return a paragraph; what stands between backticks is to be typed as it stands."""
-    unescaped = " ".join(sentences.split()).replace(
-        "\\[", "["
-    )  # help texts escape what rich would take for markup
-    return paragraph(*(bold(part) if n % 2 else part for n, part in enumerate(unescaped.split("`"))))
+    parts = " ".join(sentences.split()).split("`")
+    return paragraph(*(bold(part) if n % 2 else part for n, part in enumerate(parts)))
 
 
 def paragraphs(text: str) -> list[Block]:
@@ -61,7 +60,7 @@ def options(context: Context) -> Block:
 
 def examples(context: Context) -> list[str]:
     """Return the examples of a command's help, as typed after a `$`."""
-    return re.findall(r"^\$ .*$", (context.command.epilog or "").replace("\\[", "["), re.MULTILINE)
+    return re.findall(r"^\$ .*$", context.command.epilog or "", re.MULTILINE)
 
 
 def variables(contexts: Iterable[Context]) -> dict[str, str]:
@@ -93,16 +92,4 @@ def _option(param: Option, context: Context) -> Item:
         term += [", ", bold(name)] if term else [bold(name)]
     if not param.is_flag:
         term += [" ", slanted(param.make_metavar(context))]
-    return term, [words(" ".join([param.help or "", *_facts(param, context)]))]
-
-
-def _facts(param: Option, context: Context) -> Iterator[str]:
-    """Yield what an option knows beyond its help text: limits, default, environment variable."""
-    low, high = getattr(param.type, "min", None), getattr(param.type, "max", None)
-    if low is not None:
-        yield f"At least {low:g}." if high is None else f"From {low} to {high}."
-    default = param.get_default(context)
-    if not param.is_flag and isinstance(default, str | int | float):
-        yield f"Default: {default:g}." if isinstance(default, float) else f"Default: {default}."
-    if param.envvar:
-        yield f"Environment: `{param.envvar}`."
+    return term, [words(" ".join([param.help or "", *facts(param, context)]))]

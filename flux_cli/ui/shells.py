@@ -209,8 +209,8 @@ def _kind(item: CompletionItem) -> str:
 
 
 def _description(item: CompletionItem) -> str:
-    """Return a candidate's description as one safe line; help texts escape what rich would take for markup."""
-    return console.shortened((item.help or "").replace("\\[", "["), _DESCRIPTION_WIDTH)
+    """Return a candidate's description as one safe line."""
+    return console.shortened(item.help or "", _DESCRIPTION_WIDTH)
 
 
 def _cut(text: str, columns: int) -> str:
