@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from flux_cli.request import DEFAULT_MODEL, FIELDS, MODELS
+from flux_cli.api.request import DEFAULT_MODEL, FIELDS, MODELS
 
 ASPECT_RATIOS = ("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21")
 """The common ones, from the widest to the tallest that the service takes."""
@@ -71,7 +71,7 @@ def numbers(name: str) -> Callable[[], Iterator[Candidate]]:
 
 def output(incomplete: str) -> Iterator[Candidate]:
     """Yield the fields of a template inside of a brace, else what makes the shell offer files."""
-    from flux_cli import naming
+    from flux_cli.pictures import naming
 
     before, brace, name = incomplete.rpartition("{")
     if brace and "}" not in name:
@@ -90,7 +90,7 @@ def faults() -> Iterator[Candidate]:
 
 def setting_names(ctx: typer.Context) -> Iterator[Candidate]:
     """Yield the names in the config file; `set` takes no key."""
-    from flux_cli import config
+    from flux_cli.storage import config
 
     yield from (name for name in config.NAMES if (ctx.info_name, name) != ("set", "api_key"))
 
@@ -162,6 +162,6 @@ def history_path() -> Path:
     if sys.platform == "linux" and plain and "ANDROID_ROOT" not in os.environ:
         return Path(state, "flux-cli", "history.sqlite3")
 
-    from flux_cli import history
+    from flux_cli.storage import history
 
     return history.history_path()

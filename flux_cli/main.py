@@ -13,7 +13,8 @@ import typer
 from typer._click.exceptions import ClickException, NoArgsIsHelpError
 from typer.core import TyperGroup
 
-from flux_cli import __version__, signals
+from flux_cli import __version__
+from flux_cli.engine import signals
 from flux_cli.errors import ExitCode, FluxError, SignalReceived
 from flux_cli.ui import console, help_page
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from flux_cli import completion
-from flux_cli.request import ULTRA, Body, flag, parse_text, shown
+from flux_cli.api.request import ULTRA, Body, flag, parse_text, shown
 
 REQUEST, OUTPUT, WAITING, SERVICE = "Request", "Output", "Waiting", "Service"
 """The groups in a command's help."""

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import typer
 
-from flux_cli import __version__, config
+from flux_cli import __version__
+from flux_cli.api.request import FIELDS, MODELS, flag
+from flux_cli.api.task import Status
+from flux_cli.engine.job import Result
 from flux_cli.errors import WORST_FIRST, ExitCode
-from flux_cli.job import Result
 from flux_cli.main import COMMANDS, app
-from flux_cli.naming import FIELD_NAMES
-from flux_cli.request import FIELDS, MODELS, flag
+from flux_cli.pictures.naming import FIELD_NAMES
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
-from flux_cli.task import Status
+from flux_cli.storage import config
 from man import commands, prose
 from man.commands import Context, paragraphs, words
 from man.roff import Block, bold, literal, page, paragraph, section, terms

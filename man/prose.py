@@ -4,8 +4,9 @@ A mapping is keyed by such a table; the pages are not made where it does not cov
 blank lines between; what stands between backticks is to be typed as it stands.
 """
 
-from flux_cli import config, naming
 from flux_cli.errors import ExitCode
+from flux_cli.pictures import naming
+from flux_cli.storage import config
 from flux_cli.webhooks.event import SECRET_VARIABLE
 
 ABOUT = """

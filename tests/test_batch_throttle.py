@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli.throttle import FAILING_SECONDS, FIRST_WINDOW, LOOK_GRACE_SECONDS, Throttle
+from flux_cli.engine.throttle import FAILING_SECONDS, FIRST_WINDOW, LOOK_GRACE_SECONDS, Throttle
 from tests import lean
 from tests.conftest import KEY, Cli
 

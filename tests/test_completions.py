@@ -14,10 +14,10 @@ import typer
 from typer.core import TyperGroup
 
 from flux_cli import completion
+from flux_cli.api.task import Status
 from flux_cli.completion import MAX_TASKS
-from flux_cli.history import History, history_path
 from flux_cli.main import COMMANDS, app
-from flux_cli.task import Status
+from flux_cli.storage.history import History, history_path
 from tests.conftest import FLUX_CLI, Cli, Done
 from tests.screen import Screen
 
@@ -467,7 +467,7 @@ def test_a_tab_imports_only_what_it_needs(home: ShellHome) -> None:
     modules = set(done.stderr.split())
     assert NEWEST in done.stdout
     assert "flux_cli.commands.wait" in modules
-    unneeded = {"requests", "rich", "platformdirs", "flux_cli.history", "flux_cli.commands.imagine"}
+    unneeded = {"requests", "rich", "platformdirs", "flux_cli.storage.history", "flux_cli.commands.imagine"}
     assert modules & unneeded == set()
 
 

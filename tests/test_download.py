@@ -10,10 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flux_cli import images
-from flux_cli.download import DownloadError, fetch_image, image_session
-from flux_cli.files import temporary
-from flux_cli.images import GIF, JPEG, KNOWN_TYPES, PNG, WEBP, ImageType, has_end, is_image_extension, sniff
+from flux_cli.pictures import formats as images
+from flux_cli.pictures.download import DownloadError, fetch_image, image_session
+from flux_cli.pictures.formats import (
+    GIF,
+    JPEG,
+    KNOWN_TYPES,
+    PNG,
+    WEBP,
+    ImageType,
+    has_end,
+    is_image_extension,
+    sniff,
+)
+from flux_cli.storage.files import temporary
 from tests.conftest import KEY, Cli
 from tests.faults.table import is_whole, records
 from tests.faults.wire import Request, Wire, after, finished, http, png, told

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from flux_cli import sidecar
+from flux_cli.api.task import Status
 from flux_cli.gallery import page as gallery_page
 from flux_cli.gallery.again import command, quoted
 from flux_cli.gallery.pictures import Picture, Thumbnail
-from flux_cli.history import History
-from flux_cli.task import Status
+from flux_cli.pictures import sidecar
+from flux_cli.storage.history import History
 from tests.conftest import FLUX_CLI, Cli
 from tests.test_imagine import SMALL
 

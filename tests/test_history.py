@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flux_cli.api.task import Status
 from flux_cli.errors import LocalFileError
-from flux_cli.history import VERSION, History, Record
-from flux_cli.task import Status
+from flux_cli.storage.history import VERSION, History, Record
 from tests.conftest import KEY, Cli
 from tests.faults.wire import Request, Wire, http, submitted, told
 
@@ -173,8 +173,8 @@ WRITER = """
 import sys
 import threading
 from pathlib import Path
-from flux_cli.history import History
-from flux_cli.task import Status
+from flux_cli.storage.history import History
+from flux_cli.api.task import Status
 history = History(Path(sys.argv[1]))
 for index in range(30):
     (number,) = history.begin("service", [{"prompt": f"{sys.argv[2]} {index}"}])

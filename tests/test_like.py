@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flux_cli import sidecar
 from flux_cli.errors import LocalFileError
+from flux_cli.pictures import sidecar
 from tests.conftest import Cli, Service
 from tests.test_imagine import SMALL, png
 

@@ -23,11 +23,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flux_cli.client import Client
+from flux_cli.api.client import Client
+from flux_cli.api.transport import Transport
 from flux_cli.commands.listen import Teller
 from flux_cli.errors import UsageError
-from flux_cli.saving import Saver
-from flux_cli.transport import Transport
+from flux_cli.pictures.saving import Saver
 from flux_cli.webhooks.event import MAX_BODY_BYTES, Event, check_secret, is_secret, read_event, read_secret_file
 from flux_cli.webhooks.listener import Listener, Orders
 from flux_cli.webhooks.receiver import MAX_CONNECTIONS, Reception, receiving

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_cli.errors import UsageError
-from flux_cli.images import JPEG, KNOWN_TYPES, PNG, WEBP, ImageType
-from flux_cli.naming import FIELD_NAMES, MAX_NAME_BYTES, Target, plan, slug, values_for
+from flux_cli.pictures.formats import JPEG, KNOWN_TYPES, PNG, WEBP, ImageType
+from flux_cli.pictures.naming import FIELD_NAMES, MAX_NAME_BYTES, Target, plan, slug, values_for
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=400)
 FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli.polling import BACKOFF_MAX, BLIND_MAX, FAR_SECONDS, FIRST_SECONDS, Pace, backoff
+from flux_cli.api.backoff import BACKOFF_MAX, backoff
+from flux_cli.engine.polling import BLIND_MAX, FAR_SECONDS, FIRST_SECONDS, Pace
 
 LENGTHS = (2.4, 5.7, 10.3, 20.6)
 ROUND_TRIP = 0.01

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli.request import FIELDS, MODELS, ULTRA, broken_rules, flag, is_http_url, key, parse_text, shown
+from flux_cli.api.request import FIELDS, MODELS, ULTRA, broken_rules, flag, is_http_url, key, parse_text, shown
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),

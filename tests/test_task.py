@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli.client import is_task_id, parse_retry_after
-from flux_cli.task import MAX_ERROR_CHARACTERS, Status, read_error, read_percentage, read_task
-from flux_cli.transport import MIN_SECRET_CHARACTERS, Answer, ways_to_write
+from flux_cli.api.client import is_task_id, parse_retry_after
+from flux_cli.api.task import MAX_ERROR_CHARACTERS, Status, read_error, read_percentage, read_task
+from flux_cli.api.transport import MIN_SECRET_CHARACTERS, Answer, ways_to_write
 from tests.conftest import Cli
 
 URL = "https://images.example/x.png"

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from flux_cli.api.task import Status, Task
 from flux_cli.batch.results_file import ResultsFile
 from flux_cli.batch.standing import Place, Standing, Tally, standing
+from flux_cli.engine.job import Job, Observer, Result
 from flux_cli.errors import ExitCode, LocalFileError
-from flux_cli.history import Record
-from flux_cli.job import Job, Observer, Result
-from flux_cli.task import Status, Task
+from flux_cli.storage.history import Record
 
 
 @dataclass(eq=False)

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 
-from flux_cli.files import local_errors, place, sync, temporary
-from flux_cli.locks import lock
-from flux_cli.task import Status
+from flux_cli.api.task import Status
+from flux_cli.storage.files import local_errors, place, sync, temporary
+from flux_cli.storage.locks import lock
 
 NAME = "results.jsonl"
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flux_cli import image_prompt, naming
+from flux_cli.api.request import JsonValue, broken_rules, flag, shown
 from flux_cli.batch.results_file import NAME
 from flux_cli.batch.sheet import COLUMNS, OWN_COLUMNS, BadRowError, Line, Sheet, unknown_name
 from flux_cli.errors import UsageError
-from flux_cli.request import JsonValue, broken_rules, flag, shown
+from flux_cli.pictures import image_prompt, naming
 
 MAX_NAME_BYTES = 255
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")

@@ -9,9 +9,9 @@ from math import gcd
 from pathlib import Path
 
 from flux_cli.errors import LocalFileError, UsageError
-from flux_cli.files import local_errors
-from flux_cli.history import state_path
-from flux_cli.locks import lock
+from flux_cli.storage.files import local_errors
+from flux_cli.storage.history import state_path
+from flux_cli.storage.locks import lock
 
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _CLAIM = re.compile(r"[0-9a-f]{16}\.([0-9]+)-([0-9]+)\.lock")

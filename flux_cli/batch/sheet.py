@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from flux_cli.api.request import FIELDS, parse_text, shown
 from flux_cli.errors import LocalFileError, UsageError
-from flux_cli.request import FIELDS, parse_text, shown
 
 OWN_COLUMNS = ("id", "output")
 """What a row may have beside the request's fields."""

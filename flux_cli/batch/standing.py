@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from flux_cli.api.task import Status
 from flux_cli.errors import ExitCode, worst
-from flux_cli.task import Status
 
 
 class Standing(Enum):

@@ -10,19 +10,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flux_cli import image_prompt
+from flux_cli.api.request import Body, is_http_url
+from flux_cli.api.task import Status
 from flux_cli.batch.recorder import RowJob, as_json
 from flux_cli.batch.results_file import ResultsFile
 from flux_cli.batch.rows import Row, rows, target_for
 from flux_cli.batch.shards import Shard
 from flux_cli.batch.sheet import BadRowError, Sheet
 from flux_cli.batch.standing import Place, Standing, Tally, standing
+from flux_cli.engine.job import Job
 from flux_cli.errors import ExitCode, LocalFileError
-from flux_cli.files import local_errors
-from flux_cli.history import History, Record
-from flux_cli.job import Job
-from flux_cli.request import Body, is_http_url
-from flux_cli.task import Status
+from flux_cli.pictures import image_prompt
+from flux_cli.storage.files import local_errors
+from flux_cli.storage.history import History, Record
 
 
 @dataclass(frozen=True)

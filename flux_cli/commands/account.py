@@ -2,9 +2,9 @@
 
 import typer
 
-from flux_cli import config as settings
 from flux_cli import options
 from flux_cli.options import ServiceOptions
+from flux_cli.storage import config as settings
 from flux_cli.ui import console, tables
 
 app = typer.Typer(add_completion=False)

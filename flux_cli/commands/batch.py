@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from flux_cli import completion, options
-from flux_cli import config as settings
 from flux_cli.options import RequestOptions, ServiceOptions
+from flux_cli.storage import config as settings
 
 app = typer.Typer(add_completion=False)
 
@@ -141,7 +141,7 @@ def batch(
     from flux_cli.batch.shards import Shard
     from flux_cli.batch.work import BatchPlan
     from flux_cli.commands import batching, connecting, running
-    from flux_cli.saving import Saver
+    from flux_cli.pictures.saving import Saver
 
     config = settings.load()
     limit = None if timeout is None else running.seconds(timeout)

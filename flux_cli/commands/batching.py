@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flux_cli import config as settings
-from flux_cli import image_prompt, naming
+from flux_cli.api.request import DEFAULT_MODEL, Body, broken_rules, flag
 from flux_cli.batch.recorder import Recorder
 from flux_cli.batch.results_file import ResultsFile
 from flux_cli.batch.rows import Checks, Row, rows
 from flux_cli.batch.shards import claimed
 from flux_cli.batch.sheet import BadRowError, Sheet
 from flux_cli.batch.work import Batch, BatchPlan, bodies
+from flux_cli.commands.service import Service
+from flux_cli.engine.run import Plan, Run
 from flux_cli.errors import BrokenRulesError, ExitCode, FluxError, LocalFileError, UsageError, worst
-from flux_cli.generate import Plan, Run
-from flux_cli.history import History
 from flux_cli.options import PictureOptions, RequestOptions, ServiceOptions
-from flux_cli.request import DEFAULT_MODEL, Body, broken_rules, flag
-from flux_cli.saving import Saver
-from flux_cli.service import Service
+from flux_cli.pictures import image_prompt, naming
+from flux_cli.pictures.saving import Saver
+from flux_cli.storage import config as settings
+from flux_cli.storage.history import History
 from flux_cli.ui import batch_summary, console
 from flux_cli.ui.batch_progress import RowPrinter, batch_observer
 

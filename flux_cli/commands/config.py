@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from flux_cli import completion
-from flux_cli import config as settings
 from flux_cli.errors import UsageError
+from flux_cli.storage import config as settings
 from flux_cli.ui import console
 
 app = typer.Typer(

@@ -10,15 +10,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from flux_cli.client import is_task_id
-from flux_cli.config import Config
+from flux_cli.api.client import is_task_id
+from flux_cli.commands.service import Choice, Service, choose, connected
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.options import ServiceOptions
-from flux_cli.service import SANDBOX, Choice, Service, choose, connected
+from flux_cli.storage.config import Config
+from flux_cli.storage.history import SANDBOX
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
-    from flux_cli.history import History, Record
+    from flux_cli.storage.history import History, Record
 
 
 def chosen(options: ServiceOptions, config: Config) -> Choice:
@@ -41,7 +42,7 @@ def opened(options: ServiceOptions, config: Config, secret: str | None = None) -
 
 def existing_history() -> "History | None":
     """Open the history for a command that can do without one; one that cannot be used is a warning there."""
-    from flux_cli.history import History, history_path
+    from flux_cli.storage.history import History, history_path
 
     if not history_path().exists():
         return None

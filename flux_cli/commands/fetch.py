@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flux_cli import completion, options
-from flux_cli import config as settings
+from flux_cli.api.task import Status, Task
 from flux_cli.errors import ExitCode, FluxError, TaskFailedError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
-from flux_cli.task import Status, Task
+from flux_cli.storage import config as settings
 from flux_cli.ui import console, tables
 
 if TYPE_CHECKING:
-    from flux_cli.history import History, Record
-    from flux_cli.job import Result
-    from flux_cli.naming import Target
-    from flux_cli.service import Service
+    from flux_cli.commands.service import Service
+    from flux_cli.engine.job import Result
+    from flux_cli.pictures.naming import Target
+    from flux_cli.storage.history import History, Record
 
 app = typer.Typer(add_completion=False)
 
@@ -53,8 +53,8 @@ def fetch(
     service: ServiceOptions,
 ) -> int:
     """Ask once how tasks stand."""
+    from flux_cli.api.status import look
     from flux_cli.commands import connecting
-    from flux_cli.looks import look
 
     ids = connecting.task_ids(task_ids)
     config = settings.load()
@@ -88,7 +88,7 @@ def _result(
     task_id: str, found: Task | FluxError, record: "Record | None", history: "History | None", service: str
 ) -> "Result":
     """Return what is known of a task, and note it in the history."""
-    from flux_cli.job import Result
+    from flux_cli.engine.job import Result
 
     request = record.request if record else {}
     if isinstance(found, FluxError):
@@ -113,9 +113,9 @@ def _downloaded(
     quiet: bool,
 ) -> "list[Result]":
     """Save the pictures of the finished ones; return all results, in the same order."""
-    from flux_cli.generate import Plan, Run
-    from flux_cli.job import Job
-    from flux_cli.saving import Saver
+    from flux_cli.engine.job import Job
+    from flux_cli.engine.run import Plan, Run
+    from flux_cli.pictures.saving import Saver
     from flux_cli.ui.progress import observer
     from flux_cli.ui.results import Collector
 

@@ -70,7 +70,7 @@ def gallery(
 def _found(directory: Path | None, quiet: bool) -> "list[Picture]":
     """Return the pictures, newest first. Raises LocalFileError where there is none, or DIR cannot be read."""
     from flux_cli.gallery.pictures import in_history, with_sidecars
-    from flux_cli.history import History, history_path
+    from flux_cli.storage.history import History, history_path
 
     records = History().records() if history_path().exists() else ()
     pictures, gone = in_history(records, directory)

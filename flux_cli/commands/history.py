@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flux_cli.task import Status
+from flux_cli.api.task import Status
 from flux_cli.ui import console, tables
 
 if TYPE_CHECKING:
-    from flux_cli.history import Record
+    from flux_cli.storage.history import Record
 
 app = typer.Typer(add_completion=False)
 
@@ -41,7 +41,7 @@ def history(
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> int:
     """Show what was submitted from here, and what became of it."""
-    from flux_cli.history import History
+    from flux_cli.storage.history import History
 
     records = list(History().records(limit, status, search))
     if json:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flux_cli import completion, options
-from flux_cli import config as settings
+from flux_cli.api.request import DEFAULT_MODEL, Body, JsonValue, broken_rules, flag
 from flux_cli.errors import BrokenRulesError, ExitCode, FluxError, UsageError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
-from flux_cli.request import DEFAULT_MODEL, Body, JsonValue, broken_rules, flag
+from flux_cli.storage import config as settings
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
-    from flux_cli.earlier import Earlier
-    from flux_cli.image_prompt import ImagePrompt
+    from flux_cli.pictures.image_prompt import ImagePrompt
+    from flux_cli.pictures.reuse import Earlier
 
 app = typer.Typer(add_completion=False)
 
@@ -98,9 +98,9 @@ def imagine(
         return ExitCode.OK
 
     from flux_cli.commands import connecting, running  # requests: 160 ms
-    from flux_cli.generate import Plan
-    from flux_cli.history import History
-    from flux_cli.job import Job
+    from flux_cli.engine.job import Job
+    from flux_cli.engine.run import Plan
+    from flux_cli.storage.history import History
     from flux_cli.ui import pictures as after
 
     limit = running.seconds(timeout)
@@ -122,7 +122,7 @@ def imagine(
 def _earlier(like: str | None) -> "Earlier | None":
     if like is None:
         return None
-    from flux_cli import earlier
+    from flux_cli.pictures import reuse as earlier
 
     return earlier.find(like)
 
@@ -194,7 +194,7 @@ def _bodies(
 
 def _image_prompt(request: RequestOptions, earlier: "Earlier | None") -> "ImagePrompt | None":
     if request.image_prompt is not None:
-        from flux_cli import image_prompt
+        from flux_cli.pictures import image_prompt
 
         return image_prompt.load(request.image_prompt)
     return earlier.image_prompt() if earlier else None

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flux_cli import completion, naming, options
-from flux_cli import config as settings
+from flux_cli import completion, options
+from flux_cli.api.task import Task, wait_command
 from flux_cli.errors import LocalFileError, MissingExtraError, NotAllowedError, UsageError
 from flux_cli.options import OutputOptions, ServiceOptions
-from flux_cli.task import Task, wait_command
+from flux_cli.pictures import naming
+from flux_cli.storage import config as settings
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
-    from flux_cli.history import History
-    from flux_cli.job import Result
-    from flux_cli.service import Service
+    from flux_cli.commands.service import Service
+    from flux_cli.engine.job import Result
+    from flux_cli.storage.history import History
 
 app = typer.Typer(add_completion=False)
 
@@ -92,7 +93,7 @@ def listen(
         if error.name != "aiohttp":
             raise
         raise MissingExtraError("`flux-cli listen`", "listen") from error
-    from flux_cli.saving import Saver
+    from flux_cli.pictures.saving import Saver
     from flux_cli.webhooks import event as webhook
     from flux_cli.webhooks.listener import Listener, Orders
 
@@ -155,9 +156,9 @@ def _connected(
     options: ServiceOptions, config: settings.Config, secret: str | None
 ) -> "Iterator[tuple[Service, bool]]":
     """Yield the service, and whether there is a key to ask it with. Raises UsageError as `choose` does."""
-    from flux_cli.client import DEFAULT_API_URL
+    from flux_cli.api.client import DEFAULT_API_URL
     from flux_cli.commands import connecting
-    from flux_cli.service import Choice, connected
+    from flux_cli.commands.service import Choice, connected
 
     console.keep_secret(secret)
     has_key = True
@@ -172,7 +173,7 @@ def _connected(
 
 def _history() -> "History | None":
     """Open the history; tasks may get into it while this runs, so it is made if there is none."""
-    from flux_cli.history import History
+    from flux_cli.storage.history import History
 
     try:
         return History()

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from flux_cli import config as settings
 from flux_cli import options
 from flux_cli.errors import FluxError, NotAllowedError, UsageError
 from flux_cli.options import ServiceOptions
+from flux_cli.storage import config as settings
 from flux_cli.ui import console
 
 MAX_KEY_BYTES = 4096
@@ -41,8 +41,8 @@ def login(
             raise UsageError(
                 "the sandbox needs no key and cannot check one", "store it unchecked with --no-verify"
             )
-        from flux_cli.client import DEFAULT_API_URL, Client
-        from flux_cli.transport import Transport
+        from flux_cli.api.client import DEFAULT_API_URL, Client
+        from flux_cli.api.transport import Transport
 
         url = settings.check_api_url(
             service.api_url if service.api_url is not None else config.api_url or DEFAULT_API_URL

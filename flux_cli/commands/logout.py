@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from flux_cli import config as settings
+from flux_cli.storage import config as settings
 from flux_cli.ui import console
 
 app = typer.Typer(add_completion=False)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from flux_cli.request import FIELDS, MODELS, flag
+from flux_cli.api.request import FIELDS, MODELS, flag
 from flux_cli.ui import console, tables
 
 app = typer.Typer(add_completion=False)

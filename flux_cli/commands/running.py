@@ -4,16 +4,16 @@ import math
 import sys
 from collections.abc import Iterable
 
-from flux_cli import naming
-from flux_cli.config import Config
+from flux_cli.commands.service import Service
+from flux_cli.engine.job import Job
+from flux_cli.engine.run import Plan, Run
 from flux_cli.errors import ExitCode, UsageError
-from flux_cli.generate import Plan, Run
-from flux_cli.history import History
-from flux_cli.job import Job
-from flux_cli.naming import Target
 from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
-from flux_cli.saving import Saver
-from flux_cli.service import Service
+from flux_cli.pictures import naming
+from flux_cli.pictures.naming import Target
+from flux_cli.pictures.saving import Saver
+from flux_cli.storage.config import Config
+from flux_cli.storage.history import History
 from flux_cli.ui.pictures import PicturePrinter
 from flux_cli.ui.progress import observer
 

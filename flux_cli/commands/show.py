@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from flux_cli import completion
+from flux_cli.api.task import wait_command
 from flux_cli.errors import LocalFileError
-from flux_cli.task import wait_command
 from flux_cli.ui import console
 
 app = typer.Typer(add_completion=False)
@@ -52,8 +52,8 @@ def _found(what: str) -> Path:
     Raises:
         LocalFileError: There is none, or it is no picture.
     """
-    from flux_cli.history import History, history_path
-    from flux_cli.images import SNIFF_BYTES, sniff
+    from flux_cli.pictures.formats import SNIFF_BYTES, sniff
+    from flux_cli.storage.history import History, history_path
 
     path = Path(what).expanduser()
     if not path.exists():

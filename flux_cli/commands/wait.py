@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from flux_cli import completion, options
-from flux_cli import config as settings
 from flux_cli.errors import UsageError
 from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
+from flux_cli.storage import config as settings
 
 app = typer.Typer(add_completion=False)
 
@@ -41,9 +41,9 @@ def wait(
 ) -> int:
     """Wait for tasks to end, and save their pictures."""
     from flux_cli.commands import connecting, running
-    from flux_cli.generate import Plan
-    from flux_cli.history import History, Record
-    from flux_cli.job import Job
+    from flux_cli.engine.job import Job
+    from flux_cli.engine.run import Plan
+    from flux_cli.storage.history import History, Record
     from flux_cli.ui import pictures as after
 
     limit = running.seconds(timeout)

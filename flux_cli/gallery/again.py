@@ -3,10 +3,10 @@
 import re
 import shlex
 
-from flux_cli.client import DEFAULT_API_URL
+from flux_cli.api.client import DEFAULT_API_URL
+from flux_cli.api.request import broken_rules, flag
 from flux_cli.gallery.pictures import Picture
-from flux_cli.request import broken_rules, flag
-from flux_cli.service import SANDBOX
+from flux_cli.storage.history import SANDBOX
 
 _TREACHEROUS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that a terminal would act on when they are pasted, and those that change how a line reads."""

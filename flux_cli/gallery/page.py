@@ -11,9 +11,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from flux_cli.errors import LocalFileError
-from flux_cli.files import place, sync, temporary
 from flux_cli.gallery.again import command, note
 from flux_cli.gallery.pictures import Picture, Thumbnail
+from flux_cli.storage.files import place, sync, temporary
 
 MARK = b'<meta name="generator" content="flux-cli">'
 """Is in the head of each page, so that an earlier page can be told from somebody's own file."""

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flux_cli import sidecar
 from flux_cli.errors import LocalFileError
-from flux_cli.history import Record
-from flux_cli.images import is_image_extension
+from flux_cli.pictures import sidecar
+from flux_cli.pictures.formats import is_image_extension
+from flux_cli.storage.history import Record
 
 
 @dataclass(frozen=True)

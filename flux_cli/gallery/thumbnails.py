@@ -11,7 +11,7 @@ from PIL import Image
 
 from flux_cli.errors import LocalFileError
 from flux_cli.gallery.pictures import Thumbnail
-from flux_cli.pixels import decoded
+from flux_cli.pictures.decoding import decoded
 
 BOX = (480, 360)
 """The largest thumbnail, in pixels: sharp in the page's cards where a pixel is half a CSS pixel."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from flux_cli.images import PROMPT_TYPES, sniff
-from flux_cli.request import MAX_IMAGE_PROMPT_BYTES, broken_rules
+from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, broken_rules
+from flux_cli.pictures.formats import PROMPT_TYPES, sniff
 from flux_cli.sandbox.asked import asked_in
 
 MAX_BODY_BYTES = 32 * 1024 * 1024

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageOps
 
-from flux_cli.request import ULTRA
+from flux_cli.api.request import ULTRA
 from flux_cli.sandbox import caption
 from flux_cli.sandbox.scenery import chance_for, paint, palette_for
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from typing import TYPE_CHECKING
 
+from flux_cli.api.task import Status
 from flux_cli.batch.recorder import RowJob
 from flux_cli.batch.standing import Tally
-from flux_cli.job import Job, Result
-from flux_cli.task import Status
+from flux_cli.engine.job import Job, Result
 from flux_cli.ui import console
 from flux_cli.ui.pictures import PicturePrinter
 from flux_cli.ui.progress import Display, Silence, new_name

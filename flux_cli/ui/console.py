@@ -28,7 +28,7 @@ _secrets: list[str] = []
 
 def keep_secret(text: str | None) -> None:
     """Blot a text out of everything that is written to stderr from now on."""
-    from flux_cli.transport import ways_to_write
+    from flux_cli.api.transport import ways_to_write
 
     _secrets.extend(ways_to_write(text or ""))
 

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from flux_cli import sidecar
+from flux_cli.engine.job import Job, Result
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError, worst
-from flux_cli.job import Job, Result
-from flux_cli.naming import Target
+from flux_cli.pictures import sidecar
+from flux_cli.pictures.naming import Target
 from flux_cli.ui import console, preview, viewer
 from flux_cli.ui.progress import Silence
 from flux_cli.ui.results import Printer

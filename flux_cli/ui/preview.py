@@ -35,7 +35,7 @@ def show(path: Path) -> None:
         UsageError: The terminal has no way to show one.
     """
     check()
-    from flux_cli.pixels import decoded
+    from flux_cli.pictures.decoding import decoded
 
     picture = decoded(path)
     if max(picture.size) > MAX_RATIO * min(picture.size):

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from flux_cli.job import Job, Result
-from flux_cli.task import Status, wait_command
+from flux_cli.api.task import Status, wait_command
+from flux_cli.engine.job import Job, Result
 from flux_cli.ui import console
 
 if TYPE_CHECKING:

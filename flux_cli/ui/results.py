@@ -1,8 +1,8 @@
 """Results onto stdout as they come: paths, ids, JSON objects, or the picture itself."""
 
+from flux_cli.api.task import Status
+from flux_cli.engine.job import Job, Result
 from flux_cli.errors import ExitCode, LocalFileError, SignalReceived
-from flux_cli.job import Job, Result
-from flux_cli.task import Status
 from flux_cli.ui import console
 from flux_cli.ui.progress import Silence
 

@@ -5,11 +5,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_cli.client import is_task_id
+from flux_cli.api.client import is_task_id
+from flux_cli.api.request import is_http_url
+from flux_cli.api.task import Task, read_task
+from flux_cli.api.transport import USER_AGENT, Answer, cause
 from flux_cli.errors import LocalFileError, ServiceDownError, UsageError
-from flux_cli.request import is_http_url
-from flux_cli.task import Task, read_task
-from flux_cli.transport import USER_AGENT, Answer, cause
 
 PATH = "/webhook"
 """Where webhooks are taken; other paths do not exist."""

@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from flux_cli.client import Client, UnknownTaskError
+from flux_cli.api.backoff import backoff
+from flux_cli.api.client import Client, UnknownTaskError
+from flux_cli.api.status import look
+from flux_cli.api.task import Status, Task
+from flux_cli.engine.job import Job, Result
+from flux_cli.engine.signals import deferred
 from flux_cli.errors import BadAnswerError, ExitCode, FluxError, LocalFileError, worst
-from flux_cli.files import remove_live
-from flux_cli.history import History, Record
-from flux_cli.job import Job, Result
-from flux_cli.looks import look
-from flux_cli.naming import Target
-from flux_cli.polling import backoff
-from flux_cli.saving import Saved, Saver
-from flux_cli.signals import deferred
-from flux_cli.task import Status, Task
+from flux_cli.pictures.naming import Target
+from flux_cli.pictures.saving import Saved, Saver
+from flux_cli.storage.files import remove_live
+from flux_cli.storage.history import History, Record
 from flux_cli.webhooks.event import Event, forward
 
 MAX_AT_WORK = 8
@@ -265,7 +265,10 @@ class Listener:
             if self._orders.forward_to is not None:
                 self._calls.put(lambda: self._hand_on(work.event))
             if work.task.status is Status.FINISHED and self._orders.target is not None:
-                work.saved = self._saver.save(work.job, work.task, self._on_bytes, self._on_trouble)
+                job = work.job
+                work.saved = self._saver.save(
+                    work.task, self._orders.target, job.recorded, job.n, self._on_bytes, self._on_trouble
+                )
         except Exception as error:
             work.error = error
         self._calls.put(lambda: self._worked(work))

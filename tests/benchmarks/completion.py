@@ -14,7 +14,7 @@ import time
 import uuid
 from pathlib import Path
 
-from flux_cli.history import History
+from flux_cli.storage.history import History
 
 FLUX_CLI = str(Path(sys.executable).with_name("flux-cli"))
 BARE = """

@@ -12,8 +12,8 @@ import urllib.request
 import uuid
 from pathlib import Path
 
-from flux_cli.history import History
-from flux_cli.task import Status
+from flux_cli.api.task import Status
+from flux_cli.storage.history import History
 from tests import lean
 from tests.measured import environment, measure
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from flux_cli import sandbox
-from flux_cli.files import PREFIX
-from flux_cli.history import History, Record
-from flux_cli.images import has_end, sniff
-from flux_cli.task import Status
+from flux_cli.api.task import Status
+from flux_cli.pictures.formats import has_end, sniff
+from flux_cli.storage.files import PREFIX
+from flux_cli.storage.history import History, Record
 from tests.conftest import KEY, Cli, Done, new_cli
 from tests.faults.warm import WarmCli
 from tests.faults.wire import Wire

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_cli.task import Status
+from flux_cli.api.task import Status
 from tests.faults.table import Row, check_all
 from tests.faults.wire import Reply, Then, Wire, after, http, png, slowly
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from flux_cli.client import Client
+from flux_cli.api.client import Client
+from flux_cli.api.request import Body
+from flux_cli.api.transport import Departure, NotSentError, Transport
 from flux_cli.errors import BadAnswerError, OutcomeUnknownError, ServiceDownError
-from flux_cli.request import Body
-from flux_cli.transport import Departure, NotSentError, Transport
 from tests.conftest import wait_until
 from tests.faults.wire import Request, Step, Then, Wire, http, slowly, told
 

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from flux_cli.files import PREFIX
-from flux_cli.task import Status
+from flux_cli.api.task import Status
+from flux_cli.storage.files import PREFIX
 from tests.conftest import KEY, Cli
 from tests.faults.table import is_whole, records
 from tests.faults.warm import WarmCli

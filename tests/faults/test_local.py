@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flux_cli.history import History
-from flux_cli.task import Status
+from flux_cli.api.task import Status
+from flux_cli.storage.history import History
 from tests.conftest import KEY, Cli, Done
 from tests.faults.mounts import fill, make_read_only, tmpfs
 from tests.faults.table import Row, check_all, is_whole, records

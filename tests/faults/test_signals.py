@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from flux_cli.task import Status
+from flux_cli.api.task import Status
 from tests.conftest import KEY, Cli, interrupt, wait_until
 from tests.faults.table import records
 from tests.faults.wire import Reply, Wire, http, png, told

@@ -19,7 +19,7 @@ from tests.conftest import Cli, Done
 
 PRELOADED = """
     tests.faults.warm flux_cli.main flux_cli.commands.imagine flux_cli.commands.running flux_cli.commands.wait
-    flux_cli.commands.fetch flux_cli.commands.history flux_cli.download platformdirs sqlite3
+    flux_cli.commands.fetch flux_cli.commands.history flux_cli.pictures.download platformdirs sqlite3
     requests tomllib typer.main
 """.split()
 

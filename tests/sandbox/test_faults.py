@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from flux_cli.api.task import Status, read_task
 from flux_cli.errors import UsageError
 from flux_cli.sandbox.asked import asked_by_name, asked_in
 from flux_cli.sandbox.faults import FAULTS, Stage
-from flux_cli.task import Status, read_task
 from tests.sandbox.conftest import Answer, Api, Start, exchange
 
 Check = Callable[[Api], None]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flux_cli.api.task import Status
 from flux_cli.errors import LocalFileError
-from flux_cli.task import Status
 
 if TYPE_CHECKING:
     import sqlite3
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x464C5558
 """Marks the file as ours in SQLite's header (`FLUX`)."""
 VERSION = 1
+SANDBOX = "sandbox"
+"""The embedded sandbox's name in the column `service`; its URL differs from run to run."""
 BUSY_SECONDS = 5.0
 """How long another process's change is waited for; a command's own deadline waits as long at the most."""
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, is_http_url
 from flux_cli.errors import FluxError, LocalFileError, ServiceDownError, UsageError
-from flux_cli.images import PROMPT_TYPES, SNIFF_BYTES, ImageType, sniff
-from flux_cli.request import MAX_IMAGE_PROMPT_BYTES, is_http_url
+from flux_cli.pictures.formats import PROMPT_TYPES, SNIFF_BYTES, ImageType, sniff
 
 DOWNLOAD_SECONDS = 60.0
 """How long the download of an image prompt may take."""
@@ -106,7 +106,12 @@ def _broken(size: int, kind: ImageType | None) -> str | None:
 
 
 def _downloaded(url: str) -> bytes:
-    from flux_cli.download import DownloadError, NoImageError, fetch_image, image_session  # requests: 160 ms
+    from flux_cli.pictures.download import (  # requests: 160 ms
+        DownloadError,
+        NoImageError,
+        fetch_image,
+        image_session,
+    )
 
     until = time.monotonic() + DOWNLOAD_SECONDS
 

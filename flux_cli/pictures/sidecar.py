@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_cli.errors import LocalFileError
-from flux_cli.files import place, sync, temporary
+from flux_cli.storage.files import place, sync, temporary
 
 VERSION = 1
 """The number under `flux_cli_sidecar`, which also marks the file as one."""

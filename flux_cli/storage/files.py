@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flux_cli.errors import LocalFileError
-from flux_cli.locks import lock
+from flux_cli.storage.locks import lock
 
 PREFIX, SUFFIX = ".flux-cli-", ".part"
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flux_cli import image_prompt, sidecar
 from flux_cli.errors import FluxError, LocalFileError, UsageError
-from flux_cli.image_prompt import ImagePrompt
-from flux_cli.images import SNIFF_BYTES, sniff
+from flux_cli.pictures import image_prompt, sidecar
+from flux_cli.pictures.formats import SNIFF_BYTES, sniff
+from flux_cli.pictures.image_prompt import ImagePrompt
 
 _GIVE_ONE = "give an image with --image-prompt"
 
@@ -71,7 +71,7 @@ def _of_picture(path: Path) -> Mapping[str, object]:
     beside = sidecar.path_for(path)
     if beside.exists():
         return sidecar.read(beside).request
-    from flux_cli.history import History, history_path
+    from flux_cli.storage.history import History, history_path
 
     absolute = str(path.absolute())
     for record in History().records(search=absolute) if history_path().exists() else ():
@@ -81,7 +81,7 @@ def _of_picture(path: Path) -> Mapping[str, object]:
 
 
 def _of_task(text: str) -> Mapping[str, object]:
-    from flux_cli.history import History, history_path
+    from flux_cli.storage.history import History, history_path
 
     record = History().find(text) if history_path().exists() else None
     if record is None:

@@ -9,6 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from flux_cli.api.request import Body
+from flux_cli.api.task import Status, Task, read_error, read_task
+from flux_cli.api.transport import Answer, Departure, NotSentError, Transport
 from flux_cli.errors import (
     BadAnswerError,
     FluxError,
@@ -18,9 +21,6 @@ from flux_cli.errors import (
     TaskFailedError,
     UsageError,
 )
-from flux_cli.request import Body
-from flux_cli.task import Status, Task, read_error, read_task
-from flux_cli.transport import Answer, Departure, NotSentError, Transport
 
 DEFAULT_API_URL = "https://api.apiframe.pro"
 

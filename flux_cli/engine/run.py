@@ -9,9 +9,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from flux_cli.client import MANY, Client, RateLimitedError, UnknownTaskError
-from flux_cli.download import UnreachableError
-from flux_cli.errands import Errands, UnsendableError
+from flux_cli.api.backoff import BACKOFF_MAX, backoff
+from flux_cli.api.client import MANY, Client, RateLimitedError, UnknownTaskError
+from flux_cli.api.task import Status, Task
+from flux_cli.api.transport import NotSentError
+from flux_cli.engine.commits import Ledger
+from flux_cli.engine.job import Job, Observer, Result
+from flux_cli.engine.polling import FIRST_SECONDS
+from flux_cli.engine.queues import GATHER_SECONDS, Coming, UnderWay
+from flux_cli.engine.signals import deferred
+from flux_cli.engine.throttle import Throttle
+from flux_cli.engine.workers import Errands, UnsendableError
 from flux_cli.errors import (
     BadAnswerError,
     ExitCode,
@@ -22,17 +30,10 @@ from flux_cli.errors import (
     UsageError,
     worst,
 )
-from flux_cli.files import remove_live
-from flux_cli.history import History
-from flux_cli.job import Job, Observer, Result
-from flux_cli.ledger import Ledger
-from flux_cli.polling import BACKOFF_MAX, FIRST_SECONDS, backoff
-from flux_cli.saving import Saved, Saver
-from flux_cli.signals import deferred
-from flux_cli.task import Status, Task
-from flux_cli.throttle import Throttle
-from flux_cli.transport import NotSentError
-from flux_cli.under_way import GATHER_SECONDS, Coming, UnderWay
+from flux_cli.pictures.download import UnreachableError
+from flux_cli.pictures.saving import Saved, Saver
+from flux_cli.storage.files import remove_live
+from flux_cli.storage.history import History
 
 SUBMIT_TRIES = 4
 """How often a submission that certainly did not arrive is tried in all."""

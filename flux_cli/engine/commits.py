@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import ParamSpec
 
+from flux_cli.engine.job import Job, Observer
 from flux_cli.errors import LocalFileError
-from flux_cli.history import BUSY_SECONDS, History, HistoryBusyError
-from flux_cli.job import Job, Observer
+from flux_cli.storage.history import BUSY_SECONDS, History, HistoryBusyError
 
 _What = ParamSpec("_What")
 _Change = Callable[[History, int], None]

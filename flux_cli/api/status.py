@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from flux_cli.client import MANY, Client, RateLimitedError
+from flux_cli.api.backoff import backoff
+from flux_cli.api.client import MANY, Client, RateLimitedError
+from flux_cli.api.task import Task
 from flux_cli.errors import BadAnswerError, FluxError, ServiceDownError
-from flux_cli.polling import backoff
-from flux_cli.task import Task
 
 TRIES = 4
 """How often a look is tried in all."""

@@ -4,7 +4,6 @@ Near the expected end a task is asked for often, else seldom. The constants were
 `tests/benchmarks/lag.py`, which shows what each costs in requests and in lag.
 """
 
-import random
 from dataclasses import dataclass
 
 FIRST_SECONDS = 0.5
@@ -24,8 +23,6 @@ BLIND_SECOND = 1.33
 
 BLIND_START, BLIND_SHARE, BLIND_SHORT, BLIND_TAIL, BLIND_MAX = 0.195, 0.1, 1.15, 0.05, 10.0
 """From there each gap is a start plus a share of the age, up to a short gap; a smaller share of a great age."""
-
-BACKOFF_BASE, BACKOFF_MAX = 0.5, 15.0
 
 
 @dataclass
@@ -83,12 +80,3 @@ def _blind_gap(age: float) -> float:
     while rung <= age + BLIND_START / 2:
         rung += max(min(BLIND_START + BLIND_SHARE * rung, BLIND_SHORT), BLIND_TAIL * rung)
     return rung - age
-
-
-def backoff(failures: int, chance: float | None = None) -> float:
-    """Return the seconds to wait after so many failures in a row: exponential, with jitter.
-
-    `chance` (0 to 1) stands in for the dice. The result lies between half and all of the exponential step.
-    """
-    step = min(BACKOFF_MAX, BACKOFF_BASE * 2.0 ** min(failures - 1, 10))
-    return step * (0.5 + 0.5 * (random.random() if chance is None else chance))  # noqa: S311 - no secret

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from flux_cli.api.request import Body
+from flux_cli.api.task import Status, Task
+from flux_cli.api.transport import Departure
+from flux_cli.engine.polling import Pace
 from flux_cli.errors import ExitCode
-from flux_cli.polling import Pace
-from flux_cli.request import Body
-from flux_cli.task import Status, Task
-from flux_cli.transport import Departure
 
 if TYPE_CHECKING:
-    from flux_cli.naming import Target
+    from flux_cli.pictures.naming import Target
 
 
 @dataclass(eq=False)

@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from flux_cli.client import MANY
-from flux_cli.job import Job
+from flux_cli.api.client import MANY
+from flux_cli.engine.job import Job
 
 GATHER_SECONDS = 0.1
 """How long a look may be put off, or brought forward, so that one request asks for several tasks."""

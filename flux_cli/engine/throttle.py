@@ -8,7 +8,7 @@ limit grows, slowly first.
 
 from dataclasses import dataclass, field
 
-from flux_cli.polling import backoff
+from flux_cli.api.backoff import backoff
 
 FIRST_WINDOW = 8
 """Submissions that go out before the first answer is there."""

@@ -6,13 +6,12 @@ import shlex
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from flux_cli.client import DEFAULT_API_URL, Client
-from flux_cli.config import Config, check_api_url, find_key
+from flux_cli.api.client import DEFAULT_API_URL, Client
+from flux_cli.api.transport import Trace, Transport
 from flux_cli.errors import UsageError
-from flux_cli.transport import Trace, Transport
+from flux_cli.storage.config import Config, check_api_url, find_key
+from flux_cli.storage.history import SANDBOX
 
-SANDBOX = "sandbox"
-"""The embedded service's name in the history; its URL differs from run to run."""
 _SANDBOX_KEY = "sandbox-key"
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
+from flux_cli.api.transport import CONNECT_SECONDS, USER_AGENT, cause
 from flux_cli.errors import ServiceDownError
-from flux_cli.files import local_errors
-from flux_cli.images import SNIFF_BYTES, ImageType, has_end, sniff
-from flux_cli.transport import CONNECT_SECONDS, USER_AGENT, cause
+from flux_cli.pictures.formats import SNIFF_BYTES, ImageType, has_end, sniff
+from flux_cli.storage.files import local_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -109,7 +109,7 @@ def _checked(name: str, text: str) -> str | bool:
     if name == "api_key":
         return check_key(text)
     if name == "sandbox":
-        from flux_cli.request import parse_text
+        from flux_cli.api.request import parse_text
 
         try:
             return bool(parse_text("raw", text))  # any field that takes true or false
@@ -154,7 +154,7 @@ def check_api_url(text: str) -> str:
     """
     from urllib.parse import urlsplit
 
-    from flux_cli.request import is_http_url
+    from flux_cli.api.request import is_http_url
 
     if not is_http_url(text):
         raise UsageError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from flux_cli.errors import LocalFileError
-from flux_cli.images import KNOWN_TYPES
+from flux_cli.pictures.formats import KNOWN_TYPES
 
 _FORMATS = [kind.mime.removeprefix("image/").upper() for kind in KNOWN_TYPES]
 """Named, since for some others Pillow would start Ghostscript."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_cli.errors import LocalFileError, UsageError
-from flux_cli.files import local_errors, temporary
-from flux_cli.images import ImageType, is_image_extension
+from flux_cli.pictures.formats import ImageType, is_image_extension
+from flux_cli.storage.files import local_errors, temporary
 
 DEFAULT_TEMPLATE = "{slug}-{id8}.{ext}"
 FIELD_NAMES = ("task_id", "id8", "model", "seed", "slug", "n", "date", "ext")

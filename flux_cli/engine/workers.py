@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from flux_cli import image_prompt
-from flux_cli.client import Client
-from flux_cli.download import OnBytes
+from flux_cli.api.client import Client
+from flux_cli.api.task import Task
+from flux_cli.engine.job import Job
 from flux_cli.errors import FluxError
-from flux_cli.job import Job
-from flux_cli.saving import OnTrouble, Saved, Saver
-from flux_cli.task import Task
+from flux_cli.pictures import image_prompt
+from flux_cli.pictures.download import OnBytes
+from flux_cli.pictures.saving import OnTrouble, Saved, Saver
 
 MAX_LARGE_BODIES = 4
 """Requests under way at once whose image prompts are read only then, up to 20 MiB each."""
@@ -86,8 +86,9 @@ class Errands:
         def trouble(message: str) -> None:
             self._reports.put(lambda: on_trouble(message))
 
-        assert job.task is not None  # noqa: S101 - only finished tasks are saved; for the type checker
-        self._start(partial(self._saver.save, job, job.task, progress, trouble), saved, failed)
+        assert job.task is not None and job.target is not None  # noqa: S101, PT018 - only such jobs are saved
+        save = partial(self._saver.save, job.task, job.target, job.recorded, job.n, progress, trouble)
+        self._start(save, saved, failed)
 
     def stop(self) -> None:
         """Let downloads end without a report."""

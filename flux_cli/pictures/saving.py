@@ -6,20 +6,19 @@ import queue
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_cli.client import Client
-from flux_cli.download import DownloadError, ExpiredUrlError, OnBytes, fetch_image, image_session
+from flux_cli.api.backoff import backoff
+from flux_cli.api.client import Client
+from flux_cli.api.task import Status, Task
 from flux_cli.errors import BadAnswerError, FluxError, ServiceDownError
-from flux_cli.files import local_errors, place, sync, temporary
-from flux_cli.images import PNG
-from flux_cli.job import Job
-from flux_cli.naming import Target, values_for
-from flux_cli.polling import backoff
-from flux_cli.task import Status, Task
+from flux_cli.pictures.download import DownloadError, ExpiredUrlError, OnBytes, fetch_image, image_session
+from flux_cli.pictures.formats import PNG
+from flux_cli.pictures.naming import Target, values_for
+from flux_cli.storage.files import local_errors, place, sync, temporary
 
 if TYPE_CHECKING:
     import requests
@@ -79,8 +78,16 @@ class Saver:
         self._placed: set[str] = set()
         self._placing = threading.Lock()
 
-    def save(self, job: Job, task: Task, on_bytes: OnBytes, on_trouble: OnTrouble) -> Saved:
-        """Save a finished task's picture.
+    def save(
+        self,
+        task: Task,
+        target: Target,
+        request: Mapping[str, object],
+        n: int,
+        on_bytes: OnBytes,
+        on_trouble: OnTrouble,
+    ) -> Saved:
+        """Save a finished task's picture; `request` and `n` fill the target's template.
 
         `on_bytes` may raise to stop; nothing is left behind then. `on_trouble` hears of what is tried again.
 
@@ -88,8 +95,7 @@ class Saver:
             DownloadError: The picture cannot be had now.
             LocalFileError: It cannot be written.
         """
-        target = job.target or Target(Path())
-        values = values_for(task.task_id, job.recorded, job.n)
+        values = values_for(task.task_id, request, n)
         watch = Watch(on_bytes, on_trouble)
         saved = self._save_fresh(task, target, values, watch, original=False)
         if self._original and saved.task.original_image_url and not target.stdout:

@@ -1,0 +1,1 @@
+"""The service: requests, tasks, status checks, and the HTTP client."""

@@ -1,0 +1,1 @@
+"""Pictures: download, names, formats, sidecars, image prompts, and earlier requests."""
