@@ -91,6 +91,10 @@ class LocalFileError(FluxError):
     exit_code = ExitCode.LOCAL_FILE
 
 
+class StoreBusyError(LocalFileError):
+    """Another process is writing to the same file right now; a later attempt may succeed."""
+
+
 class OutcomeUnknownError(FluxError):
     """A submission went out and no usable answer came back: it may have been accepted, and billed."""
 

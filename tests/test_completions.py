@@ -101,7 +101,7 @@ def remember(
 ) -> None:
     """Write ended tasks down, the oldest first."""
     opened = History(history)
-    with opened.together():
+    with opened.transaction():
         for task_id, prompt in prompts.items():
             (number,) = opened.begin("sandbox", [{"model": "flux-pro", "prompt": prompt}])
             opened.accepted(number, task_id)

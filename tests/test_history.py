@@ -114,14 +114,14 @@ def test_together_is_one_commit_or_none(history: History) -> None:
     """What fails half-way leaves nothing."""
 
     def half_way() -> None:
-        with history.together():
+        with history.transaction():
             history.begin(SERVICE, [a_request()] * 3)
             raise KeyError
 
     with pytest.raises(KeyError):
         half_way()
     assert list(history.records()) == []
-    with history.together():
+    with history.transaction():
         (number,) = history.begin(SERVICE, [a_request()])
         history.accepted(number, "task-0")
     assert only(history).task_id == "task-0"
@@ -202,7 +202,7 @@ PLANS: dict[str, Callable[[History], Iterable[object]]] = {
     "those of a status": lambda history: history.records(10, Status.FAILED),
     "what is unsaved": lambda history: history.unsaved(SERVICE, 10),
     "a batch's row": lambda history: [history.newest_of_row(SERVICE, "batch", "row")],
-    "a change by id": lambda history: [history.seen("task-7", Status.FAILED)],  # type: ignore[func-returns-value] # none
+    "a change by id": lambda history: [history.observed("task-7", Status.FAILED)],  # type: ignore[func-returns-value] # none
 }
 
 

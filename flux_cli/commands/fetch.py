@@ -98,7 +98,7 @@ def _result(
         )
     news = record and record.path is None and record.status is not found.status
     if history and record and news and record.service == service:  # another service may not know the task
-        history.seen(task_id, found.status, image_url=found.image_url, error=found.error)
+        history.observed(task_id, found.status, image_url=found.image_url, error=found.error)
     return Result(
         found.status, EXIT_CODES[found.status], task=found, task_id=task_id, request=request, error=found.error
     )

@@ -7,8 +7,8 @@ from functools import partial
 from typing import ParamSpec
 
 from flux_cli.engine.job import Job, Observer
-from flux_cli.errors import LocalFileError
-from flux_cli.storage.history import BUSY_SECONDS, History, HistoryBusyError
+from flux_cli.errors import LocalFileError, StoreBusyError
+from flux_cli.storage.history import BUSY_SECONDS, History
 
 _What = ParamSpec("_What")
 _Change = Callable[[History, int], None]
@@ -59,13 +59,13 @@ class Ledger:
             return None
         fresh = [job for job in intents if job.number is None]
         try:
-            with self._history.together():
+            with self._history.transaction():
                 for job, change in changes:
                     self._apply(job, change)
                 for job in intents:
-                    self._apply(job, lambda history, number: history.sent_again(number))
+                    self._apply(job, lambda history, number: history.resending(number))
                 numbers = self._begin(fresh)
-        except HistoryBusyError as failure:
+        except StoreBusyError as failure:
             if last:
                 self._lose(changes, failure)
             else:

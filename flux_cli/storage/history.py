@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flux_cli.api.task import Status
-from flux_cli.errors import LocalFileError
+from flux_cli.errors import LocalFileError, StoreBusyError
 
 if TYPE_CHECKING:
     import sqlite3
@@ -54,10 +54,6 @@ CREATE INDEX unsaved ON submissions (service, id)
     WHERE task_id IS NOT NULL AND path IS NULL AND status IN ('processing', 'finished');
 CREATE INDEX by_row ON submissions (batch, row) WHERE batch IS NOT NULL;
 """
-
-
-class HistoryBusyError(LocalFileError):
-    """Another process is changing the history, and has been for longer than `BUSY_SECONDS`."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,7 @@ class History:
                 for index, request in enumerate(requests)
             ]
 
-    def sent_again(self, number: int) -> None:
+    def resending(self, number: int) -> None:
         """Note that a submission that had not been accepted is about to be sent once more."""
         self._update("number", number, status=Status.UNKNOWN, error=None, ended=None)
 
@@ -186,7 +182,7 @@ class History:
         by = "number" if columns.get("path") else "unsaved number"
         self._update(by, number, status=status, ended=time.time(), **columns)
 
-    def seen(self, task_id: str, status: Status, **columns: str | int | None) -> None:
+    def observed(self, task_id: str, status: Status, **columns: str | int | None) -> None:
         """Note what the service said of a task, by its id; nothing happens for one that is not in the history."""
         ended = {} if status is Status.PROCESSING else {"ended": time.time()}
         self._update("task_id", task_id, status=status, **ended, **columns)
@@ -243,7 +239,7 @@ class History:
             )
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """Make all changes inside the block one commit: one wait for the disk instead of one each."""
         with self._transaction():
             yield
@@ -270,7 +266,7 @@ class History:
             yield
         except sqlite3.OperationalError as error:
             busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            kind = HistoryBusyError if busy else LocalFileError
+            kind = StoreBusyError if busy else LocalFileError
             raise kind(f"cannot use the history {self.path}: {error}") from error
         except (sqlite3.DatabaseError, ValueError) as error:
             raise LocalFileError(

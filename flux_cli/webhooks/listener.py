@@ -368,7 +368,7 @@ class Listener:
         if result.original_path is not None:
             columns["original_path"] = str(result.original_path.absolute())
         try:
-            self._history.seen(result.task.task_id, result.status, **columns)
+            self._history.observed(result.task.task_id, result.status, **columns)
         except LocalFileError as error:
             self._watcher.trouble(error.message)
 

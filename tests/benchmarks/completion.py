@@ -75,7 +75,7 @@ def _milliseconds(command: list[str], env: dict[str, str]) -> float:
 
 def _fill(path: Path, records: int) -> None:
     history = History(path)
-    with history.together():
+    with history.transaction():
         numbers = history.begin(
             "sandbox", [{"model": "flux-pro", "prompt": f"kite {n} " * 20} for n in range(records)]
         )

@@ -58,7 +58,7 @@ def fill(path: Path, records: int, service: str, task_id: str) -> None:
     requests: list[dict[str, object]] = [
         {"model": "flux-pro", "prompt": f"kite {n} " * 20} for n in range(records)
     ]
-    with history.together():
+    with history.transaction():
         for number in history.begin(service, requests, "/pictures", [str(n) for n in range(records)]):
             history.accepted(number, str(uuid.uuid4()))
             history.ended(number, Status.FINISHED, path=f"/pictures/{number}.png", exit_code=0)
