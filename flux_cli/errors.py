@@ -79,7 +79,7 @@ class ServiceDownError(FluxError):
     exit_code = ExitCode.SERVICE_DOWN
 
 
-class BadAnswerError(FluxError):
+class BadResponseError(FluxError):
     """The service answered something that cannot be understood."""
 
     exit_code = ExitCode.UNEXPECTED

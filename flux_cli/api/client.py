@@ -13,7 +13,7 @@ from flux_cli.api.request import Body
 from flux_cli.api.task import Status, Task, read_error, read_task
 from flux_cli.api.transport import Answer, Departure, NotSentError, Transport
 from flux_cli.errors import (
-    BadAnswerError,
+    BadResponseError,
     FluxError,
     NotAllowedError,
     OutcomeUnknownError,
@@ -26,10 +26,10 @@ DEFAULT_API_URL = "https://api.apiframe.pro"
 
 SUBMIT_SECONDS = 120.0
 """How long an answer to a submission may take. Generous, since giving up leaves its outcome unknown."""
-LOOK_SECONDS = 60.0
+CALL_SECONDS = 60.0
 """How long any other call may take as a whole, however the answer trickles in."""
 
-MANY = 20
+MAX_FETCH_MANY = 20
 """The most ids that one `/fetch-many` takes; it wants at least two."""
 
 
@@ -53,7 +53,7 @@ class Account:
     credits: object
     total_images: object
     plan: object
-    answer: Mapping[str, object]
+    response: Mapping[str, object]
 
 
 class Client:
@@ -100,25 +100,25 @@ class Client:
             raise OutcomeUnknownError(f"{_told(answer)}: no usable task id: {_excerpt(answer)}")
         return task_id
 
-    def fetch(self, task_id: str, seconds: float = LOOK_SECONDS) -> Task:
+    def fetch(self, task_id: str, seconds: float = CALL_SECONDS) -> Task:
         """Ask for one task.
 
         Raises:
             UnknownTaskError: The service does not know it.
             NotAllowedError, UsageError: The key, or the id, is refused.
-            ServiceDownError, BadAnswerError: Nothing usable came; asking again may help.
+            ServiceDownError, BadResponseError: Nothing usable came; asking again may help.
         """
         answer = self._ask("POST", "/fetch", {"task_id": task_id}, seconds)
         return _read(answer, task_id)
 
-    def fetch_many(self, task_ids: Sequence[str], seconds: float = LOOK_SECONDS) -> dict[str, Task | FluxError]:
+    def fetch_many(self, task_ids: Sequence[str], seconds: float = CALL_SECONDS) -> dict[str, Task | FluxError]:
         """Ask for up to 20 tasks at once and return what became of each id.
 
         Ids that the common answer leaves out, and all of them where it is refused as a whole, are asked for one
         by one, so that one bad id costs the others nothing.
 
         Raises:
-            ServiceDownError, BadAnswerError, NotAllowedError: As for `fetch`; then nothing is known of any id.
+            ServiceDownError, BadResponseError, NotAllowedError: As for `fetch`; then nothing is known of any id.
         """
         found: dict[str, Task | FluxError] = {}
         if len(task_ids) > 1:
@@ -141,7 +141,7 @@ class Client:
                 found[task_id] = error
         return found
 
-    def account(self, seconds: float = LOOK_SECONDS) -> Account:
+    def account(self, seconds: float = CALL_SECONDS) -> Account:
         """Ask for the account behind the key. Raises as `fetch` does, but for UnknownTaskError."""
         try:
             answer = self._ask("GET", "/account", None, seconds)
@@ -165,11 +165,11 @@ class Client:
         try:
             value = answer.json()
         except ValueError:
-            raise BadAnswerError(
+            raise BadResponseError(
                 f"the service's answer to {path} is not JSON: {_told(answer)}", "check --api-url"
             ) from None
         if not isinstance(value, dict):
-            raise BadAnswerError(f"the service's answer to {path} is not a JSON object", "check --api-url")
+            raise BadResponseError(f"the service's answer to {path} is not a JSON object", "check --api-url")
         return value
 
 
@@ -204,11 +204,11 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 def _read(answer: Mapping[str, object], task_id: str) -> Task:
     other = answer.get("task_id")
     if isinstance(other, str) and other != task_id:
-        raise BadAnswerError("the service's answer is about another task")
+        raise BadResponseError("the service's answer is about another task")
     try:
         return read_task(answer, task_id)
     except ValueError as error:
-        raise BadAnswerError(f"the service's answer cannot be understood: {error}") from None
+        raise BadResponseError(f"the service's answer cannot be understood: {error}") from None
 
 
 def _read_many(answer: Mapping[str, object], asked: Sequence[str]) -> dict[str, Task | FluxError]:
@@ -219,12 +219,12 @@ def _read_many(answer: Mapping[str, object], asked: Sequence[str]) -> dict[str, 
     """
     tasks = answer.get("tasks")
     if not isinstance(tasks, list):
-        raise BadAnswerError("the service's answer to /fetch-many holds no list of tasks")
+        raise BadResponseError("the service's answer to /fetch-many holds no list of tasks")
     found: dict[str, Task | FluxError] = {}
     for each in tasks:
         task_id = each.get("task_id") if isinstance(each, dict) else None
         if isinstance(task_id, str) and task_id in asked:
-            with contextlib.suppress(BadAnswerError):
+            with contextlib.suppress(BadResponseError):
                 task = _read(each, task_id)
                 if task.status is not Status.FAILED or each.get("status"):
                     found[task_id] = task
@@ -262,7 +262,7 @@ def _refusal(answer: Answer) -> FluxError:
         return RateLimitedError(f"the service asks to slow down: {told}", wait)
     if code >= 500 or code in (408, 425):
         return ServiceDownError(f"the service is in trouble: {told}", "try again later")
-    return BadAnswerError(f"the service answered in an unexpected way: {told}", "check --api-url")
+    return BadResponseError(f"the service answered in an unexpected way: {told}", "check --api-url")
 
 
 def _bad_request(answer: Answer) -> UsageError:

@@ -1,50 +1,49 @@
-"""One look at each of many tasks, 20 an answer, tried again where that may help."""
+"""Fetch task statuses, 20 per request, with retries."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 from flux_cli.api.backoff import backoff
-from flux_cli.api.client import MANY, Client, RateLimitedError
+from flux_cli.api.client import MAX_FETCH_MANY, Client, RateLimitedError
 from flux_cli.api.task import Task
-from flux_cli.errors import BadAnswerError, FluxError, ServiceDownError
+from flux_cli.errors import BadResponseError, FluxError, ServiceDownError
 
-TRIES = 4
-"""How often a look is tried in all."""
+ATTEMPTS = 4
+"""How many times a request is sent in all."""
 MAX_PAUSE_SECONDS = 15.0
-"""A service that asks for a longer pause is not waited for here."""
+"""If the service asks for a longer pause, the check fails instead."""
 
 
-def look(
+def check_tasks(
     client: Client, task_ids: Sequence[str], sleep: Callable[[float], None] = time.sleep
 ) -> Iterator[tuple[str, Task | FluxError]]:
-    """Yield each id, in order, with its task as the service sees it or the error that stands for it.
+    """Yield each ID, in order, with its task or with the error of its check.
 
-    An error that concerns no task in particular (no network, a refused key) stands for all that are left.
+    An error that concerns no particular task (no network, a rejected key) is yielded for all remaining IDs.
     """
     failed: FluxError | None = None
-    for start in range(0, len(task_ids), MANY):
-        group = task_ids[start : start + MANY]
+    for start in range(0, len(task_ids), MAX_FETCH_MANY):
+        group = task_ids[start : start + MAX_FETCH_MANY]
         found: dict[str, Task | FluxError] = {}
         if failed is None:
             try:
-                found = _try_group(client, group, sleep)
+                found = _fetch_group(client, group, sleep)
             except FluxError as error:
                 failed = error
         for task_id in group:
-            yield task_id, found.get(task_id) or failed or BadAnswerError("the service said nothing of this task")
+            yield task_id, found.get(task_id) or failed or BadResponseError("the response lacks this task")
 
 
-def _try_group(
+def _fetch_group(
     client: Client, group: Sequence[str], sleep: Callable[[float], None]
 ) -> dict[str, Task | FluxError]:
-    for attempt in range(1, TRIES):
+    for attempt in range(1, ATTEMPTS):
         try:
             return client.fetch_many(group)
         except ServiceDownError as error:
-            wait = max(
-                backoff(attempt), (error.retry_after or 0.0) if isinstance(error, RateLimitedError) else 0.0
-            )
-            if wait > MAX_PAUSE_SECONDS:
+            requested = error.retry_after if isinstance(error, RateLimitedError) else None
+            pause = max(backoff(attempt), requested or 0.0)
+            if pause > MAX_PAUSE_SECONDS:
                 raise
-            sleep(wait)
+            sleep(pause)
     return client.fetch_many(group)

@@ -1,4 +1,4 @@
-"""What the service's answer about a task means, read as tolerantly as the service is loose."""
+"""What the service's response about a task means, read as tolerantly as the service is loose."""
 
 import math
 import shlex
@@ -20,7 +20,7 @@ class Status(StrEnum):
     FINISHED = "finished"
     FAILED = "failed"
     UNKNOWN = "unknown"
-    """Sent, and no usable answer came: it may have been accepted, and billed."""
+    """Sent, and no usable response came: it may have been accepted, and billed."""
     UNSENT = "unsent"
     """Never left this machine."""
 
@@ -43,12 +43,12 @@ class Task:
         status: `PROCESSING`, `FINISHED` (then `image_url` is set) or `FAILED` (then `error` is set).
         percentage: 0 to 100, or None where the service gives no usable number. May go backwards between answers.
         error: The service's reason for a failure.
-        answer: The object as it came.
+        response: The object as it came.
     """
 
     task_id: str
     status: Status
-    answer: Mapping[str, object]
+    response: Mapping[str, object]
     percentage: float | None = None
     task_type: str | None = None
     image_url: str | None = None
@@ -56,7 +56,7 @@ class Task:
     error: str | None = None
 
 
-def read_task(answer: Mapping[str, object], task_id: str) -> Task:
+def read_task(response: Mapping[str, object], task_id: str) -> Task:
     """Read a result or status object of `/fetch`, `/fetch-many` or a webhook.
 
     An `image_url` says that a task is done, whatever the status word, unless that word says failed; a word that
@@ -65,27 +65,27 @@ def read_task(answer: Mapping[str, object], task_id: str) -> Task:
     Raises:
         ValueError: The object says nothing about a task.
     """
-    word = _text(answer.get("status"))
+    word = _text(response.get("status"))
     word = word.lower() if word else None
-    image_url = _text(answer.get("image_url"))
-    percentage = read_percentage(answer.get("percentage"))
-    error = read_error(answer)
+    image_url = _text(response.get("image_url"))
+    percentage = read_percentage(response.get("percentage"))
+    error = read_error(response)
     if word in FAILED_WORDS or (error and not (word or image_url or percentage is not None)):
         status, error = Status.FAILED, error or "the service gave no reason"
     elif image_url:
         status, error, percentage = Status.FINISHED, None, 100.0
-    elif word or percentage is not None or answer.get("task_id") == task_id:
+    elif word or percentage is not None or response.get("task_id") == task_id:
         status, error = Status.PROCESSING, None
     else:
-        raise ValueError("the answer says nothing about a task")
+        raise ValueError("the response says nothing about a task")
     return Task(
         task_id=task_id,
         status=status,
-        answer=answer,
+        response=response,
         percentage=percentage,
-        task_type=_text(answer.get("task_type")),
+        task_type=_text(response.get("task_type")),
         image_url=image_url,
-        original_image_url=_text(answer.get("original_image_url")),
+        original_image_url=_text(response.get("original_image_url")),
         error=error,
     )
 
@@ -106,14 +106,14 @@ def read_percentage(value: object) -> float | None:
     return min(100.0, max(0.0, number)) if math.isfinite(number) else None
 
 
-def read_error(answer: object) -> str | None:
-    """Return the reason in an error answer: `errors[].msg`, `error` or `message`, as text, else None."""
-    if not isinstance(answer, Mapping):
+def read_error(response: object) -> str | None:
+    """Return the reason in an error response: `errors[].msg`, `error` or `message`, as text, else None."""
+    if not isinstance(response, Mapping):
         return None
-    errors = answer.get("errors")
+    errors = response.get("errors")
     reasons = [_reason(each) for each in errors] if isinstance(errors, list) else [_reason(errors)]
     found = [reason for reason in reasons if reason] or [
-        reason for reason in (_reason(answer.get("error")), _reason(answer.get("message"))) if reason
+        reason for reason in (_reason(response.get("error")), _reason(response.get("message"))) if reason
     ][:1]
     return "; ".join(found)[:MAX_ERROR_CHARACTERS] or None
 

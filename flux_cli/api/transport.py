@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from flux_cli import __version__
-from flux_cli.errors import BadAnswerError, FluxError, ServiceDownError, UsageError
+from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError
 
 if TYPE_CHECKING:
     import requests
@@ -142,7 +142,7 @@ class Transport:
             UsageError: The body cannot be written as JSON in UTF-8; nothing left.
             NotSentError: The request did not leave; it is safe to try again.
             ServiceDownError: It left, and no whole answer came.
-            BadAnswerError: The answer is too large.
+            BadResponseError: The answer is too large.
         """
         max_idle = math.inf if departure is None else MAX_IDLE_SECONDS
         departure = departure or Departure()
@@ -290,7 +290,7 @@ def _read_capped(response: "requests.Response") -> bytes:
     for chunk in response.iter_content(64 * 1024):
         content += chunk
         if len(content) > MAX_ANSWER_BYTES:
-            raise BadAnswerError(f"the service's answer is larger than {MAX_ANSWER_BYTES // 2**20} MiB")
+            raise BadResponseError(f"the service's answer is larger than {MAX_ANSWER_BYTES // 2**20} MiB")
     return bytes(content)
 
 

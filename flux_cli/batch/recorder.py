@@ -70,7 +70,7 @@ def as_json(record: Record) -> dict[str, object]:
     task = Task(
         record.task_id or "",
         record.status,
-        answer={},
+        response={},
         percentage=100.0 if record.status is Status.FINISHED else None,
         image_url=record.image_url,
         original_image_url=record.original_image_url,

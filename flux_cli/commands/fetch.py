@@ -53,7 +53,7 @@ def fetch(
     service: ServiceOptions,
 ) -> int:
     """Ask once how tasks stand."""
-    from flux_cli.api.status import look
+    from flux_cli.api.status import check_tasks
     from flux_cli.commands import connecting
 
     ids = connecting.task_ids(task_ids)
@@ -67,7 +67,7 @@ def fetch(
         connecting.chosen(service, config)
         target = running.target(output, service, config, len(ids))
     with connecting.opened(service, config) as connected:
-        looks = look(connected.client, ids)
+        looks = check_tasks(connected.client, ids)
         seen = [_result(task_id, found, known[task_id], history, connected.name) for task_id, found in looks]
         if target is not None:
             seen = _downloaded(seen, target, connected, history, output.original, service.quiet)

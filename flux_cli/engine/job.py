@@ -106,7 +106,7 @@ class Result:
             "elapsed": None if self.elapsed is None else round(self.elapsed, 3),
             "error": self.error,
             "exit_code": int(self.exit_code),
-            "raw": task.answer if task else None,
+            "raw": task.response if task else None,
         }
 
 

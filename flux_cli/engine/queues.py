@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from flux_cli.api.client import MANY
+from flux_cli.api.client import MAX_FETCH_MANY
 from flux_cli.engine.job import Job
 
 GATHER_SECONDS = 0.1
@@ -71,11 +71,11 @@ class UnderWay:
             return []
         horizon = now + (GATHER_SECONDS if len(self.running) > 1 else 0.0)
         group = sorted((at, index, job) for index, (job, at) in enumerate(self.running.items()) if at <= horizon)
-        if len(group) < MANY and due > now - GATHER_SECONDS and len(self.running) > MANY:
+        if len(group) < MAX_FETCH_MANY and due > now - GATHER_SECONDS and len(self.running) > MAX_FETCH_MANY:
             return []
         # Looks that fail get smaller, since one bad task may be what fails them, until it is clear that all do.
-        tries = group[0][2].tries if failed_looks <= MANY.bit_length() else 0
-        jobs = [job for _, _, job in group[: max(1, MANY >> max(0, tries - 1))]]
+        tries = group[0][2].tries if failed_looks <= MAX_FETCH_MANY.bit_length() else 0
+        jobs = [job for _, _, job in group[: max(1, MAX_FETCH_MANY >> max(0, tries - 1))]]
         for job in jobs:
             del self.running[job]
         self.looking.update(jobs)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from flux_cli.api.backoff import BACKOFF_MAX, backoff
-from flux_cli.api.client import MANY, Client, RateLimitedError, UnknownTaskError
+from flux_cli.api.client import MAX_FETCH_MANY, Client, RateLimitedError, UnknownTaskError
 from flux_cli.api.task import Status, Task
 from flux_cli.api.transport import NotSentError
 from flux_cli.engine.commits import Ledger
@@ -21,7 +21,7 @@ from flux_cli.engine.signals import deferred
 from flux_cli.engine.throttle import Throttle
 from flux_cli.engine.workers import Errands, UnsendableError
 from flux_cli.errors import (
-    BadAnswerError,
+    BadResponseError,
     ExitCode,
     FluxError,
     LocalFileError,
@@ -284,7 +284,7 @@ class Run:
         else:
             self._throttle.looked()
         # All of a group wait equally long, so that they are asked for together again.
-        pause = max(pause, backoff(1 + max(0, max(job.tries for job in group) - MANY.bit_length())))
+        pause = max(pause, backoff(1 + max(0, max(job.tries for job in group) - MAX_FETCH_MANY.bit_length())))
         for job in group:
             seen = outcome if isinstance(outcome, Exception) else outcome[job.task_id or ""]
             if isinstance(seen, Task):
@@ -310,7 +310,7 @@ class Run:
 
     def _not_seen(self, job: Job, error: Exception, pause: float) -> None:
         newborn = job.request is not None and job.seconds() < NEWBORN_SECONDS
-        passing = isinstance(error, ServiceDownError | BadAnswerError)
+        passing = isinstance(error, ServiceDownError | BadResponseError)
         if passing or (newborn and isinstance(error, UnknownTaskError)):
             job.tries += 1
             job.trouble = str(error)

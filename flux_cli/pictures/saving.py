@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from flux_cli.api.backoff import backoff
 from flux_cli.api.client import Client
 from flux_cli.api.task import Status, Task
-from flux_cli.errors import BadAnswerError, FluxError, ServiceDownError
+from flux_cli.errors import BadResponseError, FluxError, ServiceDownError
 from flux_cli.pictures.download import DownloadError, ExpiredUrlError, OnBytes, fetch_image, image_session
 from flux_cli.pictures.formats import PNG
 from flux_cli.pictures.naming import Target, values_for
@@ -120,7 +120,7 @@ class Saver:
         while True:
             try:
                 fresh = self._client.fetch(task.task_id)
-            except (ServiceDownError, BadAnswerError) as error:
+            except (ServiceDownError, BadResponseError) as error:
                 if attempt == TRIES:
                     raise
                 watch.trouble(error)

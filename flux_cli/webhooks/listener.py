@@ -17,11 +17,11 @@ from typing import Protocol
 
 from flux_cli.api.backoff import backoff
 from flux_cli.api.client import Client, UnknownTaskError
-from flux_cli.api.status import look
+from flux_cli.api.status import check_tasks
 from flux_cli.api.task import Status, Task
 from flux_cli.engine.job import Job, Result
 from flux_cli.engine.signals import deferred
-from flux_cli.errors import BadAnswerError, ExitCode, FluxError, LocalFileError, worst
+from flux_cli.errors import BadResponseError, ExitCode, FluxError, LocalFileError, worst
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saved, Saver
 from flux_cli.storage.files import remove_live
@@ -288,13 +288,13 @@ class Listener:
         if self._client is None:
             return told
         for attempt in range(1, CONFIRM_TRIES + 1):
-            ((_, found),) = look(self._client, [told.task_id], self._pause)
+            ((_, found),) = check_tasks(self._client, [told.task_id], self._pause)
             if isinstance(found, FluxError):
                 raise found
             if found.status is not Status.PROCESSING:
                 return found
             self._pause(backoff(attempt))
-        raise BadAnswerError(f"its webhook says {told.status}, but the service says that it still runs")
+        raise BadResponseError(f"its webhook says {told.status}, but the service says that it still runs")
 
     def _pause(self, seconds: float) -> None:
         if self._ending.wait(seconds):

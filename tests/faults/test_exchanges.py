@@ -9,7 +9,7 @@ import pytest
 from flux_cli.api.client import Client
 from flux_cli.api.request import Body
 from flux_cli.api.transport import Departure, NotSentError, Transport
-from flux_cli.errors import BadAnswerError, OutcomeUnknownError, ServiceDownError
+from flux_cli.errors import BadResponseError, OutcomeUnknownError, ServiceDownError
 from tests.conftest import wait_until
 from tests.faults.wire import Request, Step, Then, Wire, http, slowly, told
 
@@ -31,7 +31,7 @@ def test_an_answer_that_comes_late_is_not_the_next_ones(code: int) -> None:
 
     with Wire({"/fetch": hinted}) as wire:
         speaking = client(wire)
-        with pytest.raises(BadAnswerError):
+        with pytest.raises(BadResponseError):
             speaking.fetch("task-7")
         assert speaking.submit(BODY, Departure()) == "task-0"
 
