@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flux_cli.api.request import Body
 from flux_cli.api.task import Status, Task, read_error, read_task
-from flux_cli.api.transport import Answer, Departure, NotSentError, Transport
+from flux_cli.api.transport import Dispatch, NotSentError, Response, Transport
 from flux_cli.errors import (
     BadResponseError,
     FluxError,
@@ -62,14 +62,14 @@ class Client:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def say(self, line: str) -> None:
-        """Let the trace have a line of what else goes over the network. Secrets in it are blotted out."""
-        self._transport.say(line)
+    def trace(self, line: str) -> None:
+        """Write a line about other network traffic to the trace, with the secrets redacted."""
+        self._transport.trace(line)
 
-    def submit(self, body: Body, departure: Departure, seconds: float = SUBMIT_SECONDS) -> str:
+    def submit(self, body: Body, dispatch: Dispatch, seconds: float = SUBMIT_SECONDS) -> str:
         """Send one submission, once, and return its task id.
 
-        Once `departure.left` is true the service may accept and bill it.
+        Once `dispatch.sent` is true the service may accept and bill it.
 
         Raises:
             NotSentError: The body never left; it is safe to try again.
@@ -77,7 +77,7 @@ class Client:
             OutcomeUnknownError: The body left and no usable answer came. Never send it again.
         """
         try:
-            answer = self._transport.call("POST", "/flux-imagine", body, seconds, departure)
+            answer = self._transport.call("POST", "/flux-imagine", body, seconds, dispatch)
         except (NotSentError, UsageError):
             raise
         except Exception as error:
@@ -231,16 +231,16 @@ def _read_many(answer: Mapping[str, object], asked: Sequence[str]) -> dict[str, 
     return found
 
 
-def _excerpt(answer: Answer) -> str:
+def _excerpt(answer: Response) -> str:
     """Return the beginning of an answer, so that an odd id in it can be found again."""
-    return answer.content[:200].decode(errors="replace")
+    return answer.text(200)
 
 
-def _is_page(answer: Answer) -> bool:
+def _is_page(answer: Response) -> bool:
     return answer.content.lstrip()[:1] == b"<"
 
 
-def _refusal(answer: Answer) -> FluxError:
+def _refusal(answer: Response) -> FluxError:
     """Translate a status code that is not 200 into what it means."""
     told = _told(answer)
     code = answer.code
@@ -265,11 +265,11 @@ def _refusal(answer: Answer) -> FluxError:
     return BadResponseError(f"the service answered in an unexpected way: {told}", "check --api-url")
 
 
-def _bad_request(answer: Answer) -> UsageError:
+def _bad_request(answer: Response) -> UsageError:
     return UsageError(f"the service refuses the request: {_told(answer)}")
 
 
-def _told(answer: Answer) -> str:
+def _told(answer: Response) -> str:
     """Return what the answer says of itself in a few words: its status and its reason, if it gives one."""
     reason = None
     with contextlib.suppress(ValueError):

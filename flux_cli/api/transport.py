@@ -1,7 +1,7 @@
-"""One exchange with the service over requests: a whole answer within a time, or one plain error.
+"""One call to the service over requests: a whole response within a time, or one plain error.
 
-Here is what every call has in common: the key that goes to one origin and into no message, no redirects, bounds
-on time and size, and the knowledge whether a request that failed can have reached the service at all.
+What every call has in common is here: the key goes to one origin and into no message, redirects are not followed,
+time and size are limited, and for a request that failed it is known whether it can have reached the service.
 """
 
 import contextlib
@@ -10,12 +10,14 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
 
 from flux_cli import __version__
+from flux_cli.api.connections import OverdueError, current_abort, session, within
+from flux_cli.api.redaction import MIN_KEY_CHARACTERS, Redactor
 from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError
 
 if TYPE_CHECKING:
@@ -28,16 +30,11 @@ SILENCE_SECONDS = 120.0
 """How long a peer that has accepted a connection may send nothing; a call's own bound may be shorter."""
 
 MAX_IDLE_SECONDS = 1.0
-"""A submission does not go over a connection that was idle for longer: a peer that closes it just then leaves the
-outcome unknown. Servers close idle connections after anything from two seconds to some minutes."""
+"""A submission uses no connection that was idle for longer: a peer that closes it just then leaves the outcome
+unknown. Servers close idle connections after anything from two seconds to some minutes."""
 
-MAX_ANSWER_BYTES = 8 * 1024 * 1024
+MAX_RESPONSE_BYTES = 8 * 1024 * 1024
 
-MIN_KEY_CHARACTERS, MIN_SECRET_CHARACTERS = 8, 16
-"""Shorter ones are not blotted out of answers. A webhook secret is what its owner made up: a short one could be a
-word that an id or a URL holds as well."""
-
-_Result = TypeVar("_Result")
 Trace = Callable[[str], None]
 
 
@@ -50,69 +47,69 @@ class NotSentError(ServiceDownError):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A whole answer: its status code, its headers, its bytes; without the `secrets`."""
+class Response:
+    """A whole response. Only `content` can hold a secret: show people `text`, and use `json`."""
 
     code: int
     headers: Mapping[str, str]
-    content: bytes
-    secrets: Sequence[str] = field(default=(), repr=False)
+    content: bytes = field(repr=False)
+    redactor: Redactor = field(default_factory=Redactor, repr=False)
+
+    def text(self, limit: int = 2000) -> str:
+        """Return the body's first bytes as text, without the secrets."""
+        return self.redactor.text(self.content.decode(errors="replace"))[:limit]
 
     def json(self) -> Any:  # JSON from outside is Any until it has been looked at
-        """Return the parsed body. Raises ValueError for anything that is not sane JSON."""
+        """Return the parsed body, without the secrets. Raises ValueError for anything that is not sane JSON."""
         try:
-            value = _parsed(self.content)
-            # JSON has many ways to write the same text, so secrets are looked for in one that we wrote.
-            text = json.dumps(value, ensure_ascii=False)
-            blotted = text
-            for secret in self.secrets:
-                blotted = blotted.replace(json.dumps(secret, ensure_ascii=False)[1:-1], "[redacted]")
-            return value if blotted == text else _parsed(blotted)
+            value = json.loads(
+                self.content, parse_float=_finite, parse_constant=lambda _: None, parse_int=_sane_integer
+            )
+            return self._redacted(value)
         except RecursionError:
-            raise ValueError("nested beyond reason") from None
+            raise ValueError("nested too deeply") from None
+
+    def _redacted(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.redactor.text(value)
+        if isinstance(value, list):
+            return [self._redacted(each) for each in value]
+        if isinstance(value, dict):
+            return {self.redactor.text(name): self._redacted(each) for name, each in value.items()}
+        return value
 
 
-def ways_to_write(secret: str, least: int = MIN_SECRET_CHARACTERS) -> list[str]:
-    """Return a secret as it stands, and as JSON, JSON in JSON, and URLs write it; nothing for one too short."""
-    ways = {secret: None} if len(secret) >= least else {}
-    for _ in range(2):
-        for way in list(ways):
-            ways |= {json.dumps(way)[1:-1]: None, json.dumps(way, ensure_ascii=False)[1:-1]: None}
-            ways |= {quote(way, safe=""): None}
-    return sorted(ways, key=len, reverse=True)
+class Dispatch:
+    """The moment at which a request's body is sent: it can be canceled before, and not after.
 
-
-class Departure:
-    """The moment at which a request's body leaves: it can be called off before, and not after.
-
-    Name look-up, connecting and the TLS handshake come before that moment, so a failure with `left` false has
+    DNS lookup, connecting and the TLS handshake come before that moment, so a failure with `sent` false has
     certainly reached no service. (Guessing that from requests' exceptions is not possible: an SSLError, for one,
     can come before or after.)
     """
 
     def __init__(self) -> None:
-        self.left = False
-        self._withdrawn = False
+        self.sent = False
+        self._canceled = False
         self._lock = threading.Lock()
 
-    def leave(self) -> None:
-        """Note that the body leaves now. Raises NotSentError where it was called off."""
+    def send(self) -> None:
+        """Note that the body is sent now. Raises NotSentError if it was canceled."""
         with self._lock:
-            if self._withdrawn:
-                raise NotSentError("the request was called off before it was sent")
-            self.left = True
+            if self._canceled:
+                raise NotSentError("the request was canceled before it was sent")
+            self.sent = True
 
-    def withdraw(self) -> bool:
-        """Call the request off; return whether that was in time, so that nothing of it ever leaves."""
+    def cancel(self) -> bool:
+        """Cancel the request; return whether that was in time, so that nothing of it is ever sent."""
         with self._lock:
-            self._withdrawn = True
-            return not self.left
+            self._canceled = True
+            return not self.sent
 
 
 class Transport:
-    """Exchanges with one origin, with one key; safe to use from several threads.
+    """Calls to one origin, with one key; safe to use from several threads.
 
-    `trace` gets a line per request and per answer, with the key and the other `secrets` blotted out.
+    `trace` gets a line per request and per response, with the key and the other `secrets` redacted.
     """
 
     def __init__(
@@ -120,8 +117,10 @@ class Transport:
     ) -> None:
         self.api_url = api_url
         self._api_key = api_key
-        self._secrets = ways_to_write(api_key, MIN_KEY_CHARACTERS)
-        self._secrets += [way for secret in secrets for way in ways_to_write(secret)]
+        self._redactor = Redactor()
+        self._redactor.add(api_key, MIN_KEY_CHARACTERS)
+        for secret in secrets:
+            self._redactor.add(secret)
         self._trace = trace
         self._idle: queue.LifoQueue[tuple[requests.Session, float]] = queue.LifoQueue()
 
@@ -131,74 +130,77 @@ class Transport:
         path: str,
         body: Mapping[str, object] | None,
         seconds: float,
-        departure: Departure | None = None,
-    ) -> Answer:
-        """Send one request and return the whole answer, within `seconds`, whatever the peer does.
+        dispatch: Dispatch | None = None,
+    ) -> Response:
+        """Send one request and return the whole response, within `seconds`, whatever the peer does.
 
-        The work runs in a thread of its own, since neither a name look-up nor an answer that trickles in can be
-        bounded from inside. A `departure` is given for a submission, which must not be in doubt.
+        In a thread that has an `Abort` its owner watches the time. Any other thread lets the call run in one of
+        its own, since neither a DNS lookup nor a response that trickles in can be limited from inside. A
+        `dispatch` is given for a submission, whose outcome must not be in doubt.
 
         Raises:
-            UsageError: The body cannot be written as JSON in UTF-8; nothing left.
-            NotSentError: The request did not leave; it is safe to try again.
-            ServiceDownError: It left, and no whole answer came.
-            BadResponseError: The answer is too large.
+            UsageError: The body cannot be written as JSON in UTF-8; nothing was sent.
+            NotSentError: The request was not sent; it is safe to try again.
+            ServiceDownError: It was sent, and no whole response came.
+            BadResponseError: The response is too large.
         """
-        max_idle = math.inf if departure is None else MAX_IDLE_SECONDS
-        departure = departure or Departure()
-        payload = None if body is None else _Payload(body, departure)
-        self.say(f"> {method} {self.api_url}{path}{'' if body is None else ' ' + _elided(body)}")
+        max_idle = math.inf if dispatch is None else MAX_IDLE_SECONDS
+        dispatch = dispatch or Dispatch()
+        payload = None if body is None else _Payload(body, dispatch)
+        self.trace(f"> {method} {self.api_url}{path}{'' if body is None else ' ' + _elided(body)}")
         began = time.monotonic()
+
+        def work() -> Response:
+            return self._exchange(method, path, payload, seconds, max_idle)
+
         try:
-            answer = _within(seconds, lambda: self._exchange(method, path, payload, seconds, max_idle), departure)
+            response = work() if current_abort() else within(seconds, work)
+        except OverdueError:
+            error = overdue(seconds, dispatch)
+            self.trace(f"< {error.message}")
+            raise error from None
         except FluxError as error:
-            self.say(f"< {error.message} ({time.monotonic() - began:.2f} s)")
+            self.trace(f"< {error.message} ({time.monotonic() - began:.2f} s)")
             raise
-        self.say(
-            f"< {answer.code} ({time.monotonic() - began:.2f} s) {answer.content[:2000].decode(errors='replace')}"
-        )
-        return answer
+        self.trace(f"< {response.code} ({time.monotonic() - began:.2f} s) {response.text()}")
+        return response
 
     def _exchange(
         self, method: str, path: str, payload: "_Payload | None", seconds: float, max_idle: float
-    ) -> Answer:
+    ) -> Response:
         import requests
         from requests.structures import CaseInsensitiveDict
 
         with self._session(max_idle) as session:
             try:
-                response = session.request(
+                received = session.request(
                     method,
                     self.api_url + path,
                     data=payload,
                     headers={"Content-Type": "application/json"} if payload else None,
-                    # A little more than the call has, which ends with a clearer word.
+                    # A little more than the call has, which ends with a clearer message.
                     timeout=(min(seconds + 1, CONNECT_SECONDS), min(seconds + 1, SILENCE_SECONDS)),
                     allow_redirects=False,
                     stream=True,
                 )
-                with response:
-                    content = _read_capped(response)
-                if response.status_code < 200:
-                    # A hint like 103: the answer is still to come, and must not be taken for the next call's.
-                    session.close()
-            except (requests.RequestException, OSError, ValueError) as error:
-                raise self._translated(error, payload is not None and payload.departure.left) from error
-        for secret in self._secrets:
-            content = content.replace(secret.encode(), b"[redacted]")
-        headers = CaseInsensitiveDict({name: self._blotted(value) for name, value in response.headers.items()})
-        return Answer(response.status_code, headers, content, self._secrets)
+                with received:
+                    content = _read_capped(received)
+            except (requests.RequestException, OSError, ValueError, HTTPException) as error:
+                raise self._translated(error, payload is not None and payload.dispatch.sent) from error
+        redacted = self._redactor.text
+        headers = CaseInsensitiveDict({name: redacted(value) for name, value in received.headers.items()})
+        return Response(received.status_code, headers, content, self._redactor)
 
-    def _translated(self, error: Exception, left: bool) -> FluxError:
+    def _translated(self, error: Exception, sent: bool) -> FluxError:
         what, permanent = cause(error)
         hint = "check the network, the proxy settings and --api-url"
-        if left:
-            return ServiceDownError(f"no answer from {self.api_url}: {self._blotted(what)}", hint)
-        return NotSentError(f"cannot reach {self.api_url}: {self._blotted(what)}", hint, permanent=permanent)
+        if sent:
+            return ServiceDownError(f"no response from {self.api_url}: {self._redactor.text(what)}", hint)
+        return NotSentError(f"cannot reach {self.api_url}: {self._redactor.text(what)}", hint, permanent=permanent)
 
     @contextlib.contextmanager
     def _session(self, max_idle: float) -> Iterator["requests.Session"]:
-        """Lend a session to one call; sessions keep their connections but do not like to be shared by threads."""
+        """Lend a session to one call: sessions keep their connections, but several threads cannot share one."""
         try:
             session, since = self._idle.get_nowait()
             if time.monotonic() - since > max_idle:
@@ -208,27 +210,28 @@ class Transport:
         yield session
         self._idle.put((session, time.monotonic()))
 
-    def _blotted(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
-        return text
-
-    def say(self, line: str) -> None:
-        """Let the trace have a line, with the secrets blotted out."""
+    def trace(self, line: str) -> None:
+        """Write a line to the trace, with the secrets redacted."""
         if self._trace:
-            self._trace(self._blotted(line))
+            self._trace(self._redactor.text(line))
+
+
+def overdue(seconds: float, dispatch: Dispatch) -> ServiceDownError:
+    """Return the error for a call that took too long; one that was not sent yet is canceled."""
+    message, hint = f"no whole response within {seconds:.0f} s", "try again later"
+    return NotSentError(message, hint) if dispatch.cancel() else ServiceDownError(message, hint)
 
 
 class _Payload:
     """A JSON body that is read by the connection, and so knows when it leaves."""
 
-    def __init__(self, body: Mapping[str, object], departure: Departure) -> None:
+    def __init__(self, body: Mapping[str, object], dispatch: Dispatch) -> None:
         try:
             self._bytes = json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise UsageError("the request holds text that is not UTF-8") from None
         self._position = 0
-        self.departure = departure
+        self.dispatch = dispatch
 
     def __len__(self) -> int:
         return len(self._bytes)
@@ -238,8 +241,8 @@ class _Payload:
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes. Raises NotSentError where the request was called off before the first."""
-        if not self.departure.left:
-            self.departure.leave()
+        if not self.dispatch.sent:
+            self.dispatch.send()
         end = len(self._bytes) if size is None or size < 0 else self._position + size
         chunk = self._bytes[self._position : end]
         self._position += len(chunk)
@@ -247,50 +250,23 @@ class _Payload:
 
 
 def _new_session(api_key: str) -> "requests.Session":
-    import requests
-    from requests.auth import AuthBase
+    def raw_key(prepared: "requests.PreparedRequest") -> "requests.PreparedRequest":
+        """Set the bare key, as the service wants it; as `auth`, so that no netrc entry takes its place."""
+        prepared.headers["Authorization"] = api_key
+        return prepared
 
-    class RawKey(AuthBase):
-        """The bare key, as the service wants it. As an auth object, so that no netrc entry takes its place."""
-
-        def __call__(self, prepared: requests.PreparedRequest) -> requests.PreparedRequest:
-            prepared.headers["Authorization"] = api_key
-            return prepared
-
-    session = requests.Session()
-    session.auth = RawKey()
-    session.headers["User-Agent"] = USER_AGENT
-    session.headers["Accept"] = "application/json"
-    return session
-
-
-def _within(seconds: float, work: Callable[[], _Result], departure: Departure) -> _Result:
-    """Run `work` in a daemon thread; return or raise what it does, or give up on it after `seconds`."""
-    outcome: queue.SimpleQueue[_Result | BaseException] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put(work())
-        except BaseException as error:
-            outcome.put(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        result = outcome.get(timeout=max(0.0, seconds))
-    except queue.Empty:
-        message, hint = f"no whole answer within {seconds:.0f} s", "try again later"
-        raise (NotSentError if departure.withdraw() else ServiceDownError)(message, hint) from None
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    made = session(raw_key)
+    made.headers["User-Agent"] = USER_AGENT
+    made.headers["Accept"] = "application/json"
+    return made
 
 
 def _read_capped(response: "requests.Response") -> bytes:
     content = bytearray()
     for chunk in response.iter_content(64 * 1024):
         content += chunk
-        if len(content) > MAX_ANSWER_BYTES:
-            raise BadResponseError(f"the service's answer is larger than {MAX_ANSWER_BYTES // 2**20} MiB")
+        if len(content) > MAX_RESPONSE_BYTES:
+            raise BadResponseError(f"the service's response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB")
     return bytes(content)
 
 
@@ -317,11 +293,11 @@ def cause(error: BaseException) -> tuple[str, bool]:
         if isinstance(each, ssl.SSLCertVerificationError):
             return f"its certificate is not trusted ({each.verify_message})", True
         if isinstance(each, socket.gaierror):
-            return "its name cannot be looked up", False
+            return "DNS lookup failed", False
         if isinstance(each, TimeoutError):
-            return "it did not answer in time", False
+            return "no response in time", False
         if isinstance(each, http.client.RemoteDisconnected):
-            return "it closed the connection without an answer", False
+            return "the connection was closed without a response", False
         if isinstance(each, IncompleteRead | http.client.IncompleteRead):
             return "the connection ended too early", False
         if isinstance(each, ssl.SSLError) and each.reason:
@@ -339,10 +315,6 @@ def _elided(body: Mapping[str, object]) -> str:
     if "webhook_secret" in shown:
         shown["webhook_secret"] = "[redacted]"  # noqa: S105 - the opposite of a password
     return json.dumps(shown, ensure_ascii=False)
-
-
-def _parsed(text: str | bytes) -> Any:  # as `Answer.json`
-    return json.loads(text, parse_float=_finite, parse_constant=lambda _: None, parse_int=_sane_integer)
 
 
 def _finite(text: str) -> float | None:

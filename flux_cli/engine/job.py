@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from flux_cli.api.request import Body
 from flux_cli.api.task import Status, Task
-from flux_cli.api.transport import Departure
+from flux_cli.api.transport import Dispatch
 from flux_cli.engine.polling import Pace
 from flux_cli.errors import ExitCode
 
@@ -46,7 +46,7 @@ class Job:
 
     task: Task | None = None
     """The last answer of the service; given with a task that has just been looked at."""
-    departure: Departure = field(default_factory=Departure)
+    dispatch: Dispatch = field(default_factory=Dispatch)
     pace: Pace = field(default_factory=Pace)
     began: float = field(default_factory=time.monotonic)
     """When work on it began here, by the monotonic clock."""

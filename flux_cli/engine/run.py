@@ -208,7 +208,7 @@ class Run:
     def _let_submissions_settle(self) -> None:
         """Call off what has not left, and give answers that are on their way a moment to arrive."""
         until = time.monotonic() + SETTLE_SECONDS
-        while any(not job.departure.withdraw() for job in self._jobs.submitting):
+        while any(not job.dispatch.cancel() for job in self._jobs.submitting):
             if (left := until - time.monotonic()) <= 0:
                 break
             self._errands.handle(left)
@@ -266,7 +266,7 @@ class Run:
     def _send_again(self, job: Job, when: float, error: FluxError) -> None:
         job.tries += 1
         job.trouble = error.message
-        job.departure = type(job.departure)()
+        job.dispatch = type(job.dispatch)()
         self._jobs.to_submit[job] = when
         # Until then it is certain that it was not accepted; should this process end, it is not in doubt.
         self._ledger.note(job, lambda history, number: history.ended(number, Status.UNSENT, error=error.message))
@@ -392,7 +392,7 @@ class Run:
 
     def _end_unsubmitted(self, code: ExitCode, why: str) -> None:
         for job in [*self._jobs.to_submit, *self._jobs.submitting]:
-            if job.departure.withdraw():
+            if job.dispatch.cancel():
                 trouble = job.trouble or ("no connection yet" if job in self._jobs.submitting else None)
                 late = code is ExitCode.GAVE_UP_WAITING and trouble
                 unsent = ExitCode.SERVICE_DOWN if late else code  # there is no task that could be waited for

@@ -119,7 +119,7 @@ class Errands:
                     unsendable.exit_code = error.exit_code
                     raise unsendable from error
                 body = {**body, "image_prompt": image.encoded()}
-            return self._client.submit(body, job.departure)
+            return self._client.submit(body, job.dispatch)
 
     def _start(
         self,

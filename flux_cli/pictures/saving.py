@@ -154,7 +154,7 @@ class Saver:
                 session=session,
                 allow_http=self._allow_http,
                 on_bytes=watch.on_bytes,
-                say=self._client.say,
+                say=self._client.trace,
             )
             watch.on_bytes(file.tell(), None)  # the last chance to stop: from here on there is a picture
             if target.stdout:

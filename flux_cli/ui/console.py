@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, cast
 
+from flux_cli.api.redaction import Redactor
 from flux_cli.errors import LocalFileError
 
 if TYPE_CHECKING:
@@ -23,14 +24,12 @@ _UNSAFE = re.compile(
 _SPACES = re.compile(r"[\t\n\r\f\v ]+")
 _RED, _CYAN, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[0m"
 
-_secrets: list[str] = []
+_redactor = Redactor()
 
 
 def keep_secret(text: str | None) -> None:
-    """Blot a text out of everything that is written to stderr from now on."""
-    from flux_cli.api.transport import ways_to_write
-
-    _secrets.extend(ways_to_write(text or ""))
+    """Redact a text in everything that is written to stderr from now on."""
+    _redactor.add(text)
 
 
 def clean(text: object) -> str:
@@ -88,9 +87,7 @@ def _say(label: str, message: str, colour: str) -> None:
 
 def raw_stderr(text: str) -> None:
     """Write to stderr with the secrets blotted out; a stderr that is gone is not worth an error."""
-    for secret in _secrets:
-        text = text.replace(secret, "[redacted]")
-    stderr.write(text)
+    stderr.write(_redactor.text(text))
     stderr.flush()
 
 

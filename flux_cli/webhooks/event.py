@@ -8,7 +8,7 @@ from pathlib import Path
 from flux_cli.api.client import is_task_id
 from flux_cli.api.request import is_http_url
 from flux_cli.api.task import Task, read_task
-from flux_cli.api.transport import USER_AGENT, Answer, cause
+from flux_cli.api.transport import USER_AGENT, Response, cause
 from flux_cli.errors import LocalFileError, ServiceDownError, UsageError
 
 PATH = "/webhook"
@@ -40,7 +40,7 @@ def read_event(body: bytes) -> Event:
         ValueError: It is no JSON object that names a task; the message says which.
     """
     try:
-        said = Answer(200, {}, body).json()
+        said = Response(200, {}, body).json()
     except ValueError:
         raise ValueError("the body is not JSON") from None
     task_id = said.get("task_id") if isinstance(said, dict) else None

@@ -8,7 +8,7 @@ import pytest
 
 from flux_cli.api.client import Client
 from flux_cli.api.request import Body
-from flux_cli.api.transport import Departure, NotSentError, Transport
+from flux_cli.api.transport import Dispatch, NotSentError, Transport
 from flux_cli.errors import BadResponseError, OutcomeUnknownError, ServiceDownError
 from tests.conftest import wait_until
 from tests.faults.wire import Request, Step, Then, Wire, http, slowly, told
@@ -33,7 +33,7 @@ def test_an_answer_that_comes_late_is_not_the_next_ones(code: int) -> None:
         speaking = client(wire)
         with pytest.raises(BadResponseError):
             speaking.fetch("task-7")
-        assert speaking.submit(BODY, Departure()) == "task-0"
+        assert speaking.submit(BODY, Dispatch()) == "task-0"
 
 
 def test_connections_are_kept_from_one_call_to_the_next() -> None:
@@ -54,7 +54,7 @@ def test_a_connection_that_the_service_closed_meanwhile_is_no_trouble() -> None:
         for number in range(5):
             speaking.fetch("task-7")
             time.sleep(0.05)
-            assert speaking.submit(BODY, Departure()) == f"task-{number}"
+            assert speaking.submit(BODY, Dispatch()) == f"task-{number}"
 
 
 def test_a_submission_does_not_go_over_a_connection_that_was_idle_for_long() -> None:
@@ -73,48 +73,48 @@ def test_a_submission_does_not_go_over_a_connection_that_was_idle_for_long() -> 
         speaking = client(wire)
         speaking.fetch("task-7")
         time.sleep(1.2)
-        assert speaking.submit(BODY, Departure()) == "task-0"
+        assert speaking.submit(BODY, Dispatch()) == "task-0"
 
 
 @pytest.mark.parametrize("slow", [slowly(http(200, b"{}"), 0.05), [60.0]], ids=["trickle", "silence"])
 def test_a_call_ends_in_its_time(slow: list[Step]) -> None:
     """Whatever the peer does: nothing is known of a submission, and a look may be made again."""
     with Wire({"/flux-imagine": slow, "/fetch": slow}) as wire:
-        with pytest.raises(OutcomeUnknownError, match="no whole answer within 1 s"):
-            client(wire).submit(BODY, Departure(), seconds=1)
-        with pytest.raises(ServiceDownError, match="no whole answer within 1 s"):
+        with pytest.raises(OutcomeUnknownError, match="no whole response within 1 s"):
+            client(wire).submit(BODY, Dispatch(), seconds=1)
+        with pytest.raises(ServiceDownError, match="no whole response within 1 s"):
             client(wire).fetch("task-7", seconds=1)
 
 
 def test_time_is_up_before_anything_left() -> None:
     """Then it is certain that nothing was sent, and nothing is sent afterwards either."""
     with Wire(accepts=False) as wire:
-        departure = Departure()
+        dispatch = Dispatch()
         with pytest.raises(NotSentError):
-            client(wire).submit(BODY, departure, seconds=0.3)
-        assert not departure.left
+            client(wire).submit(BODY, dispatch, seconds=0.3)
+        assert not dispatch.sent
 
 
 def test_called_off_before_it_left() -> None:
     """A submission that is withdrawn while it connects never arrives."""
-    departure = Departure()
-    assert departure.withdraw()
+    dispatch = Dispatch()
+    assert dispatch.cancel()
     with Wire() as wire:
-        with pytest.raises(NotSentError, match="called off"):
-            client(wire).submit(BODY, departure)
+        with pytest.raises(NotSentError, match="canceled"):
+            client(wire).submit(BODY, dispatch)
         assert wire.submissions == 0
 
 
 def test_called_off_after_it_left() -> None:
     """That is too late, and it says so."""
-    departure = Departure()
+    dispatch = Dispatch()
 
     def submit() -> None:
         with contextlib.suppress(OutcomeUnknownError):
-            client(wire).submit(BODY, departure)
+            client(wire).submit(BODY, dispatch)
 
     with Wire({"/flux-imagine": [60.0]}) as wire:
         threading.Thread(target=submit, daemon=True).start()
         wait_until(lambda: wire.submissions == 1)
-        assert not departure.withdraw()
-        assert departure.left
+        assert not dispatch.cancel()
+        assert dispatch.sent

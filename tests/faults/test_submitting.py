@@ -105,10 +105,10 @@ UNKNOWN_OUTCOMES = [
     *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (500, 502, 503, 504, 520, 599)),
     unknown("an HTML page with 200", "[[html]]", "no task id"),
     unknown("reset instead of an answer", "[[reset]]", "connection reset"),
-    unknown("closed instead of an answer", "[[lost-reply]]", "no answer"),
+    unknown("closed instead of an answer", "[[lost-reply]]", "no response"),
     unknown("an empty body", "[[empty]]"),
     unknown("JSON cut short, its length agrees", "[[truncated-json]]"),
-    unknown("JSON cut short, its length promises more", "[[cut-json]]", "no answer"),
+    unknown("JSON cut short, its length promises more", "[[cut-json]]", "no response"),
     *(unknown(f"the answer {value}", f"[[json {value}]]") for value in ("null", "{}", '"text"', "1e999", "7")),
     unknown("no task_id", "[[no-task-id]]", "no task id"),
     *(
@@ -138,7 +138,7 @@ ON_THE_WIRE = [
         "103 Early Hints", [b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.2, told({"task_id": "task-0"})], "HTTP 103"
     ),
     answered("a length that is too small", http(200, GOOD, Content_Length="9")),
-    answered("a length that is too large", http(200, GOOD, Content_Length="99"), "no answer"),
+    answered("a length that is too large", http(200, GOOD, Content_Length="99"), "no response"),
     answered("two lengths", http(200, GOOD, Content_Length="3", content_length="22")),
     Row(
         "a negative length",
@@ -232,7 +232,7 @@ def never_sent(fault: str, *says: str, url: str = "{url}", **options: object) ->
 
 
 NEVER_SENT = [
-    never_sent("a host that does not exist", "its name cannot be looked up", url="http://nowhere.invalid"),
+    never_sent("a host that does not exist", "DNS lookup failed", url="http://nowhere.invalid"),
     never_sent("nobody listens", "connection refused", "trying again", url="http://127.0.0.1:1"),
     never_sent("nobody accepts, until the deadline", "gave up before it was sent", accepts=False),
     never_sent("TLS with somebody who does not speak it", "cannot reach", url="https://127.0.0.1:{port}"),

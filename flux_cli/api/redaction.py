@@ -1,0 +1,41 @@
+"""Removing keys and webhook secrets from text, however JSON or a URL has spelled them."""
+
+import re
+
+MIN_KEY_CHARACTERS, MIN_SECRET_CHARACTERS = 8, 16
+"""Shorter ones are not removed. A webhook secret is chosen by its owner: a short one could be a word that occurs
+in an ID or a URL as well."""
+
+REDACTED = "[redacted]"
+
+
+class Redactor:
+    """Replaces the secrets that were added to it by `[redacted]`."""
+
+    def __init__(self) -> None:
+        self._secrets: dict[str, None] = {}
+        self._pattern: re.Pattern[str] | None = None
+
+    def add(self, secret: str | None, least: int = MIN_SECRET_CHARACTERS) -> None:
+        """Remove this text from now on, unless it has fewer than `least` characters."""
+        if secret and len(secret) >= least and secret not in self._secrets:
+            self._secrets[secret] = None
+            longest_first = sorted(self._secrets, key=len, reverse=True)
+            self._pattern = re.compile("|".join("".join(map(_spellings, each)) for each in longest_first))
+
+    def text(self, text: str) -> str:
+        """Return a text without the secrets."""
+        return self._pattern.sub(REDACTED, text) if self._pattern else text
+
+
+def _spellings(character: str) -> str:
+    """Return a pattern for one character: as it is, as JSON (also inside JSON) and as URLs escape it."""
+    units = character.encode("utf-16-be", "surrogatepass")
+    escaped = "".join(rf"\\+u{_any_case(units[at : at + 2].hex())}" for at in range(0, len(units), 2))
+    percent = "".join(f"%{_any_case(f'{byte:02x}')}" for byte in character.encode("utf-8", "surrogateescape"))
+    backslash = "\\\\*" if character in '"\\/' else ""
+    return f"(?:{backslash}{re.escape(character)}|{escaped}|{percent})"
+
+
+def _any_case(digits: str) -> str:
+    return "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in digits)
