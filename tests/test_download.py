@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flux_cli.pictures import formats as images
-from flux_cli.pictures.download import DownloadError, fetch_image, image_session
+from flux_cli.pictures.download import DownloadError, Partial, Retry, fetch_image, image_session
 from flux_cli.pictures.formats import (
     GIF,
     JPEG,
@@ -91,13 +91,13 @@ def test_a_picture_beyond_the_limit(tmp_path: Path, length: str) -> None:
         with pytest.raises(DownloadError, match="larger than 1 MiB") as caught:
             fetch_image(
                 f"{wire.url}/image/x.png",
-                file,
+                Partial(file),
                 session=image_session(),
                 allow_http=True,
                 on_bytes=lambda *_: None,
                 limit=2**20,
             )
-        assert caught.value.final
+        assert caught.value.kind is Retry.FINAL
     assert list(tmp_path.iterdir()) == []
 
 

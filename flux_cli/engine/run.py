@@ -19,7 +19,7 @@ from flux_cli.engine.polling import FIRST_SECONDS
 from flux_cli.engine.queues import GATHER_SECONDS, Coming, UnderWay
 from flux_cli.engine.signals import deferred
 from flux_cli.engine.throttle import Throttle
-from flux_cli.engine.workers import Errands, UnsendableError
+from flux_cli.engine.workers import Delivered, Errands, UnsendableError
 from flux_cli.errors import (
     BadResponseError,
     ExitCode,
@@ -30,8 +30,8 @@ from flux_cli.errors import (
     UsageError,
     worst,
 )
-from flux_cli.pictures.download import UnreachableError
-from flux_cli.pictures.saving import Saved, Saver
+from flux_cli.pictures.download import DownloadError, Retry
+from flux_cli.pictures.saving import Saver
 from flux_cli.storage.files import remove_live
 from flux_cli.storage.history import History
 
@@ -330,13 +330,13 @@ class Run:
         job.trouble = message
         self._ledger.tell(self._observer.trouble, job, message)
 
-    def _saved(self, job: Job, saved: Saved) -> None:
+    def _saved(self, job: Job, delivered: Delivered) -> None:
         self._jobs.saving.discard(job)
-        job.task = saved.task
+        job.task, saved = delivered.task, delivered.saved
         result = Result(Status.FINISHED, path=saved.path, original_path=saved.original_path, content=saved.content)
-        if saved.lacking is not None:
-            why, hint = f"the original: {saved.lacking.message}", saved.lacking.hint
-            code = _not_saved_code(saved.lacking)
+        if delivered.lacking is not None:
+            why, hint = f"the original: {delivered.lacking.message}", delivered.lacking.hint
+            code = _not_saved_code(delivered.lacking)
             result = replace(result, exit_code=code, error=why, hint=hint, resumable=True)
         self._end(job, result)
 
@@ -345,7 +345,8 @@ class Run:
             raise error
         self._jobs.saving.discard(job)
         pause = min(BACKOFF_MAX, backoff(1) + job.waited)
-        if isinstance(error, UnreachableError) and job.waited + pause <= self._plan.picture_patience:
+        transient = isinstance(error, DownloadError) and error.kind is Retry.TRANSIENT
+        if transient and job.waited + pause <= self._plan.picture_patience:
             job.waited += pause
             # A look first: the picture may lie elsewhere by then.
             self._jobs.running[job] = time.monotonic() + pause

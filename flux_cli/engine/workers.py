@@ -8,16 +8,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from flux_cli.api.backoff import backoff
 from flux_cli.api.client import Client
-from flux_cli.api.task import Task
+from flux_cli.api.task import Status, Task
 from flux_cli.engine.job import Job
-from flux_cli.errors import FluxError
+from flux_cli.errors import BadResponseError, FluxError, ServiceDownError
 from flux_cli.pictures import image_prompt
-from flux_cli.pictures.download import OnBytes
-from flux_cli.pictures.saving import OnTrouble, Saved, Saver
+from flux_cli.pictures.download import DownloadError, OnBytes, Retry
+from flux_cli.pictures.saving import Saved, Saver, Transfer
 
 MAX_LARGE_BODIES = 4
 """Requests under way at once whose image prompts are read only then, up to 20 MiB each."""
@@ -26,7 +28,22 @@ LOOK_SECONDS = 30.0
 PROGRESS_SECONDS = 0.1
 """How often a download reports its bytes."""
 
+SAVE_ATTEMPTS = 5
+"""How often a picture is tried, and its URL asked for once more, before it is given up."""
+
+OnTrouble = Callable[[str], None]
+"""Gets what went wrong and will be tried again."""
+
 _Outcome = TypeVar("_Outcome")
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A saved picture, the task as last seen, and why the original that was asked for is missing."""
+
+    task: Task
+    saved: Saved
+    lacking: FluxError | None = None
 
 
 class UnsendableError(FluxError):
@@ -66,7 +83,7 @@ class Errands:
         job: Job,
         on_bytes: OnBytes,
         on_trouble: OnTrouble,
-        saved: Callable[[Saved], None],
+        saved: Callable[[Delivered], None],
         failed: Callable[[Exception], None],
     ) -> None:
         """Save a finished task's picture.
@@ -87,8 +104,10 @@ class Errands:
             self._reports.put(lambda: on_trouble(message))
 
         assert job.task is not None and job.target is not None  # noqa: S101, PT018 - only such jobs are saved
-        save = partial(self._saver.save, job.task, job.target, job.recorded, job.n, progress, trouble)
-        self._start(save, saved, failed)
+        transfer = Transfer(job.target, job.recorded, job.n)
+        self._start(
+            partial(deliver, self._client, self._saver, job.task, transfer, progress, trouble), saved, failed
+        )
 
     def stop(self) -> None:
         """Let downloads end without a report."""
@@ -138,3 +157,52 @@ class Errands:
                 self._reports.put(partial(done, outcome))
 
         threading.Thread(target=errand, daemon=True).start()
+
+
+def deliver(
+    client: Client | None, saver: Saver, task: Task, transfer: Transfer, on_bytes: OnBytes, on_trouble: OnTrouble
+) -> Delivered:
+    """Save a picture with a few attempts. Raises DownloadError or LocalFileError if it cannot be saved now."""
+    refreshed = False
+    attempt = 1
+    with contextlib.closing(transfer):
+        while True:
+            try:
+                return Delivered(task, saver.save(task, transfer, on_bytes))
+            except FluxError as error:
+                again = isinstance(error, DownloadError) and error.kind is not Retry.FINAL
+                expired = isinstance(error, DownloadError) and error.kind is Retry.EXPIRED and client is not None
+                if not again or attempt == SAVE_ATTEMPTS or (expired and refreshed):
+                    if transfer.saved is not None:
+                        return Delivered(task, transfer.saved, error)
+                    raise
+                if not expired:
+                    on_trouble(error.message)
+            attempt += 1
+            if expired and client is not None:
+                task, refreshed = _refreshed(client, task, on_bytes, on_trouble), True
+            else:
+                _pause(backoff(attempt - 1), on_bytes)
+
+
+def _refreshed(client: Client, task: Task, on_bytes: OnBytes, on_trouble: OnTrouble) -> Task:
+    for attempt in range(1, SAVE_ATTEMPTS + 1):
+        try:
+            fresh = client.fetch(task.task_id)
+        except (ServiceDownError, BadResponseError) as error:
+            if attempt == SAVE_ATTEMPTS:
+                raise
+            on_trouble(error.message)
+            _pause(backoff(attempt), on_bytes)
+        else:
+            if fresh.status is Status.FINISHED:
+                return fresh
+            break
+    raise DownloadError("its URL expired, and the service gives no other")
+
+
+def _pause(seconds: float, on_bytes: OnBytes) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        on_bytes(0, None)
+        time.sleep(min(0.1, left))

@@ -1,21 +1,26 @@
-"""From an `image_url` to bytes in a file that are known to be whole.
+"""Download a picture from its URL into a temporary file and verify that it is complete.
 
-The image comes from a CDN that must never see the API key: this module does not know it, and its session sends
-no credentials of any kind, on no hop.
+The picture comes from a CDN that must never see the API key: this module does not know the key, and its session
+sends no credentials of any kind on any hop.
 """
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urljoin, urlsplit
 
+from flux_cli.api import connections
+from flux_cli.api.client import parse_retry_after
 from flux_cli.api.transport import CONNECT_SECONDS, USER_AGENT, cause
 from flux_cli.errors import ServiceDownError
 from flux_cli.pictures.formats import SNIFF_BYTES, ImageType, has_end, sniff
 from flux_cli.storage.files import local_errors
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import requests
 
 MAX_IMAGE_BYTES = 256 * 1024 * 1024
@@ -24,46 +29,114 @@ SILENCE_SECONDS = 30.0
 CHUNK_BYTES = 1024 * 1024
 
 OnBytes = Callable[[int, int | None], None]
-"""Gets the bytes received so far and, where it was announced, the length of the whole. May raise to stop."""
+"""Called with the bytes received so far and the total if the server announced it. May raise to stop."""
+
+
+class Retry(Enum):
+    """Whether another attempt to download can succeed."""
+
+    TRANSIENT = "the same URL may work later"
+    EXPIRED = "the URL is not served (403, 404, 410); a new status check may return another one"
+    FINAL = "no attempt can succeed"
 
 
 class DownloadError(ServiceDownError):
-    """The picture could not be had. `final`: asking the same URL again cannot help."""
+    """One attempt to download a picture failed.
 
-    def __init__(self, message: str, *, final: bool = False) -> None:
-        super().__init__(f"cannot download the picture: {message}")
-        self.reason = message
-        self.final = final
+    Attributes:
+        reason: The message without its introduction.
+        kind: Whether to try again.
+        retry_after: Seconds that the server asked to wait, or None.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        kind: Retry = Retry.TRANSIENT,
+        *,
+        retry_after: float | None = None,
+        what: str = "picture",
+    ) -> None:
+        super().__init__(f"cannot download the {what}: {reason}")
+        self.reason = reason
+        self.kind = kind
+        self.retry_after = retry_after
 
 
-class NoImageError(DownloadError):
-    """Something came, and it is no image, or too large for one."""
+class NotAnImageError(DownloadError):
+    """The response is not an image, or is larger than the limit."""
 
 
-class UnreachableError(DownloadError):
-    """The picture's server did not answer at all; the network may be gone."""
+@dataclass
+class Partial:
+    """The temporary file of a picture, and what is needed to resume an interrupted transfer.
 
+    Attributes:
+        file: Open for reading and writing, at least `received` bytes long.
+        received: How many bytes of the picture it holds.
+        location: The URL that served them, without its query: a signature in it may change.
+        validator: The strong ETag or Last-Modified of the response, for If-Range; None if it cannot be resumed.
+        total: The size of the whole picture in bytes, if announced.
+    """
 
-class ExpiredUrlError(DownloadError):
-    """The URL is no longer served (403, 404, 410); the task has a fresh one."""
+    file: BinaryIO
+    received: int = 0
+    location: str = ""
+    validator: str | None = None
+    total: int | None = None
+
+    def clear(self) -> None:
+        """Forget the received bytes: the next attempt starts from the beginning."""
+        self.received, self.location, self.validator, self.total = 0, "", None, None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the next attempt can ask for the missing bytes only."""
+        return self.received > 0 and self.validator is not None
+
+    def range_headers(self) -> dict[str, str]:
+        """Return the request headers that ask for the missing bytes, or none to ask for everything."""
+        if not self.resumable or self.validator is None:
+            return {}
+        return {"Range": f"bytes={self.received}-", "If-Range": self.validator}
+
+    def begin(self, response: "requests.Response") -> None:
+        """Note where a new response comes from, and overwrite what an earlier one left."""
+        self.clear()
+        self.location = _without_query(response.url)
+        self.validator = _validator(response.headers)
+        self.total = _length(response.headers)
+
+    def is_continued_by(self, response: "requests.Response") -> bool:
+        """Say whether a 206 response holds exactly the missing bytes of the same file."""
+        span = re.fullmatch(
+            r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", "")
+        )
+        if span is None or _without_query(response.url) != self.location:
+            return False
+        size = None if span[3] == "*" else int(span[3])
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        return (
+            int(span[1]) == self.received
+            and (size is None or int(span[2]) == size - 1)
+            and (size is None or self.total is None or size == self.total)
+            and validator in (None, self.validator)
+        )
 
 
 def image_session() -> "requests.Session":
     """Return a session without credentials; `auth` is a no-op because None would let netrc supply some."""
-    import requests
-
-    session = requests.Session()
-    session.auth = lambda prepared: prepared
+    session = connections.session(lambda prepared: prepared)
     session.headers["User-Agent"] = USER_AGENT
     session.headers["Accept"] = "image/*"
-    # Compressed images gain nothing, and a truncated gzip stream passes for a whole one.
+    # Compression gains nothing for images, and a truncated gzip stream is not detected.
     session.headers["Accept-Encoding"] = "identity"
     return session
 
 
 def fetch_image(
     url: str,
-    file: BinaryIO,
+    partial: Partial,
     *,
     session: "requests.Session",
     allow_http: bool,
@@ -71,101 +144,114 @@ def fetch_image(
     limit: int = MAX_IMAGE_BYTES,
     say: Callable[[str], None] = lambda _: None,
 ) -> ImageType:
-    """Write the image at `url` to an empty temporary file and return its type, once it is known to be whole.
+    """Make one attempt to download the image at `url`; return its type once it is known to be complete.
 
-    Whole means: as long as announced, and ending as its format ends.
+    After an error, `partial` keeps what has arrived if the next attempt can resume.
 
     Args:
-        allow_http: Whether plain http will do; only where the API itself is spoken to over http.
-        limit: The largest image taken, in bytes.
-        say: Gets a line for each request and each answer.
+        allow_http: Whether plain http is accepted; only if the API itself uses http.
+        limit: The largest image accepted, in bytes.
+        say: Called with a line for each request and each response.
 
     Raises:
-        ExpiredUrlError: 403, 404 or 410.
-        DownloadError: Anything else that came short of a whole image.
+        DownloadError: The image did not arrive.
         LocalFileError: The file cannot be written.
     """
     import requests
     from urllib3.exceptions import HTTPError
 
     try:
-        with _open(url, session, allow_http, say) as response:
-            _write_body(response, file, on_bytes, limit)
+        with _open(url, partial, session, allow_http, say) as response:
+            _receive(response, partial, on_bytes, limit)
     except (requests.RequestException, HTTPError, OSError) as error:
-        raise DownloadError(cause(error)[0]) from error
-    except ValueError as error:  # of a redirect's URL, which requests parses even where it is not to follow it
-        raise DownloadError(f"its URL makes no sense: {error}", final=True) from error
-    return _checked(file)
+        reason, permanent = cause(error)
+        raise DownloadError(reason, Retry.FINAL if permanent else Retry.TRANSIENT) from error
+    except ValueError as error:  # a redirect's URL, which requests parses even if it does not follow it
+        raise DownloadError(f"its URL makes no sense: {error}", Retry.FINAL) from error
+    return _checked(partial)
 
 
 def _open(
-    url: str, session: "requests.Session", allow_http: bool, say: Callable[[str], None]
+    url: str, partial: Partial, session: "requests.Session", allow_http: bool, say: Callable[[str], None]
 ) -> "requests.Response":
-    """Follow redirects by hand, so that each hop is checked like the first; return a response with status 200."""
-    import requests
-
+    """Follow redirects by hand, so that each hop is checked like the first; return a response with an image."""
+    headers = partial.range_headers()
     for _ in range(MAX_HOPS):
         check_url(url, allow_http)
-        say(f"> GET {url}")
-        try:
-            response = session.get(
-                url, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)
-            )
-        except requests.ConnectionError as error:
-            raise UnreachableError(cause(error)[0]) from error
+        say(f"> GET {url}{' from byte ' + str(partial.received) if headers else ''}")
+        response = session.get(
+            url, headers=headers, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)
+        )
         length = response.headers.get("Content-Length", "of unknown length")
         say(f"< {response.status_code} {response.headers.get('Content-Type', 'untyped')} {length}")
         if response.status_code in (301, 302, 303, 307, 308) and "Location" in response.headers:
             response.close()
             url = urljoin(url, response.headers["Location"])
-            continue
-        if response.status_code == 200:
+        elif headers and (
+            response.status_code == 416 or (response.status_code == 206 and not partial.is_continued_by(response))
+        ):
+            response.close()
+            headers = {}  # the file has changed: start from the beginning
+        elif response.status_code == 206 and headers:
             return response
-        response.close()
-        if response.status_code in (403, 404, 410):
-            raise ExpiredUrlError(f"HTTP {response.status_code}, its URL may have expired")
-        raise DownloadError(f"HTTP {response.status_code}")
-    raise DownloadError(f"more than {MAX_HOPS} redirects", final=True)
+        elif response.status_code == 200:
+            partial.begin(response)
+            return response
+        else:
+            response.close()
+            raise _refused(response)
+    raise DownloadError(f"more than {MAX_HOPS} redirects", Retry.FINAL)
+
+
+def _refused(response: "requests.Response") -> DownloadError:
+    if response.status_code in (403, 404, 410):
+        return DownloadError(f"HTTP {response.status_code}, its URL may have expired", Retry.EXPIRED)
+    wait = parse_retry_after(response.headers.get("Retry-After"), time.time())
+    return DownloadError(f"HTTP {response.status_code}", retry_after=wait)
 
 
 def check_url(url: str, allow_http: bool) -> None:
-    """Raise DownloadError unless the URL is https, or http where that is allowed, and has a host."""
+    """Raise DownloadError unless the URL is https (or http, if that is allowed) and has a host."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
     except ValueError:
-        raise DownloadError("its URL makes no sense", final=True) from None
+        raise DownloadError("its URL makes no sense", Retry.FINAL) from None
     if parts.scheme not in (("https", "http") if allow_http else ("https",)) or not host:
-        raise DownloadError(f"its URL is not https: {url[:100]}", final=True)
+        raise DownloadError(f"its URL is not https: {url[:100]}", Retry.FINAL)
 
 
-def _write_body(response: "requests.Response", file: BinaryIO, on_bytes: OnBytes, limit: int) -> None:
+def _receive(response: "requests.Response", partial: Partial, on_bytes: OnBytes, limit: int) -> None:
+    """Append the response's body to the file."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise DownloadError("it came compressed, though that was not asked for")
-    announced = response.headers.get("Content-Length", "")
-    total = int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else None
-    if total is not None and total > limit:
-        raise NoImageError(f"it is larger than {limit // 2**20} MiB", final=True)
-    received = 0
-    # One `recv` a round: a body that trickles in still moves the bar and notices a deadline.
+    if partial.total is not None and partial.total > limit:
+        raise NotAnImageError(f"it is larger than {limit // 2**20} MiB", Retry.FINAL)
+    with local_errors(_path(partial.file)):
+        partial.file.seek(partial.received)
+        partial.file.truncate()
+    # One `recv` per read: a body that trickles in still moves the progress bar and notices a deadline.
     while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
-        received += len(chunk)
-        if received > limit:
-            raise NoImageError(f"it is larger than {limit // 2**20} MiB", final=True)
-        with local_errors(_path(file)):
-            file.write(chunk)
-        on_bytes(received, total)
-    if total is not None and received != total:
-        raise DownloadError(f"the connection ended after {received} of {total} bytes")
+        if partial.received + len(chunk) > limit:
+            raise NotAnImageError(f"it is larger than {limit // 2**20} MiB", Retry.FINAL)
+        with local_errors(_path(partial.file)):
+            partial.file.write(chunk)
+        partial.received += len(chunk)
+        on_bytes(partial.received, partial.total)
+    if partial.total is not None and partial.received != partial.total:
+        raise DownloadError(f"the connection ended after {partial.received} of {partial.total} bytes")
 
 
-def _checked(file: BinaryIO) -> ImageType:
+def _checked(partial: Partial) -> ImageType:
+    """Return the type of a received file that is a complete image."""
+    file = partial.file
     with local_errors(_path(file)):
         file.flush()
         file.seek(0)
         head = file.read(SNIFF_BYTES)
         kind = sniff(head)
         if kind is None:
+            partial.clear()
             what = (
                 "an HTML page"
                 if head.lstrip()[:1] == b"<"
@@ -173,13 +259,35 @@ def _checked(file: BinaryIO) -> ImageType:
                 if head.lstrip()[:1] in (b"{", b"[")
                 else "no image"
             )
-            raise NoImageError(f"what came is {what if head else 'empty'}")
+            raise NotAnImageError(f"what came is {what if head else 'empty'}")
         if not has_end(file, kind):
             raise DownloadError("the image is cut short")
     return kind
 
 
-def _path(file: BinaryIO) -> "Path":
-    from pathlib import Path
+def _length(headers: Mapping[str, str]) -> int | None:
+    announced = headers.get("Content-Length", "")
+    return int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else None
 
+
+def _validator(headers: Mapping[str, str]) -> str | None:
+    """Return a validator for If-Range: a strong ETag, or a Last-Modified before Date (RFC 9110, 8.8.2)."""
+    from email.utils import parsedate_to_datetime
+
+    tag = headers.get("ETag", "")
+    if re.fullmatch(r'"[\x21\x23-\x7e]*"', tag):
+        return tag
+    try:
+        modified = headers["Last-Modified"]
+        age = parsedate_to_datetime(headers["Date"]) - parsedate_to_datetime(modified)
+    except (KeyError, ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return modified if age.total_seconds() >= 1 else None
+
+
+def _without_query(url: str) -> str:
+    return url.partition("?")[0]
+
+
+def _path(file: BinaryIO) -> Path:
     return Path(file.name).parent

@@ -108,7 +108,8 @@ def _broken(size: int, kind: ImageType | None) -> str | None:
 def _downloaded(url: str) -> bytes:
     from flux_cli.pictures.download import (  # requests: 160 ms
         DownloadError,
-        NoImageError,
+        NotAnImageError,
+        Partial,
         fetch_image,
         image_session,
     )
@@ -123,14 +124,14 @@ def _downloaded(url: str) -> bytes:
         try:
             fetch_image(
                 url,
-                cast(BinaryIO, file),  # it acts as one; `fetch_image` needs its name
+                Partial(cast(BinaryIO, file)),  # it acts as one; `fetch_image` needs its name
                 session=image_session(),
                 allow_http=True,
                 on_bytes=in_time,
                 limit=MAX_IMAGE_PROMPT_BYTES,
             )
         except DownloadError as error:
-            kind: type[FluxError] = UsageError if isinstance(error, NoImageError) else ServiceDownError
+            kind: type[FluxError] = UsageError if isinstance(error, NotAnImageError) else ServiceDownError
             raise kind(f"`--image-prompt` cannot be had from {url}: {error.reason}") from None
         file.seek(0)
         return file.read()

@@ -1,21 +1,19 @@
-"""A finished task's picture, onto the disk: download, verify, give it its name; for an expired URL, ask again."""
+"""Save a finished task's picture: one attempt to download it, verify it and give it its name."""
 
 import contextlib
+import hashlib
 import os
 import queue
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from flux_cli.api.backoff import backoff
 from flux_cli.api.client import Client
-from flux_cli.api.task import Status, Task
-from flux_cli.errors import BadResponseError, FluxError, ServiceDownError
-from flux_cli.pictures.download import DownloadError, ExpiredUrlError, OnBytes, fetch_image, image_session
+from flux_cli.api.task import Task
+from flux_cli.pictures.download import DownloadError, OnBytes, Partial, fetch_image, image_session
 from flux_cli.pictures.formats import PNG
 from flux_cli.pictures.naming import Target, values_for
 from flux_cli.storage.files import local_errors, place, sync, temporary
@@ -23,152 +21,130 @@ from flux_cli.storage.files import local_errors, place, sync, temporary
 if TYPE_CHECKING:
     import requests
 
-TRIES = 5
-"""How often a transfer is begun before the picture is given up for this time."""
-
 
 @dataclass(frozen=True)
 class Saved:
-    """A picture that is safe: a file's path, or for standard output its bytes; and the task as last seen.
+    """A picture that was saved.
 
-    `lacking` says why the original, which was asked for too, is not there.
+    Attributes:
+        path: The file; None if the picture goes to stdout.
+        content: The bytes for stdout.
+        original_path: The file of the original, if that was asked for and exists.
+        sha256: The hash of the picture's bytes, in hexadecimal.
+        warning: What the user should know about the file, or None.
     """
 
-    task: Task
     path: Path | None = None
     original_path: Path | None = None
-    content: bytes | None = None
-    lacking: FluxError | None = None
+    content: bytes | None = field(default=None, repr=False)
+    sha256: str | None = None
+    warning: str | None = None
 
 
-OnTrouble = Callable[[str], None]
-"""Gets what went wrong and will be tried again."""
+class Transfer:
+    """What the attempts to save one task's pictures have in common; `close` removes a partial file.
 
+    `request` and `n` fill the target's template. Used by one thread at a time.
+    """
 
-@dataclass(frozen=True)
-class Watch:
-    """Who watches a picture being saved, and may stop it."""
+    def __init__(self, target: Target, request: Mapping[str, object], n: int) -> None:
+        self.target = target
+        self.request = request
+        self.n = n
+        self.saved: Saved | None = None
+        """The picture once it is saved, also if the original is still missing."""
+        self._partial: Partial | None = None
+        self._files = contextlib.ExitStack()
 
-    on_bytes: OnBytes
-    on_trouble: OnTrouble
+    @contextlib.contextmanager
+    def partial(self, directory: Path) -> Iterator[Partial]:
+        """Yield the last attempt's partial file, or a new one; keep it after an error if it can be resumed."""
+        if self._partial is None:
+            self._partial = Partial(self._files.enter_context(temporary(directory)))
+        try:
+            yield self._partial
+        except DownloadError:
+            if not self._partial.resumable:
+                self.close()
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.close()
 
-    def trouble(self, error: FluxError) -> None:
-        """Tell of something that will be tried again."""
-        self.on_trouble(error.message)
-
-    def pause(self, seconds: float) -> None:
-        """Sleep, in steps short enough to notice a deadline."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.on_bytes(0, None)
-            time.sleep(min(0.1, left))
+    def close(self) -> None:
+        """Remove the partial file, if there is one."""
+        self._partial = None
+        self._files.close()
 
 
 class Saver:
     """Saves pictures, from several threads at once.
 
-    `original` also saves `original_image_url`; `allow_http` is for an API that is itself spoken to over http.
+    `original` also saves `original_image_url`; `allow_http` is for an API that itself uses http.
     """
 
     def __init__(self, client: Client, *, allow_http: bool, original: bool = False) -> None:
-        self._client = client
+        self._say = client.trace
         self._allow_http = allow_http
         self._original = original
         self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
         self._placed: set[str] = set()
         self._placing = threading.Lock()
 
-    def save(
-        self,
-        task: Task,
-        target: Target,
-        request: Mapping[str, object],
-        n: int,
-        on_bytes: OnBytes,
-        on_trouble: OnTrouble,
-    ) -> Saved:
-        """Save a finished task's picture; `request` and `n` fill the target's template.
+    def save(self, task: Task, transfer: Transfer, on_bytes: OnBytes) -> Saved:
+        """Make one attempt to save a finished task's picture, and the original if that was asked for.
 
-        `on_bytes` may raise to stop; nothing is left behind then. `on_trouble` hears of what is tried again.
+        `on_bytes` may raise to stop. A later attempt with the same transfer continues where this one ended; once
+        `transfer.saved` is set, only the original is still missing.
 
         Raises:
-            DownloadError: The picture cannot be had now.
-            LocalFileError: It cannot be written.
+            DownloadError: The attempt failed; its `kind` says whether to try again.
+            LocalFileError: The picture cannot be written.
         """
-        values = values_for(task.task_id, request, n)
-        watch = Watch(on_bytes, on_trouble)
-        saved = self._save_fresh(task, target, values, watch, original=False)
-        if self._original and saved.task.original_image_url and not target.stdout:
+        if transfer.saved is None:
+            transfer.saved = self._save(task.image_url, task.task_id, transfer, on_bytes, original=False)
+        wanted = self._original and task.original_image_url and not transfer.target.stdout
+        if wanted and transfer.saved.original_path is None:
             try:
-                original = self._save_fresh(saved.task, target, values, watch, original=True)
-            except FluxError as error:
-                return replace(saved, lacking=error)
-            return replace(saved, task=original.task, original_path=original.path)
-        return saved
-
-    def _save_fresh(
-        self, task: Task, target: Target, values: dict[str, str], watch: Watch, *, original: bool
-    ) -> Saved:
-        try:
-            return self._save_one(task, target, values, watch, original=original)
-        except ExpiredUrlError:
-            return self._save_one(self._refreshed(task, watch), target, values, watch, original=original)
-
-    def _refreshed(self, task: Task, watch: Watch) -> Task:
-        """Ask for the task once more: a finished task gets a fresh URL, and is never submitted again for one."""
-        attempt = 1
-        while True:
-            try:
-                fresh = self._client.fetch(task.task_id)
-            except (ServiceDownError, BadResponseError) as error:
-                if attempt == TRIES:
-                    raise
-                watch.trouble(error)
-                watch.pause(backoff(attempt))
-                attempt += 1
-                continue
-            if fresh.status is not Status.FINISHED:
-                raise DownloadError("its URL expired, and the service gives no other")
-            return fresh
-
-    def _save_one(
-        self, task: Task, target: Target, values: dict[str, str], watch: Watch, *, original: bool
-    ) -> Saved:
-        for attempt in range(1, TRIES):
-            try:
-                return self._transfer(task, target, values, watch, original)
+                original = self._save(task.original_image_url, task.task_id, transfer, on_bytes, original=True)
             except DownloadError as error:
-                if error.final or isinstance(error, ExpiredUrlError):
-                    raise
-                watch.trouble(error)
-                watch.pause(backoff(attempt))
-        return self._transfer(task, target, values, watch, original)
+                raise DownloadError(
+                    error.reason, error.kind, retry_after=error.retry_after, what="original"
+                ) from error
+            transfer.saved = replace(transfer.saved, original_path=original.path)
+        return transfer.saved
 
-    def _transfer(self, task: Task, target: Target, values: dict[str, str], watch: Watch, original: bool) -> Saved:
-        url = (task.original_image_url if original else task.image_url) or ""
-        with self._session() as session, temporary(_directory(target, values)) as file:
-            watch.on_bytes(0, None)  # who was stopped in the meantime leaves no file behind
+    def _save(
+        self, url: str | None, task_id: str, transfer: Transfer, on_bytes: OnBytes, *, original: bool
+    ) -> Saved:
+        target, values = transfer.target, values_for(task_id, transfer.request, transfer.n)
+        on_bytes(0, None)  # a stopped run leaves no file behind
+        with self._session() as session, transfer.partial(_directory(target, values)) as partial:
             kind = fetch_image(
-                url,
-                file,
+                url or "",
+                partial,
                 session=session,
                 allow_http=self._allow_http,
-                on_bytes=watch.on_bytes,
-                say=self._client.trace,
+                on_bytes=on_bytes,
+                say=self._say,
             )
-            watch.on_bytes(file.tell(), None)  # the last chance to stop: from here on there is a picture
+            on_bytes(partial.received, partial.total)  # the last chance to stop: after this the picture exists
+            file = partial.file
+            file.seek(0)
+            digest = _sha256(file)
             if target.stdout:
                 file.seek(0)
-                return Saved(task, content=file.read())
+                return Saved(content=file.read(), sha256=digest)
             path = target.path(values, kind, original=original)
             with local_errors(path):
                 sync(file)
             exact = target.explicit and not original and path.name == target.template
             force = target.force and self._is_new(path)
-            return Saved(task, place(file, path, force=force, exact=exact))
+            return Saved(place(file, path, force=force, exact=exact), sha256=digest)
 
     def _is_new(self, path: Path) -> bool:
-        """Say whether this run gives a name for the first time: `--force` is not meant for its own pictures."""
+        """Say whether this run uses a name for the first time: `--force` never replaces the run's own pictures."""
         with self._placing:
             absolute = os.path.abspath(path)
             new = absolute not in self._placed
@@ -185,8 +161,15 @@ class Saver:
         self._idle.put(session)
 
 
+def _sha256(file: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(1024 * 1024):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def _directory(target: Target, values: dict[str, str]) -> Path:
-    """Return the directory in which the picture will lie, and so its temporary file."""
+    """Return the directory of the picture, which is also that of its temporary file."""
     if target.stdout:
         return Path(tempfile.gettempdir())
     directory = target.path(values, PNG).parent

@@ -21,9 +21,10 @@ from flux_cli.api.status import check_tasks
 from flux_cli.api.task import Status, Task
 from flux_cli.engine.job import Job, Result
 from flux_cli.engine.signals import deferred
+from flux_cli.engine.workers import Delivered, deliver
 from flux_cli.errors import BadResponseError, ExitCode, FluxError, LocalFileError, worst
 from flux_cli.pictures.naming import Target
-from flux_cli.pictures.saving import Saved, Saver
+from flux_cli.pictures.saving import Saver, Transfer
 from flux_cli.storage.files import remove_live
 from flux_cli.storage.history import History, Record
 from flux_cli.webhooks.event import Event, forward
@@ -86,7 +87,7 @@ class _Work:
     job: Job
     task: Task | None = None
     """As the service confirms it."""
-    saved: Saved | None = None
+    delivered: Delivered | None = None
     error: Exception | None = None
 
 
@@ -266,8 +267,9 @@ class Listener:
                 self._calls.put(lambda: self._hand_on(work.event))
             if work.task.status is Status.FINISHED and self._orders.target is not None:
                 job = work.job
-                work.saved = self._saver.save(
-                    work.task, self._orders.target, job.recorded, job.n, self._on_bytes, self._on_trouble
+                transfer = Transfer(self._orders.target, job.recorded, job.n)
+                work.delivered = deliver(
+                    self._client, self._saver, work.task, transfer, self._on_bytes, self._on_trouble
                 )
         except Exception as error:
             work.error = error
@@ -377,7 +379,7 @@ def _outcome(work: _Work, record: Record | None) -> Result:
     """Return how a task stands whose event called it over."""
     if work.error is None:
         assert work.task is not None  # noqa: S101 - there was no error; for the type checker
-        return _result(work.task, record, work.saved)
+        return _result(work.task, record, work.delivered)
     error = work.error
     if not isinstance(error, FluxError):
         error = FluxError(f"unexpected {type(error).__name__}: {error}")
@@ -394,14 +396,14 @@ def _outcome(work: _Work, record: Record | None) -> Result:
     )
 
 
-def _result(task: Task, record: Record | None, saved: Saved | None = None) -> Result:
+def _result(task: Task, record: Record | None, delivered: Delivered | None = None) -> Result:
     return Result(
         task.status,
         ExitCode.TASK_FAILED if task.status is Status.FAILED else ExitCode.OK,
-        task=saved.task if saved else task,
+        task=delivered.task if delivered else task,
         task_id=task.task_id,
-        path=saved.path if saved else None,
-        original_path=saved.original_path if saved else None,
+        path=delivered.saved.path if delivered else None,
+        original_path=delivered.saved.original_path if delivered else None,
         request=record.request if record else {},
         elapsed=time.time() - record.created if record else None,
         error=task.error,
