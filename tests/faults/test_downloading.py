@@ -91,7 +91,7 @@ LOST_FOR_NOW = [
             "data:image/png,x",
         )
     ),
-    lost_for_now("a redirect to nowhere", "[[image-redirect http://nowhere.invalid/]]", "cannot be looked up"),
+    lost_for_now("a redirect to nowhere", "[[image-redirect http://nowhere.invalid/]]", "DNS lookup failed"),
     *(
         lost_for_now(f"the image_url {url}", f"[[image-url {url}]]", "its URL")
         for url in ("file:///etc/passwd", "x.png", "http://[::1", "http://", "https:x.png", "\\\\host\\share")
