@@ -103,7 +103,7 @@ def test_examples_of_a_narrow_help_can_be_copied(cli: Cli) -> None:
 def test_help_on_a_terminal_without_utf_8(cli: Cli) -> None:
     """An ASCII terminal gets a question mark where the help has a character that it does not know."""
     env = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = cli("listen", "--help", env=env)
+    done = cli.process("listen", "--help", env=env)
     assert (done.code, done.stderr) == (0, "")
     assert "SECRET=? flux-cli listen" in done.stdout
 

@@ -413,11 +413,11 @@ def test_the_deadline_holds_and_the_task_can_be_waited_for(flux: Cli) -> None:
 def test_a_stdout_that_cannot_be_written_is_exit_6_and_the_picture_is_safe(flux: Cli) -> None:
     """A full disk behind `>`: one clear line, and the file is there all the same."""
     with open("/dev/full", "wb") as full:
-        done = flux("imagine", "x", *SMALL, stdout=full)
+        done = flux.process("imagine", "x", *SMALL, stdout=full)
     assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")
     assert len(flux.files()) == 1
     with open("/dev/full", "wb") as full:
-        done = flux("imagine", "x", "-o", "-", *SMALL, stdout=full)
+        done = flux.process("imagine", "x", "-o", "-", *SMALL, stdout=full)
     assert done.code == 6
     assert "flux-cli wait" in done.stderr
 
@@ -542,8 +542,8 @@ def test_help_into_a_pipe_that_is_closed_or_full(flux: Cli, command: str) -> Non
     """141 as with `yes`, and 6 for a full disk."""
     reading, writing = os.pipe()
     os.close(reading)
-    assert flux(*command.split(), stdout=writing).code == 141
+    assert flux.process(*command.split(), stdout=writing).code == 141
     os.close(writing)
     with open("/dev/full", "wb") as full:
-        done = flux(*command.split(), stdout=full)
+        done = flux.process(*command.split(), stdout=full)
     assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")

@@ -295,7 +295,7 @@ def test_without_the_extra_nothing_is_paid_for(
     # None in sys.modules is Python's own way to say that there is no such module.
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
     env = {"PYTHONPATH": str(tmp_path)}
-    done = flux("imagine", "x", "--preview", env=env)
+    done = flux.process("imagine", "x", "--preview", env=env)
     assert (done.code, service.submissions) == (2, 0)
     assert "pip install 'apiframe-flux-cli[preview]'" in done.stderr
     done = Terminal().run(flux, "show", flag_png, env=env)

@@ -174,7 +174,7 @@ def test_a_picture_beyond_what_the_user_may_write(flux: Cli) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
-    done = flux("imagine", "x", preexec_fn=limit)
+    done = flux.process("imagine", "x", preexec_fn=limit)
     assert (done.code, flux.files()) == (6, [])
     assert RESUME in done.stderr
 
@@ -192,7 +192,7 @@ def test_the_working_directory_is_gone(flux: Cli, wire: Wire, tmp_path: Path) ->
     """Refused before it costs money."""
     gone = tmp_path / "gone"
     gone.mkdir()
-    done = flux("imagine", "x", cwd=gone, preexec_fn=gone.rmdir)
+    done = flux.process("imagine", "x", cwd=gone, preexec_fn=gone.rmdir)
     assert (done.code, wire.submissions) == (6, 0)
     assert "Traceback" not in done.stderr
 

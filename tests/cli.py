@@ -1,0 +1,318 @@
+"""Run the command, in this process or as one of its own, with a home directory that belongs to one test.
+
+`cli(*arguments)` calls `flux_cli.main.main` here, with streams, environment and working directory of its own: no
+process starts, and the imports are paid once. `cli.process(...)` and `cli.start(...)` run the installed command:
+for signals, kills, pipes, terminals, shells, and for several commands at a time.
+"""
+
+import contextlib
+import faulthandler
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any, NoReturn
+from unittest import mock
+
+from flux_cli import main as flux_main
+from flux_cli.api.redaction import Redactor
+from flux_cli.ui import console
+
+FLUX_CLI = Path(sys.executable).with_name("flux-cli")
+KEY = "test-key-0123456789"
+STREAMS = ("stdin", "stdout", "stderr")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass
+class Done:
+    """What a finished command left: its exit code and both streams."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @classmethod
+    def of(cls, code: int, stdout: bytes, stderr: bytes) -> "Done":
+        """Make one from bytes; bytes that are not UTF-8 become surrogates."""
+        return cls(code, stdout.decode("utf-8", "surrogateescape"), stderr.decode("utf-8", "surrogateescape"))
+
+    @property
+    def stdout_bytes(self) -> bytes:
+        """Stdout as it was written."""
+        return self.stdout.encode("utf-8", "surrogateescape")
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines on stdout."""
+        return self.stdout.splitlines()
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The JSON objects on stdout, one per line."""
+        return [json.loads(line) for line in self.lines]
+
+
+@dataclass
+class Cli:
+    """The command with a home directory of its own: config, history and working directory start empty."""
+
+    home: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cwd(self) -> Path:
+        """The working directory of the commands."""
+        return self.home / "work"
+
+    @property
+    def config(self) -> Path:
+        """The config file, whether or not it exists."""
+        return self.home / "config" / "flux-cli" / "config.toml"
+
+    @property
+    def history_file(self) -> Path:
+        """The history's file, whether or not it exists."""
+        return self.home / "state" / "flux-cli" / "history.sqlite3"
+
+    def __call__(
+        self,
+        *arguments: str | Path,
+        input: str | bytes | None = None,  # noqa: A002 - as subprocess.run names it
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        tty: bool | Collection[str] = False,
+        timeout: float = 60,
+    ) -> Done:
+        """Run a command to its end in this process, or as a process if the caller is not the main thread.
+
+        Args:
+            arguments: The command line.
+            input: What is on stdin.
+            env: Environment variables beside those of `self.env`.
+            cwd: The working directory; default: `self.cwd`.
+            tty: Which streams say that they are terminals (all of them for True). What a terminal shows is the
+                subject of `tests.screen`.
+            timeout: Seconds after which the command is interrupted and the test fails.
+        """
+        content = input.encode() if isinstance(input, str) else input or b""
+        if threading.current_thread() is not threading.main_thread():  # signals and streams belong to the main one
+            assert not tty, "only the main thread can run a command on a terminal"
+            return self.process(*arguments, input=content, env=env, cwd=cwd or self.cwd, timeout=timeout)
+        terminals = STREAMS if tty is True else tty or ()
+        return run(
+            [*map(str, arguments)], {**self.env, **(env or {})}, cwd or self.cwd, content, terminals, timeout
+        )
+
+    def start(
+        self, *arguments: str | Path, env: Mapping[str, str] | None = None, **popen: Any
+    ) -> "subprocess.Popen[bytes]":
+        """Start a command as a process; its streams are pipes unless `popen` says otherwise."""
+        options: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "cwd": self.cwd,
+            "env": {**self.env, **(env or {})},
+            **popen,
+        }
+        return subprocess.Popen([str(FLUX_CLI), *map(str, arguments)], **options)
+
+    def process(
+        self,
+        *arguments: str | Path,
+        input: str | bytes | None = None,  # noqa: A002 - as subprocess.run names it
+        env: Mapping[str, str] | None = None,
+        timeout: float = 60,
+        **popen: Any,
+    ) -> Done:
+        """Run a command to its end as a process."""
+        if input is not None:
+            popen["stdin"] = subprocess.PIPE
+        process = self.start(*arguments, env=env, **popen)
+        content = input.encode() if isinstance(input, str) else input
+        try:
+            stdout, stderr = process.communicate(content, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        return Done.of(process.returncode, stdout or b"", stderr or b"")
+
+    def history(self, *arguments: str) -> list[dict[str, Any]]:
+        """Return what `flux-cli history --json` prints, the newest first."""
+        done = self("history", "--json", "--limit", "100000", *arguments)
+        assert done.code == 0, done.stderr
+        return done.objects
+
+    def files(self) -> list[str]:
+        """Return the names of all files in the working directory and below, hidden ones too, sorted."""
+        return sorted(str(path.relative_to(self.cwd)) for path in self.cwd.rglob("*") if not path.is_dir())
+
+
+def new_cli(directory: Path) -> Cli:
+    """Return the command with a home in a directory, without a key and without a service."""
+    home = directory / "home"
+    (home / "work").mkdir(parents=True)
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "SYSTEMROOT") if name in os.environ}
+    return Cli(
+        home,
+        {
+            **kept,
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "XDG_STATE_HOME": str(home / "state"),
+            "NO_PROXY": "127.0.0.1,localhost",
+        },
+    )
+
+
+def run(
+    arguments: list[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    content: bytes = b"",
+    terminals: Collection[str] = (),
+    timeout: float = 60,
+) -> Done:
+    """Run a command line in this process; everything that it may change of the process is restored.
+
+    Stdin is a pipe; stdout and stderr are files, so that their descriptors can be used and replaced.
+    """
+    with (
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+        _environment(env, cwd),
+        _streams(content, out, err, terminals),
+        _process_state(["flux-cli", *arguments]),
+        _limited(timeout),
+    ):
+        try:
+            code = flux_main.main(arguments)
+            console.flush()
+        except _ExitedError as exited:
+            code = exited.code
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        return Done.of(int(code), *map(_content, (out, err)))
+
+
+class _Stream(io.TextIOWrapper):
+    """A standard stream that may claim to be a terminal."""
+
+    terminal = False
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+def _stream(descriptor: int, mode: str, **options: Any) -> _Stream:
+    binary: Any = open(descriptor, mode)  # noqa: SIM115 - the text stream closes it
+    return _Stream(binary, encoding="utf-8", **options)
+
+
+class _ExitedError(BaseException):
+    """Stands for the end of the process."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _OverdueError(BaseException):
+    """The command takes too long. No Exception, so that the command cannot handle it."""
+
+
+@contextlib.contextmanager
+def _environment(env: Mapping[str, str], cwd: Path) -> Iterator[None]:
+    before, before_cwd = dict(os.environ), os.open(".", os.O_RDONLY)
+    try:
+        _set_environment(env)
+        os.chdir(cwd)
+        yield
+    finally:
+        _set_environment(before)
+        os.fchdir(before_cwd)
+        os.close(before_cwd)
+
+
+def _set_environment(env: Mapping[str, str]) -> None:
+    zone = os.environ.get("TZ")
+    os.environ.clear()
+    os.environ.update(env)
+    if os.environ.get("TZ") != zone:
+        time.tzset()
+
+
+@contextlib.contextmanager
+def _streams(content: bytes, out: IO[bytes], err: IO[bytes], terminals: Collection[str]) -> Iterator[None]:
+    before = sys.stdin, sys.stdout, sys.stderr
+    reading, writing = os.pipe()
+    threading.Thread(target=_feed, args=(writing, content), daemon=True).start()
+    stdin = _stream(reading, "rb")
+    stdout = _stream(os.dup(out.fileno()), "wb")
+    stderr = _stream(os.dup(err.fileno()), "wb", errors="backslashreplace", line_buffering=True)
+    for name, stream in zip(STREAMS, (stdin, stdout, stderr), strict=True):
+        stream.terminal = name in terminals
+    sys.stdin, sys.stdout, sys.stderr = stdin, stdout, stderr
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
+        for stream in (stdin, stdout, stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
+
+
+def _feed(descriptor: int, content: bytes) -> None:
+    with contextlib.suppress(OSError), open(descriptor, "wb") as pipe:  # nobody need read it all
+        pipe.write(content)
+
+
+def _content(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+@contextlib.contextmanager
+def _process_state(argv: list[str]) -> Iterator[None]:
+    """Give the command the state of a new process, and restore ours."""
+
+    def leave(code: int) -> NoReturn:  # completion ends the process without cleaning up
+        raise _ExitedError(code)
+
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        with (
+            mock.patch.object(sys, "argv", argv),
+            mock.patch.object(os, "_exit", leave),
+            mock.patch.object(console, "_redactor", Redactor()),
+        ):
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        faulthandler.dump_traceback(sys.__stderr__ or 2)
+        raise _OverdueError(f"the command did not end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
