@@ -12,10 +12,8 @@ from pathlib import Path
 
 import typer
 
-from flux_cli.api.request import DEFAULT_MODEL, FIELDS, MODELS
+from flux_cli.api.request import DEFAULT_MODEL, MODELS, Field
 
-ASPECT_RATIOS = ("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21")
-"""The common ones, from the widest to the tallest that the service takes."""
 MAX_TASKS = 50
 """How many tasks are offered at once: about a screenful of ids with their prompts."""
 
@@ -45,28 +43,18 @@ def directories(incomplete: str) -> Iterator[Candidate]:
 
 
 def models() -> Iterator[Candidate]:
-    """Yield the models, each with the fields that not all of them take."""
-    for model in MODELS:
-        special = [name.replace("_", "-") for name, field in FIELDS.items() if model in field.models]
-        notes = ["the default"] if model == DEFAULT_MODEL else []
-        notes += [f"takes {', '.join(special)}"] if special else []
-        yield model, "; ".join(notes)
+    """Yield the models, each with what it is for."""
+    for model, purpose in MODELS.items():
+        yield model, f"{'the default; ' if model == DEFAULT_MODEL else ''}{purpose}"
 
 
-def aspect_ratios() -> Iterator[Candidate]:
-    """Yield the common aspect ratios."""
-    yield from ASPECT_RATIOS
-
-
-def numbers(name: str) -> Callable[[], Iterator[Candidate]]:
-    """Return the candidates for a field that takes only a few whole numbers."""
-    field = FIELDS[name]
-
-    def candidates() -> Iterator[Candidate]:
-        if field.minimum is not None and field.maximum is not None:
-            yield from map(str, range(field.minimum, field.maximum + 1))
-
-    return candidates
+def for_field(field: Field) -> Callable[..., Iterator[Candidate]] | None:
+    """Return the function that yields candidates for a request field, or None if there is nothing to offer."""
+    if field.name == "model":
+        return models
+    if field.name == "image_prompt":
+        return files
+    return (lambda: iter(field.values)) if field.values else None
 
 
 def output(incomplete: str) -> Iterator[Candidate]:

@@ -1,6 +1,6 @@
-"""What can go wrong, each with the exit code that scripts rely on and a hint for people.
+"""The errors of flux-cli, each with its exit code and a hint.
 
-The core raises these; `main` is the one place that turns them into a message and an exit code.
+The core raises them; `main` is the one place that turns them into a message and an exit code.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,16 +27,53 @@ class ExitCode(IntEnum):
 
 
 WORST_FIRST = tuple(ExitCode(code) for code in (129, 130, 143, 141, 9, 3, 4, 2, 6, 7, 5, 1, 8, 0))
-"""Of several tasks' exit codes the first of these that occurs is the command's."""
+"""The exit code of a command with several tasks is the first of these that occurs."""
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that `word` is a misspelling of, or None.
+
+    A wrong guess is worse than none: at most one edit (two from eight letters on), the same digits, and no second
+    word just as close. Two letters in the wrong order are one edit. A unique beginning of a word counts as well.
+    """
+    typed = word.lower().lstrip("-")
+    names = {name: name.lower().lstrip("-") for name in known}
+    longer = [name for name, letters in names.items() if len(typed) >= 4 and letters.startswith(typed)]
+    if len(longer) == 1:
+        return longer[0]
+    allowed = 0 if len(typed) < 3 else 1 if len(typed) < 8 else 2
+    digits = sorted(filter(str.isdigit, typed))
+    distances = {
+        name: _edits(typed, letters)
+        for name, letters in names.items()
+        if abs(len(letters) - len(typed)) <= allowed and sorted(filter(str.isdigit, letters)) == digits
+    }
+    best = min(distances.values(), default=allowed + 1)
+    nearest = [name for name, distance in distances.items() if distance == best]
+    return nearest[0] if best <= allowed and len(nearest) == 1 else None
+
+
+def _edits(a: str, b: str) -> int:
+    """Return how many letters to insert, remove, replace or swap with their neighbour turn `a` into `b`."""
+    before: list[int] = []
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        before, last, row = row, before, [i]
+        for j, y in enumerate(b, 1):
+            edits = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y))
+            if i > 1 and j > 1 and x == b[j - 2] and a[i - 2] == y:
+                edits = min(edits, last[j - 2] + 1)
+            row.append(edits)
+    return row[-1]
 
 
 def worst(codes: Iterable[int]) -> ExitCode:
-    """Return the exit code that speaks for several tasks; `OK` for none."""
+    """Return the exit code of a command whose tasks ended with these codes; `OK` for none."""
     return min((ExitCode(code) for code in codes), key=WORST_FIRST.index, default=ExitCode.OK)
 
 
 class FluxError(Exception):
-    """Something to tell the user in one line: `message`, and where there is something to do, `hint`."""
+    """An error to report: `message` is one line, `hint` says what to do, if anything."""
 
     exit_code = ExitCode.UNEXPECTED
 
@@ -53,8 +90,8 @@ class UsageError(FluxError):
     exit_code = ExitCode.USAGE
 
 
-class BrokenRulesError(UsageError):
-    """Several rules are broken at once; `messages` has a line for each."""
+class ViolationsError(UsageError):
+    """Several rules are broken; `messages` has one line for each."""
 
     def __init__(self, messages: Sequence[str], hint: str | None = None) -> None:
         super().__init__("; ".join(messages), hint)

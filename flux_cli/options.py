@@ -1,14 +1,14 @@
 """Options that several commands share, each described once, and how a command takes a whole group of them."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from flux_cli import completion
-from flux_cli.api.request import ULTRA, Body, flag, parse_text, shown
+from flux_cli.api.request import FIELDS, Body, Field, flag, parse_text, random_seed, shown
 
 REQUEST, OUTPUT, WAITING, SERVICE = "Request", "Output", "Waiting", "Service"
 """The groups in a command's help."""
@@ -17,9 +17,9 @@ REQUEST, OUTPUT, WAITING, SERVICE = "Request", "Output", "Waiting", "Service"
 def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
     """Let a command take its options as dataclasses.
 
-    Each parameter that is annotated with a dataclass is replaced, in the signature that typer reads, by that
-    class's fields; the command gets an instance. A field `from_flags` is no option: it gets the names of the
-    options that stand on the command line itself.
+    Each parameter that is annotated with a dataclass is replaced, in the signature that Typer reads, by that
+    class's fields; the command gets an instance. A field `from_flags` is not an option: it gets the names of the
+    options that are on the command line itself.
     """
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     parameters = [context]
@@ -36,7 +36,7 @@ def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
         given = (name for name, source in sources.items() if source and source.name == "COMMANDLINE")
         values["from_flags"] = frozenset(given)
         for name, group in groups.items():
-            values[name] = group(**{field.name: values[field.name] for field in fields(group)})
+            values[name] = _instance(group, values)
         return function(**{name: values[name] for name in inspect.signature(function).parameters})
 
     command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -45,7 +45,16 @@ def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
     return command
 
 
+def _instance(group: type, values: Mapping[str, Any]) -> object:
+    if group is RequestOptions:
+        given = {name: values[name] for name in FIELDS if name != "prompt" and values[name] is not None}
+        return RequestOptions(given, values["from_flags"])
+    return group(**{field.name: values[field.name] for field in fields(group)})
+
+
 def _parameters(group: type) -> list[inspect.Parameter]:
+    if group is RequestOptions:
+        return RequestOptions.parameters()
     annotations = get_type_hints(group, include_extras=True)
     return [
         inspect.Parameter(
@@ -101,146 +110,81 @@ class ServiceOptions:
     from_flags: frozenset[str] = frozenset()
 
 
-def _request_option(
-    *names: str,
-    metavar: str | None,
-    text: str,
-    envvar: str | None = None,
-    completes: Callable[..., Any] | None = None,
-) -> Any:
-    return typer.Option(
-        *names, metavar=metavar, help=text, envvar=envvar, autocompletion=completes, rich_help_panel=REQUEST
-    )
-
-
 @dataclass(frozen=True)
 class RequestOptions:
-    """The fields of the request, but for the prompt. Numbers come as text: all mistakes are told at once."""
+    """The request flags, one for each field of the table but the prompt.
 
-    model: Annotated[
-        str | None,
-        _request_option(
-            "--model",
-            "-m",
-            metavar="MODEL",
-            envvar="FLUX_CLI_MODEL",
-            text="The model. Default: flux-pro.",
-            completes=completion.models,
-        ),
-    ] = None
-    image_prompt: Annotated[
-        str | None,
-        _request_option(
-            "--image-prompt",
-            metavar="SOURCE",
-            text="An image to start from: a file, a URL, or - for stdin; PNG, JPEG or WebP, at most 20 MiB.",
-            completes=completion.files,
-        ),
-    ] = None
-    image_prompt_strength: Annotated[
-        str | None,
-        _request_option(
-            "--image-prompt-strength",
-            metavar="0-1",
-            text=f"How much the image prompt counts. Only {ULTRA}.",
-        ),
-    ] = None
-    prompt_upsampling: Annotated[
-        bool | None,
-        _request_option(
-            "--prompt-upsampling/--no-prompt-upsampling",
-            metavar=None,
-            text="Let the service rewrite the prompt for a more creative picture.",
-        ),
-    ] = None
-    width: Annotated[
-        str | None,
-        _request_option("--width", metavar="256-1440", text="Width in pixels. The service's default: 1024."),
-    ] = None
-    height: Annotated[
-        str | None,
-        _request_option("--height", metavar="256-1440", text="Height in pixels. The service's default: 768."),
-    ] = None
-    aspect_ratio: Annotated[
-        str | None,
-        _request_option(
-            "--aspect-ratio",
-            metavar="W:H",
-            text=f"From 21:9 to 9:21. The service's default: 16:9. Only {ULTRA}.",
-            completes=completion.aspect_ratios,
-        ),
-    ] = None
-    steps: Annotated[
-        str | None,
-        _request_option("--steps", metavar="INTEGER", text="Steps of the generation. Only flux-pro and flux-dev."),
-    ] = None
-    guidance: Annotated[
-        str | None,
-        _request_option(
-            "--guidance",
-            metavar="NUMBER",
-            text="How closely to follow the prompt, at the cost of realism. Only flux-pro and flux-dev.",
-        ),
-    ] = None
-    interval: Annotated[
-        str | None,
-        _request_option(
-            "--interval",
-            metavar="1-4",
-            text="Interval of guidance control. The service's default: 2. Only flux-pro.",
-            completes=completion.numbers("interval"),
-        ),
-    ] = None
-    seed: Annotated[
-        str | None,
-        _request_option("--seed", metavar="INTEGER", text="Seed of the generation, for the same picture again."),
-    ] = None
-    safety_tolerance: Annotated[
-        str | None,
-        _request_option(
-            "--safety-tolerance",
-            metavar="0-6",
-            text="Moderation, from 0 (strictest) to 6.",
-            completes=completion.numbers("safety_tolerance"),
-        ),
-    ] = None
-    raw: Annotated[
-        bool | None,
-        _request_option(
-            "--raw/--no-raw", metavar=None, text=f"A less processed, more natural look. Only {ULTRA}."
-        ),
-    ] = None
-    webhook_url: Annotated[
-        str | None,
-        _request_option("--webhook-url", metavar="URL", text="Where the service posts updates and the result."),
-    ] = None
-    webhook_secret: Annotated[
-        str | None,
-        _request_option(
-            "--webhook-secret",
-            metavar="TEXT",
-            envvar="FLUX_CLI_WEBHOOK_SECRET",
-            text="Sent back as x-webhook-secret. Better set in the environment than here.",
-        ),
-    ] = None
+    Numbers arrive as text, so that all invalid values can be reported together.
 
+    Attributes:
+        values: What was given for each field, by its name.
+        from_flags: The names that were given on the command line, rather than in the environment.
+    """
+
+    values: Mapping[str, str | bool]
     from_flags: frozenset[str] = frozenset()
 
-    def given(self) -> tuple[Body, list[str]]:
-        """Return the fields that were given, and a line for each that cannot be what it has to be.
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """Return the parameters of a command that takes these options."""
+        return [_request_parameter(field) for field in FIELDS.values() if field.name != "prompt"]
 
-        The model, the image prompt and the webhook secret are left out: each comes from elsewhere, too.
+    @property
+    def model(self) -> str | None:
+        """The model, if given."""
+        return self._text("model")
+
+    @property
+    def image_prompt(self) -> str | None:
+        """The source of the image prompt, if given."""
+        return self._text("image_prompt")
+
+    @property
+    def webhook_secret(self) -> str | None:
+        """The webhook secret, if given."""
+        return self._text("webhook_secret")
+
+    def _text(self, name: str) -> str | None:
+        value = self.values.get(name)
+        return None if value is None else str(value)
+
+    def given(self) -> tuple[Body, list[str]]:
+        """Return the fields that were given, and one line for each value that has the wrong type.
+
+        The model, the image prompt and the webhook secret are left out: they have other sources, too.
         """
         body: Body = {}
         broken: list[str] = []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None and field.name not in ("model", "image_prompt", "webhook_secret", "from_flags"):
+        for name, value in self.values.items():
+            if name in ("model", "image_prompt", "webhook_secret"):
+                continue
+            if isinstance(value, bool):
+                body[name] = value
+            elif name == "seed" and value.strip().lower() == "random":
+                body[name] = random_seed()
+            else:
                 try:
-                    body[field.name] = value if isinstance(value, bool) else parse_text(field.name, value)
+                    body[name] = parse_text(name, value)
                 except ValueError as error:
-                    broken.append(f"{flag(field.name)} {error}, not `{shown(value)}`")
+                    broken.append(f"{flag(name)} {error}, not `{shown(value)}`")
         return body, broken
+
+
+def _request_parameter(field: Field) -> inspect.Parameter:
+    name = flag(field.name).strip("`")
+    names = [f"{name}/--no-{name[2:]}"] if field.kind is bool else [name, *([field.short] if field.short else [])]
+    option = typer.Option(
+        *names,
+        metavar=field.metavar,
+        help=field.description,
+        envvar=field.envvar,
+        autocompletion=completion.for_field(field),
+        rich_help_panel=REQUEST,
+    )
+    kind = bool | None if field.kind is bool else str | None
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
+    )
 
 
 @dataclass(frozen=True)

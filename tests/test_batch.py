@@ -101,9 +101,9 @@ def test_nothing_is_sent_where_one_row_is_bad(flux: Cli, service: Service) -> No
     done = flux("batch", "rows.csv", "-o", "out")
     assert (done.code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        "error: rows.csv:3: column 3: `seed` takes a whole number, not `x`",
+        "error: rows.csv:3: column 3: `seed` must be a whole number, not `x`",
         "error: rows.csv:4: column 1 (`prompt`) must not be blank",
-        "error: rows.csv:5: column 2 (`width`) takes 256 to 1440, not 8",
+        "error: rows.csv:5: column 2 (`width`) must be 256 to 1440, not 8",
         "error: nothing was sent: 3 rows of rows.csv cannot be used",
     ]
     assert service.submissions == 0
@@ -119,8 +119,8 @@ def test_nothing_is_sent_where_one_row_is_bad(flux: Cli, service: Service) -> No
         (["rows.txt", "--shard", "4/3"], 2, "`--shard` takes K/N with K from 1 to N, not `4/3`"),
         (["rows.txt", "--shard", "x"], 2, "`--shard` takes K/N with K from 1 to N, not `x`"),
         (["rows.txt", "--concurrency", "0"], 2, "`--concurrency` takes 1 to 1000, not `0`"),
-        (["rows.txt", "--width", "9"], 2, "`--width` takes 256 to 1440, not 9"),
-        (["rows.txt", "--width", "x"], 2, "`--width` takes a whole number, not `x`"),
+        (["rows.txt", "--width", "9"], 2, "`--width` must be 256 to 1440, not 9"),
+        (["rows.txt", "--width", "x"], 2, "`--width` must be a whole number, not `x`"),
         (["rows.txt", "--raw"], 2, "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"),
         (["rows.txt", "--timeout", "nan"], 2, "`--timeout` takes a number of seconds"),
         (["rows.txt", "-o", "-"], 2, "`-o` of a batch takes a directory"),

@@ -131,7 +131,7 @@ def test_what_is_no_part_of_the_request_does_not_change_what_a_row_is() -> None:
 
 
 BAD = [
-    ("json", '{"prompt": "a", "width": 255}', ["rows:1: column 17 (`width`) takes 256 to 1440, not 255"]),
+    ("json", '{"prompt": "a", "width": 255}', ["rows:1: column 17 (`width`) must be 256 to 1440, not 255"]),
     ("json", '{"prompt": "a"}\n{"prompt": " "}', ["rows:2: column 2 (`prompt`) must not be blank"]),
     ("json", "{}", ["rows:1: `prompt` must not be blank"]),
     ("json", '{"prompt": "a", "widht": 300}', ["rows:1: column 17: `widht` is not known; did you mean `width`?"]),
@@ -145,13 +145,13 @@ BAD = [
         '{"prompt": "\\ud83d kite"}',
         ["rows:1: column 2: `prompt` holds half a character, which cannot be sent"],
     ),
-    ("json", '{"prompt": 7}', ["rows:1: column 2 (`prompt`) takes text, not '7'"]),
-    ("json", '{"prompt": "a", "raw": 1}', ["rows:1: column 17 (`raw`) takes true or false, not '1'"]),
-    ("json", '{"prompt": "a", "seed": NaN}', ["rows:1: column 17 (`seed`) takes a whole number, not 'nan'"]),
+    ("json", '{"prompt": 7}', ["rows:1: column 2 (`prompt`) must be text, not '7'"]),
+    ("json", '{"prompt": "a", "raw": 1}', ["rows:1: column 17 (`raw`) must be true or false, not '1'"]),
+    ("json", '{"prompt": "a", "seed": NaN}', ["rows:1: column 17 (`seed`) must be a whole number, not 'nan'"]),
     (
         "json",
         '{"prompt": "a", "guidance": 1e400}',
-        ["rows:1: column 17 (`guidance`) takes a finite number, not inf"],
+        ["rows:1: column 17 (`guidance`) must be a finite number, not inf"],
     ),
     ("json", '{"prompt": "a", "id": true}', ["rows:1: column 17: `id` takes text"]),
     ("json", '{"prompt": "a", "id": "#1"}', ["rows:1: column 17 (`id`) must not begin with #"]),
@@ -187,7 +187,7 @@ BAD = [
     (
         "json",
         json.dumps({"prompt": "a", "output": f"{'n' * 300}.png"}),
-        [f"rows:1: column 17 (`output`) is too long for a file's name: {'n' * 57}…"],
+        [f"rows:1: column 17 (`output`) is too long for a file's name: {'n' * 59}…"],
     ),
     ("json", '{"prompt": "a", "output": "{x}"}', ["rows:1: column 17 (`output`) does not know the field {x}"]),
     (
@@ -205,19 +205,19 @@ BAD = [
         '{"raw": true, "prompt": "a", "interval": 9}',
         [
             "rows:1: column 2 (`raw`) needs `flux-pro-1.1-ultra`, the model is `flux-pro`",
-            "rows:1: column 30 (`interval`) takes 1 to 4, not 9",
+            "rows:1: column 30 (`interval`) must be 1 to 4, not 9",
         ],
     ),
     (
         "csv",
         "prompt,width,seed\na,2,x\nb,512,1\nc,y,z",
         [
-            "rows:2: column 3: `seed` takes a whole number, not `x`",
-            "rows:4: column 2: `width` takes a whole number, not `y`",
-            "rows:4: column 3: `seed` takes a whole number, not `z`",
+            "rows:2: column 3: `seed` must be a whole number, not `x`",
+            "rows:4: column 2: `width` must be a whole number, not `y`",
+            "rows:4: column 3: `seed` must be a whole number, not `z`",
         ],
     ),
-    ("csv", "prompt,width\na,2", ["rows:2: column 2 (`width`) takes 256 to 1440, not 2"]),
+    ("csv", "prompt,width\na,2", ["rows:2: column 2 (`width`) must be 256 to 1440, not 2"]),
     (
         "csv",
         "promt,width\na,512",

@@ -105,25 +105,25 @@ def test_what_the_sandbox_receives_is_what_was_given(flux: Cli) -> None:
 
 RULES: list[tuple[list[str], list[str]]] = [
     (["   "], ["PROMPT must not be blank"]),
-    (["x", "-m", "flux-por"], ["`--model` does not know `flux-por`; did you mean `flux-pro`?"]),
-    (["x", "--width", "255"], ["`--width` takes 256 to 1440, not 255"]),
-    (["x", "--height", "1441"], ["`--height` takes 256 to 1440, not 1441"]),
-    (["x", "--width", "1e3"], ["`--width` takes a whole number, not `1e3`"]),
-    (["x", "--guidance", "nan"], ["`--guidance` takes a finite number, not `nan`"]),
-    (["x", "--guidance", "1e400"], ["`--guidance` takes a finite number, not `1e400`"]),
+    (["x", "-m", "flux-por"], ["`--model`: unknown model `flux-por`; did you mean `flux-pro`?"]),
+    (["x", "--width", "255"], ["`--width` must be 256 to 1440, not 255"]),
+    (["x", "--height", "1441"], ["`--height` must be 256 to 1440, not 1441"]),
+    (["x", "--width", "1e3"], ["`--width` must be a whole number, not `1e3`"]),
+    (["x", "--guidance", "nan"], ["`--guidance` must be a finite number, not `nan`"]),
+    (["x", "--guidance", "1e400"], ["`--guidance` must be a finite number, not `1e400`"]),
     (["x", "--raw"], ["`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"]),
     (["x", "-m", "flux-dev", "--interval", "2"], ["`--interval` needs `flux-pro`, the model is `flux-dev`"]),
-    (["x", "--safety-tolerance", "7"], ["`--safety-tolerance` takes 0 to 6, not 7"]),
-    (["x", "--webhook-url", "ftp://x"], ["`--webhook-url` takes an http or https URL, not `ftp://x`"]),
+    (["x", "--safety-tolerance", "7"], ["`--safety-tolerance` must be 0 to 6, not 7"]),
+    (["x", "--webhook-url", "ftp://x"], ["`--webhook-url` must be an http or https URL, not `ftp://x`"]),
     (["x", "-m", "flux-pro-1.1-ultra", "--image-prompt-strength", "0.5"],
      ["`--image-prompt-strength` needs `--image-prompt`"]),
     *[
         (["x", "-m", "flux-pro-1.1-ultra", "--aspect-ratio", ratio],
-         [f"`--aspect-ratio` takes `W:H` between 21:9 and 9:21, not `{ratio}`"])
+         [f"`--aspect-ratio` must be `W:H` between 21:9 and 9:21, not `{ratio}`"])
         for ratio in ("0:9", "16/9", "22:9", "9:22", "9", "")
     ],
     (["x", "--steps", "many", "--width", "1", "--raw"],
-     ["`--steps` takes a whole number, not `many`", "`--width` takes 256 to 1440, not 1",
+     ["`--steps` must be a whole number, not `many`", "`--width` must be 256 to 1440, not 1",
       "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"]),
 ]  # fmt: skip
 
@@ -527,7 +527,7 @@ def test_all_that_is_wrong_is_told_with_an_image_prompt_that_cannot_be_read(flux
     """One go to mend it all; alone, a file that is missing stays exit 6."""
     done = flux("imagine", "x", "--image-prompt", "nope.png", "--width", "1")
     assert done.code == 2
-    assert "`--width` takes 256 to 1440" in done.stderr
+    assert "`--width` must be 256 to 1440" in done.stderr
     assert "nope.png" in done.stderr
     assert flux("imagine", "x", "--image-prompt", "nope.png").code == 6
     assert flux("imagine", "x", "--image-prompt", "").code == 6

@@ -1,13 +1,26 @@
-"""The request's rules, for every value that a person or a file can give."""
+"""The rules of a request."""
 
 import json
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli.api.request import FIELDS, MODELS, ULTRA, broken_rules, flag, is_http_url, key, parse_text, shown
+from flux_cli.api.request import (
+    FIELDS,
+    MODELS,
+    ULTRA,
+    flag,
+    is_http_url,
+    key,
+    parse_text,
+    shown,
+    similar_model,
+    violations,
+)
+from flux_cli.errors import closest
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
@@ -48,10 +61,10 @@ GOOD: dict[str, object] = {"model": "flux-pro", "prompt": "a cat"}
         ("prompt", " as it is ", " as it is "),
     ],
 )
-def test_texts(name: str, text: str, value: object) -> None:
-    """Each becomes the document's JSON type, or is refused with a message that names neither field nor value."""
+def test_parse_text(name: str, text: str, value: object) -> None:
+    """The result has the documented JSON type; the error names neither field nor value."""
     if value is None:
-        with pytest.raises(ValueError, match=r"^takes (a whole number|a number|true or false|text)$"):
+        with pytest.raises(ValueError, match=r"^must be (a whole number|a number|true or false|text)$"):
             parse_text(name, text)
     else:
         parsed = parse_text(name, text)
@@ -59,8 +72,8 @@ def test_texts(name: str, text: str, value: object) -> None:
 
 
 @given(st.sampled_from(sorted(FIELDS)), st.text() | st.floats().map(str) | st.integers().map(str))
-def test_any_text_is_a_value_or_a_value_error(name: str, text: str) -> None:
-    """What is accepted has the field's type."""
+def test_any_text_can_be_parsed(name: str, text: str) -> None:
+    """The value has the field's type, or there is a ValueError."""
     try:
         value = parse_text(name, text)
     except ValueError:
@@ -69,44 +82,44 @@ def test_any_text_is_a_value_or_a_value_error(name: str, text: str) -> None:
     assert type(value) is kind or (kind is float and type(value) is int)
 
 
-NO_RATIO = "`aspect_ratio` takes `W:H` between 21:9 and 9:21, not"
+NO_RATIO = "`aspect_ratio` must be `W:H` between 21:9 and 9:21, not"
 RATIOS = ("0:9", "9:0", "0:0", "16/9", "22:9", "9:22", "16:9 ", "1.5:1", "-16:-9", "16:9:1", "١٦:٩")
 BAD_RATIOS: list[tuple[dict[str, object], str]] = [
     ({"model": ULTRA, "aspect_ratio": ratio}, f"{NO_RATIO} `{ratio}`") for ratio in RATIOS
 ]
 RULES: list[tuple[dict[str, object], str]] = [
     ({"prompt": " \n"}, "`prompt` must not be blank"),
-    ({"prompt": None}, "`prompt` takes text, not 'None'"),
-    ({"prompt": 5}, "`prompt` takes text, not '5'"),
+    ({"prompt": None}, "`prompt` must be text, not 'None'"),
+    ({"prompt": 5}, "`prompt` must be text, not '5'"),
     ({"prompt": "caf\udce9"}, "`prompt` is not UTF-8 text"),
-    ({"model": "flux-prp"}, "`model` does not know `flux-prp`; did you mean `flux-pro`?"),
-    ({"width": 255}, "`width` takes 256 to 1440, not 255"),
-    ({"height": 1441}, "`height` takes 256 to 1440, not 1441"),
-    ({"width": 1024.0}, "`width` takes a whole number, not '1024.0'"),
-    ({"width": True}, "`width` takes a whole number, not 'true'"),
-    ({"width": "1024"}, "`width` takes a whole number, not '1024'"),
-    ({"guidance": math.nan}, "`guidance` takes a finite number, not nan"),
-    ({"guidance": 1e400}, "`guidance` takes a finite number, not inf"),
-    ({"interval": 5}, "`interval` takes 1 to 4, not 5"),
-    ({"safety_tolerance": -1}, "`safety_tolerance` takes 0 to 6, not -1"),
+    ({"model": "flux-prp"}, "`model`: unknown model `flux-prp`; did you mean `flux-pro`?"),
+    ({"width": 255}, "`width` must be 256 to 1440, not 255"),
+    ({"height": 1441}, "`height` must be 256 to 1440, not 1441"),
+    ({"width": 1024.0}, "`width` must be a whole number, not '1024.0'"),
+    ({"width": True}, "`width` must be a whole number, not 'true'"),
+    ({"width": "1024"}, "`width` must be a whole number, not '1024'"),
+    ({"guidance": math.nan}, "`guidance` must be a finite number, not nan"),
+    ({"guidance": 1e400}, "`guidance` must be a finite number, not inf"),
+    ({"interval": 5}, "`interval` must be 1 to 4, not 5"),
+    ({"safety_tolerance": -1}, "`safety_tolerance` must be 0 to 6, not -1"),
     ({"steps": 20, "model": ULTRA}, "`steps` needs `flux-pro` or `flux-dev`, the model is `flux-pro-1.1-ultra`"),
     ({"raw": True}, "`raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"),
     *BAD_RATIOS,
     ({"model": ULTRA, "image_prompt_strength": 0.5}, "`image_prompt_strength` needs `image_prompt`"),
-    ({"model": ULTRA, "image_prompt": "x", "image_prompt_strength": 1.01}, "takes 0 to 1, not 1.01"),
-    ({"webhook_url": "ftp://x/"}, "`webhook_url` takes an http or https URL, not `ftp://x/`"),
-    ({"webhook_url": "http://"}, "`webhook_url` takes"),
-    ({"webhook_url": "http://x:99999/"}, "`webhook_url` takes"),
-    ({"webhook_url": "http://[::1"}, "`webhook_url` takes"),
-    ({"webhook_url": "http://x/\x1b"}, "`webhook_url` takes"),
+    ({"model": ULTRA, "image_prompt": "x", "image_prompt_strength": 1.01}, "must be 0 to 1, not 1.01"),
+    ({"webhook_url": "ftp://x/"}, "`webhook_url` must be an http or https URL, not `ftp://x/`"),
+    ({"webhook_url": "http://"}, "`webhook_url` must be"),
+    ({"webhook_url": "http://x:99999/"}, "`webhook_url` must be"),
+    ({"webhook_url": "http://[::1"}, "`webhook_url` must be"),
+    ({"webhook_url": "http://x/\x1b"}, "`webhook_url` must be"),
     ({"promt": "x"}, "`promt` is not a field of the request; did you mean `prompt`?"),
 ]
 
 
 @pytest.mark.parametrize(("fields", "said"), RULES)
-def test_each_rule_says_what_was_given_and_what_is_allowed(fields: dict[str, object], said: str) -> None:
-    """One sentence a rule."""
-    (sentence,) = broken_rules({**GOOD, **fields})
+def test_each_rule(fields: dict[str, object], said: str) -> None:
+    """One sentence per rule, with what was given and what is allowed."""
+    (sentence,) = violations({**GOOD, **fields})
     assert said in sentence
 
 
@@ -123,23 +136,23 @@ def test_each_rule_says_what_was_given_and_what_is_allowed(fields: dict[str, obj
         {"webhook_url": "http://localhost:8787/hook?x=1", "webhook_secret": "s"},
     ],
 )
-def test_what_the_document_allows_passes(fields: dict[str, object]) -> None:
-    """Nothing is refused at the edges of what is allowed."""
-    assert broken_rules({**GOOD, **fields}) == []
+def test_valid_requests(fields: dict[str, object]) -> None:
+    """The limits themselves are allowed."""
+    assert violations({**GOOD, **fields}) == []
 
 
-def test_all_broken_rules_are_told_at_once() -> None:
-    """So that all of them can be mended in one go; on the command line by their flags."""
+def test_all_violations_are_reported() -> None:
+    """On the command line by their flags."""
     body = {"model": "flux", "prompt": "", "width": 1, "raw": 1, "interval": 9}
-    assert len(broken_rules(body)) == 5
-    assert any(sentence.startswith("`--width`") for sentence in broken_rules(body, flag))
-    assert any(sentence.startswith("PROMPT") for sentence in broken_rules(body, flag))
+    assert len(violations(body)) == 5
+    assert any(sentence.startswith("`--width`") for sentence in violations(body, flag))
+    assert any(sentence.startswith("PROMPT") for sentence in violations(body, flag))
 
 
 @given(st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(max_size=6), JSON, max_size=8))
-def test_any_body_can_be_judged(body: dict[str, object]) -> None:
-    """Whatever is in a batch's line: sentences of one line, no crash; what passes can be sent as JSON in UTF-8."""
-    sentences = broken_rules(body, key)
+def test_any_body_can_be_checked(body: dict[str, object]) -> None:
+    """No body causes an exception; one without violations can be sent as JSON in UTF-8."""
+    sentences = violations(body, key)
     if not sentences:
         json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
         assert set(body) <= set(FIELDS)
@@ -147,20 +160,82 @@ def test_any_body_can_be_judged(body: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("secret", [1234567890, ["whsec-1234567890"], {"whsec-1234567890": 1}, 12345.67890])
-def test_a_webhook_secret_of_the_wrong_type_is_not_quoted(secret: object) -> None:
-    """An error message is no place for it."""
-    (sentence,) = broken_rules({**GOOD, "webhook_secret": secret})
-    assert sentence == "`webhook_secret` takes text"
+def test_webhook_secret_is_never_quoted(secret: object) -> None:
+    """Not even one of the wrong type."""
+    (sentence,) = violations({**GOOD, "webhook_secret": secret})
+    assert sentence == "`webhook_secret` must be text"
 
 
 @given(JSON)
-def test_values_are_quoted_shortly(value: object) -> None:
-    """A message stays a line."""
+def test_shown(value: object) -> None:
+    """A quoted value is short."""
     assert len(shown(value)) <= 60
 
 
+@pytest.mark.parametrize("character", ["\0", "\x07", "\r", "\x1b", "\x7f", "\x85", "\x9f"])
+def test_prompt_rejects_control_characters(character: str) -> None:
+    """C0 and C1, except newline and tab."""
+    (sentence,) = violations({**GOOD, "prompt": f"a{character}cat"})
+    assert sentence == f"`prompt` contains the control character U+{ord(character):04X}"
+    assert violations({**GOOD, "prompt": "a\tcat\nin Zürich\u200d\N{CAT FACE}"}) == []
+
+
+@pytest.mark.parametrize("body", [{"model": "m" * 999}, {"width": "9" * 999}, {"x" * 999: 1}])
+def test_messages_are_short(body: dict[str, object]) -> None:
+    """They quote at most 60 characters of a value or a name."""
+    (sentence,) = violations({**GOOD, **body}, str)
+    assert len(re.findall(r"(\w)\1{60,}", sentence)) == 0
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("flux-por", "flux-pro"),
+        ("Flux-Pro", "flux-pro"),
+        ("flux-1.1-pro", "flux-pro-1.1"),
+        ("flux-1.1-pro-ultra", "flux-pro-1.1-ultra"),
+        ("schnell", "flux-schnell"),
+        ("black-forest-labs/flux-dev", "flux-dev"),
+        ("flux-pro-1.2", None),
+        ("flux-2-pro", None),
+        ("dall-e-3", None),
+        ("", None),
+    ],
+)
+def test_similar_model(typed: str, meant: str | None) -> None:
+    """Names of other services are recognised; other versions are not a misspelling."""
+    assert similar_model(typed) == meant
+
+
+@pytest.mark.parametrize(
+    ("typed", "known", "meant"),
+    [
+        ("widht", ["width", "height"], "width"),
+        ("set", ["get", "set"], "set"),
+        ("bet", ["get", "set"], None),  # ambiguous
+        ("format", ["force"], None),
+        ("aspect", ["aspect_ratio"], "aspect_ratio"),
+        ("webhook", ["webhook_url", "webhook_secret"], None),
+        ("wai", ["wait"], "wait"),
+        ("x", ["a"], None),
+        ("--lst", ["--last", "--list-faults"], "--last"),
+        ("upsampilng", ["upsampling"], "upsampling"),
+    ],
+)
+def test_closest(typed: str, known: list[str], meant: str | None) -> None:
+    """Only a clear misspelling or a unique beginning is a guess."""
+    assert closest(typed, known) == meant
+
+
+def test_every_field_has_a_description() -> None:
+    """One or two sentences, and a placeholder unless it is true or false."""
+    for field in FIELDS.values():
+        assert re.fullmatch(r"[A-Z].+\.", field.description), field.name
+        assert (field.metavar is None) == (field.kind is bool)
+
+
 @given(st.text())
-def test_any_text_is_a_url_or_not(text: str) -> None:
-    """Never an exception; a URL has no space and nothing unprintable."""
-    assert is_http_url(text) in (True, False)
+def test_url_is_printable(text: str) -> None:
+    """Any text can be checked; a URL has no space and nothing unprintable."""
+    assert not is_http_url(text) or text.isprintable()
     assert is_http_url(f"http://x/{text}") == (text.isprintable() and " " not in text) or "[" in text

@@ -1,13 +1,15 @@
-"""The imagine request: its fields, the models, and every rule, as the service's document gives them.
+"""The imagine request: its fields, the models, and every rule of the service's documentation.
 
-One table serves the flags, the rows of a batch, the list of models, the manual and the sandbox's refusals.
+`FIELDS` describes each field once. The flags, the batch columns, completion, `models`, the manual and the
+sandbox's validation derive from it.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+
+from flux_cli.errors import closest
 
 JsonValue = str | int | float | bool
 Body = dict[str, JsonValue]
@@ -19,11 +21,20 @@ PRO, DEV, PRO_11, ULTRA, SCHNELL = (
     "flux-pro-1.1-ultra",
     "flux-schnell",
 )
-MODELS = (PRO, DEV, PRO_11, ULTRA, SCHNELL)
+MODELS = {
+    PRO: "high quality, with control over steps and guidance",
+    DEV: "experiments; close to flux-pro, with fewer controls",
+    PRO_11: "better and faster than flux-pro, with fewer controls",
+    ULTRA: "highest resolution; wide and tall aspect ratios",
+    SCHNELL: "the fastest; drafts",
+}
+"""Each model, and what it is for."""
 DEFAULT_MODEL = PRO
 
 MAX_IMAGE_PROMPT_BYTES = 20 * 1024 * 1024
 """The largest image prompt, before base64."""
+MAX_QUOTED = 60
+"""How many characters of a value a message quotes."""
 
 
 @dataclass(frozen=True)
@@ -32,45 +43,131 @@ class Field:
 
     Attributes:
         name: The key in the body; the flag is `--` and the name with dashes.
-        kind: The JSON type. A `float` field takes whole numbers too.
+        kind: The JSON type. A `float` field accepts whole numbers too.
+        help: What the field does, in a sentence.
         minimum: The smallest number allowed, or None.
         maximum: The largest number allowed, or None.
-        models: The models that take the field; empty for all of them.
-        default: What the service uses when the field is absent, where its document says so.
+        models: The models that accept the field; empty for all of them.
+        default: The value that the service uses if the field is absent, if its documentation says so.
+        metavar: The placeholder for the value in help and manual; None for true or false.
+        values: Common values, for completion.
+        short: The short flag, if any.
+        envvar: The environment variable that sets the flag, if any.
     """
 
     name: str
     kind: type[str] | type[int] | type[float] | type[bool]
+    help: str
     minimum: int | None = None
     maximum: int | None = None
     models: tuple[str, ...] = ()
     default: str | None = None
+    metavar: str | None = None
+    values: tuple[str, ...] = ()
+    short: str | None = None
+    envvar: str | None = None
+
+    @property
+    def description(self) -> str:
+        """The help text with the service's default and the models that accept the field."""
+        default = f" The service's default: {self.default}." if self.default else ""
+        models = f" Only {' and '.join(self.models)}." if self.models else ""
+        return f"{self.help}{default}{models}"
 
 
-FIELDS = {
-    field.name: field
-    for field in (
-        Field("model", str),
-        Field("prompt", str),
-        Field("image_prompt", str),
-        Field("image_prompt_strength", float, 0, 1, models=(ULTRA,)),
-        Field("prompt_upsampling", bool),
-        Field("width", int, 256, 1440, default="1024"),
-        Field("height", int, 256, 1440, default="768"),
-        Field("aspect_ratio", str, models=(ULTRA,), default="16:9"),
-        Field("steps", int, models=(PRO, DEV)),
-        Field("guidance", float, models=(PRO, DEV)),
-        Field("interval", int, 1, 4, models=(PRO,), default="2"),
-        Field("seed", int),
-        Field("safety_tolerance", int, 0, 6),
-        Field("raw", bool, models=(ULTRA,)),
-        Field("webhook_url", str),
-        Field("webhook_secret", str),
-    )
-}
+def _small_range(low: int, high: int) -> tuple[str, ...]:
+    return tuple(str(number) for number in range(low, high + 1))
+
+
+_ALL_FIELDS = (
+    Field(
+        "model",
+        str,
+        f"The model. Default: {DEFAULT_MODEL}.",
+        metavar="MODEL",
+        values=tuple(MODELS),
+        short="-m",
+        envvar="FLUX_CLI_MODEL",
+    ),
+    Field("prompt", str, "The description of the picture.", metavar="PROMPT"),
+    Field(
+        "image_prompt",
+        str,
+        "An image to start from: a file, a URL, or - for stdin; PNG, JPEG or WebP, at most 20 MiB.",
+        metavar="SOURCE",
+    ),
+    Field(
+        "image_prompt_strength",
+        float,
+        "Weight of the image prompt.",
+        minimum=0,
+        maximum=1,
+        models=(ULTRA,),
+        metavar="0-1",
+    ),
+    Field("prompt_upsampling", bool, "Let the service rewrite the prompt for a more creative picture."),
+    Field("width", int, "Width in pixels.", 256, 1440, default="1024", metavar="256-1440"),
+    Field("height", int, "Height in pixels.", 256, 1440, default="768", metavar="256-1440"),
+    Field(
+        "aspect_ratio",
+        str,
+        "From 21:9 to 9:21.",
+        models=(ULTRA,),
+        default="16:9",
+        metavar="W:H",
+        values=("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21"),
+    ),
+    Field("steps", int, "Number of generation steps.", models=(PRO, DEV), metavar="INTEGER"),
+    Field(
+        "guidance",
+        float,
+        "How closely to follow the prompt, at the cost of realism.",
+        models=(PRO, DEV),
+        metavar="NUMBER",
+    ),
+    Field(
+        "interval",
+        int,
+        "Interval of guidance control.",
+        minimum=1,
+        maximum=4,
+        models=(PRO,),
+        default="2",
+        metavar="1-4",
+        values=_small_range(1, 4),
+    ),
+    Field(
+        "seed",
+        int,
+        "Seed, to get the same picture again; `random` picks one and records it.",
+        metavar="INTEGER",
+        values=("random",),
+    ),
+    Field(
+        "safety_tolerance",
+        int,
+        "Moderation, from 0 (strictest) to 6.",
+        minimum=0,
+        maximum=6,
+        metavar="0-6",
+        values=_small_range(0, 6),
+    ),
+    Field("raw", bool, "A less processed, more natural look.", models=(ULTRA,)),
+    Field("webhook_url", str, "Where the service posts updates and the result.", metavar="URL"),
+    Field(
+        "webhook_secret",
+        str,
+        "Sent back as x-webhook-secret. Safer in the environment than here.",
+        metavar="TEXT",
+        envvar="FLUX_CLI_WEBHOOK_SECRET",
+    ),
+)
+FIELDS = {field.name: field for field in _ALL_FIELDS}
 
 WIDEST, TALLEST = (21, 9), (9, 21)
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""C0 and C1 without tab and newline."""
 _KIND_NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -78,24 +175,25 @@ _RATIO = re.compile(r"([0-9]{1,4}):([0-9]{1,4})")
 _WORDS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
 NameOf = Callable[[str], str]
-"""How a message names a field: as a flag on the command line, as a key in JSON, as a column in a batch."""
+"""How a message names a field: as a flag, as a key in JSON, or as a column of a batch."""
 
 
 def flag(name: str) -> str:
-    """Return how the command line names a field."""
+    """Return the name of a field on the command line."""
     return "PROMPT" if name == "prompt" else f"`--{name.replace('_', '-')}`"
 
 
 def key(name: str) -> str:
-    """Return how a JSON body names a field."""
+    """Return the name of a field in a JSON body."""
     return f"`{name}`"
 
 
 def parse_text(name: str, text: str) -> JsonValue:
-    """Turn what was typed for a field into its JSON type.
+    """Return the JSON value of a field that was given as text.
 
     Raises:
-        ValueError: With what the field takes instead; the message names neither field nor value.
+        ValueError: The text is not of the field's type. The message, such as "must be a whole number", names
+            neither field nor value.
     """
     kind = FIELDS[name].kind
     if kind is str:
@@ -103,63 +201,79 @@ def parse_text(name: str, text: str) -> JsonValue:
     text = text.strip()
     if kind is bool and text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if kind is int and _INTEGER.fullmatch(text):
-        return int(text)
-    if kind is float and _INTEGER.fullmatch(text):
+    if kind in (int, float) and _INTEGER.fullmatch(text):
         return int(text)
     if kind is float and _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
         return number
     if kind is float and (_FLOAT.fullmatch(text) or text.lower().lstrip("+-") in ("nan", "inf", "infinity")):
-        raise ValueError("takes a finite number")
-    raise ValueError(f"takes {_KIND_NAMES[kind]}")
+        raise ValueError("must be a finite number")
+    raise ValueError(f"must be {_KIND_NAMES[kind]}")
+
+
+def random_seed() -> int:
+    """Return a seed for `--seed random`. It is chosen here so that the history and sidecars have it."""
+    import random
+
+    return random.randrange(2**32)  # noqa: S311 - a seed is no secret
 
 
 def shown(value: object) -> str:
-    """Return a value as a message quotes it: shortened, and recognisable as what was given."""
+    """Return a value as a message quotes it: at most `MAX_QUOTED` characters."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return text if len(text) <= MAX_QUOTED else f"{text[: MAX_QUOTED - 1]}…"
 
 
-def broken_rules(body: Mapping[str, object], name_of: NameOf = key) -> list[str]:
-    """Return a sentence for each rule of the service's document that a request body breaks.
+def violations(body: Mapping[str, object], name_of: NameOf = key) -> list[str]:
+    """Return one sentence for each rule that a request body breaks.
 
-    Every rule is checked, so that all of them can be mended in one go. An image prompt counts as text here;
-    its bytes are checked where it is read.
+    Every rule is checked, so that all mistakes can be corrected at once. An image prompt is only checked to be
+    text here; its bytes are checked when it is read.
     """
-    return list(_broken(body, name_of))
+    return list(_violations(body, name_of))
 
 
-def _broken(body: Mapping[str, object], name_of: NameOf) -> Iterator[str]:
+def _violations(body: Mapping[str, object], name_of: NameOf) -> Iterator[str]:
     prompt = body.get("prompt", "")
     if isinstance(prompt, str) and not prompt.strip():
         yield f"{name_of('prompt')} must not be blank"
     model = body.get("model")
+    known_model = isinstance(model, str) and model in MODELS
     if "model" not in body:
         yield f"{name_of('model')} is missing"
-    elif isinstance(model, str) and model not in MODELS:
-        yield f"{name_of('model')} does not know `{shown(model)}`{_nearest(model, MODELS)}"
+    elif isinstance(model, str) and not known_model:
+        yield f"{name_of('model')}: unknown model `{shown(model)}`{_suggestion(similar_model(model), MODELS)}"
     for name, value in body.items():
         field = FIELDS.get(name)
         if field is None:
-            yield f"{name_of(name)} is not a field of the request{_nearest(name, FIELDS)}"
+            suggestion = _suggestion(closest(name, FIELDS), FIELDS)
+            yield f"{name_of(shown(name))} is not a field of the request{suggestion}"
             continue
         if not _has_kind(value, field.kind):
-            given = "" if name == "webhook_secret" else f", not {shown(value)!r}"  # a message is no place for it
-            yield f"{name_of(name)} takes {_KIND_NAMES[field.kind]}{given}"
+            given = "" if name == "webhook_secret" else f", not {shown(value)!r}"  # a secret is never quoted
+            yield f"{name_of(name)} must be {_KIND_NAMES[field.kind]}{given}"
             continue
         if isinstance(value, str) and not _is_text(value):
             yield f"{name_of(name)} is not UTF-8 text"
             continue
-        yield from _broken_value(field, value, name_of)
-        if field.models and model in MODELS and model not in field.models:
+        yield from _value_violations(field, value, name_of)
+        if field.models and known_model and model not in field.models:
             allowed = " or ".join(f"`{allowed}`" for allowed in field.models)
             yield f"{name_of(name)} needs {allowed}, the model is `{model}`"
     if "image_prompt_strength" in body and "image_prompt" not in body:
         yield f"{name_of('image_prompt_strength')} needs {name_of('image_prompt')}"
 
 
+def similar_model(name: str) -> str | None:
+    """Return the model that was probably meant: same words in another order, a last part, or a close spelling."""
+    words = sorted(re.split("[-_ ]+", name.lower().removeprefix("black-forest-labs/")))
+    for model in MODELS:
+        if words in (sorted(model.split("-")), sorted(model.split("-")[1:])):
+            return model
+    return closest(name, MODELS) or closest(f"flux-{name}", MODELS)
+
+
 def _is_text(value: str) -> bool:
-    """Say whether a text can be sent: an argument of the command line may hold bytes that are none."""
+    """Return whether a text can be encoded: a command-line argument may contain bytes that are not UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -173,17 +287,19 @@ def _has_kind(value: object, kind: type) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def _broken_value(field: Field, value: object, name_of: NameOf) -> Iterator[str]:
+def _value_violations(field: Field, value: object, name_of: NameOf) -> Iterator[str]:
     name = name_of(field.name)
     if isinstance(value, float) and not math.isfinite(value):
-        yield f"{name} takes a finite number, not {value}"
+        yield f"{name} must be a finite number, not {value}"
     elif isinstance(value, int | float) and field.minimum is not None and field.maximum is not None:
         if not field.minimum <= value <= field.maximum:
-            yield f"{name} takes {field.minimum} to {field.maximum}, not {shown(value)}"
+            yield f"{name} must be {field.minimum} to {field.maximum}, not {shown(value)}"
+    elif field.name == "prompt" and (found := _CONTROL.search(str(value))):
+        yield f"{name} contains the control character U+{ord(found[0]):04X}"
     elif field.name == "aspect_ratio" and not _is_aspect_ratio(str(value)):
-        yield f"{name} takes `W:H` between 21:9 and 9:21, not `{shown(value)}`"
+        yield f"{name} must be `W:H` between 21:9 and 9:21, not `{shown(value)}`"
     elif field.name == "webhook_url" and not is_http_url(str(value)):
-        yield f"{name} takes an http or https URL, not `{shown(value)}`"
+        yield f"{name} must be an http or https URL, not `{shown(value)}`"
 
 
 def _is_aspect_ratio(text: str) -> bool:
@@ -197,7 +313,7 @@ def _is_aspect_ratio(text: str) -> bool:
 
 
 def is_http_url(text: str) -> bool:
-    """Say whether a text is an absolute http or https URL with a host and nothing unprintable in it."""
+    """Return whether a text is an absolute, printable http or https URL with a host."""
     from urllib.parse import urlsplit
 
     if not text.isprintable() or " " in text:
@@ -210,6 +326,5 @@ def is_http_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _nearest(word: str, known: Mapping[str, object] | tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word.lower(), list(known), n=1, cutoff=0.5)
-    return f"; did you mean `{close[0]}`?" if close else f"; known: {', '.join(known)}"
+def _suggestion(close: str | None, known: Mapping[str, object]) -> str:
+    return f"; did you mean `{close}`?" if close else f"; known: {', '.join(known)}"

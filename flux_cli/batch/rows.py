@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flux_cli.api.request import JsonValue, broken_rules, flag, shown
+from flux_cli.api.request import JsonValue, flag, shown, violations
 from flux_cli.batch.results_file import NAME
 from flux_cli.batch.sheet import COLUMNS, OWN_COLUMNS, BadRowError, Line, Sheet, unknown_name
 from flux_cli.errors import UsageError
@@ -129,7 +129,7 @@ class Checks:
 
     def _broken_fields(self, row: Row) -> Iterator[str]:
         if self._validate:
-            yield from broken_rules({**self._defaults, **row.fields}, row.name_of)
+            yield from violations({**self._defaults, **row.fields}, row.name_of)
         source = row.fields.get("image_prompt")
         if isinstance(source, str) and (problem := image_prompt.problem(source)):
             yield f"{row.name_of('image_prompt')} {problem}"

@@ -5,7 +5,6 @@ Nothing is kept of what has been read, so that a file of any length can be gone 
 
 import contextlib
 import csv
-import difflib
 import json
 import re
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flux_cli.api.request import FIELDS, parse_text, shown
-from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.errors import LocalFileError, UsageError, closest
 
 OWN_COLUMNS = ("id", "output")
 """What a row may have beside the request's fields."""
@@ -195,8 +194,8 @@ def opened(source: str, stdin: BinaryIO) -> Iterator[Sheet]:
 
 def unknown_name(name: str) -> str:
     """Return the message for a column that does not exist."""
-    close = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.5)
-    tip = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(COLUMNS)}"
+    close = closest(name, COLUMNS)
+    tip = f"did you mean `{close}`?" if close else f"known: {', '.join(COLUMNS)}"
     return f"`{shown(name)}` is not known; {tip}"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flux_cli.api.request import DEFAULT_MODEL, Body, broken_rules, flag
+from flux_cli.api.request import DEFAULT_MODEL, Body, flag, violations
 from flux_cli.batch.recorder import Recorder
 from flux_cli.batch.results_file import ResultsFile
 from flux_cli.batch.rows import Checks, Row, rows
@@ -15,7 +15,7 @@ from flux_cli.batch.sheet import BadRowError, Sheet
 from flux_cli.batch.work import Batch, BatchPlan, bodies
 from flux_cli.commands.service import Service
 from flux_cli.engine.run import Plan, Run
-from flux_cli.errors import BrokenRulesError, ExitCode, FluxError, LocalFileError, UsageError, worst
+from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError, ViolationsError, worst
 from flux_cli.options import PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.pictures import image_prompt, naming
 from flux_cli.pictures.saving import Saver
@@ -47,7 +47,7 @@ def flag_defaults(
     `kind` is the file's: in a text file the flags alone have to keep the rules.
 
     Raises:
-        BrokenRulesError: A flag's value cannot be what it has to be.
+        ViolationsError: A flag's value cannot be what it has to be.
         LocalFileError, DownloadError: The image prompt cannot be read.
     """
     given, broken = request.given()
@@ -60,7 +60,7 @@ def flag_defaults(
         body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
         broken += filter(None, [image.broken_rule()])
     if broken:
-        raise BrokenRulesError([*broken, *(broken_rules({**body, "prompt": "…"}, flag) if kind == "text" else ())])
+        raise ViolationsError([*broken, *(violations({**body, "prompt": "…"}, flag) if kind == "text" else ())])
     return body, recorded
 
 
@@ -70,8 +70,8 @@ def check(sheet: Sheet, directory: Path, defaults: Body, *, validate: bool) -> N
     Raises:
         UsageError: Something is, or there are no rows.
     """
-    if validate and sheet.kind == "text" and (broken := broken_rules({**defaults, "prompt": "…"}, flag)):
-        raise BrokenRulesError(broken)  # for every row the same, and the flags' alone
+    if validate and sheet.kind == "text" and (broken := violations({**defaults, "prompt": "…"}, flag)):
+        raise ViolationsError(broken)  # for every row the same, and the flags' alone
     checks = Checks(sheet, directory, defaults, validate=validate)
     bad, line = 0, 0
     for row in rows(sheet):

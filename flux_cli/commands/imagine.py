@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flux_cli import completion, options
-from flux_cli.api.request import DEFAULT_MODEL, Body, JsonValue, broken_rules, flag
-from flux_cli.errors import BrokenRulesError, ExitCode, FluxError, UsageError
+from flux_cli.api.request import DEFAULT_MODEL, Body, JsonValue, flag, violations
+from flux_cli.errors import ExitCode, FluxError, UsageError, ViolationsError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.storage import config as settings
 from flux_cli.ui import console
@@ -161,7 +161,7 @@ def _bodies(
     """Return the body to send, and what is kept and shown of it: the fields to start from, the flags' over them.
 
     Raises:
-        BrokenRulesError: Rules are broken; it names them all.
+        ViolationsError: Rules are broken; it names them all.
         LocalFileError, DownloadError: The image prompt cannot be read.
         UsageError: The earlier request's image prompt cannot be had again.
     """
@@ -182,13 +182,13 @@ def _bodies(
     elif unreadable is not None:
         body["image_prompt"] = ""  # there is one, for the rules
     if not no_validate:
-        broken += filter(None, [image.broken_rule() if image else None, *broken_rules(body, flag)])
+        broken += filter(None, [image.broken_rule() if image else None, *violations(body, flag)])
     if unreadable is not None:
         if not broken:
             raise unreadable
         broken.append(unreadable.message)
     if broken:
-        raise BrokenRulesError(broken, f"what no flag sets comes from {earlier.name}" if earlier else None)
+        raise ViolationsError(broken, f"what no flag sets comes from {earlier.name}" if earlier else None)
     return body, recorded
 
 

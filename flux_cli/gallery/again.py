@@ -4,7 +4,7 @@ import re
 import shlex
 
 from flux_cli.api.client import DEFAULT_API_URL
-from flux_cli.api.request import broken_rules, flag
+from flux_cli.api.request import flag, violations
 from flux_cli.gallery.pictures import Picture
 from flux_cli.storage.history import SANDBOX
 
@@ -28,7 +28,7 @@ def command(picture: Picture) -> str:
     elif picture.service not in (None, DEFAULT_API_URL):
         words += ["--api-url", str(picture.service)]
     as_sent = {**request, "prompt": prompt, **({"image_prompt": "…"} if "image_prompt" in request else {})}
-    if broken_rules(as_sent):
+    if violations(as_sent):
         words.append("--no-validate")
     if prompt.startswith("-"):
         words.append("--")

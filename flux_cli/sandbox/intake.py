@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import urlsplit
 
-from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, broken_rules
+from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, violations
 from flux_cli.pictures.formats import PROMPT_TYPES, sniff
 from flux_cli.sandbox.asked import asked_in
 
@@ -68,7 +68,7 @@ def read_order(body: bytes, allow_remote_webhooks: bool) -> Order:
         RefusedError: With a reason for each rule that it breaks.
     """
     fields = read_object(body)
-    broken = broken_rules(fields)
+    broken = violations(fields)
     if isinstance(url := fields.get("webhook_url"), str) and not (allow_remote_webhooks or is_loopback(url)):
         broken.append(f"`webhook_url` is not on this machine; {ALLOWING}")
     if broken:
