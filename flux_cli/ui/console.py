@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 
 from flux_cli.api.redaction import Redactor
 from flux_cli.errors import LocalFileError
@@ -25,6 +25,27 @@ _SPACES = re.compile(r"[\t\n\r\f\v ]+")
 _RED, _CYAN, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[0m"
 
 _redactor = Redactor()
+
+
+class Hidable(Protocol):
+    """A live display that makes room for other output."""
+
+    def hidden(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the display is not on the terminal."""
+
+
+_live_display: Hidable | None = None
+
+
+def set_live_display(display: Hidable | None) -> None:
+    """Hide this display whenever something else is written to the terminal; None if there is none any more."""
+    global _live_display
+    _live_display = display
+
+
+def above_live_display() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which the live display, if there is one, is not on the terminal."""
+    return contextlib.nullcontext() if _live_display is None else _live_display.hidden()
 
 
 def keep_secret(text: str | None) -> None:
@@ -86,7 +107,13 @@ def _say(label: str, message: str, colour: str) -> None:
 
 
 def raw_stderr(text: str) -> None:
-    """Write to stderr with the secrets blotted out; a stderr that is gone is not worth an error."""
+    """Write to stderr, above the live display. A stderr that cannot be written is ignored."""
+    with above_live_display():
+        write_terminal(text)
+
+
+def write_terminal(text: str) -> None:
+    """Write to stderr at once, with secrets redacted, wherever the cursor is."""
     stderr.write(_redactor.text(text))
     stderr.flush()
 
@@ -151,9 +178,11 @@ def out_bytes(content: bytes) -> None:
         BrokenPipeError: Nobody reads.
         LocalFileError: It is a file that cannot be written, on a full disk for one.
     """
+    room = above_live_display() if sys.stdout.isatty() else contextlib.nullcontext()
     try:
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
+        with room:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
     except BrokenPipeError:
         raise
     except OSError as error:

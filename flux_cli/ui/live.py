@@ -1,0 +1,185 @@
+"""A live display: lines at the end of the terminal that are redrawn while a command runs."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from flux_cli.ui import console
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+_HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+_ERASE = "\r\x1b[K\n\x1b[J\x1b[A"
+"""Erases from the cursor's line on, in two steps: tmux keeps a copy of what `J` erases from the first cell."""
+_STOP_SECONDS = 0.5
+"""How long Ctrl-Z waits for a drawing in progress; a terminal that is paused by Ctrl-S may block it for long."""
+
+Render = Callable[[int, int], "RenderableType"]
+"""Returns what to show, for a terminal with this many columns and lines."""
+
+
+class LiveDisplay:
+    """Draws something at the end of the terminal again and again, from a thread of its own.
+
+    Between two drawings the cursor rests at the display's first cell, and each drawing erases everything from
+    there on. A resized terminal breaks lines anew, so only their beginning is known; rich's own Live counts lines.
+
+    Whatever `console` writes meanwhile appears above the display. Nothing is drawn while the command is a
+    background job of a shell.
+    """
+
+    def __init__(self, render: Render, per_second: float = 8.0) -> None:
+        self._render = render
+        self._pause = 1 / per_second
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._console: Console | None = None
+        self._shown: str | None = None
+        """The drawing that is on the terminal."""
+        self._cursor_hidden = False
+        self._failure: Exception | None = None
+        self._previous_handler: object = None
+
+    def start(self) -> None:
+        """Begin to draw."""
+        console.set_live_display(self)
+        self._handle_ctrl_z()
+        # rich is imported in the thread: that takes 90 ms, and the first request need not wait for it.
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def stop(self) -> None:
+        """Erase the display and show the cursor again. Does nothing the second time."""
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._ended.set()
+            self._erase()
+            console.set_live_display(None)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+        if self._failure is not None:
+            console.warning(f"cannot show the progress: {type(self._failure).__name__}: {self._failure}")
+
+    @contextlib.contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Erase the display while something else is written."""
+        with self._lock:
+            was_shown = self._shown is not None
+            self._erase(show_cursor=False)
+            try:
+                yield
+            finally:
+                if was_shown:
+                    self._draw()
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            with self._lock:
+                self._draw()
+            self._ended.wait(self._pause)
+
+    def _draw(self) -> None:
+        if self._ended.is_set() or self._failure is not None:
+            return
+        if not _in_foreground():
+            self._shown = None  # a shell's prompt is there now: nothing to erase
+            return
+        try:
+            frame = self._frame()
+        except Exception as error:  # a failure to display must not stop the drawing thread halfway, or the run
+            self._failure = error
+            self._erase()
+            return
+        if frame != self._shown:
+            self._shown, self._cursor_hidden = frame, True
+            console.write_terminal(_HIDE_CURSOR + _ERASE + frame)
+
+    def _frame(self) -> str:
+        from rich.console import Console
+        from rich.theme import Theme
+
+        columns, lines = _terminal_size()
+        if self._console is None:
+            # Explicit answers, since rich would otherwise ask its own environment variables (TTY_COMPATIBLE etc.).
+            self._console = Console(
+                file=console.stderr,
+                force_terminal=True,
+                force_interactive=False,
+                force_jupyter=False,
+                legacy_windows=False,
+                no_color=not console.wants_colour(sys.stderr),
+                highlight=False,
+                theme=Theme(console.BAR_STYLES),
+            )
+        self._console.size = (
+            max(1, columns - 1),
+            lines,
+        )  # a full last column leaves a pending line break
+        with self._console.capture() as capture:
+            self._console.print(self._render(columns - 1, lines))
+        drawn = capture.get().rstrip("\n").split("\n")
+        if len(drawn) >= lines > 1:
+            drawn = drawn[: lines - 1]
+        up = f"\x1b[{len(drawn) - 1}A" if len(drawn) > 1 else ""
+        return "\n".join(drawn) + "\r" + up
+
+    def _erase(self, *, show_cursor: bool = True) -> None:
+        text = self._erasure(show_cursor=show_cursor)
+        if text and _in_foreground():
+            console.write_terminal(text)
+
+    def _erasure(self, *, show_cursor: bool = True) -> str:
+        """Return what erases the display, and note that it is erased."""
+        text = _ERASE if self._shown is not None else ""
+        self._shown = None
+        if show_cursor and self._cursor_hidden:
+            self._cursor_hidden = False
+            text += _SHOW_CURSOR
+        return text
+
+    # Ctrl-Z
+
+    def _handle_ctrl_z(self) -> None:
+        if not hasattr(signal, "SIGTSTP") or threading.current_thread() is not threading.main_thread():
+            return
+        if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:  # not if the caller's shell chose to ignore it
+            self._previous_handler = signal.signal(signal.SIGTSTP, self._suspend)
+
+    def _suspend(self, number: int, _frame: FrameType | None) -> None:
+        """Leave a clean terminal to the shell, stop, and draw again once continued in the foreground."""
+        locked = self._lock.acquire(timeout=_STOP_SECONDS)
+        try:
+            with contextlib.suppress(OSError, ValueError):
+                # Not through sys.stderr: this handler may have interrupted a write to it.
+                os.write(sys.stderr.fileno(), self._erasure().encode())
+            signal.signal(number, signal.SIG_DFL)
+            # To this thread, so that the process has stopped, and has been continued, when the call returns.
+            signal.pthread_kill(threading.get_ident(), number)
+            signal.signal(number, self._suspend)
+        finally:
+            if locked:
+                self._lock.release()
+
+
+def _in_foreground() -> bool:
+    """Return whether this process may draw: it is no background job of a shell with job control."""
+    try:
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
+    except (OSError, ValueError, AttributeError):  # not the controlling terminal, or no such call on this system
+        return True
+
+
+def _terminal_size() -> tuple[int, int]:
+    """Return the columns and lines of the terminal that stderr is; COLUMNS and LINES may be of another one."""
+    try:
+        columns, lines = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        columns, lines = shutil.get_terminal_size()
+    return columns or 80, lines or 24

@@ -1,0 +1,121 @@
+"""What people have to know about tasks: errors, warnings, and how to resume."""
+
+import shlex
+from collections.abc import Callable
+
+from flux_cli.api.task import Status, wait_command
+from flux_cli.engine.events import Ended, Event, Retrying, Unrecorded
+from flux_cli.engine.job import Job, Result
+from flux_cli.ui import console
+from flux_cli.ui.printer import ResultPrinter
+
+ID_CHARACTERS = 8
+"""How much of a task ID a message shows; every command takes that as a prefix."""
+
+
+class Messages:
+    """Prints errors and warnings. A text that holds for several tasks is printed once.
+
+    `prefix` returns what a message about a job begins with: the row of a batch.
+    """
+
+    def __init__(self, *, quiet: bool, prefix: Callable[[Job], str] = lambda _: "") -> None:
+        self._quiet = quiet
+        self._prefix = prefix
+        self._printed: set[str] = set()
+        self._unrecorded: set[Job] = set()
+
+    def handle(self, event: Event) -> None:
+        """Print the event's message, if it has one."""
+        if isinstance(event, Retrying):
+            self._once(self.warn, f"{event.message}; retrying")
+        elif isinstance(event, Unrecorded):
+            self._warn_of_unrecorded(event.job, event.message)
+        elif isinstance(event, Ended):
+            if event.result.error is not None:
+                self._error(event.job, event.result)
+            self._warn_of_format(event.job, event.result)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def warn(self, text: str) -> None:
+        """Print a warning, unless `--quiet`."""
+        if not self._quiet:
+            console.warning(text)
+
+    def _once(self, say: Callable[[str], None], text: str) -> None:
+        if text not in self._printed:
+            self._printed.add(text)
+            say(text)
+
+    def _warn_of_unrecorded(self, job: Job, message: str) -> None:
+        """Print the whole task ID, with `--quiet` too: it is nowhere else."""
+        if job not in self._unrecorded:
+            self._unrecorded.add(job)
+            missing = f"; task {job.task_id} is missing there" if job.task_id else ""
+            console.warning(f"{self._prefix(job)}{message}{missing}")
+
+    def _error(self, job: Job, result: Result) -> None:
+        if job.task_id is None:
+            self._once(console.error, result.error or "")
+        else:
+            failed = " failed" if result.status is Status.FAILED else ""
+            console.error(f"{self._prefix(job)}task {short(job.task_id)}{failed}: {result.error}")
+        if result.hint:
+            self._once(console.hint, result.hint)
+
+    def _warn_of_format(self, job: Job, result: Result) -> None:
+        target, path = job.target, result.path
+        if target is not None and target.explicit and path is not None and path.name != target.template:
+            self.warn(f"{self._prefix(job)}saved as {path}: the picture is of another format")
+
+
+class ResumeHints:
+    """Says, at the end of a run, how to get the pictures of tasks that are charged and not saved."""
+
+    def __init__(self, flags: str, printer: ResultPrinter, *, quiet: bool) -> None:
+        """`flags` are what a later command needs to reach the same service, with a space before them, or empty."""
+        self._flags = flags
+        self._printer = printer
+        self._quiet = quiet
+        self._unsaved: list[Job] = []
+        self._submitted: list[Job] = []
+        self._unrecorded: set[Job] = set()
+
+    def handle(self, event: Event) -> None:
+        """Take note of a task that is charged and not saved. The printer has handled the event before."""
+        if isinstance(event, Unrecorded):
+            self._unrecorded.add(event.job)
+        elif isinstance(event, Ended) and event.job.task_id is not None:
+            result, lost = event.result, self._printer.failure is not None
+            if result.resumable or (lost and result.content is not None):
+                self._unsaved.append(event.job)
+            elif result.status is Status.PROCESSING and result.error is None and (lost or not self._quiet):
+                self._submitted.append(event.job)
+
+    def close(self) -> None:
+        """Print the hints."""
+        for command in self._commands(self._unsaved):
+            console.hint(f"already charged; resume with: {command}")
+        for command in self._commands(self._submitted):
+            console.hint(f"get the picture with: {command}")
+
+    def _commands(self, jobs: list[Job]) -> list[str]:
+        """Return the commands that get these tasks: one for all, if the history has them."""
+        recorded = [job for job in jobs if job.number is not None and job not in self._unrecorded]
+        commands = []
+        if len(recorded) > 1:
+            commands = [f"flux-cli wait --all{self._flags}"]
+            jobs = [job for job in jobs if job not in recorded]
+        if len(jobs) == 1:
+            commands.append(wait_command(jobs[0].task_id, self._flags))
+        elif jobs:
+            ids = " ".join(shlex.quote(job.task_id or "") for job in jobs)
+            commands.append(f"flux-cli wait{self._flags} -- {ids}")
+        return commands
+
+
+def short(task_id: str) -> str:
+    """Return the beginning of a task ID."""
+    return task_id[:ID_CHARACTERS]

@@ -1,0 +1,95 @@
+"""Prints the results of a run to stdout: paths, task IDs, JSON objects, or the picture itself."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from flux_cli.api.task import Status
+from flux_cli.engine.events import Ended, Event, NotDeliveredError
+from flux_cli.engine.job import Job, Result
+from flux_cli.errors import ExitCode, LocalFileError, SignalReceived
+from flux_cli.ui import console
+
+
+class ResultPrinter:
+    """Prints each result, in the order of `jobs` if these are given, otherwise as they come.
+
+    When stdout cannot be written any more it stays silent, and the run continues: the pictures are charged and
+    still have to be saved. `failure` is the exit code for it.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job] | None, *, json: bool, preview: Callable[[Path], None] | None = None
+    ) -> None:
+        """`preview` is called with the path of each picture after it is printed."""
+        self._jobs = jobs
+        self._json = json
+        self._preview = preview
+        self._results: dict[Job, Result] = {}
+        self._next = 0
+        self.failure: ExitCode | None = None
+
+    def handle(self, event: Event) -> None:
+        """Print a result, or keep it until those before it are printed.
+
+        Raises:
+            NotDeliveredError: It holds the picture itself, which could not be written.
+        """
+        if not isinstance(event, Ended):
+            return
+        job, result = event.job, event.result
+        if result.content is not None:
+            self._print(job, result)
+            if self.failure is not None:
+                raise NotDeliveredError(self.failure)
+        elif self._jobs is None:
+            self._print(job, result)
+        else:
+            self._results[job] = result
+            while self._next < len(self._jobs) and self._jobs[self._next] in self._results:
+                self._next += 1
+                self._print_kept(self._jobs[self._next - 1])
+
+    def close(self) -> None:
+        """Print the results that are still kept."""
+        for job in self._jobs or ():
+            if job in self._results:
+                self._print_kept(job)
+
+    def _print_kept(self, job: Job) -> None:
+        self._print(job, self._results.pop(job))
+
+    def _print(self, job: Job, result: Result) -> None:
+        if self.failure is not None:
+            return
+        try:
+            self._write(job, result)
+        except BrokenPipeError:
+            self.failure = ExitCode.SIGPIPE
+            console.discard_stdout()
+        except LocalFileError as error:
+            self.failure = error.exit_code
+            console.error(error.message)
+        except (KeyboardInterrupt, SignalReceived):  # the second one: nobody reads what is written
+            self.failure = ExitCode.SIGPIPE
+            console.discard_stdout()
+            raise
+        else:
+            if self._preview is not None and result.path is not None:
+                self._preview(result.path)
+
+    def _write(self, job: Job, result: Result) -> None:
+        if self._json:
+            console.out_json({**_row(job), **result.as_json()})
+        elif result.content is not None:
+            console.out_bytes(result.content)
+        elif result.path is not None:
+            console.out(str(result.path))
+            if result.original_path is not None:
+                console.out(str(result.original_path))
+        elif result.status is Status.PROCESSING and result.exit_code == ExitCode.OK and result.task_id:
+            console.out(result.task_id)
+
+
+def _row(job: Job) -> dict[str, object]:
+    """Return the keys that say which row of a batch a job is."""
+    return {} if job.row is None else {"row": job.row, "line": getattr(job, "line", None)}

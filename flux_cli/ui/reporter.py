@@ -1,0 +1,145 @@
+"""Handles the events of a run: progress and messages on stderr, results on stdout.
+
+Each part handles the events it needs. No part depends on another, and a part that fails stops nothing.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from flux_cli.engine.events import Event, NotDeliveredError
+from flux_cli.engine.job import Job
+from flux_cli.errors import ExitCode
+from flux_cli.ui import console, saved
+from flux_cli.ui.messages import Messages, ResumeHints
+from flux_cli.ui.printer import ResultPrinter
+from flux_cli.ui.saved import Wanted
+from flux_cli.ui.summary_bar import CountedLines, Counts, SummaryBar, TaskCounts
+from flux_cli.ui.task_bars import MAX_BARS, TaskBars, TaskLines
+
+
+class Part(Protocol):
+    """One thing that a reporter does with events."""
+
+    def handle(self, event: Event) -> None:
+        """Do it for one event."""
+
+    def close(self) -> None:
+        """Finish at the end of the run."""
+
+
+class Reporter:
+    """Passes each event to its parts, in their order."""
+
+    def __init__(self, parts: Sequence[Part], printer: ResultPrinter) -> None:
+        """`printer` is one of the parts."""
+        self._parts = parts
+        self._printer = printer
+        self._failed: set[Part] = set()
+
+    def handle(self, event: Event) -> None:
+        """Draw, print and keep what an event says.
+
+        Raises:
+            NotDeliveredError: The picture could not be written to stdout.
+        """
+        not_delivered: NotDeliveredError | None = None
+        for part in self._parts:
+            try:
+                part.handle(event)
+            except NotDeliveredError as error:
+                not_delivered = error
+            except Exception as error:
+                self._warn_of(part, error)
+        if not_delivered is not None:
+            raise not_delivered
+
+    def close(self) -> None:
+        """Remove the display, and print what is still to be printed."""
+        for part in self._parts:
+            try:
+                part.close()
+            except Exception as error:
+                self._warn_of(part, error)
+
+    def exit_code(self, code: ExitCode) -> ExitCode:
+        """Return the command's exit code: its tasks', unless only stdout failed."""
+        failure = self._printer.failure
+        return failure if failure is not None and code == ExitCode.OK else code
+
+    def _warn_of(self, part: Part, error: Exception) -> None:
+        if part not in self._failed:
+            self._failed.add(part)
+            console.warning(f"unexpected {type(error).__name__} in {type(part).__name__}: {error}")
+
+
+def display(jobs: Sequence[Job], *, quiet: bool) -> list[Part]:
+    """Return what shows the progress of jobs: bars on a terminal, lines elsewhere, nothing if quiet."""
+    if quiet:
+        return []
+    if not console.is_terminal(sys.stderr):
+        return [TaskLines()]
+    if len(jobs) <= MAX_BARS:
+        return [TaskBars(jobs)]
+    counts = TaskCounts(len(jobs))
+    return [counts, SummaryBar(counts)]
+
+
+@contextlib.contextmanager
+def reporting(
+    jobs: Sequence[Job],
+    *,
+    flags: str,
+    service: str,
+    quiet: bool,
+    json: bool = False,
+    force: bool = False,
+    wanted: Wanted | None = None,
+) -> Iterator[Reporter]:
+    """Yield the reporter of a run over these jobs, and close it at the end.
+
+    Args:
+        jobs: In the order in which their results are to be printed.
+        flags: What a later command needs to reach the same service, with a space before them, or empty.
+        service: What a sidecar says the service is.
+        force: A sidecar may replace a file.
+        wanted: What to do with saved pictures.
+    """
+    messages = Messages(quiet=quiet)
+    preview = saved.previewer(messages.warn) if wanted and wanted.preview else None
+    printer = ResultPrinter(jobs, json=json, preview=preview)
+    parts: list[Part] = [*display(jobs, quiet=quiet), messages]
+    if wanted and wanted.sidecar:
+        parts.append(saved.Sidecars(service=service, force=force, warn=messages.warn))
+    parts += [printer, ResumeHints(flags, printer, quiet=quiet)]
+    if wanted and wanted.viewer:
+        parts.append(saved.Viewer(messages.warn))
+    with contextlib.closing(Reporter(parts, printer)) as reporter:
+        yield reporter
+
+
+@contextlib.contextmanager
+def batch_reporting(
+    counts: Counts, name: str, *, service: str, quiet: bool, json: bool, force: bool, sidecar: bool
+) -> Iterator[Reporter]:
+    """Yield the reporter of a batch's run, and close it at the end.
+
+    Results are printed as they come: a batch can be large. `name` is the file's. `counts` are kept up to date by
+    whoever records the rows.
+    """
+
+    def row(job: Job) -> str:
+        return f"{name}:{getattr(job, 'line', 0)}"
+
+    messages = Messages(quiet=quiet, prefix=lambda job: f"{row(job)}: ")
+    printer = ResultPrinter(None, json=json)
+    parts: list[Part] = []
+    if not quiet:
+        parts.append(SummaryBar(counts) if console.is_terminal(sys.stderr) else CountedLines(counts, row))
+    parts.append(messages)
+    if sidecar:
+        parts.append(saved.Sidecars(service=service, force=force, warn=messages.warn))
+    parts.append(printer)
+    with contextlib.closing(Reporter(parts, printer)) as reporter:
+        yield reporter

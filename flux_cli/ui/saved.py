@@ -1,0 +1,129 @@
+"""What is done with saved pictures: write a sidecar, show them in the terminal, open them in the viewer."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from flux_cli.engine.events import Ended, Event
+from flux_cli.engine.job import Job, Result
+from flux_cli.errors import FluxError, LocalFileError, UsageError
+from flux_cli.pictures import sidecar
+from flux_cli.pictures.naming import Target
+from flux_cli.ui import console, preview, viewer
+
+Warn = Callable[[str], None]
+
+
+class Wanted(Protocol):
+    """What to do with saved pictures: `--sidecar`, `--preview` and `--open`."""
+
+    @property
+    def sidecar(self) -> bool: ...  # noqa: D102 - as the class says
+
+    @property
+    def preview(self) -> bool: ...  # noqa: D102
+
+    @property
+    def viewer(self) -> bool: ...  # noqa: D102
+
+
+def check(wanted: Wanted, target: Target | None) -> None:
+    """Check before submission that the wanted actions are possible for pictures saved to `target`.
+
+    Raises:
+        UsageError: There will be no file, or no program to show it.
+        MissingExtraError: The packages for previews are not installed.
+        LocalFileError: The sidecar's name is taken.
+    """
+    flags = {"--sidecar": wanted.sidecar, "--preview": wanted.preview, "--open": wanted.viewer}
+    for name in [name for name, given in flags.items() if given]:
+        if target is None:
+            raise UsageError(f"`{name}` needs the picture, and `--no-wait` does not wait for it")
+        if target.stdout:
+            raise UsageError(f"`{name}` needs a file, and `-o -` makes none")
+    if wanted.preview:
+        preview.check()
+    if wanted.viewer:
+        viewer.check()
+    if wanted.sidecar and target and target.explicit and not target.force:
+        path = sidecar.path_for(target.directory / target.template)
+        if os.path.lexists(path):
+            raise LocalFileError(f"{path} exists", "choose another name, or replace it with --force")
+
+
+class Sidecars:
+    """Writes a sidecar next to each saved picture. The picture is safe by then: a failure is a warning."""
+
+    def __init__(self, *, service: str, force: bool, warn: Warn) -> None:
+        self._service = service
+        self._force = force
+        self._warn = warn
+
+    def handle(self, event: Event) -> None:
+        """Write the sidecar of a picture that was saved."""
+        if isinstance(event, Ended) and event.result.path is not None:
+            with _failures_as_warnings("no sidecar", self._warn):
+                self._write(event.result.path, event.job, event.result)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def _write(self, path: Path, job: Job, result: Result) -> None:
+        if not result.request:
+            raise LocalFileError(f"the history does not know the request of {path}")
+        known = job.request is not None or job.age is not None
+        sidecar.write(
+            path,
+            result.request,
+            task_id=result.task_id,
+            created=time.time() - job.seconds() if known else None,
+            service=self._service,
+            force=self._force,
+        )
+
+
+class Viewer:
+    """Opens each saved picture in the default viewer, at the end of the run."""
+
+    def __init__(self, warn: Warn) -> None:
+        self._warn = warn
+        self._paths: list[Path] = []
+
+    def handle(self, event: Event) -> None:
+        """Take note of a picture that was saved."""
+        if isinstance(event, Ended) and event.result.path is not None:
+            self._paths.append(event.result.path)
+
+    def close(self) -> None:
+        """Open them."""
+        paths, self._paths = self._paths, []
+        for path in paths:
+            with _failures_as_warnings("saved, but not opened", self._warn):
+                viewer.open_file(path)
+
+
+def previewer(warn: Warn) -> Callable[[Path], None]:
+    """Return what shows a saved picture in the terminal; it does nothing if stdout is not one."""
+    if not console.is_terminal(sys.stdout):
+        warn("no preview: stdout is not a terminal")
+        return lambda _path: None
+
+    def show(path: Path) -> None:
+        with _failures_as_warnings("no preview", warn), console.above_live_display():
+            preview.show(path)
+
+    return show
+
+
+@contextlib.contextmanager
+def _failures_as_warnings(what: str, warn: Warn) -> Iterator[None]:
+    try:
+        yield
+    except FluxError as error:
+        warn(f"{what}: {error.message}")
+    except Exception as error:  # a library's: textual-image divides by zero on a terminal without a size
+        warn(f"{what}: {type(error).__name__}: {error}")
