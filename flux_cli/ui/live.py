@@ -79,10 +79,14 @@ class LiveDisplay:
                 if was_shown:
                     self._draw()
 
+    def redraw(self) -> None:
+        """Draw now, if anything has changed."""
+        with self._lock:
+            self._draw()
+
     def _run(self) -> None:
         while not self._ended.is_set():
-            with self._lock:
-                self._draw()
+            self.redraw()
             self._ended.wait(self._pause)
 
     def _draw(self) -> None:

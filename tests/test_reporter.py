@@ -1,0 +1,297 @@
+"""The handler of a run's events: what reaches stdout and stderr, and that no failure in it stops a run."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyte
+import pytest
+
+from flux_cli.api.task import Status, Task
+from flux_cli.engine.events import (
+    Downloading,
+    Ended,
+    NotDeliveredError,
+    Progress,
+    Retrying,
+    Submitted,
+    Submitting,
+    Unrecorded,
+)
+from flux_cli.engine.job import Job, Result
+from flux_cli.errors import ExitCode
+from flux_cli.options import PictureOptions
+from flux_cli.pictures.naming import Target
+from flux_cli.ui import preview
+from flux_cli.ui.reporter import Reporter, reporting
+from flux_cli.ui.task_bars import TaskBars
+
+Capture = pytest.CaptureFixture[str]
+
+
+def jobs(count: int) -> list[Job]:
+    """Return submitted jobs that the history knows."""
+    return [
+        Job(None, recorded={"prompt": f"kite {n}"}, task_id=f"{n}a5b8f64-1b78", number=n, n=n)
+        for n in range(1, count + 1)
+    ]
+
+
+def finished(job: Job) -> Result:
+    """Return the result of a job whose picture was saved."""
+    return Result(
+        Status.FINISHED, path=Path(f"{job.n}.png"), task_id=job.task_id, request=job.recorded, elapsed=3.21
+    )
+
+
+def failed(job: Job, reason: str = "prompt was moderated") -> Result:
+    """Return the result of a job whose task failed."""
+    return Result(Status.FAILED, ExitCode.TASK_FAILED, task_id=job.task_id, error=reason)
+
+
+def timed_out(job: Job) -> Result:
+    """Return the result of a job whose task still runs."""
+    return Result(
+        Status.PROCESSING, ExitCode.GAVE_UP_WAITING, task_id=job.task_id, error="timed out", resumable=True
+    )
+
+
+def report(
+    some: Sequence[Job],
+    *events: object,
+    quiet: bool = False,
+    json: bool = False,
+    wanted: PictureOptions | None = None,
+) -> Reporter:
+    """Handle events and close the reporter."""
+    with reporting(some, flags="", service="sandbox", quiet=quiet, json=json, wanted=wanted) as reporter:
+        for event in events:
+            reporter.handle(event)  # type: ignore[arg-type] # events, but `object` reads better above
+    return reporter
+
+
+def test_paths_are_printed_in_the_order_of_submission(capfd: Capture) -> None:
+    """The second picture waits for the first one; what is over at the end of the run is printed anyway."""
+    first, second, third, fourth = some = jobs(4)
+    with reporting(some, flags="", service="sandbox", quiet=True) as reporter:
+        reporter.handle(Ended(second, finished(second)))
+        assert capfd.readouterr().out == ""
+        reporter.handle(Ended(first, finished(first)))
+        assert capfd.readouterr().out == "1.png\n2.png\n"
+        reporter.handle(Ended(fourth, finished(fourth)))
+        assert capfd.readouterr().out == ""
+    assert capfd.readouterr().out == "4.png\n"
+    assert third
+
+
+def test_lines_of_a_task_without_a_terminal(capfd: Capture) -> None:
+    """One line when it is submitted, one when it is finished, and each reason to retry once."""
+    one, two = some = jobs(2)
+    report(
+        some,
+        Submitting(one),
+        Submitted(one),
+        Submitted(two),
+        Progress(one),
+        Retrying(one, "HTTP 503"),
+        Retrying(two, "HTTP 503"),
+        Downloading(one, 5, 10),
+        Ended(one, finished(one)),
+        Ended(two, finished(two)),
+    )
+    assert capfd.readouterr().err.splitlines() == [
+        "submitted 1a5b8f64-1b78: kite 1",
+        "submitted 2a5b8f64-1b78: kite 2",
+        "warning: HTTP 503; retrying",
+        "finished 1a5b8f64-1b78 in 3.2 s",
+        "finished 2a5b8f64-1b78 in 3.2 s",
+    ]
+
+
+def test_quiet_prints_errors_and_how_to_resume_only(capfd: Capture) -> None:
+    """No progress, no warnings, no hint about tasks that nobody wanted to wait for."""
+    one, two, three = some = jobs(3)
+    report(
+        some,
+        Submitted(one),
+        Retrying(one, "HTTP 503"),
+        Ended(one, failed(one)),
+        Ended(two, timed_out(two)),
+        Ended(three, Result(Status.PROCESSING, task_id=three.task_id)),
+        quiet=True,
+    )
+    assert capfd.readouterr().err.splitlines() == [
+        "error: task 1a5b8f64 failed: prompt was moderated",
+        "error: task 2a5b8f64: timed out",
+        "hint: already charged; resume with: flux-cli wait 2a5b8f64-1b78",
+    ]
+
+
+def test_one_hint_resumes_many_tasks(capfd: Capture) -> None:
+    """`wait --all` gets what the history knows; tasks that it does not know are named."""
+    some = jobs(5)
+    some[3] = replace(some[3], number=None)
+    lost = some[4]
+    report(some, Unrecorded(lost, "cannot write the history"), *(Ended(job, timed_out(job)) for job in some))
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("hint:")] == [
+        "hint: already charged; resume with: flux-cli wait --all",
+        "hint: already charged; resume with: flux-cli wait -- 4a5b8f64-1b78 5a5b8f64-1b78",
+    ]
+    assert lines[0] == "warning: cannot write the history; task 5a5b8f64-1b78 is missing there"
+
+
+def test_an_error_that_holds_for_all_is_printed_once(capfd: Capture) -> None:
+    """Without a task ID nothing distinguishes the messages."""
+    some = [Job(None) for _ in range(4)]
+    result = Result(Status.UNSENT, ExitCode.NOT_ALLOWED, error="not sent: no credits left", hint="buy some")
+    report(some, *(Ended(job, result) for job in some))
+    assert capfd.readouterr().err == "error: not sent: no credits left\nhint: buy some\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_picture_that_stdout_does_not_take_is_not_delivered(
+    capfd: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run learns of it before it records the end, and the hint says how to get the picture."""
+    (job,) = some = jobs(1)
+    result = replace(finished(job), path=None, content=b"\x89PNG")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with (
+            reporting(some, flags="", service="sandbox", quiet=True) as reporter,
+            pytest.raises(NotDeliveredError) as raised,
+        ):
+            reporter.handle(Ended(job, result))
+        assert raised.value.exit_code is reporter.exit_code(ExitCode.OK) is ExitCode.LOCAL_FILE
+    assert capfd.readouterr().err.splitlines() == [
+        "error: cannot write to stdout: no space left on device",
+        "hint: already charged; resume with: flux-cli wait 1a5b8f64-1b78",
+    ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_an_id_that_stdout_does_not_take_is_on_stderr(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `--quiet` too."""
+    (job,) = some = jobs(1)
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        report(some, Ended(job, Result(Status.PROCESSING, task_id=job.task_id)), quiet=True)
+    assert "flux-cli wait 1a5b8f64-1b78" in capfd.readouterr().err
+
+
+def test_a_part_that_fails_stops_nothing(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in the display is one warning; the results are printed."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("flux_cli.ui.reporter.TaskLines.handle", broken)
+    one, two = some = jobs(2)
+    reporter = report(some, Ended(one, finished(one)), Ended(two, finished(two)))
+    out, err = capfd.readouterr()
+    assert out == "1.png\n2.png\n"
+    assert err == "warning: unexpected ZeroDivisionError in TaskLines: division by zero\n"
+    assert reporter.exit_code(ExitCode.OK) is ExitCode.OK
+
+
+def test_a_sidecar_that_cannot_be_written_is_a_warning(capfd: Capture, tmp_path: Path) -> None:
+    """The picture is saved and its path printed; the exit code is that of the tasks."""
+    (job,) = some = jobs(1)
+    missing = tmp_path / "gone" / "x.png"
+    reporter = report(some, Ended(job, replace(finished(job), path=missing)), wanted=PictureOptions(sidecar=True))
+    out, err = capfd.readouterr()
+    assert out == f"{missing}\n"
+    assert "warning: no sidecar: cannot read" in err
+    assert "error:" not in err
+    assert reporter.exit_code(ExitCode.OK) is ExitCode.OK
+
+
+def test_a_preview_that_fails_is_a_warning(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """textual-image divides by zero if the terminal has no size."""
+
+    def broken(_: Path) -> None:
+        raise ZeroDivisionError("integer division or modulo by zero")
+
+    monkeypatch.setattr(preview, "show", broken)
+    monkeypatch.setattr("flux_cli.ui.saved.console.is_terminal", lambda stream: stream is sys.stdout)
+    (job,) = some = jobs(1)
+    report(some, Ended(job, finished(job)), wanted=PictureOptions(preview=True))
+    out, err = capfd.readouterr()
+    assert out == "1.png\n"
+    assert "warning: no preview: ZeroDivisionError" in err
+
+
+def test_a_format_other_than_the_name_says_is_a_warning(capfd: Capture) -> None:
+    """Only if the user gave the name."""
+    (job,) = some = jobs(1)
+    job.target = Target(Path(), template="x.png", explicit=True)
+    report(some, Ended(job, replace(finished(job), path=Path("x.jpg"))))
+    assert "warning: saved as x.jpg" in capfd.readouterr().err
+
+
+class Terminal(io.TextIOWrapper):
+    """A pty, and an emulator that shows what was written to it."""
+
+    def __init__(self, columns: int = 80, lines: int = 24) -> None:
+        self.screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self.screen)
+        self._reader, writer = os.openpty()
+        os.set_blocking(self._reader, False)
+        super().__init__(os.fdopen(writer, "wb", 0), encoding="utf-8", write_through=True)
+        import fcntl
+        import struct
+        import termios
+
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    def shown(self) -> list[str]:
+        """Return the lines on the screen, without empty ones."""
+        try:
+            while content := os.read(self._reader, 65536):
+                self._stream.feed(content)
+        except BlockingIOError:
+            pass
+        return [line.rstrip() for line in self.screen.display if line.strip()]
+
+
+@pytest.mark.parametrize("columns", [80, 40, 20])
+def test_bars_show_each_task_from_the_first_moment(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """Before it is submitted, while it runs, is retried and saved; the columns keep their places."""
+    terminal = Terminal(columns)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TTY_COMPATIBLE", "0")
+    monkeypatch.setenv("COLUMNS", "200")
+    one, _ = some = jobs(2)
+    bars = TaskBars(some)
+    try:
+        draw = bars._live.redraw
+        bars.handle(Submitting(one))
+        draw()
+        first, second = terminal.shown()
+        assert first.startswith("1/2 kit")
+        assert second.startswith("2/2 kit")
+        assert "submitting" in first
+        assert "waiting" in second
+        one.task = Task("x", Status.PROCESSING, {}, percentage=40.0)
+        ends = {first.index("submitting") + len("submitting")}
+        for event, state in (
+            (Submitted(one), "running"),
+            (Progress(one), "40%"),
+            (Retrying(one, "HTTP 503"), "retrying"),
+            (Downloading(one, 50, 100), "saving"),
+        ):
+            bars.handle(event)
+            draw()
+            line = terminal.shown()[0]
+            assert state in line
+            ends.add(line.index(state) + len(state))
+        assert len(ends) == 1
+        assert terminal.screen.cursor.hidden
+    finally:
+        bars.close()
+    assert terminal.shown() == []
+    assert not terminal.screen.cursor.hidden
