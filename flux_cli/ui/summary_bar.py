@@ -1,9 +1,8 @@
-"""What shows the progress of many tasks: one bar, the counts, and the running tasks nearest to their end."""
+"""What shows the progress of many tasks: one bar, the counts, and the oldest running tasks."""
 
 import time
 from collections import deque
 from collections.abc import Callable
-from heapq import nlargest
 from typing import TYPE_CHECKING, Protocol
 
 from flux_cli.api.task import Status
@@ -137,8 +136,8 @@ class SummaryBar:
                 Text(f"retrying: {console.clean(message)}", no_wrap=True, overflow="ellipsis", style="red")
             )
         room = min(TASKS_SHOWN, lines - 1 - len(shown))
-        # A copy: the run's thread changes the original.
-        for job, percentage in nlargest(max(0, room), list(self._running.items()), key=lambda each: each[1]):
+        # A copy, since the run's thread changes the original. The oldest: an order by progress would change often.
+        for job, percentage in list(self._running.items())[: max(0, room)]:
             state = f"{percentage:.0f}%" if percentage < 100 else "saving"
             age = duration(time.monotonic() - job.began)
             shown.append(progress_line("", console.clean(job.prompt), percentage, 100.0, state, columns, age))
