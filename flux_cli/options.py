@@ -241,9 +241,12 @@ class PictureOptions:
 
 
 Timeout = Annotated[
-    float,
+    str | None,
     typer.Option(
-        "--timeout", min=0, metavar="SECONDS", help="Give up waiting after so long.", rich_help_panel=WAITING
+        "--timeout",
+        metavar="DURATION",
+        help="Stop waiting after this time: seconds, or 90s, 10m, 1h. Default: 10m.",
+        rich_help_panel=WAITING,
     ),
 ]
 DEFAULT_TIMEOUT = 600.0

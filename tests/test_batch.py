@@ -122,7 +122,7 @@ def test_nothing_is_sent_where_one_row_is_bad(flux: Cli, service: Service) -> No
         (["rows.txt", "--width", "9"], 2, "`--width` must be 256 to 1440, not 9"),
         (["rows.txt", "--width", "x"], 2, "`--width` must be a whole number, not `x`"),
         (["rows.txt", "--raw"], 2, "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"),
-        (["rows.txt", "--timeout", "nan"], 2, "`--timeout` takes a number of seconds"),
+        (["rows.txt", "--timeout", "nan"], 2, "`--timeout` takes seconds"),
         (["rows.txt", "-o", "-"], 2, "`-o` of a batch takes a directory"),
         (["rows.txt", "-o", "{slug}.png"], 2, "`-o` of a batch takes a directory"),
         (["rows.txt", "-o", "rows.txt"], 6, "rows.txt is not a directory"),

@@ -468,7 +468,7 @@ def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(fl
         (["imagine", "-x y"], "goes after `--`"),
         (["--sandbox", "imagine", "x"], "options go after the command"),
         (["help"], "flux-cli --help"),
-        (["imagine", "x", "--timeout", "5m"], "see `flux-cli imagine --help`"),
+        (["imagine", "x", "--count", "many"], "see `flux-cli imagine --help`"),
     ],
 )
 def test_common_slips_get_a_hint(flux: Cli, arguments: list[str], hint: str) -> None:

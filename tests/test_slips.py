@@ -41,7 +41,7 @@ def meant(near: str) -> str:
         ("imagine x --count many", "`--count` takes a whole number, not `many`", SEE.format("imagine")),
         ("imagine x -n 0", "`--count` takes 1 or more, not `0`", SEE.format("imagine")),
         ("sandbox --port 99999", "`--port` takes 0 to 65534, not `99999`", SEE.format("sandbox")),
-        ("wait --timeout 5m x", "`--timeout` takes a number, not `5m`", SEE.format("wait")),
+        ("imagine --count 5m x", "`--count` takes a whole number, not `5m`", SEE.format("imagine")),
         ("history --status finishd", "`--status` does not know `finishd`", meant("finished")),
         (
             "history --status x",

@@ -102,12 +102,11 @@ def batch(
         ),
     ] = False,
     timeout: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--timeout",
-            min=0,
-            metavar="SECONDS",
-            help="End after so long. Default: never.",
+            metavar="DURATION",
+            help="Stop after this time: seconds, or 90s, 10m, 1h. Default: never.",
             rich_help_panel=options.WAITING,
         ),
     ] = None,
@@ -144,7 +143,7 @@ def batch(
     from flux_cli.pictures.saving import Saver
 
     config = settings.load()
-    limit = None if timeout is None else running.seconds(timeout)
+    limit = running.timeout_seconds(timeout, default=None)
     rows_wanted = Shard.parse(shard)
     directory = batching.directory_of(output, config)
     with sheet.opened(file, sys.stdin.buffer) as opened:

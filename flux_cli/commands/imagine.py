@@ -63,7 +63,7 @@ def imagine(
         bool,
         typer.Option("--no-wait", help="Print the task's id and end.", rich_help_panel=options.WAITING),
     ] = False,
-    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
+    timeout: options.Timeout = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -103,7 +103,7 @@ def imagine(
     from flux_cli.storage.history import History
     from flux_cli.ui import pictures as after
 
-    limit = running.seconds(timeout)
+    limit = running.timeout_seconds(timeout)
     connecting.chosen(service, config)
     target = None if no_wait else running.target(output, service, config, count)
     after.check(pictures, target)

@@ -4,15 +4,17 @@ import math
 import sys
 from collections.abc import Iterable
 
+from flux_cli.api.request import shown
 from flux_cli.commands.service import Service
 from flux_cli.engine.job import Job
 from flux_cli.engine.run import Plan, Run
 from flux_cli.errors import ExitCode, UsageError
-from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
+from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, PictureOptions, ServiceOptions
 from flux_cli.pictures import naming
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.config import Config
+from flux_cli.storage.durations import parse_duration
 from flux_cli.storage.history import History
 from flux_cli.ui.pictures import PicturePrinter
 from flux_cli.ui.progress import observer
@@ -54,8 +56,12 @@ def take_to_end(
         return printer.exit_code(Run(service.client, saver, history, printer, plan).run(jobs))
 
 
-def seconds(timeout: float) -> float | None:
-    """Return a `--timeout` in seconds, None for an infinite one. Raises UsageError for what is no number."""
-    if math.isnan(timeout):
-        raise UsageError("`--timeout` takes a number of seconds")
-    return timeout if math.isfinite(timeout) else None
+def timeout_seconds(text: str | None, default: float | None = DEFAULT_TIMEOUT) -> float | None:
+    """Return a `--timeout` in seconds, None for no limit. Raises UsageError if the text is no duration."""
+    if text is None:
+        return default
+    try:
+        seconds = parse_duration(text)
+    except ValueError as error:
+        raise UsageError(f"`--timeout` {error}, not `{shown(text)}`") from None
+    return seconds if math.isfinite(seconds) else None

@@ -34,7 +34,7 @@ def wait(
     every: Annotated[
         bool, typer.Option("--all", help="Every task that is not saved yet.", rich_help_panel=options.WAITING)
     ] = False,
-    timeout: options.Timeout = options.DEFAULT_TIMEOUT,
+    timeout: options.Timeout = None,
     output: OutputOptions,
     pictures: PictureOptions,
     service: ServiceOptions,
@@ -46,7 +46,7 @@ def wait(
     from flux_cli.storage.history import History, Record
     from flux_cli.ui import pictures as after
 
-    limit = running.seconds(timeout)
+    limit = running.timeout_seconds(timeout)
     config = settings.load()
     if (last or every) and (task_ids or (last and every)):
         raise UsageError("give task ids, or `--last`, or `--all`")
