@@ -176,7 +176,7 @@ def test_failed_rows_are_sent_again_only_when_asked_for(flux: Cli, service: Serv
     write(flux, "a kite", "a cat [[fail]]")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 4
-    assert re.search(r"^error: rows.txt:2: [-0-9a-f]{36}: the sandbox was asked to fail$", done.stderr, re.M)
+    assert re.search(r"^error: rows.txt:2: [-0-9a-f]{36}: the prompt asked for this failure$", done.stderr, re.M)
     assert "1 of 2 rows finished; 1 failed" in done.stderr
     again = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert (again.code, service.submissions) == (4, 2)

@@ -86,7 +86,7 @@ def test_the_sdk_fetches_many_and_reads_the_account(sdk: Apiframe) -> None:
 def test_the_sdk_sees_failures_as_failures(sdk: Apiframe, service: Service) -> None:
     """It looks for the reason under `message` and `error` only, not under the `errors` of the service."""
     task = sdk.flux.generate_pro({"prompt": "a kite [[fail message]]"})
-    with pytest.raises(Exception, match="the sandbox was asked to fail"):
+    with pytest.raises(Exception, match="the prompt asked for this failure"):
         sdk.tasks.wait_for(task["id"], interval=1, timeout=30)
     task = sdk.flux.generate_pro({"prompt": "a boat [[fail]]"})
     with pytest.raises(Exception, match="without error message"):

@@ -80,25 +80,6 @@ def test_the_readme_is_true(cli: Cli, chapter: str) -> None:
         assert re.fullmatch("\n".join(map(pattern, output)), shown, flags=re.S), f"$ {command}\n{shown}"
 
 
-def test_the_table_of_faults_is_the_sandboxs_own() -> None:
-    """Every magic prompt is in the README, with what it does, as `--list-faults` prints it."""
-    from flux_cli.sandbox.faults import FAULTS
-
-    text = README.read_text(encoding="utf-8")
-    details = re.search(r"<details>.*?</details>", text, flags=re.S)
-    assert details is not None
-    told = []
-    for part in re.split(r"^(?=\*\*)", details[0], flags=re.M)[1:]:
-        stage = re.match(r"\*\*(.*)\*\*$", part, flags=re.M)
-        assert stage is not None
-        rows = re.findall(r"^\| `(\[\[.*?\]\])` \| (.*) \|$", part, flags=re.M)
-        told += [(usage, stage[1].lower(), effect) for usage, effect in rows]
-    assert told == [
-        (fault.usage.replace("|", "\\|"), fault.stage.lower(), fault.effect.replace("|", "\\|"))
-        for fault in FAULTS.values()
-    ]
-
-
 def test_every_exit_code_is_in_the_table() -> None:
     """The README's table and the code's enumeration agree."""
     from flux_cli.errors import ExitCode

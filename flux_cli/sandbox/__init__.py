@@ -1,4 +1,4 @@
-"""The service in miniature: a real HTTP server on loopback that answers as the service does, for free.
+"""A free stand-in for the service: a real HTTP server on loopback that responds as the service does.
 
 `--sandbox` runs it inside a command; `flux-cli sandbox` runs it on a port, for any client of the service.
 """
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Running:
-    """A server that runs.
+    """A running server.
 
     Attributes:
         url: The API's origin, without a slash at the end.
         images_url: The images' origin: another port, which must never see a key.
-        stats: What it has seen so far; counts up while it runs.
+        stats: Its counts so far; they are updated while it runs.
     """
 
     def __init__(self, url: str, images_url: str, thread: "ServerThread") -> None:
@@ -33,15 +33,15 @@ class Running:
         self._thread = thread
 
     def wait(self) -> None:
-        """Wait until a signal's exception comes through, or the server ends by a bug; then that is raised."""
-        while not self._thread.wait(0.5):  # a wait without an end cannot be interrupted on Windows
+        """Wait until a signal handler raises, or the server fails; then raise its error."""
+        while not self._thread.wait(0.5):  # Windows cannot interrupt a wait without a timeout
             pass
         if self._thread.failure is not None:
             raise self._thread.failure
 
 
 def default_directory() -> Path:
-    """Return where the sandbox keeps its tasks unless told otherwise."""
+    """Return the directory of the sandbox's tasks."""
     import platformdirs
 
     return platformdirs.user_state_path("flux-cli") / "sandbox"
@@ -57,64 +57,66 @@ def running(
     key: str | None = None,
     faults: Sequence[str] = (),
     credits: int | None = None,  # noqa: A002 - the service's word
+    free: bool = False,
     allow_remote_webhooks: bool = False,
-    log: Callable[[str], None] | None = None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Running]:
-    """Run the service in a daemon thread of this process, until the block ends.
+    """Run the service in a daemon thread of this process until the block ends.
 
-    Several servers may use the same directory at once: a task submitted to one is known to all.
+    Several servers can use the same directory at once: each knows the tasks of all.
 
     Args:
-        directory: Where the tasks are kept; made with mode 0700 if it is missing.
+        directory: Holds the tasks; created with mode 0700 if it is missing.
         host: The address to listen on.
-        port: The API's port, the images' being the next one; 0 takes two that are free.
-        seconds: How long a task takes that does not ask for another length.
-        key: The only key that is taken; None takes any.
-        faults: Faults that every request meets, as in `("http 503", "slow 10")`.
-        credits: The balance from now on; None keeps what is left of the first 1000.
+        port: The API's port; images use the next one. 0 takes two free ports.
+        seconds: The duration of a task without `[[slow]]`.
+        key: The only valid key; None accepts any.
+        faults: Faults of every request, such as `("http 503", "slow 10")`.
+        credits: The new balance; None keeps the rest of the first 1000.
+        free: Charge no credits.
         allow_remote_webhooks: Post webhooks to other hosts than this one.
-        log: Takes a line for each request and for what is worth a warning. The lines may hold what clients sent,
-            control characters included; it is called from the server's thread.
+        log: Called from the server's thread with a line per request or warning, which can contain control
+            characters that a client sent.
 
     Raises:
         MissingExtraError: aiohttp or Pillow is not installed.
-        UsageError: The port is in use, the host is not this machine's, or a fault or the seconds make no sense.
+        UsageError: The port is in use, the host is not this machine, or a fault or the duration is invalid.
         LocalFileError: The directory cannot be used.
     """
     try:
-        from flux_cli.sandbox.server import ServerThread, listen
+        from flux_cli.sandbox.server import ServerThread, listen, url_of
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("aiohttp", "PIL"):
             raise
         raise MissingExtraError("the sandbox", "sandbox") from error
-    from flux_cli.sandbox.asked import asked_by_name
+    from flux_cli.sandbox.faults import parse_faults
     from flux_cli.sandbox.service import Settings
     from flux_cli.sandbox.store import Store
 
     if key == "":
-        raise UsageError("the only key to take is empty", "leave --key out to take any")
+        raise UsageError("`--key` is empty", "omit it to accept any key")
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise UsageError(f"a task takes a number of seconds from 0, not {seconds}")
+        raise UsageError(f"the duration must be a number of seconds from 0, not {seconds}")
     try:
-        settings = Settings(seconds, key, asked_by_name(faults), allow_remote_webhooks, log or (lambda _: None))
+        settings = Settings(seconds, key, parse_faults(faults), free, allow_remote_webhooks, log)
     except ValueError as error:
-        raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints them all") from None
+        raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints all faults") from None
     try:
-        origins = listen(host, port)
+        sockets = listen(host, port)
     except (OSError, UnicodeError) as error:
         ports = f"ports {port} and {port + 1}" if port else "a port"
-        reason = getattr(error, "strerror", None) or str(error)
-        reason = reason.partition(" (")[0]  # Python adds the address, told already
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]  # Python appends the address
         raise UsageError(f"cannot listen on {ports} of {host}: {reason}", "try another --port") from error
     try:
-        thread = ServerThread(settings, Store(directory, credits), origins)
+        thread = ServerThread(settings, Store(directory, credits), sockets)
     except BaseException:
-        origins.close()
+        sockets.close()
         raise
+    server = Running(url_of(sockets.api), url_of(sockets.images), thread)
     thread.start()
-    atexit.register(thread.stop)  # for a block that is never left: Python would end under a running thread
+    atexit.register(thread.stop)  # if the block is never left, Python would exit while the thread runs
     try:
-        yield Running(origins.api_url, origins.images_url, thread)
+        yield server
     finally:
         thread.stop()
         atexit.unregister(thread.stop)

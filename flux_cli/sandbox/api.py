@@ -11,22 +11,30 @@ from dataclasses import asdict
 
 from aiohttp import web
 
-from flux_cli.sandbox.access import FAULT, TASK, Handler, guarded
-from flux_cli.sandbox.asked import Asked, asked_in, unknown_in
-from flux_cli.sandbox.faults import Stage
-from flux_cli.sandbox.intake import MAX_BODY_BYTES, Order, RefusedError, read_object, read_order
-from flux_cli.sandbox.manners import FETCH_MANNERS, SUBMISSION_MANNERS, Spoiled, spoil
-from flux_cli.sandbox.service import Service
-from flux_cli.sandbox.tasks import Submission, Verbatim, length_of, to_json
-from flux_cli.sandbox.wire import json_answer, refusal
+from flux_cli.sandbox.cdn import Cdn
+from flux_cli.sandbox.faults import Fault, FaultSet, Stage, parse_prompt, unknown_names
+from flux_cli.sandbox.injection import Injection, inject
+from flux_cli.sandbox.responses import FAULT, TASK, Handler, error_response, json_response, logged
+from flux_cli.sandbox.service import PICTURES_PATH, Service
+from flux_cli.sandbox.tasks import RawJson, Submission, duration, json_id
+from flux_cli.sandbox.validation import (
+    MAX_BODY_BYTES,
+    RejectedError,
+    ValidRequest,
+    parse_object,
+    parse_submission,
+)
 
 FETCH_MANY = range(2, 21)
-"""How many ids /fetch-many takes."""
+"""How many IDs /fetch-many takes."""
 BODY_SECONDS = 60.0
 """A body that takes longer to arrive is answered with 408."""
 LARGE_BODY_BYTES = 256 * 1024
-"""Larger bodies are read in a thread, one at a time: 27 MiB of base64 would hold up everybody else."""
+"""Larger bodies are parsed in a thread, one at a time: 27 MiB of base64 would block the event loop."""
 STATS_PATH = "/_sandbox/stats"
+UNLIMITED_CREDITS = 1_000_000
+"""The balance that an embedded sandbox reports: it never charges."""
+OTHER_API = "the key starts with afk_, which belongs to the v2 API; this endpoint is v1"
 
 
 class Api:
@@ -40,161 +48,157 @@ class Api:
     def application(self) -> web.Application:
         """Return the aiohttp application."""
         application = web.Application(
-            middlewares=[guarded(self._settings.log), self._allowed], client_max_size=MAX_BODY_BYTES
+            middlewares=[logged(self._settings.log), self._authorized], client_max_size=MAX_BODY_BYTES
         )
-        application.router.add_post("/flux-imagine", self._submit)
-        application.router.add_post("/fetch", self._fetch)
-        application.router.add_post("/fetch-many", self._fetch_many)
-        application.router.add_get("/account", self._account)
-        application.router.add_get(STATS_PATH, self._stats)
+        router = application.router
+        router.add_post("/flux-imagine", self._submit)
+        router.add_post("/fetch", self._fetch)
+        router.add_post("/fetch-many", self._fetch_many)
+        router.add_get("/account", self._account)
+        router.add_get(STATS_PATH, self._stats)
+        router.add_get(PICTURES_PATH + "/{name}.{extension}", Cdn(self._service).picture)
         return application
 
     @web.middleware
-    async def _allowed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Let in who has a key: raw, as the document says, or after `Bearer`, as the official SDK sends it."""
-        if request.path != STATS_PATH:
-            given = request.headers.get("Authorization", "").strip()
-            key = re.sub(r"(?i)^bearer(\s+|$)", "", given)
-            wanted = self._settings.key
-            if not key or (wanted is not None and not hmac.compare_digest(_bytes(key), _bytes(wanted))):
-                return refusal(401)
-            self._service.saw_key(key)
+    async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Require a key: raw, as in the document, or after `Bearer`, as the official SDK sends it."""
+        if request.path == STATS_PATH or request.path.startswith(f"{PICTURES_PATH}/"):
+            return await handler(request)
+        given = request.headers.get("Authorization", "").strip()
+        key = re.sub(r"(?i)^bearer(\s+|$)", "", given)
+        valid = self._settings.key
+        if key.startswith("afk_"):
+            return error_response(400, OTHER_API)
+        if not key or (valid is not None and not hmac.compare_digest(_bytes(key), _bytes(valid))):
+            return error_response(401)
+        self._service.remember_key(key)
         return await handler(request)
 
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         self._service.stats.submissions += 1
-        order = await self._read_order(request)
-        prompt = str(order.body["prompt"])
-        asked = asked_in(prompt).over(self._settings.faults)
-        for name in unknown_in(prompt):
-            self._settings.log(f"note: no fault is called {name!r}, so [[{name}]] means nothing")
+        valid = await self._parse_submission(request)
+        prompt = str(valid.body["prompt"])
+        faults = parse_prompt(prompt).merged(self._settings.faults)
+        for name in unknown_names(prompt):
+            self._settings.log(f"note: [[{name}]] is ignored: there is no fault {name!r}")
         subject = hashlib.sha256(_bytes(prompt)).hexdigest()
-        fault = self._service.occurrences.next(subject, asked, Stage.SUBMISSION, SUBMISSION_MANNERS)
-        if fault and is_refusal(fault[0], asked):
-            return await self._spoil(request, "", asked, *fault)
-        submission = new_submission(order, asked, self._settings.seconds)
+        fault = self._service.counter.next(subject, faults, Stage.SUBMISSION)
+        if fault and not faults.accepts(fault[0]):
+            return await self._respond(request, {}, faults, fault)
+        submission = new_submission(valid, faults, self._settings.seconds)
         request[TASK] = submission.task_id
-        if not await self._service.accept(submission, order.image_prompt):
-            return refusal(402, "no credits left; `flux-cli sandbox --credits 1000` fills the sandbox's up again")
-        answer: dict[str, object] = {"task_id": submission.task_id}
-        if "no-task-id" in asked:
-            answer = {}
-        if "task-id" in asked:
-            answer = {"task_id": Verbatim(asked.text("task-id", "JSON"))}
-        if fault:
-            return await self._spoil(request, to_json(answer), asked, *fault)
-        return json_answer(answer)
+        if not await self._service.accept(submission, valid.image_prompt):
+            return error_response(402, "no credits left; refill with `flux-cli sandbox --credits 1000`")
+        task_id = json_id(submission, faults)
+        body: dict[str, object] = {"task_id": f"  {task_id} " if "spaced-id" in faults else task_id}
+        if "task-id" in faults:
+            body = {"task_id": RawJson(faults.text("task-id", "JSON"))}
+        return await self._respond(request, {} if "no-task-id" in faults else body, faults, fault)
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:
         self._service.stats.fetches += 1
-        task_id = (await self._read_object(request)).get("task_id")
-        if not isinstance(task_id, str):
-            return refusal(400, "`task_id` takes text")
+        task_id = self._task_id((await self._parse_object(request)).get("task_id"))
+        if task_id is None:
+            return error_response(400, "`task_id` must be text")
         request[TASK] = task_id
         submission = await self._service.find(task_id)
-        asked = self._service.asked(submission) if submission else self._settings.faults
-        fault = self._service.occurrences.next(task_id, asked, Stage.FETCH, FETCH_MANNERS)
+        faults = self._service.faults(submission) if submission else self._settings.faults
+        fault = self._service.counter.next(task_id, faults, Stage.FETCH)
         if submission is None and not fault:
-            return refusal(404, "no task has this id")
-        answer = self._describe(request, submission) if submission else {}
-        if fault:
-            return await self._spoil(request, to_json(answer), asked, *fault)
-        return json_answer(answer)
+            return error_response(404, "unknown task")
+        body = await self._describe(request, submission) if submission else {}
+        return await self._respond(request, body, faults, fault)
 
     async def _fetch_many(self, request: web.Request) -> web.StreamResponse:
-        """Answer for several tasks, in the reverse of the order asked for: the service promises none."""
+        """Respond for several tasks, in reverse: the service promises no order."""
         self._service.stats.fetches += 1
-        task_ids = (await self._read_object(request)).get("task_ids")
-        if not isinstance(task_ids, list) or not all(isinstance(each, str) for each in task_ids):
-            return refusal(400, "`task_ids` takes a list of texts")
+        values = (await self._parse_object(request)).get("task_ids")
+        task_ids = [self._task_id(each) for each in values] if isinstance(values, list) else [None]
+        if None in task_ids:
+            return error_response(400, "`task_ids` must be a list of texts")
         if len(task_ids) not in FETCH_MANY:
-            return refusal(400, f"`task_ids` takes {FETCH_MANY[0]} to {FETCH_MANY[-1]} ids, not {len(task_ids)}")
+            return error_response(400, f"`task_ids` takes {FETCH_MANY[0]} to {FETCH_MANY[-1]} IDs")
         request[TASK] = f"{len(task_ids)} tasks"
         tasks: list[dict[str, object]] = []
-        spoiled: tuple[Asked, str, int] | None = None
-        for task_id in reversed(task_ids):
+        spoiled: tuple[FaultSet, tuple[Fault, int] | None] = self._settings.faults, None
+        for task_id in filter(None, reversed(task_ids)):
             submission = await self._service.find(task_id)
-            asked = self._service.asked(submission) if submission else self._settings.faults
-            if spoiled is None:  # an answer is spoiled once; the other tasks' faults wait for the next
-                fault = self._service.occurrences.next(task_id, asked, Stage.FETCH, FETCH_MANNERS | {"left-out"})
-                if fault and fault[0] == "left-out":
+            faults = self._service.faults(submission) if submission else self._settings.faults
+            if spoiled[1] is None:  # one fault per response; those of the other tasks happen later
+                fault = self._service.counter.next(task_id, faults, Stage.FETCH, also=("left-out",))
+                if fault and fault[0].name == "left-out":
                     continue
-                spoiled = fault and (asked, *fault)
-            tasks.append(self._describe(request, submission) if submission else unknown(task_id))
-        if spoiled:
-            return await self._spoil(request, to_json({"tasks": tasks}), *spoiled)
-        return json_answer({"tasks": tasks})
+                spoiled = faults, fault
+            unknown: dict[str, object] = {"task_id": task_id, "errors": [{"msg": "unknown task"}]}
+            tasks.append(await self._describe(request, submission) if submission else unknown)
+        return await self._respond(request, {"tasks": tasks}, *spoiled)
 
     async def _account(self, request: web.Request) -> web.StreamResponse:
         credits_left, images = await self._service.in_store(self._service.store.account)
-        answer = {
-            "email": "sandbox@example.com",
-            "credits": credits_left,
-            "total_images": images,
-            "plan": "sandbox",
-        }
-        asked = self._settings.faults
-        fault = self._service.occurrences.next("account", asked, Stage.SUBMISSION, SUBMISSION_MANNERS)
-        if fault:
-            return await self._spoil(request, to_json(answer), asked, *fault)
-        return json_answer(answer)
+        if self._settings.free:
+            credits_left = UNLIMITED_CREDITS
+        body = {"email": "you@example.com", "credits": credits_left, "total_images": images, "plan": "sandbox"}
+        faults = self._settings.faults
+        return await self._respond(
+            request, body, faults, self._service.counter.next("account", faults, Stage.SUBMISSION)
+        )
 
     async def _stats(self, _: web.Request) -> web.StreamResponse:
-        return json_answer(asdict(self._service.stats))
+        return json_response(asdict(self._service.stats))
 
-    async def _read_object(self, request: web.Request) -> dict[str, object]:
-        return read_object(await self._read(request))
+    def _task_id(self, value: object) -> str | None:
+        """Return a task ID as text. A number is the ID of a task with the fault `number-id`."""
+        is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15
+        return str(value) if is_number or isinstance(value, str) else None
 
-    async def _read_order(self, request: web.Request) -> Order:
+    async def _parse_object(self, request: web.Request) -> dict[str, object]:
+        return parse_object(await self._read(request))
+
+    async def _parse_submission(self, request: web.Request) -> ValidRequest:
         body, allow_remote = await self._read(request), self._settings.allow_remote_webhooks
         if len(body) <= LARGE_BODY_BYTES:
-            return read_order(body, allow_remote)
+            return parse_submission(body, allow_remote)
         async with self._large_bodies:
-            return await asyncio.to_thread(read_order, body, allow_remote)
+            return await asyncio.to_thread(parse_submission, body, allow_remote)
 
     async def _read(self, request: web.Request) -> bytes:
         if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise RefusedError(f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB", status=413)
+            raise RejectedError(f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB", status=413)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 return await request.read()
         except TimeoutError:
-            raise RefusedError("the body took too long", status=408) from None
+            raise RejectedError("the body took too long", status=408) from None
         except web.RequestPayloadError:
-            raise RefusedError("the body is not what its headers say") from None
+            raise RejectedError("the body does not match its header") from None
 
-    def _describe(self, request: web.Request, submission: Submission) -> dict[str, object]:
-        return self._service.describe(submission, self._service.images_url_for(request.host), time.time())
+    async def _describe(self, request: web.Request, submission: Submission) -> dict[str, object]:
+        return await self._service.describe(submission, self._service.images_url_for(request), time.time())
 
-    async def _spoil(
-        self, request: web.Request, answer: str, asked: Asked, name: str, number: int
+    async def _respond(
+        self, request: web.Request, body: object, faults: FaultSet, fault: tuple[Fault, int] | None
     ) -> web.StreamResponse:
-        request[FAULT] = name
-        elsewhere = f"{self._service.images_url_for(request.host)}{request.path}"
-        return await spoil(Spoiled(request, answer, asked, name, elsewhere), number)
+        """Return the response, spoiled by the fault if there is one."""
+        response = json_response(body)
+        if fault is None:
+            return response
+        request[FAULT] = fault[0].name
+        location = f"{self._service.images_url_for(request)}{request.path}"
+        return await inject(Injection(request, response, faults, *fault, location))
 
 
-def is_refusal(name: str, asked: Asked) -> bool:
-    """Say whether a fault at submission means that the task is not accepted; all others spend a credit."""
-    return name == "rate-limit" or (name == "http" and asked.text(name, "CODE").startswith("4"))
-
-
-def new_submission(order: Order, asked: Asked, seconds: float) -> Submission:
-    """Return the task that an order makes. Without a seed in the request, one is chosen here and kept."""
-    seed = order.body.get("seed")
+def new_submission(valid: ValidRequest, faults: FaultSet, seconds: float) -> Submission:
+    """Return the task of a valid request. If it has no seed, one is chosen here and stored."""
+    seed = valid.body.get("seed")
+    task_id = f"9{random.randrange(10**14):014}" if "number-id" in faults else str(uuid.uuid4())  # noqa: S311
     return Submission(
-        task_id=str(uuid.uuid4()),
+        task_id=task_id,
         submitted=time.time(),
-        seconds=length_of(asked, seconds),
-        seed=seed if isinstance(seed, int) else random.randrange(2**32),  # noqa: S311 - no secret
-        body=order.body,
-        image_prompt=order.digest,
+        seconds=duration(faults, seconds),
+        seed=seed if isinstance(seed, int) else random.randrange(2**32),  # noqa: S311 - not a secret
+        body=valid.body,
+        image_prompt=valid.digest,
     )
-
-
-def unknown(task_id: str) -> dict[str, object]:
-    """Return what /fetch-many says of an id that it does not know."""
-    return {"task_id": task_id, "errors": [{"msg": "no task has this id"}]}
 
 
 def _bytes(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What is written on a picture: the prompt, how it was asked for, and that it came from the sandbox."""
+"""The text on a picture: the prompt, the request's details, and the tag SANDBOX."""
 
 import unicodedata
 from functools import lru_cache
@@ -9,7 +9,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MAX_LINES = 3
 MAX_CHARACTERS = 400
-"""More of a prompt than this never fits, so it is not even measured."""
+"""A longer text never fits, so it is not measured."""
 SMALLEST = 11
 SYSTEM_FONTS = (
     "DejaVuSans.ttf",
@@ -21,33 +21,32 @@ SYSTEM_FONTS = (
     "segoeui.ttf",
     "msyh.ttc",
 )
-"""Looked for only when a prompt needs letters that Pillow's own font lacks: it has little beyond ASCII."""
+"""Used only if Pillow's own font lacks a letter of the prompt: it has little beyond ASCII."""
 TAG = "SANDBOX"
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me")
 
 
-def write(picture: Image.Image, prompt: str, details: str) -> None:
-    """Write the prompt and the details at the foot of a picture, and the tag in its upper corner."""
+def draw_caption(picture: Image.Image, prompt: str, details: str) -> None:
+    """Draw the prompt and the details at the bottom of a picture."""
     width, height = picture.size
     margin = max(10, min(width, height) // 22)
     size = max(SMALLEST + 2, round(min(width, height) ** 0.6 * 0.5 + min(width, height) / 110))
     small = max(SMALLEST, round(size * 0.54))
-    text, font = _readable(prompt, size)
+    text, font = _displayable(prompt, size)
     lines = _wrapped(text, font, width - 2 * margin)
     step = round(size * 1.3)
     top = height - margin - round(small * 1.5) - len(lines) * step
-    _scrim(picture, max(0, top - round(step * 1.6)))
+    _darken(picture, max(0, top - round(step * 1.6)))
     pen = ImageDraw.Draw(picture, "RGBA")
     for index, line in enumerate(lines):
-        _text(pen, (margin, top + index * step), line, font, 255)
+        _draw_text(pen, (margin, top + index * step), line, font, 255)
     detail_font = _font(small)
     detail = _shortened(details, detail_font, width - 2 * margin)
-    _text(pen, (margin, height - margin - small), detail, detail_font, 205)
-    write_tag(picture)
+    _draw_text(pen, (margin, height - margin - small), detail, detail_font, 205)
 
 
-def write_tag(picture: Image.Image) -> None:
-    """Say in the upper right corner that the picture comes from the sandbox."""
+def draw_tag(picture: Image.Image) -> None:
+    """Draw the tag in the upper right corner."""
     width, height = picture.size
     margin = max(10, min(width, height) // 22)
     size = max(SMALLEST, round(min(width, height) / 48))
@@ -64,20 +63,20 @@ def write_tag(picture: Image.Image) -> None:
         x += letter_width + gap
 
 
-def _scrim(picture: Image.Image, top: int) -> None:
-    """Darken the picture from `top` downwards, so that white letters can be read on anything."""
+def _darken(picture: Image.Image, top: int) -> None:
+    """Darken the picture from `top` downwards, so that white text is legible on it."""
     fade = Image.linear_gradient("L").point([int(205 * (v / 255) ** 0.8) for v in range(256)])
     fade = fade.resize((picture.width, picture.height - top), Image.Resampling.BILINEAR)
     picture.paste((8, 10, 20), (0, top), fade)
 
 
-def _text(pen: ImageDraw.ImageDraw, at: tuple[int, int], line: str, font: Font, strength: int) -> None:
+def _draw_text(pen: ImageDraw.ImageDraw, at: tuple[int, int], line: str, font: Font, strength: int) -> None:
     pen.text((at[0] + 1, at[1] + 1), line, font=font, fill=(0, 0, 0, strength // 3))
     pen.text(at, line, font=font, fill=(255, 255, 255, strength))
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Return the text in at most three lines no wider than `width` pixels, the last one shortened if need be."""
+    """Return the text in at most three lines of at most `width` pixels, the last one shortened if necessary."""
     lines: list[str] = []
     rest = text
     while rest and len(lines) < MAX_LINES - 1 and font.getlength(rest) > width:
@@ -96,7 +95,7 @@ def _shortened(text: str, font: Font, width: int) -> str:
 
 
 def _fitting(text: str, font: Font, width: float) -> int:
-    """Return how many characters from the start fit into `width` pixels; at least one."""
+    """Return how many leading characters fit into `width` pixels; at least one."""
     low, high = 1, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -104,20 +103,20 @@ def _fitting(text: str, font: Font, width: float) -> int:
     return low
 
 
-def _readable(prompt: str, size: int) -> tuple[str, Font]:
-    """Return the prompt as far as some font here can show it, and that font."""
+def _displayable(prompt: str, size: int) -> tuple[str, Font]:
+    """Return the prompt as far as a font of this machine can display it, and that font."""
     text = " ".join(prompt[: 2 * MAX_CHARACTERS].split())[:MAX_CHARACTERS]
     own = _font(size)
     if all(_has(own, character) for character in set(text)):
         return text, own
     fonts = [own, *(font for name in SYSTEM_FONTS if (font := _system_font(name, size)))]
     best = min(fonts, key=lambda font: sum(not _has(font, character) for character in text))
-    shown = "".join(character if _has(best, character) else _instead(character, best) for character in text)
+    shown = "".join(character if _has(best, character) else _substitute(character, best) for character in text)
     return " ".join(shown.split()) or TAG.lower(), best
 
 
-def _instead(character: str, font: Font) -> str:
-    """Return what stands for a character that a font lacks: its base letter, a symbol's name, or a box."""
+def _substitute(character: str, font: Font) -> str:
+    """Return a substitute for a character that a font lacks: its base letter, its name, or a box."""
     category = unicodedata.category(character)
     if category in _INVISIBLE:
         return ""
@@ -144,7 +143,7 @@ def _system_font(name: str, size: int) -> Font | None:
 
 @lru_cache(maxsize=4096)
 def _has(font: Font, character: str) -> bool:
-    """Say whether a font has a glyph for a character: one that differs from the glyph for what no font has."""
+    """Return whether a font has a glyph for a character: one that differs from that of a noncharacter."""
     if character == " ":
         return True
     if unicodedata.category(character) in _INVISIBLE:

@@ -1,20 +1,27 @@
-"""The faults that can be asked for, as a test card number asks for a payment to fail.
+"""The faults that a prompt or `--fault` can ask for: their table, and the parser of their arguments.
 
-A prompt that contains `[[name]]` or `[[name argument]]` asks for one; several may stand in one prompt. The table
-below is the only list of them: prompts are read by it, and `flux-cli sandbox --list-faults` prints it.
+`[[name]]` or `[[name argument]]` in a prompt asks for a fault, as a test card number asks for a failed payment.
+The table is the only list: `--list-faults`, the manual and completion print it, and `injection.py` has a handler
+for each `kind`.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import difflib
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+Value = int | float | str | None
 
 
 class Stage(StrEnum):
     """Where a fault happens."""
 
-    TASK = "the task and what is said of it"
-    SUBMISSION = "the answer to a submission"
-    FETCH = "the answer of /fetch and /fetch-many"
+    TASK = "the task and its status"
+    SUBMISSION = "the response to a submission"
+    FETCH = "the response of /fetch and /fetch-many"
     IMAGE = "the download of the picture"
     WEBHOOK = "the webhooks"
 
@@ -24,107 +31,140 @@ class Fault:
     """One row of the table.
 
     Attributes:
-        name: What stands between the brackets.
+        name: The text between the brackets.
         stage: Where it happens.
-        takes: The names of its arguments, those in `[]` optional, separated by spaces.
-        effect: What happens, for people.
+        takes: The names of its arguments, separated by spaces; those in `[]` are optional.
+        effect: What happens, for the user.
+        kind: The handler that spoils the response; empty if the fault changes only the content.
     """
 
     name: str
     stage: Stage
     takes: str
     effect: str
+    kind: str = ""
 
     @property
     def usage(self) -> str:
-        """How it is written in a prompt."""
+        """How a prompt asks for it."""
         return f"[[{self.name} {self.takes}]]" if self.takes else f"[[{self.name}]]"
 
 
 _TASK = (
-    ("fail", "[FIELD]", "fails at its end; FIELD has the reason: errors (as without it), error, message or none"),
-    ("moderated", "", "fails early, with the reason that the content was moderated"),
+    ("fail", "[FIELD]", "fails at its end; FIELD has the reason (default: errors; see below)"),
+    ("moderated", "", "fails early, with a moderation reason"),
     ("never", "", "never ends; its percentage creeps towards 99"),
     ("slow", "SECONDS", "takes this long"),
     ("seconds", "SECONDS", "the same as slow"),
     ("no-status", "", "the finished result has no status and no percentage, as in the service's document"),
     ("completed", "", "the finished result says `completed` instead of `finished`"),
-    ("status", "WORD", "while running its status is this word (queued, staged, retry, …)"),
-    ("no-percentage", "", "while running it has no percentage"),
-    ("string-percentage", "", 'while running its percentage is a string ("40")'),
-    ("percentage", "JSON", "while running its percentage is always this JSON value (null, -5, 1e400, {}, …)"),
-    ("percentage-backwards", "", "half-way its percentage falls back to 10"),
-    ("no-image", "", "it says `finished`, and never gives an image_url"),
+    ("finished-status", "WORD", "the finished result has this status (Succeeded, DONE, …)"),
+    ("failed-status", "WORD", "the failed result has this status (timed out, NSFW, not-found, …)"),
+    ("status", "WORD", "while running, its status is this word (queued, In_Progress, retry, …)"),
+    ("no-percentage", "", "while running, it has no percentage"),
+    ("string-percentage", "", 'while running, its percentage is a string ("40")'),
+    ("percentage", "JSON", "while running, its percentage is always this JSON value (null, -5, 1e400, {}, …)"),
+    ("percentage-backwards", "", "its percentage falls back to 10 halfway"),
+    ("no-image", "", "says `finished` and never gives an image_url"),
+    ("late-image", "SECONDS", "says `finished`, and gives the image_url this much later"),
     ("no-original", "", "the finished result has no original_image_url"),
     ("image-url", "URL", "the finished result gives this text as its URLs"),
+    ("url-list", "[KEY]", "the finished result lists its URLs under KEY (default: image_urls)"),
+    ("data-url", "", "the finished result gives the picture itself as a data: URL"),
+    ("protocol-relative", "", "the URLs begin with //"),
+    ("host-relative", "", "the URLs begin with / and lead to the API's origin"),
+    ("nested-result", "[KEY]", "the result is nested under KEY (default: data)"),
     ("hostile-text", "", "fails; the reason holds markup, escape sequences, line breaks and bidi overrides"),
-    ("unknown-task", "", "accepted, but later /fetch does not know it (404)"),
+    ("unknown-task", "", "accepted, but unknown to /fetch (404)"),
+    ("number-id", "", "its ID is a JSON number"),
+    ("spaced-id", "", "its ID has spaces around it in the response to the submission"),
 )
 
-_ANSWERS = (
-    ("http", "CODE [TIMES]", "this status, with the body that the service or a gateway gives it"),
+_RESPONSE = (
+    ("http", "CODE [TIMES]", "this status; 2xx with the usual body, 3xx with a Location, others with an error"),
     ("html", "[TIMES]", "an HTML page with status 200"),
-    ("reset", "[TIMES]", "the connection is reset instead of an answer"),
-    ("lost-reply", "[TIMES]", "the connection is closed instead of an answer"),
+    ("reset", "[TIMES]", "the connection is reset instead of a response"),
+    ("lost-reply", "[TIMES]", "the connection is closed instead of a response"),
     ("empty", "[TIMES]", "status 200 and no body"),
-    ("truncated-json", "[TIMES]", "JSON that ends half-way, with a Content-Length that agrees"),
-    ("cut-json", "[TIMES]", "JSON that ends half-way, with a Content-Length that promises the rest"),
-    ("json", "JSON", "this JSON value instead of the answer"),
-    ("redirect", "[URL]", "307 to the URL; without one, to the images' origin"),
+    ("truncated-json", "[TIMES]", "JSON that ends halfway, with a Content-Length that agrees"),
+    ("cut-json", "[TIMES]", "JSON that ends halfway, with a Content-Length that promises the rest"),
+    ("json", "JSON", "this JSON value instead of the usual body"),
+    ("nested", "[KEY]", "the usual body, nested under KEY (default: data)"),
+    ("padded-json", "[TIMES]", "text before and after the JSON"),
+    ("charset", "CHARSET", "the body in this charset (utf-16, latin-1, …), named in Content-Type"),
+    ("redirect", "[URL]", "307 to the URL; by default to the images' origin"),
     (
         "rate-limit",
         "[TIMES [RETRY-AFTER]]",
-        "429, once or TIMES times, with this Retry-After (without it 1; date: a date 1 s ahead; none: no header)",
+        "429, once or TIMES times, with this Retry-After (default: 1; date: a date 1 s ahead; none: no header)",
     ),
-    ("trickle", "[TIMES]", "a byte every 0.2 s, without end"),
-    ("hang", "[TIMES]", "no answer, and the connection stays open"),
+    ("early-hints", "[TIMES]", "103 Early Hints before the response"),
+    ("endless-continue", "[TIMES]", "100 Continue again and again, and no response"),
+    ("slow-header", "[TIMES]", "a header that arrives one byte per 0.2 s and never ends"),
+    ("trickle", "[TIMES]", "one byte per 0.2 s, without end"),
+    ("hang", "[TIMES]", "no response, and the connection stays open"),
     ("huge-answer", "[TIMES]", "64 MiB of valid JSON"),
     ("deep-json", "[TIMES]", "JSON nested 100,000 deep"),
 )
+"""Of a submission; with the prefix `fetch-`, of a fetch."""
 
 _SUBMISSION = (
-    ("no-task-id", "", "the answer is an object without task_id"),
-    ("task-id", "JSON", "the task_id in the answer is this JSON value instead"),
+    ("no-task-id", "", "an object without task_id", ""),
+    ("task-id", "JSON", "this JSON value as the task_id", ""),
+    ("rejected", "[FIELD]", "status 200 with a reason in FIELD and no task_id; not accepted", "rejected"),
 )
 
 _FETCH = (
-    ("left-out", "[TIMES]", "/fetch-many leaves it out of its answer"),
+    ("left-out", "[TIMES]", "/fetch-many omits the task", ""),
     (
         "fetch-flaky",
         "TIMES",
-        "so many fetches go wrong, each in another way: 503, reset, 429, HTML, 500, cut, 504",
+        "so many fetches fail, each in another way: 503, reset, 429, HTML, 500, cut, 504",
+        "flaky",
     ),
 )
 
 _IMAGE = (
-    ("image-http", "CODE [TIMES]", "this status"),
-    ("expired-url", "", "403 for the first URL and for ever; a fresh fetch gives one that works"),
-    ("html-image", "[TIMES]", "an HTML page with status 200"),
-    ("json-image", "[TIMES]", "a JSON object with status 200"),
-    ("empty-image", "[TIMES]", "status 200 and no bytes"),
-    ("image-reset", "[TIMES]", "the connection is reset half-way"),
-    ("cut-download", "[TIMES]", "half of the bytes, with a Content-Length that promises the rest"),
-    ("short-length", "[TIMES]", "half of the bytes, with a Content-Length that agrees"),
-    ("no-length", "[TIMES]", "all bytes, no Content-Length, ended by closing the connection"),
-    ("cut-no-length", "[TIMES]", "half of the bytes, no Content-Length, ended by closing the connection"),
-    ("chunked", "[TIMES]", "all bytes, in chunks"),
-    ("cut-chunked", "[TIMES]", "half of the bytes, in chunks, without the last one"),
-    ("gzip", "[TIMES]", "compressed, though nobody asked for it"),
-    ("cut-gzip", "[TIMES]", "half of the compressed bytes, with a Content-Length that agrees"),
-    ("image-trickle", "[TIMES]", "a byte every 0.2 s"),
-    ("image-hang", "[TIMES]", "half of the bytes, then silence"),
-    ("huge-image", "[TIMES]", "300 MiB that begin like a PNG"),
-    ("image-redirect", "[URL]", "302 to the URL; without one, to the picture under another path"),
-    ("redirect-loop", "", "302 to itself"),
-    ("jpeg-as-png", "", "a JPEG under a name that ends in .png, called image/png"),
-    ("webp", "", "a WebP, named and called so"),
-    ("gif", "", "a GIF, named and called so"),
+    ("image-http", "CODE [TIMES]", "this status; 2xx with the picture", "http"),
+    ("image-rate-limit", "[TIMES [RETRY-AFTER]]", "429, as rate-limit", "rate-limit"),
+    ("expired-url", "", "403 for the first URL, always; a new fetch gives one that works", ""),
+    ("html-image", "[TIMES]", "an HTML page with status 200", "html"),
+    ("json-image", "[TIMES]", "a JSON object with status 200", "json-image"),
+    ("empty-image", "[TIMES]", "status 200 and no bytes", "empty"),
+    ("image-reset", "[TIMES]", "the connection is reset halfway", "reset-halfway"),
+    ("cut-download", "[TIMES]", "half of the bytes, with a Content-Length that promises the rest", "cut-json"),
+    ("short-length", "[TIMES]", "half of the bytes, with a Content-Length that agrees", "truncated-json"),
+    ("no-length", "[TIMES]", "all bytes, no Content-Length, ended by closing the connection", "no-length"),
+    ("cut-no-length", "[TIMES]", "half of the bytes, no Content-Length, ended by closing", "cut-no-length"),
+    ("chunked", "[TIMES]", "all bytes, in chunks", "chunked"),
+    ("cut-chunked", "[TIMES]", "half of the bytes, in chunks, without the last one", "cut-chunked"),
+    ("gzip", "[TIMES]", "compressed, although nobody asked for it", "gzip"),
+    ("cut-gzip", "[TIMES]", "half of the compressed bytes, with a Content-Length that agrees", "cut-gzip"),
+    ("content-encoding", "CODING", "this Content-Encoding, although the bytes are unchanged", "content-encoding"),
+    ("ignore-range", "[TIMES]", "status 200 with all bytes for a range request", "ignore-range"),
+    ("wrong-range", "[TIMES]", "status 206 with other bytes than the range asked for", "wrong-range"),
+    ("changed-file", "[TIMES]", "another version of the picture, with another ETag", "changed-file"),
+    ("damaged-image", "[TIMES]", "one byte in the middle is wrong", "damaged-image"),
+    ("trailing-data", "[TIMES]", "64 KiB after the end of the picture", "trailing-data"),
+    ("image-early-hints", "[TIMES]", "103 Early Hints before the response", "early-hints"),
+    ("image-endless-continue", "[TIMES]", "100 Continue again and again", "endless-continue"),
+    ("image-slow-header", "[TIMES]", "a header that arrives one byte per 0.2 s and never ends", "slow-header"),
+    ("image-trickle", "[TIMES]", "one byte per 0.2 s", "trickle"),
+    ("image-hang", "[TIMES]", "half of the bytes, then silence", "hang-halfway"),
+    ("huge-image", "[TIMES]", "300 MiB that begin like a PNG", "huge-image"),
+    ("image-redirect", "[URL]", "302 to the URL; by default to the picture under another URL", "image-redirect"),
+    ("utf8-redirect", "", "302 with raw UTF-8 in the Location", "utf8-redirect"),
+    ("redirect-loop", "", "302 to itself", "redirect-loop"),
+    ("jpeg-as-png", "", "a JPEG with a name that ends in .png and the type image/png", ""),
+    ("webp", "", "a WebP", ""),
+    ("gif", "", "a GIF", ""),
+    ("format", "FORMAT", "another format: avif, bmp, heic, jxl, mp4, svg or tiff", ""),
 )
 
 _WEBHOOK = (
     ("webhook-twice", "", "every event is posted twice"),
-    ("webhook-out-of-order", "", "after the final result an update arrives that is older"),
-    ("webhook-no-secret", "", "the x-webhook-secret header is left out"),
+    ("webhook-out-of-order", "", "an older update arrives after the final result"),
+    ("webhook-no-secret", "", "the x-webhook-secret header is missing"),
     ("webhook-wrong-secret", "", "the x-webhook-secret header is wrong"),
     ("webhook-never", "", "nothing is posted"),
 )
@@ -132,20 +172,170 @@ _WEBHOOK = (
 
 def _rows() -> Iterator[Fault]:
     yield from (Fault(name, Stage.TASK, takes, effect) for name, takes, effect in _TASK)
-    for name, takes, effect in (*_SUBMISSION, *_ANSWERS):
-        yield Fault(name, Stage.SUBMISSION, takes, effect)
-    for name, takes, effect in _ANSWERS:
-        yield Fault(f"fetch-{name}", Stage.FETCH, takes, effect)
-    yield from (Fault(name, Stage.FETCH, takes, effect) for name, takes, effect in _FETCH)
-    yield from (Fault(name, Stage.IMAGE, takes, effect) for name, takes, effect in _IMAGE)
+    yield from (Fault(name, Stage.SUBMISSION, takes, effect, kind) for name, takes, effect, kind in _SUBMISSION)
+    yield from (Fault(name, Stage.SUBMISSION, takes, effect, name) for name, takes, effect in _RESPONSE)
+    yield from (Fault(f"fetch-{name}", Stage.FETCH, takes, effect, name) for name, takes, effect in _RESPONSE)
+    yield from (Fault(name, Stage.FETCH, takes, effect, kind) for name, takes, effect, kind in _FETCH)
+    yield from (Fault(name, Stage.IMAGE, takes, effect, kind) for name, takes, effect, kind in _IMAGE)
     yield from (Fault(name, Stage.WEBHOOK, takes, effect) for name, takes, effect in _WEBHOOK)
 
 
 FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in _rows()}
-"""Every fault, by name, in the order in which they are tried when a prompt asks for several at one stage."""
+"""Every fault by name, in the order in which several of one stage take effect."""
+
+REASON_FIELDS = ("errors", "error", "message", "detail", "detail-list", "reason", "fail_reason", "none")
+FORMATS = ("avif", "bmp", "heic", "jxl", "mp4", "svg", "tiff")
+NOT_CHARGED_REDIRECTS = (301, 302, 307, 308)
+UNKNOWN_OUTCOMES = (408, 409, 425)
 
 RULES = (
-    "A fault is asked for by writing it in the prompt; several may stand in one.",
-    "TIMES: it happens only so often, for each task (for a submission: each prompt); without it, every time.",
-    "At submission a 4xx status means that the task was not accepted; after any other fault it was, for a credit.",
+    "Write a fault in the prompt; one prompt can hold several.",
+    "TIMES: how often it happens per task (for a submission: per prompt); the default is every time.",
+    "A submission answered with 4xx (except 408, 409 and 425) or 301, 302, 307 or 308 was not accepted."
+    " After any other fault it was, and costs a credit.",
+    f"FIELD is one of {', '.join(REASON_FIELDS)}.",
 )
+
+
+@dataclass(frozen=True)
+class FaultSet:
+    """The faults that apply, each with its arguments by name."""
+
+    values: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def argument(self, name: str, argument: str) -> Value:
+        """Return an argument of a fault; None if either was not given."""
+        return self.values.get(name, {}).get(argument)
+
+    def text(self, name: str, argument: str, default: str = "") -> str:
+        """Return an argument of a fault as text."""
+        value = self.argument(name, argument)
+        return default if value is None else str(value)
+
+    def at(self, stage: Stage) -> Iterator[Fault]:
+        """Return the faults of one stage, in the order of the table."""
+        return (fault for name, fault in FAULTS.items() if fault.stage is stage and name in self.values)
+
+    def merged(self, others: "FaultSet") -> "FaultSet":
+        """Return these and others together; if both have a fault, these arguments win."""
+        return FaultSet({**others.values, **self.values}) if others.values else self
+
+    def accepts(self, fault: Fault) -> bool:
+        """Return whether a submission with this fault is accepted and charged."""
+        if fault.kind != "http":
+            return fault.kind not in ("rate-limit", "rejected", "redirect")
+        code = int(self.text(fault.name, "CODE"))
+        return code not in NOT_CHARGED_REDIRECTS and (not 400 <= code < 500 or code in UNKNOWN_OUTCOMES)
+
+
+_NO_FAULTS = FaultSet()
+_IN_BRACKETS = re.compile(r"\[\[\s*([a-z][a-z0-9-]*)\b(.*?)\]\](?!\])", re.IGNORECASE | re.DOTALL)
+
+
+def parse_prompt(prompt: str) -> FaultSet:
+    """Return the faults in a prompt. Unknown names are ignored.
+
+    Raises:
+        ValueError: A known fault has an invalid argument.
+    """
+    if "[[" not in prompt:
+        return _NO_FAULTS
+    found = ((match[1].lower(), match[2]) for match in _IN_BRACKETS.finditer(prompt))
+    return FaultSet({name: _arguments(FAULTS[name], text) for name, text in found if name in FAULTS})
+
+
+def unknown_names(prompt: str) -> list[str]:
+    """Return the names in double brackets that are not faults: perhaps typing errors."""
+    return [match[1] for match in _IN_BRACKETS.finditer(prompt) if match[1].lower() not in FAULTS]
+
+
+def parse_faults(texts: Iterable[str]) -> FaultSet:
+    """Return the faults in texts like `http 503`, with or without brackets.
+
+    Raises:
+        ValueError: A name is unknown, with the closest one, or an argument is invalid.
+    """
+    values = {}
+    for text in texts:
+        name, _, rest = text.strip().removeprefix("[[").removesuffix("]]").strip().partition(" ")
+        name = name.lower()
+        if name not in FAULTS:
+            close = difflib.get_close_matches(name, FAULTS, n=1)
+            raise ValueError(f"unknown fault `{name}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+        values[name] = _arguments(FAULTS[name], rest)
+    return FaultSet(values)
+
+
+def _arguments(fault: Fault, text: str) -> dict[str, Value]:
+    """Parse a fault's arguments; the last one takes the rest of the text."""
+    names = fault.takes.replace("[", "").replace("]", "").split()
+    needed = len(fault.takes.partition("[")[0].split())
+    given = text.split(maxsplit=max(0, len(names) - 1)) if names else text.split()
+    if not needed <= len(given) <= len(names):
+        raise ValueError(f"`[[{fault.name}{text}]]` should be `{fault.usage}`")
+    try:
+        return {name: _PARSERS.get(name, str)(each.strip()) for name, each in zip(names, given, strict=False)}
+    except (ValueError, LookupError, RecursionError) as error:
+        raise ValueError(f"invalid value `{text.strip()[:60]}` for `{fault.usage}`: {error}") from None
+
+
+def _code(text: str) -> int:
+    if text.isascii() and text.isdigit() and 200 <= int(text[:6]) <= 599:
+        return int(text)
+    raise ValueError("CODE is 200 to 599")
+
+
+def _times(text: str) -> int:
+    if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 1_000_000:
+        return int(text)
+    raise ValueError("TIMES is a whole number from 1")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if math.isfinite(value) and 0 <= value <= 1_000_000:
+        return value
+    raise ValueError("SECONDS is a number from 0")
+
+
+def _one_of(name: str, allowed: tuple[str, ...]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text in allowed:
+            return text
+        raise ValueError(f"{name} is one of {', '.join(allowed)}")
+
+    return parse
+
+
+def _json(text: str) -> str:
+    """Return the text unchanged: `1e400` has to reach the client in this form."""
+    json.loads(text)
+    return text
+
+
+def _charset(text: str) -> str:
+    "{}".encode(text)
+    return text
+
+
+def _header(text: str) -> str:
+    if text.isprintable():
+        return text
+    raise ValueError("it has control characters")
+
+
+_PARSERS: Mapping[str, Callable[[str], Value]] = {
+    "CODE": _code,
+    "TIMES": _times,
+    "SECONDS": _seconds,
+    "FIELD": _one_of("FIELD", REASON_FIELDS),
+    "FORMAT": _one_of("FORMAT", FORMATS),
+    "JSON": _json,
+    "CHARSET": _charset,
+    "CODING": _header,
+    "RETRY-AFTER": _header,
+    "URL": _header,
+}

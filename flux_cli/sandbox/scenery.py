@@ -1,4 +1,4 @@
-"""The landscape of a picture: a sky, a sun, and ridges that flow, in colours that the prompt's words suggest."""
+"""The landscape of a picture: sky, sun and ridges, in colours chosen by the prompt's words."""
 
 import hashlib
 import math
@@ -12,117 +12,104 @@ from PIL import Image, ImageChops, ImageDraw
 Colour = tuple[int, int, int]
 
 SCALE = 2
-"""Shapes are drawn this much larger and reduced, which smooths their edges: cheaper than masks for each."""
-
-
+"""Shapes are drawn at this scale and reduced, which smooths their edges at less cost than masks."""
 BANDS, STEPS, OCTAVES = 14, 96, 4
-"""How many bands a ridge is drawn with, lines each band's edge, and sine waves it is the sum of."""
+"""A ridge's bands, the lines of a band's edge, and the sine waves that it is the sum of."""
 DARK = 110
-"""A sky whose top has no more red, green and blue together than this shows stars."""
+"""A sky has stars if red, green and blue of its top colour add up to less."""
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of a scene: the sky from top to horizon, the sun, and the ridges from far to near."""
+    """A scene's colours: the sky from top to horizon, the sun, the ridges from far to near; and its words."""
 
     sky: tuple[str, str, str]
     sun: str
     ridges: tuple[str, str, str]
-    words: str
+    words: frozenset[str]
+
+    @classmethod
+    def parse(cls, words: str, colours: str) -> "Palette":
+        """Return a palette of seven colours."""
+        top, middle, horizon, sun, far, between, near = colours.split()
+        return cls((top, middle, horizon), sun, (far, between, near), frozenset(words.split()))
 
 
-PALETTES = (
-    Palette(
-        sky=("#1f4e79", "#f2b04a", "#ffe3a1"),
-        sun="#fff6d8",
-        ridges=("#f0b43c", "#9c7a1e", "#2f3d1c"),
-        words="sunflower gold field wheat honey summer lemon yellow sun",
-    ),
-    Palette(
-        sky=("#2b1b4d", "#c2477f", "#ffb27a"),
-        sun="#ffe9c9",
-        ridges=("#c4566f", "#6b2d5c", "#1d1233"),
-        words="sunset dusk evening dream purple violet love magic",
-    ),
-    Palette(
-        sky=("#0d2b45", "#3b7ea1", "#cfe8e5"),
-        sun="#ffffff",
-        ridges=("#5fa3b5", "#1f5f7a", "#08202f"),
-        words="ocean sea wave water river lake blue fish ship rain whale lighthouse",
-    ),
-    Palette(
-        sky=("#dbe9d8", "#b9d3b0", "#f4f1d0"),
-        sun="#fffdf0",
-        ridges=("#8fb48a", "#3f7355", "#12302a"),
-        words="forest tree green leaf jungle garden mountain spring fox meadow",
-    ),
-    Palette(
-        sky=("#05081c", "#1b2a5c", "#5b6fae"),
-        sun="#f4f0da",
-        ridges=("#3c4f8f", "#1c2857", "#060a1d"),
-        words="night moon star space galaxy city dark robot cyber midnight",
-    ),
-    Palette(
-        sky=("#7d9cc0", "#c9d9ea", "#f7f4f0"),
-        sun="#ffffff",
-        ridges=("#bdd0e2", "#7897b8", "#2f4763"),
-        words="winter snow ice frost arctic glass white cloud fog",
-    ),
-    Palette(
-        sky=("#5a1a1a", "#d9622b", "#ffc46b"),
-        sun="#fff0c4",
-        ridges=("#d9753a", "#8c2f22", "#2a0e12"),
-        words="fire desert lava autumn red orange dragon dune mars volcano",
-    ),
-    Palette(
-        sky=("#f6c1c7", "#f9d9cf", "#fff3e4"),
-        sun="#ffffff",
-        ridges=("#ee9fb0", "#b9617f", "#56304f"),
-        words="rose flower blossom pink cherry portrait girl cat cake candy",
-    ),
-    Palette(
-        sky=("#041f2b", "#0b6b6b", "#8ff0c0"),
-        sun="#eafff4",
-        ridges=("#2fae93", "#13595c", "#041c26"),
-        words="aurora north neon teal emerald turquoise crystal",
-    ),
-    Palette(
-        sky=("#3a3a44", "#8d8b90", "#e8e2d6"),
-        sun="#ffffff",
-        ridges=("#9a958f", "#55525a", "#1b1a20"),
-        words="ink paper sketch mono black grey stone marble street old photo",
-    ),
-)
+PALETTES = [
+    Palette.parse(words, colours)
+    for words, colours in (
+        (
+            "sunflower gold field wheat honey summer lemon yellow sun",
+            "#1f4e79 #f2b04a #ffe3a1 #fff6d8 #f0b43c #9c7a1e #2f3d1c",
+        ),
+        (
+            "sunset dusk evening dream purple violet love magic",
+            "#2b1b4d #c2477f #ffb27a #ffe9c9 #c4566f #6b2d5c #1d1233",
+        ),
+        (
+            "ocean sea wave water river lake blue fish ship rain whale lighthouse",
+            "#0d2b45 #3b7ea1 #cfe8e5 #ffffff #5fa3b5 #1f5f7a #08202f",
+        ),
+        (
+            "forest tree green leaf jungle garden mountain spring fox meadow",
+            "#dbe9d8 #b9d3b0 #f4f1d0 #fffdf0 #8fb48a #3f7355 #12302a",
+        ),
+        (
+            "night moon star space galaxy city dark robot cyber midnight",
+            "#05081c #1b2a5c #5b6fae #f4f0da #3c4f8f #1c2857 #060a1d",
+        ),
+        (
+            "winter snow ice frost arctic glass white cloud fog",
+            "#7d9cc0 #c9d9ea #f7f4f0 #ffffff #bdd0e2 #7897b8 #2f4763",
+        ),
+        (
+            "fire desert lava autumn red orange dragon dune mars volcano",
+            "#5a1a1a #d9622b #ffc46b #fff0c4 #d9753a #8c2f22 #2a0e12",
+        ),
+        (
+            "rose flower blossom pink cherry portrait girl cat cake candy",
+            "#f6c1c7 #f9d9cf #fff3e4 #ffffff #ee9fb0 #b9617f #56304f",
+        ),
+        (
+            "aurora north neon teal emerald turquoise crystal",
+            "#041f2b #0b6b6b #8ff0c0 #eafff4 #2fae93 #13595c #041c26",
+        ),
+        (
+            "ink paper sketch mono black grey stone marble street old photo",
+            "#3a3a44 #8d8b90 #e8e2d6 #ffffff #9a958f #55525a #1b1a20",
+        ),
+    )
+]
 
 
-def palette_for(prompt: str, chance: random.Random) -> Palette:
-    """Return the palette that most of the prompt's words belong to; without any, one by chance."""
+def palette_for(prompt: str, rng: random.Random) -> Palette:
+    """Return the palette with most of the prompt's words, or a random one of the best."""
     words = {word.removesuffix("s") for word in re.findall(r"[a-z]+", prompt.lower())}
-    scores = [len(words & set(palette.words.split())) for palette in PALETTES]
+    scores = [len(words & palette.words) for palette in PALETTES]
     best = max(scores)
-    return chance.choice([palette for palette, score in zip(PALETTES, scores, strict=True) if score == best])
+    return rng.choice([palette for palette, score in zip(PALETTES, scores, strict=True) if score == best])
 
 
-def chance_for(*parts: object) -> random.Random:
-    """Return a source of numbers that depends on the parts alone, on every machine."""
+def random_for(*parts: object) -> random.Random:
+    """Return a random number generator seeded with the parts only."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode(errors="surrogatepass")).digest()
-    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - chance for a picture
+    return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - not a secret
 
 
-def paint(width: int, height: int, palette: Palette, chance: random.Random) -> Image.Image:
-    """Return a landscape of exactly this size."""
-    horizon = chance.uniform(0.34, 0.5)
-    large = _sky(width * SCALE, height * SCALE, palette, horizon, chance)
+def landscape(width: int, height: int, palette: Palette, rng: random.Random) -> Image.Image:
+    """Return a landscape of this size."""
+    horizon = rng.uniform(0.34, 0.5)
+    large = _sky(width * SCALE, height * SCALE, palette, horizon, rng)
     pen = ImageDraw.Draw(large)
-    layers = chance.choice((4, 5, 6))
+    layers = rng.choice((4, 5, 6))
     for layer in range(layers):
         depth = layer / (layers - 1)
-        _ridge(pen, large.size, depth, horizon, layers, palette, chance)
-    return _lit(large.reduce(SCALE), chance)
+        _draw_ridge(pen, large.size, depth, horizon, layers, palette, rng)
+    return _shaded(large.reduce(SCALE), rng)
 
 
-def _sky(width: int, height: int, palette: Palette, horizon: float, chance: random.Random) -> Image.Image:
-    """Return a sky with its sun and the glow around it."""
+def _sky(width: int, height: int, palette: Palette, horizon: float, rng: random.Random) -> Image.Image:
+    """Return a sky with a sun and its glow."""
     rows = 64
     column = Image.new("RGB", (1, rows))
     for row in range(rows):
@@ -130,45 +117,45 @@ def _sky(width: int, height: int, palette: Palette, horizon: float, chance: rand
     sky = column.resize((1, height), Image.Resampling.BICUBIC).resize((width, height), Image.Resampling.NEAREST)
     sun = rgb(palette.sun)
     if sum(rgb(palette.sky[0])) < DARK:
-        _stars(sky, int(height * horizon), chance)
-    across, size = chance.uniform(0.15, 0.72), min(width, height)
-    up = chance.uniform(0.35, 0.8) * horizon
+        _draw_stars(sky, int(height * horizon), rng)
+    across, size = rng.uniform(0.15, 0.72), min(width, height)
+    up = rng.uniform(0.35, 0.8) * horizon
     x, y = int(across * width), int(up * height)
     glow = Image.radial_gradient("L").point([int(170 * max(0.0, 1 - v / 180) ** 2) for v in range(256)])
-    reach = int(size * chance.uniform(1.1, 1.4))
+    reach = int(size * rng.uniform(1.1, 1.4))
     halo = mix(sun, rgb(palette.sky[1]), 0.3)
     sky.paste(halo, (x - reach // 2, y - reach // 2), glow.resize((reach, reach), Image.Resampling.BILINEAR))
-    radius = int(size * chance.uniform(0.05, 0.085))
+    radius = int(size * rng.uniform(0.05, 0.085))
     ImageDraw.Draw(sky).ellipse((x - radius, y - radius, x + radius, y + radius), fill=sun)
     return sky
 
 
-def _stars(sky: Image.Image, floor: int, chance: random.Random) -> None:
-    """Scatter stars above `floor`, the fewer and fainter the lower."""
+def _draw_stars(sky: Image.Image, floor: int, rng: random.Random) -> None:
+    """Draw stars above `floor`, fewer and fainter towards it."""
     pen, unit = ImageDraw.Draw(sky), max(1, min(sky.size) // 700)
     for _ in range(90):
-        x, down = chance.randrange(sky.width), chance.random() ** 1.5
+        x, down = rng.randrange(sky.width), rng.random() ** 1.5
         bright = int(225 - 130 * down)
-        radius = unit * chance.choice((0.5, 0.5, 1, 1.6))
+        radius = unit * rng.choice((0.5, 0.5, 1, 1.6))
         y = down * floor
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(bright, bright, min(255, bright + 20)))
 
 
-def _ridge(
+def _draw_ridge(
     pen: ImageDraw.ImageDraw,
     size: tuple[int, int],
     depth: float,
     horizon: float,
     layers: int,
     palette: Palette,
-    chance: random.Random,
+    rng: random.Random,
 ) -> None:
-    """Draw a ridge as bands from its crest down, each a little darker: the nearer, the bolder."""
+    """Draw a ridge as bands from its crest down, each a little darker; `depth` is 0 (far) to 1 (near)."""
     width, height = size
     base = height * (horizon + (1.02 - horizon) * depth * 0.82)
-    swing = height * (0.03 + 0.075 * depth) * chance.uniform(0.75, 1.25)
+    swing = height * (0.03 + 0.075 * depth) * rng.uniform(0.75, 1.25)
     waves = [
-        (swing * 0.6**octave, math.tau * chance.uniform(0.7, 1.3) * 1.8**octave, chance.uniform(0, math.tau))
+        (swing * 0.6**octave, math.tau * rng.uniform(0.7, 1.3) * 1.8**octave, rng.uniform(0, math.tau))
         for octave in range(OCTAVES)
     ]
     colour = ramp(palette.ridges, depth)
@@ -177,7 +164,7 @@ def _ridge(
     foot = mix(colour, haze, 0.35 * (1 - depth) ** 2)
     foot = mix(foot, (0, 0, 0), 0.2 * depth)
     fall = height * (1.15 - horizon) / layers * (0.9 + depth)
-    drift = chance.uniform(-1.2, 1.2)
+    drift = rng.uniform(-1.2, 1.2)
     lowest = 2.2 * sum(amplitude for amplitude, _, _ in waves) + fall / 4
     for band in range(BANDS):
         t = band / (BANDS - 1)
@@ -193,9 +180,9 @@ def _ridge(
         pen.polygon(outline, fill=mix(crest, foot, t**0.7))
 
 
-def _lit(picture: Image.Image, chance: random.Random) -> Image.Image:
-    """Return the picture under uneven light: a soft sheen from one side, and corners that fall back."""
-    across, tiny = chance.uniform(0.2, 0.8), 24
+def _shaded(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Return the picture with light from one side and darker corners."""
+    across, tiny = rng.uniform(0.2, 0.8), 24
     light = Image.new("L", (tiny, tiny))
     for x in range(tiny):
         for y in range(tiny):
@@ -207,14 +194,14 @@ def _lit(picture: Image.Image, chance: random.Random) -> Image.Image:
 
 
 def ramp(stops: Sequence[str], t: float) -> Colour:
-    """Return the colour at `t` (0 to 1) along evenly spaced stops."""
+    """Return the colour at `t` (0 to 1) of a gradient with evenly spaced stops."""
     position = max(0.0, min(1.0, t)) * (len(stops) - 1)
     index = min(int(position), len(stops) - 2)
     return mix(rgb(stops[index]), rgb(stops[index + 1]), position - index)
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
-    """Return a colour between two: `share` 0 is the one, 1 the other."""
+    """Return a mixture of two colours: `share` 0 is the first, 1 the second."""
     return (
         round(one[0] + (other[0] - one[0]) * share),
         round(one[1] + (other[1] - one[1]) * share),

@@ -1,4 +1,4 @@
-"""The service on two ports, in a thread of its own."""
+"""The HTTP server: two listening sockets, served by a thread."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from flux_cli.sandbox.api import Api
 from flux_cli.sandbox.cdn import Cdn
 from flux_cli.sandbox.service import Service, Settings, Stats
 from flux_cli.sandbox.store import Store
-from flux_cli.sandbox.webhooks import Webhooks
+from flux_cli.sandbox.webhooks import WebhookSender
 
 IDLE_SECONDS = 60.0
 """A connection that sends nothing, or half a request, is closed after this."""
@@ -24,45 +24,31 @@ WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
 @dataclass(frozen=True)
-class Origins:
+class Sockets:
     """The two listening sockets."""
 
     api: socket.socket
     images: socket.socket
-
-    @property
-    def api_url(self) -> str:
-        """The API's origin."""
-        return _url(self.api)
-
-    @property
-    def images_url(self) -> str:
-        """The images' origin."""
-        return _url(self.images)
 
     def close(self) -> None:
         """Stop listening."""
         self.api.close()
         self.images.close()
 
-    @property
-    def on_every_address(self) -> bool:
-        """Whether the server can be reached by names that it does not know."""
-        return self.images.getsockname()[0] in WILDCARDS
 
-
-def _url(listening: socket.socket) -> str:
+def url_of(listening: socket.socket) -> str:
+    """Return a socket's URL, without a slash at the end."""
     host, port = listening.getsockname()[:2]
     if host in WILDCARDS:
         host = "127.0.0.1" if host == WILDCARDS[0] else "::1"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def listen(host: str, port: int) -> Origins:
-    """Bind both origins: the API to `port`, the images to the next one; 0 takes two that are free.
+def listen(host: str, port: int) -> Sockets:
+    """Listen on `port` for the API and on the next port for images; 0 takes two free ports.
 
     Raises:
-        OSError: A port is in use, or the host is not one of this machine's.
+        OSError: A port is in use, or the host is not this machine.
     """
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     api = socket.create_server(address[:2], family=family, backlog=BACKLOG)
@@ -71,54 +57,52 @@ def listen(host: str, port: int) -> Origins:
     except OSError:
         api.close()
         raise
-    return Origins(api, images)
+    return Sockets(api, images)
 
 
 class ServerThread(threading.Thread):
-    """Serves until it is told to stop. A daemon, so that it keeps no interpreter alive."""
+    """Serves until `stop` is called. A daemon, so that it does not keep the interpreter alive."""
 
-    def __init__(self, settings: Settings, store: Store, origins: Origins) -> None:
+    def __init__(self, settings: Settings, store: Store, sockets: Sockets) -> None:
         super().__init__(name="sandbox", daemon=True)
         self.stats = Stats()
         self.failure: Exception | None = None
         self._settings = settings
         self._store = store
-        self._origins = origins
+        self._sockets = sockets
         self._loop = asyncio.new_event_loop()
-        self._to_end = asyncio.Event()
+        self._stop = asyncio.Event()
         self._ended = threading.Event()
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long for the server's end; say whether it has come.
+        """Wait for the server to end, at most so many seconds; return whether it has.
 
-        Not by `join`: an exception from a signal handler makes that take a running thread for a dead one
-        (Python 3.11), and the interpreter then ends under it.
+        Not with `join`: if a signal handler raises in it, Python 3.11 considers the running thread dead, and the
+        interpreter exits while it runs.
         """
         return self._ended.wait(seconds)
 
     def stop(self, timeout: float = 5.0) -> None:
-        """End the server, whatever it is doing, and wait for that, at most `timeout` seconds."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-            self._loop.call_soon_threadsafe(self._to_end.set)
+        """Stop the server and wait for its end, at most `timeout` seconds."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self._stop.set)
         self.wait(timeout)
 
     def run(self) -> None:
-        """Serve, until `stop` is called."""
-        self._loop.set_exception_handler(self._report)
+        """Serve until `stop` is called."""
+        self._loop.set_exception_handler(self._log_exception)
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve())
         except Exception as error:
             self.failure = error
         finally:
-            self._origins.close()  # else a client would wait for answers that never come
+            self._sockets.close()  # otherwise clients would connect and wait forever
             self._ended.set()
 
     async def _serve(self) -> None:
-        service = Service(
-            self._settings, self._store, self.stats, self._origins.images_url, self._origins.on_every_address
-        )
-        applications = (Api(service).application(), Cdn(service).application())
+        any_address = self._sockets.images.getsockname()[0] in WILDCARDS
+        service = Service(self._settings, self._store, self.stats, url_of(self._sockets.images), any_address)
         runners = [
             web.AppRunner(
                 application,
@@ -129,33 +113,33 @@ class ServerThread(threading.Thread):
                 shutdown_timeout=0.01,
                 handler_cancellation=True,
             )
-            for application in applications
+            for application in (Api(service).application(), Cdn(service).application())
         ]
-        for runner, listening in zip(runners, (self._origins.api, self._origins.images), strict=True):
+        for runner, listening in zip(runners, (self._sockets.api, self._sockets.images), strict=True):
             await runner.setup()
             await web.SockSite(runner, listening, backlog=BACKLOG).start()
-        webhooks = Webhooks(service)
-        postman = asyncio.create_task(webhooks.run())
+        sender = WebhookSender(service)
+        sending = asyncio.create_task(sender.run())
         try:
-            await self._to_end.wait()
+            await self._stop.wait()
         finally:
-            webhooks.stop()
-            await asyncio.gather(*(runner.cleanup() for runner in runners), postman, return_exceptions=True)
+            sender.stop()
+            await asyncio.gather(*(runner.cleanup() for runner in runners), sending, return_exceptions=True)
             service.close()
 
-    def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log what no handler has caught (no file descriptors left, mostly); the server goes on."""
+    def _log_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log an exception outside of the handlers (mostly: out of file descriptors) and continue."""
         self._settings.log(f"note: {context.get('message')}: {context.get('exception')!r}")
 
 
 class _Logger(logging.Logger):
-    """Takes aiohttp's complaints about requests that are not HTTP: a line each, and no traceback."""
+    """Logs aiohttp's messages about requests that are not HTTP: one line each, without a traceback."""
 
     def __init__(self, log: Callable[[str], None]) -> None:
         super().__init__("flux_cli.sandbox", logging.WARNING)
-        self._to = log
+        self._log_line = log
 
     def handle(self, record: logging.LogRecord) -> None:
         """Write a line."""
         error = record.exc_info[1] if record.exc_info else None
-        self._to(f"note: {record.getMessage()}" + (f": {type(error).__name__}" if error else ""))
+        self._log_line(f"note: {record.getMessage()}" + (f": {type(error).__name__}" if error else ""))

@@ -1,4 +1,4 @@
-"""The sandbox's tasks and credits on disk: one SQLite file that several servers may use at once."""
+"""The sandbox's tasks and credits on disk: one SQLite file that several servers can use at once."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from flux_cli.sandbox.tasks import Submission
 
 START_CREDITS = 1000
 KEPT_SECONDS = 7 * 24 * 3600
-"""Older tasks are forgotten when a server starts: the file cannot grow for ever."""
+"""Older tasks are deleted when a server starts, to bound the file's size."""
 BUSY_SECONDS = 10.0
 SCHEMA_VERSION = 1
 
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS account (
 
 @dataclass(frozen=True)
 class DueWebhook:
-    """An event that is to be posted: which one of the task's (from 0), and how often that was tried in vain."""
+    """An event to post: its number within the task (from 0), and how often posting it has failed."""
 
     submission: Submission
     event: int
@@ -51,16 +51,16 @@ class DueWebhook:
 class Store:
     """Reads and writes the file; for one thread at a time.
 
-    A task is on disk when `accept` returns, so a server that is killed and started again still knows it. That
-    takes no fsync (synchronous=NORMAL): only a crash of the machine may lose the last ones, and these are toys.
+    A task is stored when `accept` returns, so it survives a kill of the server. There is no fsync
+    (synchronous=NORMAL): only a crash of the machine loses the newest tasks, which cost nothing.
     """
 
     def __init__(self, directory: Path, credits: int | None = None) -> None:  # noqa: A002 - the service's word
-        """Open the file, or make it.
+        """Open or create the file.
 
         Args:
-            directory: Made with mode 0700 if it is missing.
-            credits: The balance from now on; None keeps the one on file (1000 at first).
+            directory: Created with mode 0700 if it is missing.
+            credits: The new balance; None keeps the stored one (1000 at first).
 
         Raises:
             LocalFileError: The directory or the file cannot be used.
@@ -75,20 +75,24 @@ class Store:
             self._prepare(credits)
         except (OSError, sqlite3.Error) as error:
             raise LocalFileError(
-                f"the sandbox cannot use {path}: {error}", "remove it to start anew: it holds only rehearsals"
+                f"cannot use {path}: {error}", "remove it to start afresh: it holds only the sandbox's tasks"
             ) from error
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def accept(self, submission: Submission, image_prompt: bytes | None, webhook_due: float | None) -> bool:
-        """Keep a task and take a credit for it; False, and nothing kept, when there is none left."""
+    def accept(
+        self, submission: Submission, image_prompt: bytes | None, webhook_due: float | None, free: bool = False
+    ) -> bool:
+        """Store a task and charge a credit, unless it is free; return False, storing nothing, if none is left."""
         with self._transaction() as database:
-            spent = database.execute(
-                "UPDATE account SET credits = credits - 1, total_images = total_images + 1 WHERE credits > 0"
+            price = 0 if free else 1
+            charged = database.execute(
+                "UPDATE account SET credits = credits - ?1, total_images = total_images + 1 WHERE credits >= ?1",
+                (price,),
             )
-            if not spent.rowcount:
+            if not charged.rowcount:
                 return False
             database.execute(
                 "INSERT INTO tasks (task_id, submitted, seconds, seed, body, image_prompt, webhook_due)"
@@ -97,7 +101,7 @@ class Store:
                     submission.task_id,
                     submission.submitted,
                     submission.seconds,
-                    hex(submission.seed),  # SQLite's integers end at 64 bits, the document's do not
+                    hex(submission.seed),  # SQLite's integers have 64 bits, a seed can have more
                     json.dumps(submission.body),
                     submission.image_prompt,
                     webhook_due,
@@ -110,8 +114,10 @@ class Store:
         return True
 
     def find(self, task_id: str) -> Submission | None:
-        """Return a task, or None when nothing with that id was accepted."""
-        row = self._database.execute(_FIND, (task_id,)).fetchone()
+        """Return a task, or None if no task with that ID was accepted."""
+        row = self._database.execute(
+            "SELECT task_id, submitted, seconds, seed, body, image_prompt FROM tasks WHERE task_id = ?", (task_id,)
+        ).fetchone()
         return _submission(row) if row else None
 
     def image_prompt(self, submission: Submission) -> bytes | None:
@@ -122,14 +128,14 @@ class Store:
         return bytes(row[0]) if row else None
 
     def account(self) -> tuple[int, int]:
-        """Return the credits left and the images made."""
+        """Return the credits left and the number of images."""
         credits_left, images = self._database.execute("SELECT credits, total_images FROM account").fetchone()
         return int(credits_left), int(images)
 
     def claim_webhook(self, now: float, lease: float) -> DueWebhook | None:
-        """Take one event that is due, and keep other servers from it until `now + lease` (seconds).
+        """Claim one event that is due; other servers cannot claim it until `now + lease` (seconds).
 
-        Whoever claims it settles it afterwards. A server that dies in between leaves it to the next.
+        The claimant settles it afterwards. If it dies before, another server claims the event.
         """
         row = self._database.execute(
             "UPDATE tasks SET webhook_due = ? WHERE task_id = ("
@@ -140,12 +146,12 @@ class Store:
         return DueWebhook(_submission(row[:6]), *row[6:]) if row else None
 
     def next_webhook(self) -> float | None:
-        """Return when the next event is due, in seconds since the epoch; None when there is none."""
+        """Return the Unix time at which the next event is due; None if there is none."""
         due = self._database.execute("SELECT min(webhook_due) FROM tasks WHERE webhook_due IS NOT NULL").fetchone()
         return due[0] if due else None
 
     def settle_webhook(self, task_id: str, due: float | None, event: int, tries: int) -> None:
-        """Note what is to be posted next of a task, and when; None when nothing is."""
+        """Store when (None: never) and which event of a task is posted next."""
         self._database.execute(
             "UPDATE tasks SET webhook_due = ?, webhook_event = ?, webhook_tries = ? WHERE task_id = ?",
             (due, event, tries, task_id),
@@ -165,16 +171,16 @@ class Store:
         self._database.execute("PRAGMA synchronous = NORMAL")
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"it is of version {version}, this program knows {SCHEMA_VERSION}")
+            raise sqlite3.DatabaseError(f"its schema version is {version}, this program supports {SCHEMA_VERSION}")
         if version == 0:
-            self._make_tables()
+            self._create_tables()
         oldest = time.time() - KEPT_SECONDS
         if credits_now is not None:
             self._database.execute("UPDATE account SET credits = ?", (credits_now,))
         if self._database.execute("SELECT 1 FROM tasks WHERE submitted < ? LIMIT 1", (oldest,)).fetchone():
-            self._forget_before(oldest)
+            self._delete_before(oldest)
 
-    def _make_tables(self) -> None:
+    def _create_tables(self) -> None:
         self._enter_wal()
         with self._transaction() as database:
             for statement in _SCHEMA.split(";"):
@@ -183,7 +189,7 @@ class Store:
             database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _enter_wal(self) -> None:
-        """Switch to WAL; SQLite does not wait for its busy time-out here when two servers start at once."""
+        """Switch to WAL. SQLite ignores its busy timeout here if two servers start at once."""
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
@@ -194,16 +200,13 @@ class Store:
                     raise
                 time.sleep(0.01)
 
-    def _forget_before(self, oldest: float) -> None:
+    def _delete_before(self, oldest: float) -> None:
         with self._transaction() as database:
             database.execute("DELETE FROM tasks WHERE submitted < ?", (oldest,))
             database.execute(
                 "DELETE FROM image_prompts WHERE digest NOT IN"
                 " (SELECT image_prompt FROM tasks WHERE image_prompt IS NOT NULL)"
             )
-
-
-_FIND = "SELECT task_id, submitted, seconds, seed, body, image_prompt FROM tasks WHERE task_id = ?"
 
 
 def _submission(row: tuple[str, float, float, str, str, str | None]) -> Submission:

@@ -1,7 +1,7 @@
-"""A task of the sandbox, and what the service says of it at a given time.
+"""A task of the sandbox, and the service's description of it at a given time.
 
-Nothing runs while a task "runs": its percentage is its age divided by the time that it takes, so that a task goes
-on while no server is up, and any number of servers agree on it.
+Nothing runs while a task "runs": its percentage is its age divided by its duration. So it continues while no
+server is running, and any number of servers agree on it.
 """
 
 import json
@@ -10,31 +10,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from flux_cli.sandbox.asked import Asked, asked_in
+from flux_cli.sandbox.faults import FaultSet, parse_prompt
 
 TASK_TYPE = "flux-imagine"
 MODERATED_AT = 0.1
-"""The share of its time after which a moderated task fails."""
-
-FAILING = ("fail", "moderated", "hostile-text")
-"""The faults that end a task in failure."""
+"""The share of its duration after which a moderated task fails."""
+FAILURES = ("fail", "moderated", "hostile-text", "failed-status")
+"""The faults that make a task fail."""
 
 HOSTILE_TEXT = (
     "[bold red]no[/bold red] [/foo] [link=https://example.com]click[/link] "
     "\x1b[2J\x1b]0;owned\x07\x9b31m back\x08\rover\nnext line \u202egnp.exe\u2066 \x00 %s {0} 'quoted\""
 )
-"""A reason for a failure that no terminal should see raw."""
+"""A reason that no terminal should see unescaped."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What was accepted, and is kept on disk.
+    """An accepted request, as it is stored.
 
     Attributes:
-        task_id: A UUID.
-        submitted: When, in seconds since the epoch.
-        seconds: How long the task takes.
-        seed: The request's seed, or the one that was chosen for it.
+        task_id: A UUID, or digits.
+        submitted: Unix time, in seconds.
+        seconds: The task's duration.
+        seed: The request's seed, or the one chosen for it.
         body: The request without its image prompt.
         image_prompt: The SHA-256 of the image prompt's bytes, in hex, or None.
     """
@@ -47,132 +46,126 @@ class Submission:
     image_prompt: str | None = None
 
     @cached_property
-    def faults(self) -> Asked:
-        """The faults that its prompt asks for."""
-        return asked_in(str(self.body["prompt"]))
+    def faults(self) -> FaultSet:
+        """The faults in its prompt."""
+        return parse_prompt(str(self.body["prompt"]))
 
-    def ends_at(self, asked: Asked) -> float:
-        """Return when the task finishes or fails, in seconds since the epoch; infinity when it never does."""
-        share = MODERATED_AT if "moderated" in asked else 1.0
-        return math.inf if "never" in asked else self.submitted + share * self.seconds
+    def ends_at(self, faults: FaultSet) -> float:
+        """Return the Unix time at which the task finishes or fails; infinity if it never does."""
+        share = MODERATED_AT if "moderated" in faults else 1.0
+        return math.inf if "never" in faults else self.submitted + share * self.seconds
 
-    def is_over(self, asked: Asked, now: float) -> bool:
-        """Say whether the task has finished or failed at `now` (seconds since the epoch)."""
-        return now >= self.ends_at(asked)
+    def is_over(self, faults: FaultSet, now: float) -> bool:
+        """Return whether the task has finished or failed at `now`."""
+        return now >= self.ends_at(faults)
 
-    def share(self, now: float) -> float:
-        """Return how much of its time has passed: 0 at the start, 1 at the end, more after it."""
-        return max(0.0, now - self.submitted) / self.seconds if self.seconds else math.inf
-
-
-@dataclass(frozen=True)
-class FileFormat:
-    """A picture's format: Pillow's name for it, and the extension and MIME type that are claimed for it."""
-
-    pillow: str
-    extension: str
-    mime: str
+    def has_picture(self, faults: FaultSet, now: float) -> bool:
+        """Return whether the task has a picture at `now`."""
+        return self.is_over(faults, now) and not any(name in faults for name in (*FAILURES, "no-image"))
 
 
-def file_format(asked: Asked) -> FileFormat:
-    """Return how a task's pictures are sent."""
-    if "jpeg-as-png" in asked:
-        return FileFormat("JPEG", "png", "image/png")
-    if "webp" in asked:
-        return FileFormat("WEBP", "webp", "image/webp")
-    if "gif" in asked:
-        return FileFormat("GIF", "gif", "image/gif")
-    return FileFormat("PNG", "png", "image/png")
-
-
-def ends_without_picture(asked: Asked) -> bool:
-    """Say whether a task with these faults never has a picture."""
-    return any(name in asked for name in (*FAILING, "no-image", "never"))
-
-
-class Verbatim(str):
-    """JSON text that is to stand in an answer as it is."""
+class RawJson(str):
+    """JSON text to insert into a response unchanged."""
 
     __slots__ = ()
 
 
-def to_json(answer: object) -> str:
-    """Return an answer as JSON, `Verbatim` values as they stand."""
-    found: list[Verbatim] = []
+def to_json(value: object) -> str:
+    """Return a value as JSON, with `RawJson` in it unchanged."""
+    found: list[RawJson] = []
 
     def marked(value: object) -> object:
-        if isinstance(value, Verbatim):
+        if isinstance(value, RawJson):
             found.append(value)
-            return f"\x00verbatim {len(found) - 1}\x00"
+            return f"\x00raw {len(found) - 1}\x00"
         if isinstance(value, dict):
             return {key: marked(item) for key, item in value.items()}
         return [marked(item) for item in value] if isinstance(value, list) else value
 
-    text = json.dumps(marked(answer))
-    for index, value in enumerate(found):
-        text = text.replace(f'"\\u0000verbatim {index}\\u0000"', value)
+    text = json.dumps(marked(value))
+    for index, raw in enumerate(found):
+        text = text.replace(f'"\\u0000raw {index}\\u0000"', raw)
     return text
 
 
-def describe(submission: Submission, asked: Asked, now: float, urls: tuple[str, str]) -> dict[str, object]:
-    """Return what `/fetch` and the webhooks say of a task.
+def json_id(submission: Submission, faults: FaultSet) -> object:
+    """Return a task's ID as it appears in JSON."""
+    return int(submission.task_id) if "number-id" in faults else submission.task_id
+
+
+def describe(submission: Submission, faults: FaultSet, now: float, urls: tuple[str, str]) -> dict[str, object]:
+    """Return the object that `/fetch` and the webhooks send for a task.
 
     Args:
         submission: The task.
-        asked: Its faults, those of the server included.
-        now: Seconds since the epoch.
-        urls: The picture's URL and the original's.
+        faults: Its faults and those of the server.
+        now: Unix time, in seconds.
+        urls: The URLs of the picture and of the original.
     """
-    told: dict[str, object] = {"task_id": submission.task_id, "task_type": TASK_TYPE}
-    if not submission.is_over(asked, now):
-        return told | {"status": "processing"} | _progress(submission, asked, now)
-    if any(name in asked for name in FAILING):
-        return told | {"status": "failed"} | _reason(asked)
-    if "no-image" in asked:
-        return told | {"status": "finished", "percentage": 100}
-    if "image-url" in asked:
-        urls = (asked.text("image-url", "URL"),) * 2
-    told |= {"original_image_url": urls[1], "image_url": urls[0]}
-    if "no-original" in asked:
-        del told["original_image_url"]
-    if "no-status" in asked:
-        return told
-    return told | {"status": "completed" if "completed" in asked else "finished", "percentage": 100}
+    task = {"task_id": json_id(submission, faults), "task_type": TASK_TYPE}
+    if not submission.is_over(faults, now):
+        return task | {"status": "processing"} | _progress(submission, faults, now)
+    if any(name in faults for name in FAILURES):
+        return task | {"status": faults.text("failed-status", "WORD", "failed")} | _failure(faults)
+    result = _result(submission, faults, now, urls)
+    if "nested-result" in faults:
+        return {"task_id": task["task_id"], faults.text("nested-result", "KEY", "data"): {**task, **result}}
+    return task | result
 
 
-def _progress(submission: Submission, asked: Asked, now: float) -> dict[str, object]:
-    share = submission.share(now)
-    if "never" in asked:
+def _result(submission: Submission, faults: FaultSet, now: float, urls: tuple[str, str]) -> dict[str, object]:
+    word = "completed" if "completed" in faults else faults.text("finished-status", "WORD", "finished")
+    status = {} if "no-status" in faults else {"status": word, "percentage": 100}
+    late = now < submission.ends_at(faults) + float(faults.text("late-image", "SECONDS", "0"))
+    if "no-image" in faults or late:
+        return status or {"status": word}
+    image, original = urls
+    if "image-url" in faults:
+        image = original = faults.text("image-url", "URL")
+    if "url-list" in faults:
+        return {faults.text("url-list", "KEY", "image_urls"): [image, original]} | status
+    if "no-original" in faults:
+        return {"image_url": image} | status
+    return {"original_image_url": original, "image_url": image} | status
+
+
+def _progress(submission: Submission, faults: FaultSet, now: float) -> dict[str, object]:
+    share = max(0.0, now - submission.submitted) / submission.seconds if submission.seconds else math.inf
+    if "never" in faults:
         share = 1 - math.exp(-share)
-    if "percentage-backwards" in asked:
+    if "percentage-backwards" in faults:
         share = 1.2 * share if share < 0.5 else 0.1 + 1.8 * (share - 0.5)
-    told: dict[str, object] = {"percentage": min(99, int(100 * share))}
-    if "string-percentage" in asked:
-        told["percentage"] = str(told["percentage"])
-    if "percentage" in asked:
-        told["percentage"] = Verbatim(asked.text("percentage", "JSON"))
-    if "no-percentage" in asked:
-        del told["percentage"]
-    if "status" in asked:
-        told["status"] = asked.text("status", "WORD")
-    return told
+    progress: dict[str, object] = {"percentage": min(99, int(100 * share))}
+    if "string-percentage" in faults:
+        progress["percentage"] = str(progress["percentage"])
+    if "percentage" in faults:
+        progress["percentage"] = RawJson(faults.text("percentage", "JSON"))
+    if "no-percentage" in faults:
+        del progress["percentage"]
+    if "status" in faults:
+        progress["status"] = faults.text("status", "WORD")
+    return progress
 
 
-def _reason(asked: Asked) -> dict[str, object]:
-    reason = "the sandbox was asked to fail"
-    if "moderated" in asked:
-        reason = "Content Moderated: the prompt or the picture was refused by moderation"
-    elif "hostile-text" in asked:
+def _failure(faults: FaultSet) -> dict[str, object]:
+    reason = "the prompt asked for this failure"
+    if "moderated" in faults:
+        reason = "Content Moderated: the prompt or the picture was rejected by moderation"
+    elif "hostile-text" in faults:
         reason = HOSTILE_TEXT
-    where = asked.argument("fail", "FIELD") or "errors"
-    if where == "errors":
-        return {"errors": [{"msg": reason}]}
-    return {} if where == "none" else {str(where): reason}
+    return reason_in(faults.text("fail", "FIELD", "errors"), reason)
 
 
-def length_of(asked: Asked, default: float) -> float:
-    """Return how many seconds a task takes that asks for these faults."""
-    for name in ("slow", "seconds"):
-        if name in asked:
-            return float(asked.text(name, "SECONDS"))
-    return default
+def reason_in(field: str, reason: str) -> dict[str, object]:
+    """Return a reason in one of the forms that services use."""
+    forms: dict[str, dict[str, object]] = {
+        "errors": {"errors": [{"msg": reason}]},
+        "detail-list": {"detail": [{"loc": ["body", "prompt"], "msg": reason}]},
+        "none": {},
+    }
+    return forms.get(field, {field: reason})
+
+
+def duration(faults: FaultSet, default: float) -> float:
+    """Return how many seconds a task with these faults takes."""
+    return float(faults.text("slow", "SECONDS") or faults.text("seconds", "SECONDS") or default)

@@ -1,11 +1,12 @@
-"""Posts what happens to a task to its webhook URL, as the service does: updates, then the final result.
+"""Posts a task's updates and its final result to its webhook URL, as the service does.
 
-The events wait in the store, not in memory: a server that is started again goes on where the last one stopped, and
-a standing server posts for the tasks of a command that has long ended. Whoever takes one holds it for a lease,
-so that two servers do not post it both.
+The events are in the store, not in memory: a restarted server continues where the last one stopped, and
+`flux-cli sandbox` posts for the tasks of a command that has ended. A server claims an event for a limited time, so
+that no two servers post it.
 """
 
 import asyncio
+import contextlib
 import math
 import time
 from functools import partial
@@ -13,37 +14,37 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from flux_cli.sandbox.asked import Asked
+from flux_cli.sandbox.faults import FaultSet
 from flux_cli.sandbox.service import Service
 from flux_cli.sandbox.store import DueWebhook
 from flux_cli.sandbox.tasks import Submission, to_json
 
 POST_SECONDS = 5.0
-LEASE_SECONDS = 2 * POST_SECONDS
-LOOK_SECONDS = 0.5
-"""How often a server looks for events of other servers' tasks."""
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Seconds before an event that the receiver did not take is posted again; after the last, it is dropped."""
+CLAIM_SECONDS = 2 * POST_SECONDS
+CHECK_SECONDS = 0.5
+"""How often a server checks for events of other servers' tasks."""
+BACKOFF = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds before each retry of a failed post; after the last one the event is dropped."""
 UPDATES_AT = (0.0, 0.5)
-"""The shares of a task's time at which updates are posted."""
-AT_ONCE = 20
+"""The shares of a task's duration at which updates are posted."""
+MAX_CONCURRENT = 20
 GRACE_SECONDS = 0.5
-"""How long a server that ends waits for posts under way: one that is cut off comes again, taken or not."""
+"""How long a server that stops waits for posts: one that is cancelled is posted again."""
 
-Following = tuple[float | None, int, int]
-"""When an event is due (seconds since the epoch, None: never), which one, and how often it was tried in vain."""
+Next = tuple[float | None, int, int]
+"""When an event is due (Unix time; None: never), its number, and how often posting it has failed."""
 
 
-class Webhooks:
-    """One server's postman."""
+class WebhookSender:
+    """Posts the events that are due."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._posts: set[asyncio.Task[Following]] = set()
+        self._posts: set[asyncio.Task[Next]] = set()
         self._stopping = False
 
     async def run(self) -> None:
-        """Post events as they fall due, until `stop`; what is then under way goes back to the store."""
+        """Post events until `stop`; unfinished ones go back to the store."""
         timeout = aiohttp.ClientTimeout(total=POST_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
             while not self._stopping:
@@ -56,79 +57,77 @@ class Webhooks:
             await asyncio.gather(*self._posts, return_exceptions=True)
 
     def stop(self) -> None:
-        """Let `run` end soon. It is not cancelled: an event that it is just taking would stay taken."""
+        """Make `run` return soon. It is not cancelled: an event that is being claimed would stay claimed."""
         self._stopping = True
-        self._service.webhook_waits.set()
+        self._service.webhook_added.set()
 
     async def _wait(self) -> None:
-        """Return when an event is due: at its time, or when a task with a webhook was accepted here."""
-        while len(self._posts) >= AT_ONCE and not self._stopping:
-            await asyncio.wait(self._posts, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        """Return when an event is due, or a task with a webhook was accepted here."""
+        while len(self._posts) >= MAX_CONCURRENT and not self._stopping:
+            await asyncio.wait(self._posts, timeout=CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if not self._stopping:
-            self._service.webhook_waits.clear()
+            self._service.webhook_added.clear()
         due = await self._service.in_store(self._service.store.next_webhook)
-        pause = LOOK_SECONDS if due is None else min(LOOK_SECONDS, due - time.time())
+        pause = CHECK_SECONDS if due is None else min(CHECK_SECONDS, due - time.time())
         if pause > 0:
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self._service.webhook_waits.wait()
-            except TimeoutError:
-                pass
+                    await self._service.webhook_added.wait()
 
     async def _post_due(self, session: aiohttp.ClientSession) -> None:
         store = self._service.store
-        while len(self._posts) < AT_ONCE:
-            due = await self._service.in_store(lambda: store.claim_webhook(time.time(), LEASE_SECONDS))
+        while len(self._posts) < MAX_CONCURRENT:
+            due = await self._service.in_store(lambda: store.claim_webhook(time.time(), CLAIM_SECONDS))
             if due is None:
                 return
             post = asyncio.ensure_future(self._deliver(session, due))
             self._posts.add(post)
             post.add_done_callback(partial(self._settle, due))
 
-    def _settle(self, due: DueWebhook, post: "asyncio.Task[Following]") -> None:
-        """Note what follows an event; one whose post was cancelled, even before it began, is due again."""
+    def _settle(self, due: DueWebhook, post: "asyncio.Task[Next]") -> None:
+        """Store the next event; one whose post was cancelled, even before it began, is due again."""
         self._posts.discard(post)
         following = (time.time(), due.event, due.tries) if post.cancelled() else post.result()
         store, task_id = self._service.store, due.submission.task_id
         self._service.in_store_later(lambda: store.settle_webhook(task_id, *following))
-        self._service.webhook_waits.set()  # what follows may be due before the next look
+        self._service.webhook_added.set()  # the next event can be due before the next check
 
-    async def _deliver(self, session: aiohttp.ClientSession, due: DueWebhook) -> Following:
-        """Post one event; return when which event follows, and how often that was tried."""
+    async def _deliver(self, session: aiohttp.ClientSession, due: DueWebhook) -> Next:
+        """Post one event and return the next one."""
         submission, now = due.submission, time.time()
-        asked = self._service.asked(submission)
-        over = submission.is_over(asked, now)
-        taken = await self._post(session, submission, now)
-        if taken and "webhook-twice" in asked:
+        faults = self._service.faults(submission)
+        over = submission.is_over(faults, now)
+        delivered = await self._post(session, submission, now)
+        if delivered and "webhook-twice" in faults:
             await self._post(session, submission, now)
-        if taken and over and "webhook-out-of-order" in asked:
+        if delivered and over and "webhook-out-of-order" in faults:
             await self._post(session, submission, submission.submitted + submission.seconds / 2)
-        if not taken and due.tries < len(PAUSES):
-            return time.time() + PAUSES[due.tries], due.event, due.tries + 1
-        return None if over else next_event(submission, asked, due.event), due.event + 1, 0
+        if not delivered and due.tries < len(BACKOFF):
+            return time.time() + BACKOFF[due.tries], due.event, due.tries + 1
+        return None if over else next_event(submission, faults, due.event), due.event + 1, 0
 
     async def _post(self, session: aiohttp.ClientSession, submission: Submission, now: float) -> bool:
-        """Post what is said of a task at `now`; say whether the receiver took it, with a status of 2xx."""
+        """Post a task's description at `now`; return whether the receiver answered with 2xx."""
         url, headers = str(submission.body["webhook_url"]), {"Content-Type": "application/json"}
-        asked, secret = self._service.asked(submission), submission.body.get("webhook_secret")
-        if secret is not None and "webhook-no-secret" not in asked:
-            headers["x-webhook-secret"] = "wrong" if "webhook-wrong-secret" in asked else str(secret)
-        body = to_json(self._service.describe(submission, self._service.images_url, now))
+        faults, secret = self._service.faults(submission), submission.body.get("webhook_secret")
+        if secret is not None and "webhook-no-secret" not in faults:
+            headers["x-webhook-secret"] = "wrong" if "webhook-wrong-secret" in faults else str(secret)
+        body = to_json(await self._service.describe(submission, self._service.images_url, now))
         try:
             async with session.post(url, data=body.encode(), headers=headers, allow_redirects=False) as response:
-                outcome, taken = str(response.status), response.ok
-        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a secret that is no header
-            outcome, taken = type(error).__name__, False
-        self._service.stats.webhooks += taken
-        self._service.stats.webhook_failures += not taken
+                outcome, delivered = str(response.status), response.ok
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a secret that is not a header
+            outcome, delivered = type(error).__name__, False
+        self._service.stats.webhooks += delivered
+        self._service.stats.webhook_failures += not delivered
         parts = urlsplit(url)
         self._service.settings.log(f"webhook to {parts.hostname}:{parts.port} {outcome} {submission.task_id}")
-        return taken
+        return delivered
 
 
-def next_event(submission: Submission, asked: Asked, event: int) -> float | None:
-    """Return when the event after the given one is due, in seconds since the epoch; None when there is none."""
-    end = submission.ends_at(asked)
+def next_event(submission: Submission, faults: FaultSet, event: int) -> float | None:
+    """Return the Unix time at which the event after the given one is due; None if there is none."""
+    end = submission.ends_at(faults)
     if event + 1 < len(UPDATES_AT):
         return min(end, submission.submitted + UPDATES_AT[event + 1] * submission.seconds)
     return end if math.isfinite(end) else None

@@ -104,8 +104,8 @@ RESUMABLE = [
 ]
 
 FAILED = [
-    failed("it fails", "[[fail]]", "the sandbox was asked to fail"),
-    failed("it fails, the reason elsewhere", "[[fail message]]", "the sandbox was asked to fail"),
+    failed("it fails", "[[fail]]", "the prompt asked for this failure"),
+    failed("it fails, the reason elsewhere", "[[fail message]]", "the prompt asked for this failure"),
     failed("it fails without a reason", "[[fail none]]", "gave no reason"),
     failed("it is moderated", "[[moderated]]", "Content Moderated"),
     failed(

@@ -8,7 +8,7 @@ import uuid
 import pytest
 from PIL import Image
 
-from flux_cli.sandbox.intake import MAX_BODY_BYTES
+from flux_cli.sandbox.validation import MAX_BODY_BYTES
 from tests.sandbox.conftest import Api, Start, exchange
 
 UNKNOWN_ID = "64cd7965-1b78-42c8-b929-9d7751a2e149"
@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[dict[str, object], str]] = {
     ),
     "an image prompt that only begins like a PNG": (
         {"model": "flux-pro", "prompt": "x", "image_prompt": encoded(image()[:20])},
-        "cannot be read",
+        "cannot be decoded",
     ),
     "an image prompt over 20 MiB": (
         {"model": "flux-pro", "prompt": "x", "image_prompt": encoded(image() + bytes(20 * 2**20))},
@@ -219,7 +219,7 @@ def test_fetch_many_answers_for_2_to_20_in_no_promised_order(api: Api) -> None:
     assert sorted(found) == sorted(ids)
     assert found != ids
     unknown = api.post("/fetch-many", {"task_ids": [ids[0], "nothing"]}).json()["tasks"]
-    assert {"task_id": "nothing", "errors": [{"msg": "no task has this id"}]} in unknown
+    assert {"task_id": "nothing", "errors": [{"msg": "unknown task"}]} in unknown
     assert len(unknown) == 2
     for wrong in ([], ids[:1], [*ids, ids[0]], "ab", None, [1, 2], {"a": 1, "b": 2}):
         assert api.post("/fetch-many", {"task_ids": wrong}).status == 400
@@ -228,7 +228,7 @@ def test_fetch_many_answers_for_2_to_20_in_no_promised_order(api: Api) -> None:
 def test_credits_fall_by_one_a_task_and_end_in_402(start: Start) -> None:
     """A refused task costs nothing; more credits can be given to the same directory."""
     api = start(credits=2)
-    assert api.account() == {"email": "sandbox@example.com", "credits": 2, "total_images": 0, "plan": "sandbox"}
+    assert api.account() == {"email": "you@example.com", "credits": 2, "total_images": 0, "plan": "sandbox"}
     api.submit("one")
     assert api.imagine(" ").status == 400
     api.submit("two")

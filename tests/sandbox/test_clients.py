@@ -41,7 +41,7 @@ def test_the_official_sdk_submits_waits_and_finds_the_picture(sdk: Any) -> None:
 def test_the_official_sdk_hears_of_a_failure_with_its_reason(sdk: Any) -> None:
     """Its words for one are `message` and `error`, not the document's `errors`."""
     task = sdk.flux.generate_pro({"prompt": "a kite [[fail message]]"})
-    with pytest.raises(Exception, match="asked to fail"):
+    with pytest.raises(Exception, match="asked for this failure"):
         sdk.tasks.wait_for(task["id"], interval=0.05, timeout=20)
 
 

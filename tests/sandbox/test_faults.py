@@ -15,8 +15,7 @@ from PIL import Image
 
 from flux_cli.api.task import Status, read_task
 from flux_cli.errors import UsageError
-from flux_cli.sandbox.asked import asked_by_name, asked_in
-from flux_cli.sandbox.faults import FAULTS, Stage
+from flux_cli.sandbox.faults import FAULTS, Stage, parse_faults, parse_prompt
 from tests.sandbox.conftest import Answer, Api, Start, exchange
 
 Check = Callable[[Api], None]
@@ -54,7 +53,7 @@ def _fail(api: Api) -> None:
         answer = api.finished(f"[[fail {where}]]")
         assert answer["status"] == "failed"
         reason = answer[where] if where in ("error", "message") else answer["errors"][0]["msg"]
-        assert "asked to fail" in reason
+        assert "asked for this failure" in reason
         assert "image_url" not in answer
     assert set(api.finished("[[fail none]]")) == {"task_id", "task_type", "status"}
 
@@ -550,7 +549,7 @@ def test_a_server_s_faults_are_every_request_s(start: Start) -> None:
     ("fault", "message"),
     [
         ("lost-repl", "did you mean `lost-reply`"),
-        ("nothing-like-it-at-all", "no fault is called"),
+        ("nothing-like-it-at-all", "unknown fault"),
         ("http", "CODE"),
         ("http 99", "CODE is 200 to 599"),
         ("slow fast", "slow SECONDS"),
@@ -558,7 +557,7 @@ def test_a_server_s_faults_are_every_request_s(start: Start) -> None:
         ("html 0", "TIMES"),
         ("html 1 2", "html [TIMES]"),
         ("percentage {", "percentage JSON"),
-        ("", "no fault is called"),
+        ("", "unknown fault"),
     ],
 )
 def test_a_fault_that_makes_no_sense_is_refused(start: Start, fault: str, message: str) -> None:
@@ -595,7 +594,7 @@ def test_a_slip_in_a_prompt_is_noted_in_the_log(start: Start) -> None:
 def test_any_prompt_can_be_read(prompt: str) -> None:
     """Nothing but ValueError comes of it, and what is found is in the table."""
     try:
-        asked = asked_in(prompt)
+        asked = parse_prompt(prompt)
     except ValueError:
         assert "[[" in prompt
     else:
@@ -615,8 +614,8 @@ def test_any_argument_is_understood_alike_in_a_prompt_and_for_a_server(name: str
         except ValueError:
             return None
 
-    in_prompt = read(lambda: asked_in(f"x [[{name} {argument}]]").values)
-    by_name = read(lambda: asked_by_name([f"{name} {argument}"]).values)
+    in_prompt = read(lambda: parse_prompt(f"x [[{name} {argument}]]").values)
+    by_name = read(lambda: parse_faults([f"{name} {argument}"]).values)
     assert in_prompt == by_name
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageStat
 
-from flux_cli.sandbox.pictures import Wanted, draw, size_of
+from flux_cli.sandbox.render import Scene, render, size_of
 from tests.sandbox.conftest import Api, exchange
 
 ULTRA = "flux-pro-1.1-ultra"
@@ -25,8 +25,8 @@ def opened(content: bytes) -> Image.Image:
 
 def drawn(seed: int = 1, image_prompt: bytes | None = None, captioned: bool = True, **body: object) -> bytes:
     """Draw the picture of a request."""
-    return draw(
-        Wanted.from_body({"model": "flux-pro", "prompt": "x", **body}, seed, image_prompt, captioned), "PNG"
+    return render(
+        Scene.from_request({"model": "flux-pro", "prompt": "x", **body}, seed, image_prompt, captioned), "PNG"
     )
 
 
@@ -89,9 +89,9 @@ def test_the_same_request_and_seed_give_the_same_bytes(api: Api) -> None:
 def test_another_process_draws_the_same_bytes() -> None:
     """Nothing depends on Python's own hashes, on the time or on an address."""
     code = (
-        "import hashlib; from flux_cli.sandbox.pictures import *;"
-        "wanted = Wanted.from_body({'model': 'flux-pro', 'prompt': 'x', 'width': 300}, 5, None, True);"
-        "print(hashlib.sha256(draw(wanted, 'PNG')).hexdigest())"
+        "import hashlib; from flux_cli.sandbox.render import *;"
+        "wanted = Scene.from_request({'model': 'flux-pro', 'prompt': 'x', 'width': 300}, 5, None, True);"
+        "print(hashlib.sha256(render(wanted, 'PNG')).hexdigest())"
     )
     printed = {
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

@@ -1,0 +1,120 @@
+"""Validation of what clients send: JSON bodies, the request's fields, image prompts, webhook URLs."""
+
+import base64
+import binascii
+import hashlib
+import io
+import ipaddress
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, violations
+from flux_cli.pictures.formats import PROMPT_TYPES, sniff
+from flux_cli.sandbox.faults import parse_prompt
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+"""An image prompt of 20 MiB is 27 MiB of base64; a larger body is answered with 413."""
+MAX_IMAGE_PROMPT_PIXELS = 64_000_000
+"""192 MB when decoded; a PNG of a few kilobytes can claim any size."""
+
+
+class RejectedError(Exception):
+    """A request is rejected, with a status code and reasons."""
+
+    def __init__(self, *reasons: str, status: int = 400) -> None:
+        super().__init__(*reasons)
+        self.status = status
+        self.reasons = reasons
+
+
+@dataclass(frozen=True)
+class ValidRequest:
+    """A valid submission: its body without the image prompt, and the image prompt's bytes and SHA-256."""
+
+    body: Mapping[str, object]
+    image_prompt: bytes | None
+    digest: str | None
+
+
+def parse_object(body: bytes) -> dict[str, object]:
+    """Return the JSON object in a body.
+
+    Raises:
+        RejectedError: It is not one. `NaN` and `Infinity` are not JSON.
+    """
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        raise RejectedError("the body is not JSON") from None
+    if not isinstance(value, dict):
+        raise RejectedError("the body is not a JSON object")
+    return value
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+def parse_submission(body: bytes, allow_remote_webhooks: bool) -> ValidRequest:
+    """Return a submission, validated as the service does.
+
+    Raises:
+        RejectedError: With a reason for each violation.
+    """
+    fields = parse_object(body)
+    reasons = violations(fields)
+    if isinstance(url := fields.get("webhook_url"), str) and not (allow_remote_webhooks or is_loopback_url(url)):
+        reasons.append("`webhook_url` is on another machine: start the sandbox with --allow-remote-webhooks")
+    if reasons:
+        raise RejectedError(*reasons)
+    try:
+        parse_prompt(str(fields["prompt"]))
+    except ValueError as error:
+        raise RejectedError(f"invalid fault in `prompt`: {error}") from None
+    encoded = fields.pop("image_prompt", None)
+    if encoded is None:
+        return ValidRequest(fields, None, None)
+    image_prompt = _decode_image_prompt(str(encoded))
+    return ValidRequest(fields, image_prompt, hashlib.sha256(image_prompt).hexdigest())
+
+
+def _decode_image_prompt(encoded: str) -> bytes:
+    try:
+        image_prompt = base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise RejectedError("`image_prompt` is not base64") from None
+    if len(image_prompt) > MAX_IMAGE_PROMPT_BYTES:
+        raise RejectedError(f"`image_prompt` is larger than {MAX_IMAGE_PROMPT_BYTES // 2**20} MiB")
+    if sniff(image_prompt) not in PROMPT_TYPES:
+        raise RejectedError("`image_prompt` is not a PNG, JPEG or WebP image")
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image_prompt), formats=("PNG", "JPEG", "WEBP")) as image:
+            pixels = image.width * image.height
+    except Image.DecompressionBombError:
+        pixels = MAX_IMAGE_PROMPT_PIXELS + 1
+    except Exception:  # a damaged file makes Pillow raise almost anything
+        raise RejectedError("`image_prompt` cannot be decoded") from None
+    if pixels > MAX_IMAGE_PROMPT_PIXELS:
+        raise RejectedError(f"`image_prompt` has more than {MAX_IMAGE_PROMPT_PIXELS // 1_000_000} million pixels")
+    return image_prompt
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is `localhost` or a loopback address; other names are not resolved."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_url(url: str) -> bool:
+    """Return whether a URL's host is this machine."""
+    try:
+        return is_loopback(urlsplit(url).hostname or "")
+    except ValueError:
+        return False
