@@ -32,7 +32,7 @@ COMMANDS = {
     "account": "Show the account: e-mail, credits, images made, plan.",
     "models": "Show each model and the parameters that only some models take.",
     "listen": "Receive the service's webhooks here, and save the pictures of tasks that finish.",
-    "sandbox": "Run a free stand-in for the service, to rehearse with.",
+    "sandbox": "Run a free stand-in for the service.",
 }
 """Each is a module in `flux_cli.commands` with an `app`; in the order of the help. What is said of each is the
 first sentence of its own help, kept here as well because importing all of them takes 30 ms, too long for a TAB or

@@ -110,8 +110,9 @@ It runs until it is interrupted, and then ends after what is under way, or until
 nobody listens is missed: `flux-cli wait --all` gets those pictures.
 """,
     "sandbox": """
-It takes what the service takes, refuses what it refuses, and draws a picture of the size that was asked for,
-the same for the same request and seed. It prints its address, and the lines that point other programs to it.
+It accepts and rejects what the service does, with the same status codes and bodies, and renders a picture of the
+requested size: the same bytes for the same request and seed. It prints its address, and the lines that configure
+other programs to use it.
 """,
 }
 """What a command's help leaves to its page."""

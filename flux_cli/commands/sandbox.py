@@ -1,4 +1,4 @@
-"""`flux-cli sandbox`: the service in miniature on a port, for any client of the service."""
+"""`flux-cli sandbox`: the sandbox service on a port, for any client of the service."""
 
 import contextlib
 import shlex
@@ -13,13 +13,14 @@ import typer
 from flux_cli import completion
 from flux_cli import sandbox as service
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
+from flux_cli.sandbox.validation import is_loopback
 from flux_cli.ui import console, tables
 
 app = typer.Typer(add_completion=False)
 
 DEFAULT_PORT = 8788
 _COLUMN = 30
-"""Where the effects begin in the list of faults on a terminal."""
+"""The column of the effects in the list of faults on a terminal."""
 
 
 @app.command(
@@ -35,20 +36,20 @@ def sandbox(
     port: Annotated[
         int,
         typer.Option(
-            metavar="PORT", min=0, max=65534, help="The port; pictures are served on the next one. 0: any two."
+            metavar="PORT", min=0, max=65534, help="The port; pictures use the next one. 0: two free ports."
         ),
     ] = DEFAULT_PORT,
-    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long a task takes.")] = 3.0,
+    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="The duration of a task.")] = 3.0,
     key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="The only key to take; without it, any. Do not use your real key."),
+        typer.Option(metavar="KEY", help="The only valid key; without it, any key. Do not use your real key."),
     ] = None,
     fault: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME",
             autocompletion=completion.faults,
-            help='A fault for every request, like "http 503"; may be repeated.',
+            help='A fault of every request, such as "http 503"; can be repeated.',
         ),
     ] = None,
     list_faults: Annotated[bool, typer.Option("--list-faults", help="Print every fault and exit.")] = False,
@@ -57,14 +58,16 @@ def sandbox(
     ] = False,
     credits_now: Annotated[
         int | None,
-        typer.Option("--credits", metavar="N", min=0, max=10**9, help="The balance from now on; 1000 at first."),
+        typer.Option("--credits", metavar="N", min=0, max=10**9, help="The new balance; 1000 at first."),
     ] = None,
 ) -> int:
-    """Run a free stand-in for the service, to rehearse with. A prompt asks for a fault: [[http 503]]."""
+    """Run a free stand-in for the service. A prompt can ask for a fault: [[http 503]]."""
     if list_faults:
         _print_faults()
         return 0
-    _allow_many_connections()
+    if not is_loopback(host):
+        console.warning(f"the sandbox accepts requests from other machines at {host}")
+    _raise_file_limit()
     directory = service.default_directory()
     with service.running(
         directory,
@@ -80,14 +83,14 @@ def sandbox(
         console.out(running.url)
         console.out(f"export FLUX_CLI_API_URL={running.url}")
         console.out(f"export APIFRAME_API_KEY={shlex.quote(key or 'anything')}")
-        console.note(f"pictures at {running.images_url}, tasks in {directory}; Ctrl-C ends it")
+        console.note(f"pictures: {running.images_url}; tasks: {directory}; stop with Ctrl-C")
         console.keep_secret(key)
         running.wait()
     return 0
 
 
-def _allow_many_connections() -> None:
-    """Lift the usual limit of 1,024 open files as far as the system lets us: idle clients take one each."""
+def _raise_file_limit() -> None:
+    """Raise the usual limit of 1,024 open files to the system's maximum: each connection takes one."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has neither module nor limit
         import resource
 
@@ -100,7 +103,7 @@ def _log(line: str) -> None:
 
 
 def _print_faults() -> None:
-    """Print the table: in a pipe a row a line, with tabs; on a terminal by where they happen."""
+    """Print the table: one line with tabs per fault in a pipe, sections on a terminal."""
     if not sys.stdout.isatty():
         tables.show((), ((fault.usage, fault.stage, fault.effect) for fault in FAULTS.values()))
         return
@@ -109,7 +112,7 @@ def _print_faults() -> None:
 
 
 def _section(stage: Stage) -> list[str]:
-    """Return the lines of a stage's faults as wide as the terminal, the effects in a column."""
+    """Return the lines of a stage's faults, wrapped to the terminal's width."""
     width = max(50, shutil.get_terminal_size().columns)
     lines = [f"Faults of {stage}:"]
     for fault in FAULTS.values():

@@ -76,7 +76,7 @@ def connected(choice: Choice, trace: Trace | None = None, *secrets: str | None) 
         if url is None:
             from flux_cli import sandbox
 
-            url = stack.enter_context(sandbox.running(sandbox.default_directory())).url
+            url = stack.enter_context(sandbox.running(sandbox.default_directory(), free=True)).url
             _spare_this_machine()
         transport = Transport(url, choice.key, tuple(filter(None, secrets)), trace)
         yield Service(Client(transport), choice.name, url.startswith("http:"), choice.flags)
