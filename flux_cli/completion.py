@@ -6,13 +6,12 @@ Nothing is sent, created or complained about while somebody types.
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import typer
 
 from flux_cli.api.request import DEFAULT_MODEL, MODELS, Field
+from flux_cli.errors import FluxError
 
 MAX_TASKS = 50
 """How many tasks are offered at once: about a screenful of ids with their prompts."""
@@ -117,39 +116,29 @@ def saved_tasks_or_files(incomplete: str) -> Iterator[Candidate]:
 
 
 def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, str | None, str | None]]:
-    """Return id, status, prompt and path of the newest tasks whose ids begin like this; none without a history.
-
-    Opened read-only, and as immutable unless another process has it open: SQLite would create the two files of
-    its write-ahead log even for a reader.
-    """
+    """Return ID, status, prompt and path of the newest tasks with this prefix; none without a history."""
     import sqlite3
 
-    path = history_path()
-    flags = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    from flux_cli.storage import database, paths  # lighter than `storage.history`
+
     # By the primary key nothing is sorted; a prefix is found by the index alone, which is a tenth of the table.
     matching = "task_id BETWEEN ?1 AND ?1 || char(1114111)" if prefix else "task_id IS NOT NULL"
     matching += " AND path <> '-'" if saved else ""
     newest = f"SELECT id FROM submissions WHERE {matching} ORDER BY id DESC LIMIT ?2"  # noqa: S608 - ours
-    tasks: dict[str, tuple[str, str, str | None, str | None]] = {}
-    with contextlib.suppress(sqlite3.Error, OSError, ValueError):
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?{flags}", uri=True, timeout=0.2)
-        with contextlib.closing(connection):
-            for task in connection.execute(
-                "SELECT task_id, status, substr(prompt, 1, 200), path FROM submissions "  # noqa: S608 - ours as well
-                f"WHERE id IN ({newest}) ORDER BY id DESC",
-                (prefix, MAX_TASKS),
+    rows: list[tuple[float, tuple[str, str, str | None, str | None]]] = []
+    with contextlib.suppress(FluxError):
+        for path in paths.history_files(paths.state_directory()):
+            with (
+                contextlib.suppress(FluxError, sqlite3.Error, OSError, ValueError),
+                contextlib.closing(database.open_for_reading(path)) as connection,
             ):
-                tasks.setdefault(task[0], task)  # each id once: what two lines share, bash may insert
+                for created, *task in connection.execute(
+                    "SELECT created, task_id, status, substr(prompt, 1, 200), path FROM submissions "  # noqa: S608 - ours as well
+                    f"WHERE id IN ({newest}) ORDER BY id DESC",
+                    (prefix, MAX_TASKS),
+                ):
+                    rows.append((created, (task[0], task[1], task[2], task[3])))
+    tasks: dict[str, tuple[str, str, str | None, str | None]] = {}
+    for _, task in sorted(rows, key=lambda row: -row[0])[:MAX_TASKS]:
+        tasks.setdefault(task[0], task)  # each ID once: what two lines share, bash may insert
     return list(tasks.values())
-
-
-def history_path() -> Path:
-    """Return what `history.history_path` does; on Linux without platformdirs and that module, which take 5 ms."""
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    plain = os.path.isabs(os.environ.get("HOME", "")) and os.path.isabs(state)
-    if sys.platform == "linux" and plain and "ANDROID_ROOT" not in os.environ:
-        return Path(state, "flux-cli", "history.sqlite3")
-
-    from flux_cli.storage import history
-
-    return history.history_path()

@@ -13,11 +13,10 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
-from flux_cli import completion
 from flux_cli.api.task import Status
 from flux_cli.completion import MAX_TASKS
 from flux_cli.main import COMMANDS, app
-from flux_cli.storage.history import History, history_path
+from flux_cli.storage.history import History
 from tests.conftest import FLUX_CLI, Cli, Done
 from tests.screen import Screen
 
@@ -469,20 +468,6 @@ def test_a_tab_imports_only_what_it_needs(home: ShellHome) -> None:
     assert "flux_cli.commands.wait" in modules
     unneeded = {"requests", "rich", "platformdirs", "flux_cli.storage.history", "flux_cli.commands.imagine"}
     assert modules & unneeded == set()
-
-
-@pytest.mark.parametrize("state", [None, "", " ", "/state", "/state/", "//state", "relative", "~/state"])
-@pytest.mark.parametrize("home", [None, "", "/", "/home/me", "/home/me/", "relative"])
-def test_a_tab_looks_for_the_history_where_the_commands_do(
-    monkeypatch: pytest.MonkeyPatch, home: str | None, state: str | None
-) -> None:
-    """Though it does not ask the library that they ask."""
-    for name, value in (("HOME", home), ("XDG_STATE_HOME", state)):
-        if value is None:
-            monkeypatch.delenv(name, raising=False)
-        else:
-            monkeypatch.setenv(name, value)
-    assert completion.history_path() == history_path()
 
 
 def test_the_table_of_commands_says_what_their_help_says() -> None:

@@ -8,7 +8,7 @@ from flux_cli.batch.results_file import ResultsFile
 from flux_cli.batch.standing import Place, Standing, Tally, standing
 from flux_cli.engine.job import Job, Observer, Result
 from flux_cli.errors import ExitCode, LocalFileError
-from flux_cli.storage.history import Record
+from flux_cli.storage.record import Record
 
 
 @dataclass(eq=False)

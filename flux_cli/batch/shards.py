@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.storage.files import local_errors
-from flux_cli.storage.history import state_path
 from flux_cli.storage.locks import lock
+from flux_cli.storage.paths import state_directory
 
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _CLAIM = re.compile(r"[0-9a-f]{16}\.([0-9]+)-([0-9]+)\.lock")
@@ -56,7 +56,7 @@ def claimed(service: str, directory: Path, shard: Shard) -> Iterator[None]:
     Raises:
         LocalFileError: Another process works on rows of it.
     """
-    place = state_path() / "batches"
+    place = state_directory() / "batches"
     digest = hashlib.sha256(f"{service}\0{directory}".encode()).hexdigest()[:16]
     own = place / f"{digest}.{shard.number}-{shard.of}.lock"
     with local_errors(place):

@@ -22,7 +22,8 @@ from flux_cli.engine.job import Job
 from flux_cli.errors import ExitCode, LocalFileError
 from flux_cli.pictures import image_prompt
 from flux_cli.storage.files import local_errors
-from flux_cli.storage.history import History, Record
+from flux_cli.storage.history import History
+from flux_cli.storage.record import Record
 
 
 @dataclass(frozen=True)

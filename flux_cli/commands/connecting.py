@@ -15,11 +15,12 @@ from flux_cli.commands.service import Choice, Service, choose, connected
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.options import ServiceOptions
 from flux_cli.storage.config import Config
-from flux_cli.storage.history import SANDBOX
+from flux_cli.storage.record import SANDBOX
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
-    from flux_cli.storage.history import History, Record
+    from flux_cli.storage.history import History
+    from flux_cli.storage.record import Record
 
 
 def chosen(options: ServiceOptions, config: Config) -> Choice:
@@ -42,13 +43,14 @@ def opened(options: ServiceOptions, config: Config, secret: str | None = None) -
 
 def existing_history() -> "History | None":
     """Open the history for a command that can do without one; one that cannot be used is a warning there."""
-    from flux_cli.storage.history import History, history_path
+    from flux_cli.storage.history import History
+    from flux_cli.storage.paths import history_files, state_directory
 
-    if not history_path().exists():
-        return None
     try:
+        if not history_files(state_directory()):
+            return None
         history = History()
-        history.find("")  # some damage shows only where it is read
+        history.find("")  # some damage shows only on reading
         return history
     except LocalFileError as error:
         console.warning(error.message)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from flux_cli.commands.service import Service
     from flux_cli.engine.job import Result
     from flux_cli.pictures.naming import Target
-    from flux_cli.storage.history import History, Record
+    from flux_cli.storage.history import History
+    from flux_cli.storage.record import Record
 
 app = typer.Typer(add_completion=False)
 

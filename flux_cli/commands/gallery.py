@@ -70,10 +70,12 @@ def gallery(
 def _found(directory: Path | None, quiet: bool) -> "list[Picture]":
     """Return the pictures, newest first. Raises LocalFileError where there is none, or DIR cannot be read."""
     from flux_cli.gallery.pictures import in_history, with_sidecars
-    from flux_cli.storage.history import History, history_path
+    from flux_cli.storage.history import open_readonly
 
-    records = History().records() if history_path().exists() else ()
-    pictures, gone = in_history(records, directory)
+    history = open_readonly()
+    pictures, gone = in_history(history.records(), directory)
+    for problem in history.problems():
+        console.warning(problem)
     if directory is not None:
         known = {picture.path for picture in pictures}
         pictures += [picture for picture in with_sidecars(directory) if picture.path not in known]

@@ -11,7 +11,7 @@ from flux_cli.api.task import Status
 from flux_cli.ui import console, tables
 
 if TYPE_CHECKING:
-    from flux_cli.storage.history import Record
+    from flux_cli.storage.record import Record
 
 app = typer.Typer(add_completion=False)
 
@@ -41,9 +41,12 @@ def history(
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> int:
     """Show what was submitted from here, and what became of it."""
-    from flux_cli.storage.history import History
+    from flux_cli.storage.history import open_readonly
 
-    records = list(History().records(limit, status, search))
+    opened = open_readonly()
+    records = list(opened.records(limit, statuses=[status] if status else (), search=search))
+    for problem in opened.problems():
+        console.warning(problem)
     if json:
         for record in records:
             console.out_json(_as_json(record))

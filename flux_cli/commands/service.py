@@ -10,7 +10,7 @@ from flux_cli.api.client import DEFAULT_API_URL, Client
 from flux_cli.api.transport import Trace, Transport
 from flux_cli.errors import UsageError
 from flux_cli.storage.config import Config, check_api_url, find_key
-from flux_cli.storage.history import SANDBOX
+from flux_cli.storage.record import SANDBOX
 
 _SANDBOX_KEY = "sandbox-key"
 

@@ -53,11 +53,11 @@ def _found(what: str) -> Path:
         LocalFileError: There is none, or it is no picture.
     """
     from flux_cli.pictures.formats import SNIFF_BYTES, sniff
-    from flux_cli.storage.history import History, history_path
+    from flux_cli.storage.history import open_readonly
 
     path = Path(what).expanduser()
     if not path.exists():
-        record = History().find(what) if history_path().exists() else None
+        record = open_readonly().find(what)
         if record is None:
             raise LocalFileError(f"there is no file {what}, and no task of that id in the history")
         if record.path is None:

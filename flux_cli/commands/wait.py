@@ -43,7 +43,8 @@ def wait(
     from flux_cli.commands import connecting, running
     from flux_cli.engine.job import Job
     from flux_cli.engine.run import Plan
-    from flux_cli.storage.history import History, Record
+    from flux_cli.storage.history import History
+    from flux_cli.storage.record import Record
     from flux_cli.ui import pictures as after
 
     limit = running.timeout_seconds(timeout)

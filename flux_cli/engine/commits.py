@@ -8,7 +8,7 @@ from typing import ParamSpec
 
 from flux_cli.engine.job import Job, Observer
 from flux_cli.errors import LocalFileError, StoreBusyError
-from flux_cli.storage.history import BUSY_SECONDS, History
+from flux_cli.storage.history import PATIENCE_SECONDS, History, patiently
 
 _What = ParamSpec("_What")
 _Change = Callable[[History, int], None]
@@ -59,18 +59,13 @@ class Ledger:
             return None
         fresh = [job for job in intents if job.number is None]
         try:
-            with self._history.transaction():
-                for job, change in changes:
-                    self._apply(job, change)
-                for job in intents:
-                    self._apply(job, lambda history, number: history.resending(number))
-                numbers = self._begin(fresh)
+            numbers = patiently(partial(self._write, changes, intents, fresh))
         except StoreBusyError as failure:
             if last:
                 self._lose(changes, failure)
             else:
                 self._changes = changes
-                self._busy_until = time.monotonic() + BUSY_SECONDS
+                self._busy_until = time.monotonic() + PATIENCE_SECONDS
             return failure if intents else None
         except LocalFileError as failure:
             # One by one, so that what can be kept is; what cannot must not stop what is paid for.
@@ -83,6 +78,17 @@ class Ledger:
         for job, number in zip(fresh, numbers, strict=True):
             job.number = number
         return None
+
+    def _write(
+        self, changes: Sequence[tuple[Job, _Change]], intents: Sequence[Job], fresh: Sequence[Job]
+    ) -> list[int]:
+        assert self._history is not None  # noqa: S101 - for the type checker
+        with self._history.transaction():
+            for job, change in changes:
+                self._apply(job, change)
+            for job in intents:
+                self._apply(job, lambda history, number: history.resending(number))
+            return self._begin(fresh)
 
     def _lose(self, changes: Iterable[tuple[Job, _Change]], error: LocalFileError) -> None:
         for job, _ in changes:

@@ -6,7 +6,7 @@ import shlex
 from flux_cli.api.client import DEFAULT_API_URL
 from flux_cli.api.request import flag, violations
 from flux_cli.gallery.pictures import Picture
-from flux_cli.storage.history import SANDBOX
+from flux_cli.storage.record import SANDBOX
 
 _TREACHEROUS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 """Characters that a terminal would act on when they are pasted, and those that change how a line reads."""

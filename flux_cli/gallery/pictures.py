@@ -9,7 +9,7 @@ from typing import Any
 from flux_cli.errors import LocalFileError
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.formats import is_image_extension
-from flux_cli.storage.history import Record
+from flux_cli.storage.record import Record
 
 
 @dataclass(frozen=True)

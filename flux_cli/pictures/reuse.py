@@ -71,19 +71,18 @@ def _of_picture(path: Path) -> Mapping[str, object]:
     beside = sidecar.path_for(path)
     if beside.exists():
         return sidecar.read(beside).request
-    from flux_cli.storage.history import History, history_path
+    from flux_cli.storage.history import open_readonly
 
-    absolute = str(path.absolute())
-    for record in History().records(search=absolute) if history_path().exists() else ():
-        if record.path == absolute:
-            return record.request
+    record = open_readonly().find_picture(path)
+    if record is not None:
+        return record.request
     raise LocalFileError(f"{path} has no sidecar, and the history does not know it")
 
 
 def _of_task(text: str) -> Mapping[str, object]:
-    from flux_cli.storage.history import History, history_path
+    from flux_cli.storage.history import open_readonly
 
-    record = History().find(text) if history_path().exists() else None
+    record = open_readonly().find(text)
     if record is None:
         raise LocalFileError(f"there is no file {text}, and no task of that id in the history")
     return record.request

@@ -2,6 +2,7 @@
 
 import contextlib
 import filecmp
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -100,6 +101,15 @@ def sweep(directory: Path) -> None:
         with contextlib.suppress(OSError), open(leftover, "rb") as file:
             if _lock(file):
                 os.unlink(leftover)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the digest of a file's content, in hexadecimal. Raises LocalFileError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
 
 
 def remove_live() -> None:

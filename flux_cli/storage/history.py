@@ -1,137 +1,272 @@
-"""The history: what was submitted from here, written down before it costs money.
+"""The history: what was submitted from here, recorded before it costs money.
 
-A record is committed as `unknown` before its submission is sent, gets its task id as soon as that arrives, and
-its path once the file is on disk. So after a crash at any moment it says what may have been billed and what can
-still be waited for. SQLite in WAL mode with `synchronous=FULL`: a commit that returned is on disk.
+A record is committed as `unknown` before its submission is sent. It gets its task ID as soon as that arrives, and
+its path once the picture is on disk. So after a crash at any moment the history says what may have been charged,
+and which tasks can still be waited for.
+
+On a file system that several hosts can share, each host writes a file of its own. Every reader sees all of them.
 """
 
 import contextlib
+import heapq
 import json
 import os
+import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from flux_cli.api.task import Status
 from flux_cli.errors import LocalFileError, StoreBusyError
+from flux_cli.storage import database
+from flux_cli.storage.filesystems import host_id, is_shared
+from flux_cli.storage.paths import HISTORY, history_files, state_directory
+from flux_cli.storage.record import Record
 
-if TYPE_CHECKING:
-    import sqlite3
+PATIENCE_SECONDS = 5.0
+"""How long `patiently` repeats a change while another process holds the history."""
+PREFIX_LENGTH = 4
+"""The shortest prefix of a task ID that is looked up."""
+PAGE = 1000
+"""Rows per query: a long read must not keep a lock that a writer waits for."""
 
-APPLICATION_ID = 0x464C5558
-"""Marks the file as ours in SQLite's header (`FLUX`)."""
-VERSION = 1
-SANDBOX = "sandbox"
-"""The embedded sandbox's name in the column `service`; its URL differs from run to run."""
-BUSY_SECONDS = 5.0
-"""How long another process's change is waited for; a command's own deadline waits as long at the most."""
+_COLUMNS = (*database.COLUMNS, *database.NEW_COLUMNS)
+_PATHS = ("path", "original_path")
+_UNSAVED = "task_id IS NOT NULL AND path IS NULL AND status IN ('processing', 'finished')"
 
-_SCHEMA = """
-CREATE TABLE submissions (
-    id INTEGER PRIMARY KEY,
-    created REAL NOT NULL,
-    service TEXT NOT NULL,
-    status TEXT NOT NULL,
-    task_id TEXT,
-    model TEXT,
-    prompt TEXT,
-    request TEXT NOT NULL,
-    image_url TEXT,
-    original_image_url TEXT,
-    path TEXT,
-    original_path TEXT,
-    error TEXT,
-    exit_code INTEGER,
-    ended REAL,
-    batch TEXT,
-    row TEXT
-);
-CREATE INDEX by_task ON submissions (task_id);
-CREATE INDEX by_status ON submissions (status, id);
-CREATE INDEX unsaved ON submissions (service, id)
-    WHERE task_id IS NOT NULL AND path IS NULL AND status IN ('processing', 'finished');
-CREATE INDEX by_row ON submissions (batch, row) WHERE batch IS NOT NULL;
-"""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One submission.
-
-    Attributes:
-        number: Its number in the history, counting up.
-        created: When it was written down, just before it was sent (Unix time, seconds).
-        service: The API's URL, or `sandbox`.
-        status: What is known of it.
-        request: The body, without the webhook secret and with an image prompt described instead of held.
-        path: The saved picture; `-` if it went to stdout.
-        ended: When it was seen to have ended, saved or failed (Unix time), or None.
-        batch: The batch that it belongs to, and `row`, its row there.
-    """
-
-    number: int
-    created: float
-    service: str
-    status: Status
-    task_id: str | None
-    model: str | None
-    prompt: str | None
-    request: Mapping[str, Any]
-    image_url: str | None = None
-    original_image_url: str | None = None
-    path: str | None = None
-    original_path: str | None = None
-    error: str | None = None
-    exit_code: int | None = None
-    ended: float | None = None
-    batch: str | None = None
-    row: str | None = None
-
-    @property
-    def age(self) -> float:
-        """Seconds since it was written down."""
-        return max(0.0, time.time() - self.created)
-
-
-_COLUMNS = (
-    "id, created, service, status, task_id, model, prompt, request, image_url, original_image_url, path, "
-    "original_path, error, exit_code, ended, batch, row"
-)
-
-
-def state_path() -> Path:
-    """Return the directory for what the program keeps about its own work."""
-    import platformdirs  # 20 ms
-
-    return platformdirs.user_state_path("flux-cli")
+_T = TypeVar("_T")
 
 
 def history_path() -> Path:
-    """Return where the history is, whether or not it exists."""
-    return state_path() / "history.sqlite3"
+    """Return the file that this host writes, whether or not it exists. Raises LocalFileError without a home."""
+    directory = state_directory()
+    return directory / (f"history-{host_id()}.sqlite3" if is_shared(directory) else HISTORY)
 
 
-class History:
-    """An open history. Use it from one thread; several processes may have it open at once.
+def patiently(change: Callable[[], _T], seconds: float = PATIENCE_SECONDS) -> _T:
+    """Make a change, repeating it while another process holds the history. Raises StoreBusyError at the end."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            return change()
+        except StoreBusyError:
+            if time.monotonic() >= until:
+                raise
+            time.sleep(0.05)
 
-    Every method raises LocalFileError where the file cannot be read or written.
+
+@dataclass
+class _File:
+    """An open history file; `read_only` if it is not this host's to write."""
+
+    path: Path
+    connection: sqlite3.Connection
+    version: int
+    read_only: bool = False
+
+    def select(self, where: str, *values: object, limit: int | None = None) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows that match, the newest first. SQLite's columns are Any until they have been checked."""
+        missing = self.version < database.VERSION
+        columns = ", ".join((*database.COLUMNS, *(("NULL", "0") if missing else database.NEW_COLUMNS)))
+        statement = f"SELECT {columns} FROM submissions WHERE {where} AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608 - no outside text in it
+        below, size = 2**62, min(limit or PAGE, PAGE)
+        while True:
+            rows = self.query(statement, *map(_storable, values), below, size)
+            yield from rows
+            if len(rows) < size:
+                return
+            below = rows[-1][0]
+
+    def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return all rows of a query. Raises LocalFileError."""
+        with database.translated(self.path):
+            try:
+                return self.connection.execute(statement, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                if "decode" in str(error):  # text of a single row; slower than SQLite's own decoding
+                    self.connection.text_factory = lambda content: content.decode(errors="replace")
+                elif self.read_only:  # opened as immutable just before another process began to write
+                    self.connection.close()
+                    self.connection = database.open_for_reading(self.path)
+                else:
+                    raise
+                return self.connection.execute(statement, values).fetchall()
+
+
+class HistoryReader:
+    """The histories of all hosts, as one, for reading. Use it from one thread.
+
+    Every method raises LocalFileError if the main file cannot be read. What else cannot be read is left out, and
+    `problems` says so.
+    """
+
+    def __init__(self, files: Sequence[_File], problems: Collection[str] = ()) -> None:
+        self._files = list(files)
+        self._problems = list(problems)
+        self._unreadable: Counter[str] = Counter()
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.connection.close()
+
+    def problems(self) -> list[str]:
+        """Return a warning for each thing that could not be read so far."""
+        return self._problems + [
+            f"skipped {count} unreadable record{'' if count == 1 else 's'} of the history {path}"
+            for path, count in self._unreadable.items()
+        ]
+
+    def find(self, task_id: str) -> Record | None:
+        """Return the newest submission that got this task ID, or None."""
+        return next(self._select("task_id = ?", task_id, limit=1), None)
+
+    def resolve(self, prefix: str) -> list[Record]:
+        """Return the newest record of each task whose ID has this prefix; of the task itself if it is a whole ID.
+
+        None for a prefix shorter than `PREFIX_LENGTH`.
+        """
+        whole = self.find(prefix)
+        if whole is not None or len(prefix) < PREFIX_LENGTH:
+            return [whole] if whole else []
+        found: dict[str | None, Record] = {}
+        for record in self._select("task_id BETWEEN ? AND ? || char(1114111)", prefix, prefix):
+            found.setdefault(record.task_id, record)
+        return list(found.values())
+
+    def records(
+        self,
+        limit: int | None = None,
+        *,
+        statuses: Collection[Status] = (),
+        unsaved: bool = False,
+        search: str | None = None,
+        model: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+    ) -> Iterator[Record]:
+        """Yield submissions, newest first.
+
+        Args:
+            limit: At most so many.
+            statuses: Those with one of these statuses; with `unsaved`, finished tasks without a file, too.
+            unsaved: See `statuses`.
+            search: Those with this text in the prompt, task ID or path, ignoring ASCII case.
+            model: Those of this model.
+            since: Those recorded at this time or later (Unix time, seconds).
+            until: Those recorded before this time.
+        """
+        conditions, values = ["TRUE"], list[object]()
+        if statuses or unsaved:
+            places = [f"status IN ({', '.join('?' * len(statuses))})"] if statuses else []
+            places += ["(status = 'finished' AND path IS NULL AND task_id IS NOT NULL)"] if unsaved else []
+            conditions.append(f"({' OR '.join(places)})")
+            values += statuses
+        if search:
+            places = [f"instr(lower({column}), lower(?))" for column in ("prompt", "task_id", "path")]
+            conditions.append(f"({' OR '.join(places)})")
+            values += [search] * 3
+        for condition, value in (("model = ?", model), ("created >= ?", since), ("created < ?", until)):
+            if value is not None:
+                conditions.append(condition)
+                values.append(value)
+        return self._select(" AND ".join(conditions), *values, limit=limit)
+
+    def unsaved(self, service: str, limit: int | None = None) -> Iterator[Record]:
+        """Yield the tasks of a service that are running, or finished without a file, newest first."""
+        return self._select(f"service = ? AND {_UNSAVED}", service, limit=limit)
+
+    def find_by_sha256(self, sha256: str) -> Record | None:
+        """Return the newest submission whose saved picture has this digest, or None."""
+        return next(self._select("sha256 = ?", sha256, limit=1, version=database.VERSION), None)
+
+    def find_picture(self, path: Path) -> Record | None:
+        """Return the submission of a picture: the newest that was saved with this content, or else at this path.
+
+        Of several with the same content, one saved at this path is preferred. Raises LocalFileError if the picture
+        cannot be read.
+        """
+        from flux_cli.storage.files import sha256_of
+
+        absolute = os.path.abspath(path)
+        same = list(self._select("sha256 = ?", sha256_of(path), version=database.VERSION))
+        for record in same:
+            if record.path == absolute:
+                return record
+        return same[0] if same else next(self._select("path = ?", _path(absolute), limit=1), None)
+
+    def newest_of_row(self, service: str, batch: str, row: str) -> Record | None:
+        """Return the newest submission for a row of a batch, or None."""
+        return next(self._select("batch = ? AND row = ? AND service = ?", batch, row, service, limit=1), None)
+
+    def _select(self, where: str, *values: object, limit: int | None = None, version: int = 1) -> Iterator[Record]:
+        """Yield records of all files, newest first, without those that another file supersedes."""
+        files = [file for file in self._files if file.version >= version]
+        if len(self._files) < 2:
+            found = (self._records(file, where, *values, limit=limit) for file in files)
+            return islice((record for each in found for record in each), limit)
+        superseded = self._superseded()
+        sources: list[Iterator[Record]] = []
+        for file in files:
+            if file.version < database.VERSION:
+                sources.append(self._records(file, where, *values))
+                continue
+            sources.append(self._records(file, f"{where} AND NOT adopted", *values))
+            # Their numbers say nothing about their age.
+            adopted = self._records(file, f"{where} AND adopted", *values)
+            sources.append(iter(sorted(adopted, key=lambda record: -record.created)))
+        merged = heapq.merge(*sources, key=lambda record: -record.created)
+        return islice((each for each in merged if (each.file, each.number) not in superseded), limit)
+
+    def _records(self, file: _File, where: str, *values: object, limit: int | None = None) -> Iterator[Record]:
+        for row in file.select(where, *values, limit=limit):
+            try:
+                record = _record(row, file.path.name)
+            except (TypeError, ValueError, RecursionError):
+                self._unreadable[str(file.path)] += 1
+            else:
+                yield record
+
+    def _superseded(self) -> set[tuple[str, int]]:
+        """Return file and number of records to leave out: forgotten ones, and all but the best copy."""
+        superseded: set[tuple[str, int]] = set()
+        tasks: set[tuple[str, str]] = set()
+        for file in self._files:
+            if file.version >= database.VERSION:
+                superseded.update(file.query("SELECT file, id FROM forgotten"))
+                tasks.update(file.query("SELECT service, task_id FROM submissions WHERE adopted"))
+        for service, task_id in tasks:
+            copies = self._copies(service, task_id)
+            best = max(copies, key=lambda record: (record.path is not None, record.ended or 0.0, record.adopted))
+            superseded.update((record.file, record.number) for record in copies if record is not best)
+        return superseded
+
+    def _copies(self, service: str, task_id: str | None) -> list[Record]:
+        where = "task_id = ? AND service = ?"
+        return [record for file in self._files for record in self._records(file, where, task_id, service)]
+
+
+class History(HistoryReader):
+    """The history, open for writing as well. Several processes may have it open at once.
+
+    A change that another process's change delays for more than `database.BUSY_SECONDS` raises StoreBusyError.
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Open the history, creating it (0600) if there is none.
+        """Open the history, creating this host's file (0600) if there is none.
 
         Raises:
-            LocalFileError: It cannot be opened, is damaged, is not ours, or is from a newer version.
+            LocalFileError: It cannot be opened, is damaged, is not a history, or is from a newer version.
         """
         self.path = path or history_path()
-        with self._translated():
-            self._connection = _opened(self.path)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
+        self._connection = database.open_for_writing(self.path, shared=is_shared(self.path.parent))
+        own = _File(self.path, self._connection, database.VERSION)
+        others, problems = _opened([each for each in history_files(self.path.parent) if each != self.path])
+        super().__init__([own, *others], problems)
 
     def begin(
         self,
@@ -140,103 +275,77 @@ class History:
         batch: str | None = None,
         rows: Sequence[str] | None = None,
     ) -> list[int]:
-        """Write down submissions that are about to be sent, in one commit; return their numbers.
+        """Record submissions that are about to be sent, in one commit; return their numbers.
 
         They count as `unknown` until something better is known.
         """
         now = time.time()
-        with self._transaction() as cursor:
+        with self._transaction():
             return [
-                cursor.execute(
-                    "INSERT INTO submissions (created, service, status, model, prompt, request, batch, row) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    _storable(
-                        now,
-                        service,
-                        Status.UNKNOWN,
-                        request.get("model"),
-                        request.get("prompt"),
-                        json.dumps(request),
-                        batch,
-                        rows[index] if rows else None,
-                    ),
-                ).lastrowid
-                or 0
+                self._insert(
+                    created=now,
+                    service=service,
+                    status=Status.UNKNOWN,
+                    model=request.get("model"),
+                    prompt=request.get("prompt"),
+                    request=json.dumps(request),
+                    batch=batch,
+                    row=rows[index] if rows else None,
+                )
                 for index, request in enumerate(requests)
             ]
 
     def resending(self, number: int) -> None:
-        """Note that a submission that had not been accepted is about to be sent once more."""
-        self._update("number", number, status=Status.UNKNOWN, error=None, ended=None)
+        """Record that a submission that had not been accepted is about to be sent once more."""
+        self._update("id = ?", number, status=Status.UNKNOWN, error=None, ended=None)
 
     def accepted(self, number: int, task_id: str) -> None:
-        """Note the task id that the service gave."""
-        self._update("number", number, status=Status.PROCESSING, task_id=task_id)
+        """Record the task ID from the service."""
+        self._update("id = ?", number, status=Status.PROCESSING, task_id=task_id)
 
     def ended(self, number: int, status: Status, **columns: str | int | None) -> None:
-        """Note how a submission ended: failed, refused, never sent, of unknown outcome, or finished.
+        """Record how a submission ended: failed, rejected, never sent, of unknown outcome, or finished.
 
-        `columns` are any of image_url, original_image_url, path, original_path, error, exit_code. A record whose
-        picture is saved is left as it is, unless there is a new path: a later look that fails takes nothing back.
+        `columns` are any of image_url, original_image_url, path, original_path, sha256, error, exit_code. A record
+        whose picture is saved stays as it is unless there is a new path: a later failure takes nothing back.
         """
-        by = "number" if columns.get("path") else "unsaved number"
-        self._update(by, number, status=status, ended=time.time(), **columns)
+        where = "id = ?" if columns.get("path") else "id = ? AND path IS NULL"
+        self._update(where, number, status=status, ended=time.time(), **columns)
 
     def observed(self, task_id: str, status: Status, **columns: str | int | None) -> None:
-        """Note what the service said of a task, by its id; nothing happens for one that is not in the history."""
+        """Record a task's status by its ID; nothing happens for one that is not in the history."""
+        if len(self._files) > 1 and (record := self.find(task_id)):
+            self.adopt(record)
+        where = "task_id = ?" if columns.get("path") else "task_id = ? AND path IS NULL"
         ended = {} if status is Status.PROCESSING else {"ended": time.time()}
-        self._update("task_id", task_id, status=status, **ended, **columns)
+        self._update(where, task_id, status=status, **ended, **columns)
 
-    def find(self, task_id: str) -> Record | None:
-        """Return the submission that got this task id, or None."""
-        return next(self._select("WHERE task_id = ? ORDER BY id DESC LIMIT 1", task_id), None)
+    def adopt(self, record: Record) -> int:
+        """Return the number of a record in this host's file, copying it there if it is another host's."""
+        if record.file == self.path.name:
+            return record.number
+        for copy in self._records(self._files[0], "task_id = ? AND service = ?", record.task_id, record.service):
+            return copy.number
+        values = {name: getattr(record, name) for name in _COLUMNS if name != "id"}
+        values |= {"request": json.dumps(record.request), "adopted": 1}
+        with self._transaction():
+            return self._insert(**values)
 
-    def records(
-        self, limit: int | None = None, status: Status | None = None, search: str | None = None
-    ) -> Iterator[Record]:
-        """Yield submissions, newest first.
-
-        `search` is looked for, ignoring ASCII case, in the prompt, the task id and the path.
-        """
-        conditions, values = ["TRUE"], list[object]()
-        if status:
-            conditions.append("status = ?")
-            values.append(status)
-        if search:
-            places = [f"instr(lower({column}), lower(?))" for column in ("prompt", "task_id", "path")]
-            conditions.append(f"({' OR '.join(places)})")
-            values += [search] * 3
-        # Without a LIMIT, -1; the primary key gives the order, so nothing is sorted.
-        tail = f"WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?"
-        return self._select(tail, *values, -1 if limit is None else limit)
-
-    def unsaved(self, service: str, limit: int | None = None) -> Iterator[Record]:
-        """Yield tasks of a service that still run or are finished without a file, newest first."""
-        return self._select(
-            "WHERE service = ? AND task_id IS NOT NULL AND path IS NULL AND status IN ('processing', 'finished') "
-            "ORDER BY id DESC LIMIT ?",
-            service,
-            -1 if limit is None else limit,
-        )
-
-    def newest_of_row(self, service: str, batch: str, row: str) -> Record | None:
-        """Return the newest submission for a row of a batch, or None."""
-        tail = "WHERE batch = ? AND row = ? AND service = ? ORDER BY id DESC LIMIT 1"
-        return next(self._select(tail, batch, row, service), None)
-
-    def _select(self, tail: str, *values: object) -> Iterator[Record]:
-        with self._translated():
-            for row in self._connection.execute(f"SELECT {_COLUMNS} FROM submissions {tail}", _storable(*values)):  # noqa: S608 - no outside text in it
-                yield _record(row)
-
-    def _update(self, by: str, value: object, /, **columns: object) -> None:
-        assignments = ", ".join(f"{name} = ?" for name in columns)
-        condition = {"number": "id = ?", "unsaved number": "id = ? AND path IS NULL"}.get(by, "task_id = ?")
-        with self._transaction() as cursor:
-            cursor.execute(
-                f"UPDATE submissions SET {assignments} WHERE {condition}",  # noqa: S608 - no outside text in it
-                _storable(*columns.values(), value),
-            )
+    def delete(self, records: Sequence[Record]) -> None:
+        """Remove records, with all copies of their tasks, in one commit; their content is overwritten."""
+        self._connection.execute("PRAGMA secure_delete = ON")
+        with self._transaction():
+            for record in records:
+                copies = self._copies(record.service, record.task_id) if record.task_id else [record]
+                for copy in copies:
+                    if copy.file == self.path.name:
+                        self._connection.execute("DELETE FROM submissions WHERE id = ?", (copy.number,))
+                    else:
+                        self._connection.execute(
+                            "INSERT OR IGNORE INTO forgotten VALUES (?, ?)", (copy.file, copy.number)
+                        )
+        with contextlib.suppress(sqlite3.OperationalError):  # another process is reading: its exit does it
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -245,107 +354,97 @@ class History:
             yield
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator["sqlite3.Cursor"]:
-        with self._translated():
+    def _transaction(self) -> Iterator[None]:
+        with database.translated(self.path):
             if self._connection.in_transaction:
-                yield self._connection.cursor()
+                yield
                 return
-            cursor = self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield cursor
+                yield
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.rollback()
+                if self._connection.in_transaction:
+                    self._connection.rollback()
                 raise
-            self._connection.commit()
 
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        import sqlite3
+    def _insert(self, **columns: object) -> int:
+        statement = f"INSERT INTO submissions ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - no outside text in it
+        return self._connection.execute(statement, _named(columns)).lastrowid or 0
 
+    def _update(self, where: str, value: object, /, **columns: object) -> None:
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        with self._transaction():
+            self._connection.execute(
+                f"UPDATE submissions SET {assignments} WHERE {where}",  # noqa: S608 - no outside text in it
+                [*_named(columns), _storable(value)],
+            )
+
+
+def open_readonly() -> HistoryReader:
+    """Open all histories without writing anything, or an empty one if there are none.
+
+    Raises:
+        LocalFileError: The file that this host writes exists and cannot be read.
+    """
+    try:
+        own = history_path()
+    except LocalFileError:  # no home, so there is nothing to read
+        return HistoryReader([])
+    files = [_open_to_read(own)] if os.path.lexists(own) else []
+    others, problems = _opened([each for each in history_files(own.parent) if each != own])
+    return HistoryReader([*files, *others], problems)
+
+
+def _opened(paths: Sequence[Path]) -> tuple[list[_File], list[str]]:
+    """Open files of other hosts; return those that can be read, and a warning for each that cannot."""
+    files, problems = [], []
+    for path in paths:
         try:
-            yield
-        except sqlite3.OperationalError as error:
-            busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            kind = StoreBusyError if busy else LocalFileError
-            raise kind(f"cannot use the history {self.path}: {error}") from error
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise LocalFileError(
-                f"the history {self.path} is damaged or not ours: {error}",
-                "move it away to start a new one; it is never replaced by itself",
-            ) from error
-        except OSError as error:
-            raise LocalFileError(f"cannot use the history {self.path}: {error.strerror}") from error
+            files.append(_open_to_read(path))
+        except LocalFileError as error:
+            problems.append(error.message)
+    return files, problems
 
 
-def _storable(*values: object) -> list[object]:
-    """Return values as SQLite can hold them: in a path, bytes that are no UTF-8 become escapes."""
-    return [
-        value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value for value in values
-    ]
+def _open_to_read(path: Path) -> _File:
+    connection = database.open_for_reading(path)
+    with database.translated(path):
+        return _File(path, connection, database.schema_version(connection), read_only=True)
 
 
-def _record(row: Sequence[Any]) -> Record:  # SQLite's columns are Any until they have been looked at
-    named = dict(zip(_COLUMNS.split(", "), row, strict=True))
+def _named(columns: Mapping[str, object]) -> list[object]:
+    """Return the values of columns as SQLite can hold them."""
+    return [_path(value) if name in _PATHS else _storable(value) for name, value in columns.items()]
+
+
+def _path(value: object) -> object:
+    """Return a path as text, or as bytes if it is not UTF-8, so that the file is found again."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            with contextlib.suppress(UnicodeEncodeError):
+                return os.fsencode(value)
+    return _storable(value)
+
+
+def _storable(value: object) -> object:
+    """Return a value as SQLite can hold it: lone surrogates become escapes."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _record(row: Sequence[Any], file: str) -> Record:
+    """Return a row as a record. Raises TypeError or ValueError for one that cannot be."""
+    named = dict(zip(_COLUMNS, row, strict=True))
     named["status"] = Status(named["status"])
     named["request"] = json.loads(named["request"])
-    return Record(number=named.pop("id"), **named)
-
-
-def _opened(path: Path) -> "sqlite3.Connection":
-    import sqlite3
-
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-        version = _version(connection)
-        if version == 0:
-            _use_wal(connection)
-            connection.execute("BEGIN EXCLUSIVE")
-            if _version(connection) == 0:  # nobody else was quicker
-                for statement in _SCHEMA.split(";")[:-1]:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-            connection.commit()
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _use_wal(connection: "sqlite3.Connection") -> None:
-    """Switch the file to WAL mode, waiting for other processes: SQLite does not wait by itself for this."""
-    import sqlite3
-
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
-                raise
-            time.sleep(0.01)
-
-
-def _version(connection: "sqlite3.Connection") -> int:
-    """Return the version of the file's schema, 0 for an empty file. Raises LocalFileError for a strange one."""
-    began = not connection.in_transaction
-    if began:
-        connection.execute("BEGIN")  # all three of one moment: another process may be creating the schema
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if began:
-        connection.commit()
-    if application == APPLICATION_ID and version > VERSION:
-        raise LocalFileError(
-            f"the history was written by a newer flux-cli (format {version}, this one knows {VERSION})",
-            "update flux-cli",
-        )
-    if application != APPLICATION_ID and (application or version or tables):
-        raise ValueError("it holds another program's data")
-    return int(version)
+    for name in _PATHS:
+        if isinstance(named[name], bytes):
+            named[name] = os.fsdecode(named[name])
+    number, created, task_id = named.pop("id"), named["created"], named["task_id"]
+    if not isinstance(named["request"], dict) or not isinstance(created, float | int):
+        raise TypeError("not a record")
+    if not all(value is None or isinstance(value, str) for value in (task_id, named["path"], named["prompt"])):
+        raise TypeError("not a record")
+    return Record(number=number, file=file, **{**named, "adopted": bool(named["adopted"])})

@@ -26,7 +26,8 @@ from flux_cli.errors import BadResponseError, ExitCode, FluxError, LocalFileErro
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saver, Transfer
 from flux_cli.storage.files import remove_live
-from flux_cli.storage.history import History, Record
+from flux_cli.storage.history import History
+from flux_cli.storage.record import Record
 from flux_cli.webhooks.event import Event, forward
 
 MAX_AT_WORK = 8

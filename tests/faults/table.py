@@ -15,7 +15,8 @@ from flux_cli import sandbox
 from flux_cli.api.task import Status
 from flux_cli.pictures.formats import has_end, sniff
 from flux_cli.storage.files import PREFIX
-from flux_cli.storage.history import History, Record
+from flux_cli.storage.history import History
+from flux_cli.storage.record import Record
 from tests.conftest import KEY, Cli, Done, new_cli
 from tests.faults.warm import WarmCli
 from tests.faults.wire import Wire

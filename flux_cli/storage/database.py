@@ -1,0 +1,235 @@
+"""The history's SQLite file: its schema, and opening it for writing or for reading.
+
+On a local file system it is in WAL mode with `synchronous=FULL`: a commit that returned is on disk. On a file
+system that several hosts can share, the write-ahead log's shared memory does not work across hosts, so the file
+has a rollback journal there, which other hosts can read beside.
+"""
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flux_cli.errors import LocalFileError, StoreBusyError
+
+APPLICATION_ID = 0x464C5558
+"""Marks the file as ours in SQLite's header (`FLUX`)."""
+VERSION = 2
+OPEN_SECONDS = 5.0
+"""How long opening waits for another process that is creating or converting the file."""
+BUSY_SECONDS = 0.2
+"""How long a write waits for another process. Short, because the engine must not block; callers retry."""
+
+COLUMNS = (
+    *("id", "created", "service", "status", "task_id", "model", "prompt", "request", "image_url"),
+    *("original_image_url", "path", "original_path", "error", "exit_code", "ended", "batch", "row"),
+)
+"""The columns of version 1."""
+NEW_COLUMNS = ("sha256", "adopted")
+"""The columns that version 2 added."""
+
+_TABLES = """
+CREATE TABLE submissions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    created REAL NOT NULL,
+    service TEXT NOT NULL,
+    status TEXT NOT NULL,
+    task_id TEXT,
+    model TEXT,
+    prompt TEXT,
+    request TEXT NOT NULL,
+    image_url TEXT,
+    original_image_url TEXT,
+    path TEXT,
+    original_path TEXT,
+    error TEXT,
+    exit_code INTEGER,
+    ended REAL,
+    batch TEXT,
+    row TEXT,
+    sha256 TEXT,
+    adopted INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE forgotten (file TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (file, id)) WITHOUT ROWID;
+"""
+"""AUTOINCREMENT: a process that still follows a deleted record must never write to another one.
+`adopted` marks a copy of another host's record. `forgotten` lists records in other hosts' files."""
+
+_INDEXES = """
+CREATE INDEX by_task ON submissions (task_id);
+CREATE INDEX by_status ON submissions (status, id);
+CREATE INDEX unsaved ON submissions (service, id)
+    WHERE task_id IS NOT NULL AND path IS NULL AND status IN ('processing', 'finished');
+CREATE INDEX by_row ON submissions (batch, row) WHERE batch IS NOT NULL;
+CREATE INDEX by_sha256 ON submissions (sha256) WHERE sha256 IS NOT NULL;
+CREATE INDEX adopted ON submissions (task_id) WHERE adopted;
+"""
+
+
+_WRITABLE = "set XDG_STATE_HOME to a directory that can be written"
+
+
+class NotHistoryError(ValueError):
+    """The file is a database of another program."""
+
+
+def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
+    """Open a history file, creating it (0600, in a directory of 0700) or converting it from version 1.
+
+    `shared` says that several hosts can see the file.
+
+    Raises:
+        LocalFileError: It cannot be opened or is from a newer version.
+        StoreBusyError: Another process is creating or converting it, for longer than `OPEN_SECONDS`.
+    """
+    with translated(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        connection = sqlite3.connect(path, timeout=OPEN_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            if shared:
+                connection.execute("PRAGMA journal_mode = TRUNCATE")
+            version = schema_version(connection)
+            if version < VERSION:
+                _upgrade(connection, shared=shared)
+            connection.execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS:.0f}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """Open a history file without writing to it or beside it. Works in a read-only directory.
+
+    SQLite would create the two files of its write-ahead log even for a reader. So if there is none, which means
+    that no process has the file open, it is opened as immutable.
+
+    Raises:
+        LocalFileError: It cannot be opened or is from a newer version.
+    """
+    with translated(path):
+        with path.open("rb") as file:
+            write_ahead = file.read(20)[18:20] == b"\2\2"  # the header's format versions
+        immutable = write_ahead and not path.with_name(f"{path.name}-wal").exists()
+        connection = sqlite3.connect(_uri(path, immutable=immutable), uri=True, timeout=OPEN_SECONDS)
+        connection.isolation_level = None
+        try:
+            schema_version(connection)
+        except sqlite3.OperationalError:
+            # A log whose index cannot be created here, or no locks: better what was there at the last checkpoint.
+            connection.close()
+            connection = sqlite3.connect(_uri(path, immutable=True), uri=True)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _uri(path: Path, *, immutable: bool) -> str:
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+
+
+@contextlib.contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn an error of SQLite or the system about the history into one that names the file."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        kind = StoreBusyError if _code(error) == sqlite3.SQLITE_BUSY else LocalFileError
+        raise kind(f"cannot use the history {path}: {error}", _hint(error)) from error
+    except (sqlite3.DatabaseError, NotHistoryError) as error:
+        raise LocalFileError(
+            f"the history {path} is damaged or belongs to another program: {error}",
+            "move it away to start a new one; it is never replaced automatically",
+        ) from error
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise LocalFileError(f"cannot use the history {path}: {reason}", _WRITABLE) from error
+
+
+def _hint(error: sqlite3.OperationalError) -> str | None:
+    if _code(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+        return _WRITABLE
+    if _code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL):
+        return "if its file system has no locks, set XDG_STATE_HOME to a directory on a local disk"
+    return None
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return the primary result code: the extended one has more bits."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """Return the version of the file's schema, 0 for an empty file.
+
+    Raises:
+        LocalFileError: It is from a newer version of this program.
+        NotHistoryError: It is another program's.
+    """
+    began = not connection.in_transaction
+    if began:
+        connection.execute("BEGIN")  # read all three at one moment: another process may be creating the schema
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    finally:
+        if began:
+            connection.rollback()
+    if application == APPLICATION_ID and version > VERSION:
+        raise LocalFileError(
+            f"the history was written by a newer flux-cli (format {version}, this one knows {VERSION})",
+            "update flux-cli",
+        )
+    if application != APPLICATION_ID and (application or version or tables):
+        raise NotHistoryError("not a history")
+    return int(version)
+
+
+def _upgrade(connection: sqlite3.Connection, *, shared: bool) -> None:
+    """Create the schema or convert version 1 to it, in one transaction, unless another process was faster."""
+    if not shared:
+        _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        version = schema_version(connection)
+        if version == 1:
+            connection.execute("ALTER TABLE submissions RENAME TO version_1")
+        if version < VERSION:
+            _execute_all(connection, _TABLES)
+        if version == 1:
+            columns = ", ".join(COLUMNS)
+            connection.execute(f"INSERT INTO submissions ({columns}) SELECT {columns} FROM version_1")  # noqa: S608 - ours
+            connection.execute("DROP TABLE version_1")
+        if version < VERSION:
+            _execute_all(connection, _INDEXES)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def _execute_all(connection: sqlite3.Connection, script: str) -> None:
+    for statement in script.split(";")[:-1]:  # executescript would commit first
+        connection.execute(statement)
+
+
+def _patiently(action: Callable[[], object]) -> None:
+    """Repeat an action while another process has the file locked: SQLite does not wait for every lock."""
+    until = time.monotonic() + OPEN_SECONDS
+    while True:
+        try:
+            action()
+            return
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)

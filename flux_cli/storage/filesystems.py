@@ -1,0 +1,92 @@
+"""Which file systems several hosts can share, and the name of this host in files on them.
+
+On such a file system a lock may be local to the host, and SQLite's write-ahead log loses commits as soon as two
+hosts write. So each host writes files of its own there.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import socket
+from pathlib import Path
+
+MOUNTS = "/proc/self/mountinfo"
+
+SHARED = frozenset(
+    (
+        *(
+            "9p",
+            "acfs",
+            "afs",
+            "beegfs",
+            "ceph",
+            "cifs",
+            "coda",
+            "fhgfs",
+            "gfs",
+            "gfs2",
+            "glusterfs",
+            "gpfs",
+            "lustre",
+        ),
+        *("mfs", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "prl_fs", "pvfs2", "smb2", "smb3", "smbfs"),
+        *("vboxsf", "virtiofs", "vmhgfs", "wekafs"),
+    )
+)
+"""Types of network, cluster and hypervisor file systems, as Linux names them. FUSE counts too, see `_shared`."""
+
+
+def is_shared(path: Path) -> bool:
+    """Return whether several hosts may have the file system of `path` mounted. False if that cannot be told.
+
+    Reads the mount table of Linux; on other systems the answer is False.
+    """
+    kind = filesystem_type(path)
+    return kind is not None and _shared(kind)
+
+
+def filesystem_type(path: Path) -> str | None:
+    """Return the type of the file system of `path`, or of its nearest parent that exists. None if unknown."""
+    path = existing = Path(os.path.realpath(path))
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        device = existing.stat().st_dev
+        table = Path(MOUNTS).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return None
+    numbers = f"{os.major(device)}:{os.minor(device)}"
+    nearest: tuple[int, str] | None = None
+    for line in table.splitlines():
+        mounted, _, source = line.partition(" - ")
+        fields = mounted.split()
+        if len(fields) < 5 or not source:
+            continue
+        kind = source.split(" ", 1)[0]
+        if fields[2] == numbers:
+            return kind
+        # Btrfs reports other device numbers than the mount table: then the innermost mount point counts.
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
+        if path.is_relative_to(point) and (nearest is None or len(point) >= nearest[0]):
+            nearest = len(point), kind
+    return nearest[1] if nearest else None
+
+
+def _shared(kind: str) -> bool:
+    return kind in SHARED or kind == "fuse" or kind.startswith("fuse.")  # fuseblk is a local disk
+
+
+@functools.cache
+def host_id() -> str:
+    """Return a name for this host that no other one has: its host name, and a digest that includes the machine ID.
+
+    Images of cluster nodes may share the machine ID, and virtual machines the host name.
+    """
+    name = socket.gethostname()
+    machine = b""
+    with contextlib.suppress(OSError):  # there is none without systemd, and in containers
+        machine = Path("/etc/machine-id").read_bytes()
+    digest = hashlib.sha256(name.encode(errors="surrogateescape") + b"\0" + machine).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')[:40] or 'host'}-{digest[:8]}"

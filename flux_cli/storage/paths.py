@@ -1,0 +1,58 @@
+"""Where the program keeps its own files."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from flux_cli.errors import LocalFileError
+
+APP = "flux-cli"
+HISTORY = "history.sqlite3"
+"""The history's file, unless several hosts share the file system: then each has one like `_HOST_HISTORY`."""
+_HOST_HISTORY = re.compile(r"history-.+-[0-9a-f]{8}\.sqlite3")
+
+
+def state_directory() -> Path:
+    """Return the directory for the history and other records of the program's own work. Need not exist."""
+    if _platformdirs_decides():
+        import platformdirs  # 20 ms
+
+        return platformdirs.user_state_path(APP)
+    return _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def history_files(directory: Path) -> list[Path]:
+    """Return the history files of all hosts in a directory; none if it cannot be read."""
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return []
+    return [directory / name for name in names if name == HISTORY or _HOST_HISTORY.fullmatch(name)]
+
+
+def config_directory() -> Path:
+    """Return the directory of the config file. Need not exist."""
+    if _platformdirs_decides():
+        import platformdirs
+
+        return platformdirs.user_config_path(APP)
+    return _xdg("XDG_CONFIG_HOME", ".config")
+
+
+def _platformdirs_decides() -> bool:
+    return sys.platform != "linux" or "ANDROID_ROOT" in os.environ
+
+
+def _xdg(variable: str, default: str) -> Path:
+    """Return what platformdirs returns on Linux, except if there is no home: it would make a directory called `~`.
+
+    Raises:
+        LocalFileError: There is neither a home directory nor the variable.
+    """
+    base = os.environ.get(variable, "")
+    if not os.path.isabs(base):  # the XDG specification: a relative path is ignored
+        base = os.path.join(os.path.expanduser("~"), default)
+    if not os.path.isabs(base):
+        raise LocalFileError("this user has no home directory", f"set HOME or {variable}")
+    return Path(base, APP)
