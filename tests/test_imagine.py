@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from flux_cli.commands.running import announce_cost
 from tests.conftest import FLUX_CLI, Cli, Service, interrupt, wait_until
 
 SMALL = ("--width", "256", "--height", "256", "-q")
@@ -547,3 +548,76 @@ def test_help_into_a_pipe_that_is_closed_or_full(flux: Cli, command: str) -> Non
     with open("/dev/full", "wb") as full:
         done = flux.process(*command.split(), stdout=full)
     assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")
+
+
+@pytest.mark.parametrize("flag", ["-o x.png", "--preview", "--open", "--sidecar"])
+def test_no_wait_rejects_what_needs_the_picture(flux: Cli, service: Service, flag: str) -> None:
+    """Exit 2, and nothing is sent."""
+    done = flux("imagine", "x", "--no-wait", *flag.split())
+    assert (done.code, service.submissions) == (2, 0)
+    assert "`--no-wait`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("prompt", "warning", "hint"),
+    [
+        ("a kite --ar 16:9", "`--ar 16:9`", "use --aspect-ratio 16:9 with flux-pro-1.1-ultra"),
+        ("a kite --v 6 --style raw", "`--v 6`", "flags go outside the quotes"),
+        ("a kite --no", "`--no`", "flags go outside the quotes"),
+        ("a kite --seed=7 there", "`--seed=7`", "flags go outside the quotes"),
+    ],
+)
+def test_a_flag_inside_the_prompt_is_a_warning(cli: Cli, prompt: str, warning: str, hint: str) -> None:
+    """Other programs take flags from the prompt; here it is sent as it is."""
+    done = cli("imagine", prompt, "--sandbox", "--no-wait")
+    assert done.code == 0
+    assert done.stderr.splitlines()[:2] == [
+        f"warning: the prompt contains {warning}, which is sent as text",
+        f"hint: {hint}",
+    ]
+
+
+@pytest.mark.parametrize("prompt", ["a kite -- high up", "a --kite", "well--no", "a kite -v"])
+def test_dashes_in_a_prompt_are_no_warning(cli: Cli, prompt: str) -> None:
+    """Only known flags are."""
+    assert "warning" not in cli("imagine", prompt, "--sandbox", "--no-wait").stderr
+
+
+def test_many_pictures_are_announced_with_their_cost(flux: Cli, service: Service) -> None:
+    """Above 10, one line before anything is sent, and a warning if the credits do not suffice."""
+    announcement = "submitting 11 pictures for about 11 credits; the account has "
+    first, *others = flux("imagine", "x", "-n", "11", "--no-wait").stderr.splitlines()
+    assert first.startswith(announcement)
+    assert not [line for line in others if line.startswith("warning")]
+    assert "submitting" not in flux("imagine", "x", "-n", "10", "--no-wait").stderr
+    assert service.submissions == 21
+
+
+def test_too_few_credits_are_a_warning_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the type in which the service gives the number."""
+    for credit, enough in ((3, False), ("3.5", False), (12, True), ("many", True), (None, True)):
+        announce_cost(12, credit)
+        assert ("warning: the account has too few credits for 12 pictures" in capsys.readouterr().err) != enough
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX systems")
+def test_an_endless_prompt_is_rejected(flux: Cli, service: Service) -> None:
+    """Reading stops at a limit."""
+    with open("/dev/zero", "rb") as endless:
+        done = flux.process("imagine", stdin=endless)
+    assert (done.code, service.submissions) == (2, 0)
+    assert done.stderr == "error: stdin has more than 1024 KiB\n"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_prompt(cli: Cli) -> None:
+    """Editors on Windows write one."""
+    (body,) = cli("imagine", "--dry-run", input=b"\xef\xbb\xbfa kite\r\n").objects
+    assert body["prompt"] == "a kite"
+
+
+@pytest.mark.parametrize("timeout", ["5x", "nan", "-1", ""])
+def test_a_timeout_is_a_duration(flux: Cli, service: Service, timeout: str) -> None:
+    """The message names the forms."""
+    done = flux("imagine", "x", "--timeout", timeout)
+    assert (done.code, service.submissions) == (2, 0)
+    assert f"`--timeout` takes seconds, or a duration like 90s, 10m or 1h, not `{timeout}`" in done.stderr

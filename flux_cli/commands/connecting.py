@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flux_cli.storage.history import History
     from flux_cli.storage.record import Record
 
+MAX_STDIN_BYTES = 16 * 1024 * 1024
+
 
 def chosen(options: ServiceOptions, config: Config) -> Choice:
     """Decide on the service, and keep its key out of everything that is told. Raises as `choose` does."""
@@ -111,11 +113,14 @@ def _ids_on_stdin() -> Iterator[str]:
             raise UsageError(f"line {number} of stdin: `task_id` has to be text")
 
 
-def read_stdin_text() -> str:
-    """Read all of stdin. Raises UsageError where it is not UTF-8."""
+def read_stdin_text(limit: int = MAX_STDIN_BYTES) -> str:
+    """Return all of stdin, without a byte order mark. Raises UsageError if it is too large or not UTF-8."""
     if sys.stdin.isatty():
         console.note("reading from stdin; Ctrl-D ends it")
+    content = sys.stdin.buffer.read(limit + 1)
+    if len(content) > limit:
+        raise UsageError(f"stdin has more than {limit // 1024} KiB")
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError("stdin is not UTF-8 text") from None

@@ -1,12 +1,13 @@
 """`flux-cli imagine`: submit, wait, download."""
 
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flux_cli import completion, options
-from flux_cli.api.request import DEFAULT_MODEL, Body, JsonValue, flag, violations
+from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, flag, violations
 from flux_cli.errors import ExitCode, FluxError, UsageError, ViolationsError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.storage import config as settings
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from flux_cli.pictures.reuse import Earlier
 
 app = typer.Typer(add_completion=False)
+
+MAX_PROMPT_BYTES = 1024 * 1024
+"""The limit for a prompt from stdin; the service documents none."""
+_FLAG_IN_PROMPT = re.compile(
+    r"(?:^|\s)(--(ar|aspect|aspect-ratio|no|seed|stylize|style|s|v|version|chaos|c|q|quality|iw|niji|tile|raw|w|h"
+    r"|width|height|steps|guidance|model|n|count)(?:[ =]([^\s-]\S*))?)(?=\s|$)"
+)
+"""Flags of Midjourney, and of this program."""
 
 
 @app.command(
@@ -100,21 +109,25 @@ def imagine(
     from flux_cli.commands import connecting, running  # requests: 160 ms
     from flux_cli.engine.job import Job
     from flux_cli.engine.run import Plan
-    from flux_cli.storage.history import History
+    from flux_cli.storage.history import SANDBOX, History
     from flux_cli.ui import pictures as after
 
     limit = running.timeout_seconds(timeout)
     connecting.chosen(service, config)
+    if no_wait and output.output is not None:
+        raise UsageError("`--no-wait` saves no picture, so `-o` cannot be used", "give `-o` to `flux-cli wait`")
     target = None if no_wait else running.target(output, service, config, count)
     after.check(pictures, target)
-    if no_wait and output.output is not None and not service.quiet:
-        console.warning("`--no-wait` saves nothing: give `-o` to `flux-cli wait`")
+    if not service.quiet:
+        _warn_of_flags(str(body["prompt"]))
     history = History()
     jobs = [
         Job(target, request=sent, recorded=kept, n=n)
         for n, (sent, kept) in enumerate(_numbered(body, recorded, count), 1)
     ]
     with connecting.opened(service, config, request.webhook_secret or config.webhook_secret) as connected:
+        if count > running.CONFIRMED_PICTURES and not service.quiet and connected.name != SANDBOX:
+            running.announce_cost(count, running.credits_left(connected))
         plan = Plan(connected.name, wait=not no_wait, timeout=limit)
         return running.take_to_end(jobs, connected, history, service, output, plan, pictures)
 
@@ -148,7 +161,15 @@ def _prompt(argument: str | None, request: RequestOptions, earlier: str | None) 
         raise UsageError("PROMPT is missing", 'for example: flux-cli imagine "a sunflower field in the wind"')
     from flux_cli.commands.connecting import read_stdin_text
 
-    return read_stdin_text().rstrip("\r\n")
+    return read_stdin_text(MAX_PROMPT_BYTES).rstrip("\r\n")
+
+
+def _warn_of_flags(prompt: str) -> None:
+    """Warn if a prompt contains what looks like a flag of another program, or of this one."""
+    if found := _FLAG_IN_PROMPT.search(prompt):
+        console.warning(f"the prompt contains `{console.shortened(found[1], 40)}`, which is sent as text")
+        ratio = found[3] if found[2] in ("ar", "aspect", "aspect-ratio") else None
+        console.hint(f"use --aspect-ratio {ratio} with {ULTRA}" if ratio else "flags go outside the quotes")
 
 
 def _bodies(

@@ -8,7 +8,7 @@ from flux_cli.api.request import shown
 from flux_cli.commands.service import Service
 from flux_cli.engine.job import Job
 from flux_cli.engine.run import Plan, Run
-from flux_cli.errors import ExitCode, UsageError
+from flux_cli.errors import ExitCode, FluxError, UsageError
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, PictureOptions, ServiceOptions
 from flux_cli.pictures import naming
 from flux_cli.pictures.naming import Target
@@ -16,8 +16,16 @@ from flux_cli.pictures.saving import Saver
 from flux_cli.storage.config import Config
 from flux_cli.storage.durations import parse_duration
 from flux_cli.storage.history import History
+from flux_cli.ui import console
 from flux_cli.ui.pictures import PicturePrinter
 from flux_cli.ui.progress import observer
+
+CONFIRMED_PICTURES = 10
+"""Before more than this many pictures, their cost is announced."""
+CREDITS_PER_PICTURE = 1
+"""What the service's page on image credits says for each Flux model."""
+ACCOUNT_SECONDS = 5.0
+"""The timeout of a request for the credits, which are only displayed."""
 
 
 def target(output: OutputOptions, options: ServiceOptions, config: Config, count: int) -> Target:
@@ -65,3 +73,23 @@ def timeout_seconds(text: str | None, default: float | None = DEFAULT_TIMEOUT) -
     except ValueError as error:
         raise UsageError(f"`--timeout` {error}, not `{shown(text)}`") from None
     return seconds if math.isfinite(seconds) else None
+
+
+def credits_left(service: Service) -> object | None:
+    """Return the credits that the account has, None if the service does not say."""
+    try:
+        return service.client.account(ACCOUNT_SECONDS).credits
+    except FluxError:
+        return None
+
+
+def announce_cost(pictures: int, credit: object | None) -> None:
+    """Print how many pictures are about to be submitted, what they cost, and what the account has."""
+    has = "" if credit is None else f"; the account has {console.shortened(str(credit), 20)}"
+    console.note(f"submitting {pictures} pictures for about {pictures * CREDITS_PER_PICTURE} credits{has}")
+    try:
+        enough = credit is None or float(str(credit)) >= pictures * CREDITS_PER_PICTURE
+    except ValueError:
+        return
+    if not enough:
+        console.warning(f"the account has too few credits for {pictures} pictures")
