@@ -109,7 +109,8 @@ def imagine(
     from flux_cli.commands import connecting, running  # requests: 160 ms
     from flux_cli.engine.job import Job
     from flux_cli.engine.run import Plan
-    from flux_cli.storage.history import SANDBOX, History
+    from flux_cli.storage.history import History
+    from flux_cli.storage.record import SANDBOX
     from flux_cli.ui import pictures as after
 
     limit = running.timeout_seconds(timeout)
