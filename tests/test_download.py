@@ -1,6 +1,9 @@
-"""Whether a picture is whole, told from its bytes; how it is transferred, refreshed and kept."""
+"""Whether a picture is complete, judged by its bytes; how it is transferred, resumed and saved."""
 
+import base64
+import hashlib
 import io
+import struct
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,28 +13,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flux_cli.pictures import formats as images
-from flux_cli.pictures.download import DownloadError, Partial, Retry, fetch_image, image_session
+from flux_cli.api.task import Status, Task
+from flux_cli.errors import LocalFileError
+from flux_cli.pictures import formats
+from flux_cli.pictures.download import DownloadError, Partial, Retry, absolute_url, fetch_image, image_session
 from flux_cli.pictures.formats import (
+    AVIF,
     GIF,
     JPEG,
     KNOWN_TYPES,
     PNG,
     WEBP,
+    Damage,
     ImageType,
-    has_end,
+    find_damage,
     is_image_extension,
     sniff,
+    suggested_type,
 )
+from flux_cli.pictures.naming import Target
+from flux_cli.pictures.saving import Saved, Saver, Transfer
 from flux_cli.storage.files import temporary
 from tests.conftest import KEY, Cli
 from tests.faults.table import is_whole, records
-from tests.faults.wire import Request, Wire, after, finished, http, png, told
+from tests.faults.wire import Reply, Request, Then, Wire, after, finished, http, png, told
 
 
 @cache
 def picture(kind: ImageType) -> bytes:
-    """Return a noisy picture of a type; a JPEG with a thumbnail, which is a whole JPEG inside it."""
+    """Return a noisy picture of a type; a JPEG with a thumbnail, which is a complete JPEG inside it."""
     image = Image.effect_noise((60, 40), 80).convert("RGB")
     file = io.BytesIO()
     if kind is JPEG:
@@ -43,34 +53,148 @@ def picture(kind: ImageType) -> bytes:
     return file.getvalue()
 
 
-WITH_AN_END = [
-    kind for kind in KNOWN_TYPES if kind is not images.AVIF or "AVIF" in Image.registered_extensions().values()
-]
+def boxes(*kinds: bytes, brand: bytes = b"avif") -> bytes:
+    """Return an ISO media file with these boxes after the first."""
+    content = [(b"ftyp", brand + bytes(4)), *((kind, bytes(20)) for kind in kinds)]
+    return b"".join(struct.pack(">I4s", 8 + len(each), kind) + each for kind, each in content)
 
 
-@pytest.mark.parametrize("kind", WITH_AN_END, ids=lambda kind: kind.extension)
-def test_only_the_whole_file_is_whole(kind: ImageType) -> None:
-    """No file that is cut anywhere passes, though each of these is also known for what it is."""
+def damage(content: bytes, kind: ImageType) -> Damage | None:
+    """Return what is wrong with a file of these bytes."""
+    return find_damage(io.BytesIO(content), kind)
+
+
+WITH_AN_ENCODER = [kind for kind in KNOWN_TYPES if kind is not AVIF or ".avif" in Image.registered_extensions()]
+
+
+@pytest.mark.parametrize("kind", WITH_AN_ENCODER, ids=lambda kind: kind.extension)
+def test_a_cut_file_is_incomplete(kind: ImageType) -> None:
+    """No prefix of a picture passes, although each is recognised."""
     whole = picture(kind)
-    assert sniff(whole[:32]) is kind
-    assert has_end(io.BytesIO(whole), kind)
-    passing = [cut for cut in range(32, len(whole)) if has_end(io.BytesIO(whole[:cut]), kind)]
-    # The end of a picture may be followed by a byte or two that say nothing.
+    assert sniff(whole[:64]) is kind
+    assert damage(whole, kind) is None
+    passing = [cut for cut in range(32, len(whole)) if damage(whole[:cut], kind) is None]
+    # The end of a picture may be followed by a byte that carries nothing.
     assert len(whole) - min(passing, default=len(whole)) <= 1
 
 
 @pytest.mark.parametrize("kind", [PNG, JPEG, WEBP, GIF], ids=lambda kind: kind.extension)
-def test_bytes_after_the_end_are_allowed(kind: ImageType) -> None:
-    """Decoders allow them, and some cameras and services write them."""
-    assert has_end(io.BytesIO(picture(kind) + b"\0\r\ntrailing"), kind)
+def test_data_after_the_end_is_allowed(kind: ImageType) -> None:
+    """Any amount: decoders allow it, and some cameras and services write it."""
+    assert damage(picture(kind) + b"\0\r\ntrailing" * 100_000, kind) is None
 
 
-@given(st.sampled_from(KNOWN_TYPES), st.integers(0, 200), st.binary(max_size=300))
-def test_no_bytes_are_too_odd_to_judge(kind: ImageType, kept: int, rest: bytes) -> None:
-    """Whatever follows the first bytes of a picture: an answer, in time."""
-    content = (picture(kind) if kind in WITH_AN_END else b"\0\0\0\x18ftypavif")[:kept] + rest
-    assert has_end(io.BytesIO(content), kind) in (True, False)
-    assert sniff(content[:32]) in (None, *KNOWN_TYPES)
+@pytest.mark.parametrize("blank", [b"", b"\xff" * 3])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_several_scans_and_blocks(
+    monkeypatch: pytest.MonkeyPatch, blank: bytes, progressive: bool
+) -> None:
+    """Scans are skipped block by block, wherever a marker crosses a block's end; fill bytes precede markers."""
+    file = io.BytesIO()
+    Image.effect_noise((60, 40), 80).save(file, "JPEG", progressive=progressive)
+    content = file.getvalue()[:-2] + blank + b"\xff\xd9"
+    for size in range(7, 40):
+        monkeypatch.setattr(formats, "_BLOCK_BYTES", size)
+        assert damage(content, JPEG) is None
+        assert damage(content[:-2], JPEG) is Damage.INCOMPLETE
+
+
+def test_every_flipped_byte_of_a_png_is_noticed() -> None:
+    """Its checksums cover all but the first bytes, which make it a PNG at all."""
+    whole = picture(PNG)
+    for index in range(8, len(whole), 7):
+        flipped = whole[:index] + bytes([whole[index] ^ 0x10]) + whole[index + 1 :]
+        assert damage(flipped, PNG) is not None, index
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (PNG, png()[:8] + png()[33:]),  # no header
+        (PNG, png().replace(b"IDAT", b"IDAU")),
+        (PNG, png()[:33] + png()[-12:]),  # no pixels
+        (JPEG, b"\xff\xd8\xff\xd9"),
+        (JPEG, b"\xff\xd8\xff\xda\0\x02\xff\xd9"),  # a scan without a frame
+        (JPEG, b"\xff\xd8\xff\xe0\0\x01\xff\xd9"),
+        (JPEG, b"\xff\xd8\0\0\0\0"),
+        (GIF, b"GIF89a" + bytes(7) + b";"),
+        (GIF, b"GIF89a" + bytes(7) + b"?;"),
+        (WEBP, b"RIFF\x0c\0\0\0WEBPEXIF\0\0\0\0"),
+        (WEBP, b"RIFF\x12\0\0\0WEBPVP8L\x05\0\0\0\x2e\0\0\0\0\0"),
+        (WEBP, b"RIFF\x12\0\0\0WEBPVP8L\xff\0\0\0\x2f\0\0\0\0\0"),
+        (AVIF, boxes() + bytes(8)),
+    ],
+)
+def test_damage_inside_is_noticed(kind: ImageType, content: bytes) -> None:
+    """Parts that are missing or make no sense: more bytes would not help."""
+    assert damage(content, kind) is Damage.CORRUPT
+
+
+def test_media_boxes() -> None:
+    """They add up, hold metadata and pixels, and may be followed by something else."""
+    assert damage(boxes(b"meta", b"mdat"), AVIF) is None
+    assert damage(boxes(b"meta", b"mdat") + b"\0\0\r\n\0\0\0\0\0", AVIF) is None
+    assert damage(boxes(b"meta") + struct.pack(">I4s", 0, b"mdat") + b"pixels", AVIF) is None
+    assert damage(boxes(b"meta") + struct.pack(">I4sQ", 1, b"mdat", 20) + b"1234", AVIF) is None
+    assert damage(boxes(b"meta"), AVIF) is Damage.INCOMPLETE
+    assert damage(boxes(b"mdat"), AVIF) is Damage.INCOMPLETE
+    assert damage(boxes(b"meta", b"mdat")[:-1], AVIF) is Damage.INCOMPLETE
+
+
+@given(st.sampled_from(WITH_AN_ENCODER), st.integers(0, 200), st.binary(max_size=300))
+def test_any_bytes_can_be_judged(kind: ImageType, kept: int, rest: bytes) -> None:
+    """Whatever follows the first bytes of a picture, no check raises; nothing is complete without an end."""
+    content = picture(kind)[:kept] + rest
+    assert sniff(content[:512]) is not None or kept < 12
+    assert damage(content, kind) is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "extension"),
+    [
+        (b"\xff\x0a\xfa\x7f", "jxl"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
+        (b"MM\0*\0\0\0\x08", "tif"),
+        (b"BM\x46\0\0\0\0\0\0\0", "bmp"),
+        (b"\x1aE\xdf\xa3", "webm"),
+        (boxes(brand=b"heic"), "heic"),
+        (boxes(brand=b"mif1"), "heic"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0miafavif", "avif"),
+        (boxes(brand=b"isom"), "mp4"),
+        (boxes(brand=b"qt  "), "mov"),
+        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="x">', "svg"),
+    ],
+)
+def test_other_formats_are_recognised(content: bytes, extension: str) -> None:
+    """Their pictures were charged too."""
+    kind = sniff(content)
+    assert kind is not None
+    assert kind.extension == extension
+
+
+@pytest.mark.parametrize(
+    "content", [b"BM is a car", b"<html><svg>", b"<!-- --><html>", b"<!---->" * 70, b"", b"GIF"]
+)
+def test_what_is_not_recognised(content: bytes) -> None:
+    """Text that begins like a format is none; a page of comments is judged in no time."""
+    assert sniff(content) is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "path", "extension"),
+    [
+        ("image/x-tga", "/a/b.png", "tga"),
+        ("image/png", "/a/b.qoi", "qoi"),
+        ("application/octet-stream", "/a/b.EXR", "exr"),
+        ("", "/a/b", "bin"),
+        ("image/png", "/a/b.png", "bin"),
+        ("image/exe", "/a/b.lnk", "bin"),
+        ("text/tab", "/a/b.toolongext", "bin"),
+    ],
+)
+def test_suggested_extensions(content_type: str, path: str, extension: str) -> None:
+    """For bytes of no format that is known; never a name that promises one, or that a desktop would run."""
+    assert suggested_type(content_type, path).extension == extension
 
 
 @given(st.text())
@@ -84,9 +208,156 @@ def test_extensions(text: str) -> None:
 # The transfer
 
 
+def saved(
+    wire: Wire, directory: Path, transfer: Transfer | None = None, url: str = "", trace: list[str] | None = None
+) -> Saved:
+    """Make one attempt to save the picture `cat.png` of a server."""
+    task = Task("task-0", Status.FINISHED, {}, image_url=url or f"{wire.url}/image/x.png")
+    if transfer is None:
+        transfer = Transfer(Target(directory, "{id8}.{ext}"), {}, 1)
+    return Saver(wire.url, (trace if trace is not None else []).append).save(task, transfer, lambda *_: None)
+
+
+def failed(wire: Wire, directory: Path, transfer: Transfer | None = None, url: str = "") -> DownloadError:
+    """Make one attempt that fails."""
+    with pytest.raises(DownloadError) as caught:
+        saved(wire, directory, transfer, url)
+    return caught.value
+
+
+def test_a_saved_picture(tmp_path: Path) -> None:
+    """Its path and its hash; the file is there, and nothing else."""
+    with Wire() as wire:
+        result = saved(wire, tmp_path)
+    assert result == Saved(tmp_path / "task-0.png", sha256=hashlib.sha256(png()).hexdigest())
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [png()]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "says"),
+    [
+        (http(404), Retry.EXPIRED, "HTTP 404"),
+        (http(403), Retry.EXPIRED, "HTTP 403"),
+        (http(410), Retry.EXPIRED, "HTTP 410"),
+        (http(400), Retry.EXPIRED, "HTTP 400"),
+        (http(429), Retry.TRANSIENT, "HTTP 429"),
+        (http(503), Retry.TRANSIENT, "HTTP 503"),
+        (http(302), Retry.TRANSIENT, "HTTP 302"),
+        (http(204), Retry.TRANSIENT, "the response is empty"),
+        (http(200, b"<!doctype html><p>no</p>"), Retry.EXPIRED, "HTML"),
+        (http(200, b' {"error": "no"}', Content_Type="image/png"), Retry.EXPIRED, "JSON"),
+        (http(200, b"no healthy upstream", Content_Type="image/png"), Retry.EXPIRED, "text"),
+        (http(200, b"\x1f\x8b" + bytes(99)), Retry.EXPIRED, "compressed"),
+        (http(200, b"\x0b\x80" + bytes(99), Content_Encoding="br"), Retry.EXPIRED, "compressed"),
+        (http(200, png()[:-1]), Retry.TRANSIENT, "incomplete"),
+        (http(200, png()[:40] + b"?" + png()[41:]), Retry.EXPIRED, "damaged"),
+        (http(200, b"MM\0*" + bytes(99), Content_Length="999"), Retry.TRANSIENT, "ended"),
+        ([http(200, png()[:-9]), Then.RESET], Retry.TRANSIENT, ""),
+        ([Then.RESET], Retry.TRANSIENT, ""),
+        (http(301, Location="file:///etc/passwd"), Retry.FINAL, "not https"),
+        (http(301, Location="/image/again.png"), Retry.FINAL, "redirects"),
+    ],
+)
+def test_failed_attempts(tmp_path: Path, reply: Reply, kind: Retry, says: str) -> None:
+    """Each says whether to try again; none leaves a file behind."""
+    transfer = Transfer(Target(tmp_path), {}, 1)
+    with Wire({"/image": reply}) as wire:
+        error = failed(wire, tmp_path, transfer)
+    assert error.kind is kind
+    assert says in error.message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("-5", 0.0), ("nan", None), ("", None)])
+def test_retry_after(tmp_path: Path, header: str, seconds: float | None) -> None:
+    """It is passed on in seconds."""
+    with Wire({"/image": http(503, Retry_After=header)}) as wire:
+        assert failed(wire, tmp_path).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        http(201, png()),
+        http(203, png(), Content_Encoding="identity"),
+        http(206, png(), Content_Range=f"bytes 0-{len(png()) - 1}/{len(png())}"),
+        http(200, png(), Content_Encoding="gzip"),
+        http(200, png(), Content_Length="9999"),
+        [http(200, png(), Content_Length=""), Then.RESET],
+        http(200, png() + bytes(3_000_000)),
+        after(http(302, Location="/image/\u732b.png".encode().decode("latin-1")), http(200, png())),
+    ],
+)
+def test_content_decides_what_is_complete(tmp_path: Path, reply: Reply) -> None:
+    """A complete picture is accepted, whatever the status, the length and the coding claim."""
+    with Wire({"/image": reply}) as wire:
+        assert saved(wire, tmp_path).path == tmp_path / "task-0.png"
+    assert wire.seen[-1].path in ("/image/x.png", "/image/%E7%8C%AB.png")
+
+
+@pytest.mark.parametrize(
+    ("reply", "name", "warning"),
+    [
+        (http(200, b"\xff\x0a" + bytes(50)), "task-0.jxl", "unusual format: image/jxl"),
+        (http(200, boxes(b"moov", b"mdat", brand=b"isom")), "task-0.mp4", "unusual format: video/mp4"),
+        (http(200, b"\1\2\3", Content_Type="image/x-tga"), "task-0.tga", "unusual format: image/x-tga"),
+        (http(200, b"<svg xmlns='x'></svg>\n"), "task-0.svg", "unusual format: image/svg+xml"),
+    ],
+)
+def test_unusual_formats_are_kept(tmp_path: Path, reply: Reply, name: str, warning: str) -> None:
+    """With a warning: they were charged."""
+    with Wire({"/image": reply}) as wire:
+        result = saved(wire, tmp_path)
+    assert result.path == tmp_path / name
+    assert warning in (result.warning or "")
+
+
+def test_data_urls(tmp_path: Path) -> None:
+    """The content is in the URL, base64 or percent-encoded, and checked like any other."""
+    encoded = base64.b64encode(png()).decode()
+    with Wire() as wire:
+        for url in (f"data:image/png;base64,{encoded}", f"DATA:;BASE64,{encoded.rstrip('=').replace('/', '_')}"):
+            assert saved(wire, tmp_path, url=url).path == tmp_path / "task-0.png"
+        percent = "".join(f"%{byte:02x}" for byte in png())
+        assert saved(wire, tmp_path, url=f"data:,{percent}").path == tmp_path / "task-0.png"
+        for url in ("data:image/png;base64,*", "data:image/png", f"data:;base64,{encoded[:40]}", "data:,%3Chtml"):
+            assert failed(wire, tmp_path, url=url).kind is not None
+        assert not wire.seen
+
+
+@pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        ("/x.png", "https://api.test:9/x.png"),
+        ("//cdn.test/x.png", "https://cdn.test/x.png"),
+        ("https://cdn.test/x.png", "https://cdn.test/x.png"),
+        ("x.png", "x.png"),
+    ],
+)
+def test_relative_urls(url: str, absolute: str) -> None:
+    """A URL without a host is one of the API's host; nothing else is completed."""
+    assert absolute_url(url, "https://api.test:9/base") == absolute
+
+
+@pytest.mark.parametrize(
+    ("url", "asked"),
+    [
+        ("http://127.0.0.1:1/x.png?a=1", "https://127.0.0.1:1/x.png?a=1"),
+        ("http://127.0.0.1:80/x.png", "https://127.0.0.1/x.png"),
+    ],
+)
+def test_http_is_upgraded_if_the_api_uses_https(tmp_path: Path, url: str, asked: str) -> None:
+    """The port is kept, unless it is that of http."""
+    trace: list[str] = []
+    task = Task("task-0", Status.FINISHED, {}, image_url=url)
+    with pytest.raises(DownloadError):
+        Saver("https://127.0.0.1:1", trace.append).save(task, Transfer(Target(tmp_path), {}, 1), lambda *_: None)
+    assert trace[0] == f"> GET {asked}"
+
+
 @pytest.mark.parametrize("length", ["", "2000000"])
 def test_a_picture_beyond_the_limit(tmp_path: Path, length: str) -> None:
-    """It is refused as soon as that is known, and not asked for again; nothing is kept."""
+    """It is refused as soon as that is known; nothing is kept."""
     with Wire({"/image": http(200, png(2_000_000), Content_Length=length)}) as wire, temporary(tmp_path) as file:
         with pytest.raises(DownloadError, match="larger than 1 MiB") as caught:
             fetch_image(
@@ -101,32 +372,182 @@ def test_a_picture_beyond_the_limit(tmp_path: Path, length: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# Resuming
+
+BIG = png(50_000)
+TAG, DATES = (
+    {"ETag": '"v1"'},
+    {
+        "Last_Modified": "Wed, 01 Jan 2025 10:00:00 GMT",
+        "Date": "Wed, 01 Jan 2025 10:00:05 GMT",
+    },
+)
+
+
+def cut(**headers: str) -> bytes:
+    """Return a response that ends after 20,000 bytes of the picture."""
+    return http(200, BIG[:20_000], Content_Length=str(len(BIG)), **headers)
+
+
+def rest(headers: dict[str, str], start: int = 20_000, total: int | str = len(BIG)) -> bytes:
+    """Return a response with the bytes from `start` on."""
+    return http(206, BIG[start:], Content_Range=f"bytes {start}-{len(BIG) - 1}/{total}", **headers)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "ranges"),
+    [
+        (TAG, rest(TAG), 1),
+        (TAG, rest({}), 1),
+        (TAG, rest(TAG, total="*"), 1),
+        (DATES, rest(DATES), 1),
+        (TAG, http(200, BIG, ETag='"v2"'), 1),  # the file has changed
+        (TAG, http(416), 1),
+        (TAG, rest({"ETag": '"v2"'}), 1),
+        (TAG, rest(TAG, 19_999), 1),
+        (TAG, rest(TAG, total=len(BIG) + 1), 1),
+        (TAG, http(206, BIG[20_000:], **TAG), 1),
+        ({"ETag": 'W/"v1"'}, http(200, BIG), 0),
+        ({}, http(200, BIG), 0),
+        ({"Last_Modified": DATES["Date"], "Date": DATES["Date"]}, http(200, BIG), 0),
+        ({"Last_Modified": DATES["Last_Modified"]}, http(200, BIG), 0),
+    ],
+)
+def test_an_interrupted_transfer(tmp_path: Path, first: dict[str, str], second: bytes, ranges: int) -> None:
+    """It resumes with a validator, and starts again if the file changed; the picture is the same in any case."""
+    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
+    with Wire({"/image": after(cut(**first), second, http(200, BIG))}) as wire:
+        assert failed(wire, tmp_path, transfer).kind is Retry.TRANSIENT
+        assert len(list(tmp_path.iterdir())) == ranges
+        path = saved(wire, tmp_path, transfer).path
+    assert path is not None
+    assert path.read_bytes() == BIG
+    assert list(tmp_path.iterdir()) == [path]
+    headers = wire.seen[1].headers
+    wanted = (
+        {"range": "bytes=20000-", "if-range": first.get("ETag", first.get("Last_Modified", ""))} if ranges else {}
+    )
+    assert {name: headers[name] for name in ("range", "if-range") if name in headers} == wanted
+    started_again = ranges and second.startswith((b"HTTP/1.1 416", b"HTTP/1.1 206")) and len(wire.seen) > 2
+    assert not started_again or "range" not in wire.seen[2].headers
+
+
+def test_only_the_same_location_is_resumed(tmp_path: Path) -> None:
+    """A new signature in the query is the same file; another path is not."""
+    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
+    replies = after(cut(**TAG), cut(**TAG), http(200, BIG))
+    with Wire({"/image": replies}) as wire:
+        failed(wire, tmp_path, transfer, f"{wire.url}/image/x.png?signature=1")
+        wire.routes = {"/image": after(cut(**TAG), rest(TAG), rest(TAG), http(200, BIG))}
+        assert saved(wire, tmp_path, transfer, f"{wire.url}/image/other.png").path is not None
+        assert ["range" in request.headers for request in wire.seen] == [False, True, False]
+
+
+def test_a_damaged_resumption_starts_again(tmp_path: Path) -> None:
+    """Bytes that do not fit together are not asked to be completed once more."""
+    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
+    wrong = http(206, bytes(len(BIG) - 20_000), Content_Range=f"bytes 20000-{len(BIG) - 1}/{len(BIG)}", **TAG)
+    with Wire({"/image": after(cut(**TAG), wrong, http(200, BIG))}) as wire:
+        failed(wire, tmp_path, transfer)
+        assert "damaged" in failed(wire, tmp_path, transfer).message
+        assert saved(wire, tmp_path, transfer).path is not None
+        assert "range" not in wire.seen[2].headers
+
+
+def test_closing_removes_the_partial_file(tmp_path: Path) -> None:
+    """So that a run that gives up leaves nothing behind."""
+    transfer = Transfer(Target(tmp_path), {}, 1)
+    with Wire({"/image": cut(**TAG)}) as wire:
+        failed(wire, tmp_path, transfer)
+    assert len(list(tmp_path.iterdir())) == 1
+    transfer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stopping_at_the_last_moment_leaves_no_file(tmp_path: Path) -> None:
+    """`on_bytes` is called once more before the picture gets its name."""
+
+    class StopError(Exception):
+        pass
+
+    calls: list[int] = []
+
+    def on_bytes(received: int, _total: int | None) -> None:
+        calls.append(received)
+        if calls.count(len(png())) == 2:
+            raise StopError
+
+    with Wire() as wire:
+        task = Task("task-0", Status.FINISHED, {}, image_url=f"{wire.url}/image/x.png")
+        with pytest.raises(StopError):
+            Saver(wire.url).save(task, Transfer(Target(tmp_path), {}, 1), on_bytes)
+    assert calls[0] == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+# Names
+
+
+def test_an_explicit_name_is_exact(tmp_path: Path) -> None:
+    """A file of that name that holds something else is an error, one with the same bytes is the result."""
+    with Wire({"/image": lambda r: http(200, png(r.number))}) as wire:
+        named = Target(tmp_path, "cat.png", explicit=True)
+        assert saved(wire, tmp_path, Transfer(named, {}, 1)).path == tmp_path / "cat.png"
+        with pytest.raises(LocalFileError, match="exists"):
+            saved(wire, tmp_path, Transfer(named, {}, 1))
+        generated = Target(tmp_path, "cat.{ext}")
+        assert saved(wire, tmp_path, Transfer(generated, {}, 1)).path == tmp_path / "cat-1.png"
+
+
+def test_force_does_not_replace_the_runs_own_pictures(tmp_path: Path) -> None:
+    """Two pictures of one run whose names are the same are both kept."""
+    (tmp_path / "cat.png").write_bytes(b"old")
+    with Wire({"/image": lambda r: http(200, png(r.number))}) as wire:
+        saver = Saver(wire.url)
+        task = Task("task-0", Status.FINISHED, {}, image_url=f"{wire.url}/image/x.png")
+        target = Target(tmp_path, "cat.{ext}", force=True)
+        names = [saver.save(task, Transfer(target, {}, n), lambda *_: None).path for n in (1, 2)]
+    assert names == [tmp_path / "cat.png", tmp_path / "cat-1.png"]
+    assert (tmp_path / "cat.png").read_bytes() == png(0)
+
+
+# The original
+
+
+def with_original(wire: Wire) -> Task:
+    """Return a finished task with two pictures."""
+    return Task(
+        "task-0",
+        Status.FINISHED,
+        {},
+        image_url=f"{wire.url}/image/x.png",
+        original_image_url=f"{wire.url}/image/original.png",
+    )
+
+
+def test_a_missing_original_is_tried_alone(tmp_path: Path) -> None:
+    """The picture is kept; the next attempt asks for the original only."""
+    replies = after(http(200, png()), http(503), http(200, b"II*\0" + bytes(9)))
+    with Wire({"/image": replies}) as wire:
+        saver, transfer = Saver(wire.url, original=True), Transfer(Target(tmp_path, "x.{ext}"), {}, 1)
+        with pytest.raises(DownloadError, match="cannot download the original: HTTP 503"):
+            saver.save(with_original(wire), transfer, lambda *_: None)
+        assert transfer.saved is not None
+        assert transfer.saved.path == tmp_path / "x.png"
+        done = saver.save(with_original(wire), transfer, lambda *_: None)
+        assert done.original_path == tmp_path / "x-original.tif"
+        assert "x-original.tif has an unusual format" in (done.warning or "")
+        assert [request.path for request in wire.seen] == ["/image/x.png", *["/image/original.png"] * 2]
+
+
 def flux_at(cli: Cli, wire: Wire) -> Cli:
     """Point the command at a server."""
     cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
     return cli
 
 
-def test_a_fresh_url_is_asked_for_until_the_service_answers(cli: Cli) -> None:
-    """The first URL has expired, and the service is in trouble for a moment: the picture is saved all the same."""
-
-    def expired(request: Request) -> bytes:
-        return http(200, png()) if "fresh" in request.path else http(403)
-
-    def stale(request: Request) -> bytes:
-        return told({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/stale.png"})
-
-    def fresh(request: Request) -> bytes:
-        return told({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/fresh.png"})
-
-    with Wire({"/image": expired, "/fetch": after(stale, http(503), http(200, b"<html>"), fresh)}) as wire:
-        done = flux_at(cli, wire)("imagine", "x")
-        assert done.code == 0, done.stderr
-        assert wire.submissions == 1
-
-
 @pytest.mark.parametrize("flags", [(), ("--json",)])
-def test_an_original_that_cannot_be_had(cli: Cli, flags: tuple[str, ...]) -> None:
+def test_an_original_that_is_not_there(cli: Cli, flags: tuple[str, ...]) -> None:
     """The picture itself is saved and its path printed; the error is about the original alone."""
 
     def only_one(request: Request) -> bytes:
@@ -137,7 +558,7 @@ def test_an_original_that_cannot_be_had(cli: Cli, flags: tuple[str, ...]) -> Non
         return told({**result, "original_image_url": f"{request.origin}/image/original.png"})
 
     with Wire({"/image": only_one, "/fetch": both}) as wire:
-        done = flux_at(cli, wire)("imagine", "x", "--original", *flags)
+        done = flux_at(cli, wire)("imagine", "x", "--original", "--timeout", "5", *flags)
         assert done.code == 5
         assert "the original" in done.stderr
         assert "flux-cli wait task-0" in done.stderr
@@ -150,8 +571,8 @@ def test_an_original_that_cannot_be_had(cli: Cli, flags: tuple[str, ...]) -> Non
     assert cli.files() == ["x-task-0-original.png", "x-task-0.png"]
 
 
-def test_an_original_whose_url_has_expired_meanwhile(cli: Cli) -> None:
-    """It is refreshed as the picture's own is."""
+def test_an_expired_original(cli: Cli) -> None:
+    """Its URL is refreshed as the picture's own is."""
 
     def image(request: Request) -> bytes:
         return http(403) if "old-original" in request.path else http(200, png())
@@ -168,3 +589,21 @@ def test_an_original_whose_url_has_expired_meanwhile(cli: Cli) -> None:
         assert flux_at(cli, wire)("imagine", "x", "--original").code == 0
     assert all(is_whole(cli.cwd / name) for name in cli.files())
     assert len(cli.files()) == 2
+
+
+def test_an_expired_url_is_refreshed_until_the_service_responds(cli: Cli) -> None:
+    """The first URL has expired, and the service is in trouble for a moment: the picture is saved all the same."""
+
+    def expired(request: Request) -> bytes:
+        return http(200, png()) if "fresh" in request.path else http(403)
+
+    def stale(request: Request) -> bytes:
+        return told({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/stale.png"})
+
+    def fresh(request: Request) -> bytes:
+        return told({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/fresh.png"})
+
+    with Wire({"/image": expired, "/fetch": after(stale, http(503), http(200, b"<html>"), fresh)}) as wire:
+        done = flux_at(cli, wire)("imagine", "x")
+        assert done.code == 0, done.stderr
+        assert wire.submissions == 1

@@ -23,8 +23,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flux_cli.api.client import Client
-from flux_cli.api.transport import Transport
 from flux_cli.commands.listen import Teller
 from flux_cli.errors import UsageError
 from flux_cli.pictures.saving import Saver
@@ -562,9 +560,8 @@ def test_a_closed_stdout_ends_it_with_141_after_saving(flux: Cli, listen: Listen
 
 def test_more_than_can_be_kept_is_sent_away() -> None:
     """A sender that floods does not fill the memory; by the service's bodies there is room for thousands."""
-    client = Client(Transport("http://127.0.0.1:1", ""))
     watcher = Teller("", json=False, quiet=True, verbose=False)
-    listener = Listener(None, Saver(client, allow_http=False), None, watcher, Orders(None))
+    listener = Listener(None, Saver("http://127.0.0.1:1"), None, watcher, Orders(None))
     usual = read_event(GOOD.encode())
     assert all(listener.deliver(usual) for _ in range(10_000))
     large = read_event(GOOD.encode() + b" " * (MAX_BODY_BYTES - len(GOOD)))

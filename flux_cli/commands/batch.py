@@ -167,5 +167,5 @@ def batch(
             return batching.print_requests(opened, plan)
         with batching.prepared(opened, plan) as work, connecting.opened(service, config, plan.secret) as connected:
             way = batching.way(connected.name, concurrency, limit)
-            saver = Saver(connected.client, allow_http=connected.allow_http, original=original)
+            saver = Saver(connected.url, connected.client.trace, original=original)
             return batching.run(work, connected, saver, way, service, sidecar=sidecar)

@@ -130,7 +130,7 @@ def _downloaded(
             )
     with observer(quiet=quiet, flags=service.flags) as inner:
         collector = Collector(inner)
-        saver = Saver(service.client, allow_http=service.allow_http, original=original)
+        saver = Saver(service.url, service.client.trace, original=original)
         Run(service.client, saver, history, collector, Plan(service.name, timeout=DEFAULT_TIMEOUT)).run(jobs)
     return [collector.results.get(result.task_id, result) for result in seen]
 

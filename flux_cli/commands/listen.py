@@ -108,7 +108,7 @@ def listen(
         if target is not None:
             naming.check(target)
         teller = Teller(connected.flags, json=service.json, quiet=service.quiet, verbose=service.verbose)
-        saver = Saver(connected.client, allow_http=connected.allow_http, original=output.original)
+        saver = Saver(connected.url, connected.client.trace, original=output.original)
         orders = Orders(target, until, forward_to, secret)
         listener = Listener(connected.client if has_key else None, saver, _history(), teller, orders)
         reception = Reception(secret, listener.deliver, listener.refused, listener.failed)

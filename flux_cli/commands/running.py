@@ -56,7 +56,7 @@ def take_to_end(
     pictures: PictureOptions,
 ) -> ExitCode:
     """Run jobs, show their progress, print and show their results, and return the command's exit code."""
-    saver = Saver(service.client, allow_http=service.allow_http, original=output.original)
+    saver = Saver(service.url, service.client.trace, original=output.original)
     with observer(quiet=options.quiet, flags=service.flags) as inner:
         printer = PicturePrinter(
             inner, pictures, json=options.json, service=service.name, force=output.force, quiet=options.quiet

@@ -22,13 +22,13 @@ class Service:
     Attributes:
         client: Speaks to it.
         name: What the history calls it: its URL, or `sandbox`.
-        allow_http: Whether its images may come over plain http, as it itself does.
+        url: The URL of its API.
         flags: What a later command needs to talk to it again, with a space before it, or nothing.
     """
 
     client: Client
     name: str
-    allow_http: bool
+    url: str
     flags: str
 
 
@@ -79,7 +79,7 @@ def connected(choice: Choice, trace: Trace | None = None, *secrets: str | None) 
             url = stack.enter_context(sandbox.running(sandbox.default_directory(), free=True)).url
             _spare_this_machine()
         transport = Transport(url, choice.key, tuple(filter(None, secrets)), trace)
-        yield Service(Client(transport), choice.name, url.startswith("http:"), choice.flags)
+        yield Service(Client(transport), choice.name, url, choice.flags)
 
 
 def _spare_this_machine() -> None:

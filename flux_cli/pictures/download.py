@@ -4,6 +4,7 @@ The picture comes from a CDN that must never see the API key: this module does n
 sends no credentials of any kind on any hop.
 """
 
+import base64
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -11,13 +12,21 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit
 
 from flux_cli.api import connections
 from flux_cli.api.client import parse_retry_after
-from flux_cli.api.transport import CONNECT_SECONDS, USER_AGENT, cause
+from flux_cli.api.transport import CONNECT_SECONDS, USER_AGENT, Trace, cause
 from flux_cli.errors import ServiceDownError
-from flux_cli.pictures.formats import SNIFF_BYTES, ImageType, has_end, sniff
+from flux_cli.pictures.formats import (
+    SNIFF_BYTES,
+    Damage,
+    ImageType,
+    can_verify,
+    find_damage,
+    sniff,
+    suggested_type,
+)
 from flux_cli.storage.files import local_errors
 
 if TYPE_CHECKING:
@@ -36,7 +45,7 @@ class Retry(Enum):
     """Whether another attempt to download can succeed."""
 
     TRANSIENT = "the same URL may work later"
-    EXPIRED = "the URL is not served (403, 404, 410); a new status check may return another one"
+    EXPIRED = "the URL does not serve the picture (403, 404, 410); a new status check may return another one"
     FINAL = "no attempt can succeed"
 
 
@@ -142,16 +151,17 @@ def fetch_image(
     allow_http: bool,
     on_bytes: OnBytes,
     limit: int = MAX_IMAGE_BYTES,
-    say: Callable[[str], None] = lambda _: None,
+    trace: Trace = lambda _: None,
 ) -> ImageType:
     """Make one attempt to download the image at `url`; return its type once it is known to be complete.
 
+    The content decides that: an image that its structure proves complete is accepted whatever the headers say.
     After an error, `partial` keeps what has arrived if the next attempt can resume.
 
     Args:
-        allow_http: Whether plain http is accepted; only if the API itself uses http.
+        allow_http: Whether plain http is accepted, if the API itself uses http; else it is upgraded to https.
         limit: The largest image accepted, in bytes.
-        say: Called with a line for each request and each response.
+        trace: Called with a line for each request and each response.
 
     Raises:
         DownloadError: The image did not arrive.
@@ -160,41 +170,48 @@ def fetch_image(
     import requests
     from urllib3.exceptions import HTTPError
 
+    if url[:5].lower() == "data:":
+        _write_data_url(url, partial, on_bytes, limit)
+        return _verified(partial, url, {}, None)
+    interruption: DownloadError | None = None
+    headers: Mapping[str, str] = {}
     try:
-        with _open(url, partial, session, allow_http, say) as response:
-            _receive(response, partial, on_bytes, limit)
+        with _open(url, partial, session, allow_http, trace) as response:
+            url, headers = response.url, response.headers
+            interruption = _receive(response, partial, on_bytes, limit)
+    except ValueError as error:  # also of a redirect's URL, which requests parses even if it does not follow it
+        raise DownloadError(f"invalid URL: {error}", Retry.FINAL) from error
     except (requests.RequestException, HTTPError, OSError) as error:
         reason, permanent = cause(error)
-        raise DownloadError(reason, Retry.FINAL if permanent else Retry.TRANSIENT) from error
-    except ValueError as error:  # a redirect's URL, which requests parses even if it does not follow it
-        raise DownloadError(f"its URL makes no sense: {error}", Retry.FINAL) from error
-    return _checked(partial)
+        interruption = DownloadError(reason, Retry.FINAL if permanent else Retry.TRANSIENT)
+        if not headers:
+            raise interruption from error
+    return _verified(partial, url, headers, interruption)
 
 
 def _open(
-    url: str, partial: Partial, session: "requests.Session", allow_http: bool, say: Callable[[str], None]
+    url: str, partial: Partial, session: "requests.Session", allow_http: bool, trace: Trace
 ) -> "requests.Response":
     """Follow redirects by hand, so that each hop is checked like the first; return a response with an image."""
     headers = partial.range_headers()
     for _ in range(MAX_HOPS):
-        check_url(url, allow_http)
-        say(f"> GET {url}{' from byte ' + str(partial.received) if headers else ''}")
+        url = _checked_url(url, allow_http)
+        trace(f"> GET {url}{' from byte ' + str(partial.received) if headers else ''}")
         response = session.get(
             url, headers=headers, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)
         )
+        code = response.status_code
         length = response.headers.get("Content-Length", "of unknown length")
-        say(f"< {response.status_code} {response.headers.get('Content-Type', 'untyped')} {length}")
-        if response.status_code in (301, 302, 303, 307, 308) and "Location" in response.headers:
+        trace(f"< {code} {response.headers.get('Content-Type', 'untyped')} {length}")
+        if code in (301, 302, 303, 307, 308) and "Location" in response.headers:
             response.close()
-            url = urljoin(url, response.headers["Location"])
-        elif headers and (
-            response.status_code == 416 or (response.status_code == 206 and not partial.is_continued_by(response))
-        ):
+            url = urljoin(url, _location(response))
+        elif headers and (code == 416 or (code == 206 and not partial.is_continued_by(response))):
             response.close()
-            headers = {}  # the file has changed: start from the beginning
-        elif response.status_code == 206 and headers:
+            headers = {}  # the file has changed, or there is no more of it: start from the beginning
+        elif headers and code == 206:
             return response
-        elif response.status_code == 200:
+        elif 200 <= code < 300:
             partial.begin(response)
             return response
         else:
@@ -203,66 +220,143 @@ def _open(
     raise DownloadError(f"more than {MAX_HOPS} redirects", Retry.FINAL)
 
 
+def _location(response: "requests.Response") -> str:
+    """Return where a redirect points to: http.client decodes headers as Latin-1, but servers send UTF-8."""
+    location = response.headers["Location"]
+    try:
+        return location.encode("latin-1").decode()
+    except UnicodeError:
+        return location
+
+
 def _refused(response: "requests.Response") -> DownloadError:
-    if response.status_code in (403, 404, 410):
-        return DownloadError(f"HTTP {response.status_code}, its URL may have expired", Retry.EXPIRED)
+    code = response.status_code
+    if code in (403, 404, 410):
+        return DownloadError(f"HTTP {code}, its URL may have expired", Retry.EXPIRED)
+    if 400 <= code < 500 and code not in (408, 425, 429):  # storage services report an expired token with 400 too
+        return DownloadError(f"HTTP {code}", Retry.EXPIRED)
     wait = parse_retry_after(response.headers.get("Retry-After"), time.time())
-    return DownloadError(f"HTTP {response.status_code}", retry_after=wait)
+    return DownloadError(f"HTTP {code}", retry_after=wait)
 
 
-def check_url(url: str, allow_http: bool) -> None:
-    """Raise DownloadError unless the URL is https (or http, if that is allowed) and has a host."""
+def _checked_url(url: str, allow_http: bool) -> str:
+    """Return an https URL with a host, or an http one if that is allowed; http is upgraded if it is not.
+
+    Raises:
+        DownloadError: The URL has another scheme, no host or an invalid port.
+    """
     try:
         parts = urlsplit(url)
-        host = parts.hostname
+        host, port = parts.hostname, parts.port
     except ValueError:
-        raise DownloadError("its URL makes no sense", Retry.FINAL) from None
-    if parts.scheme not in (("https", "http") if allow_http else ("https",)) or not host:
-        raise DownloadError(f"its URL is not https: {url[:100]}", Retry.FINAL)
+        raise DownloadError(f"invalid URL: {url[:60]}", Retry.FINAL) from None
+    if parts.scheme not in ("https", "http") or not host:
+        raise DownloadError(f"invalid URL, not https: {url[:60]}", Retry.FINAL)
+    if parts.scheme == "http" and not allow_http:
+        netloc = parts.netloc.removesuffix(":80") if port == 80 else parts.netloc
+        return parts._replace(scheme="https", netloc=netloc).geturl()
+    return url
 
 
-def _receive(response: "requests.Response", partial: Partial, on_bytes: OnBytes, limit: int) -> None:
-    """Append the response's body to the file."""
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise DownloadError("it came compressed, though that was not asked for")
+def absolute_url(url: str, api_url: str) -> str:
+    """Return a picture's URL; one that begins with a slash has the scheme, or scheme and host, of the API's."""
+    try:
+        return urljoin(api_url, url) if url.startswith("/") else url
+    except ValueError:
+        raise DownloadError(f"invalid URL: {url[:60]}", Retry.FINAL) from None
+
+
+def _write_data_url(url: str, partial: Partial, on_bytes: OnBytes, limit: int) -> None:
+    """Write the content of a `data:` URL (RFC 2397) to the file."""
+    head, comma, text = url[5:].partition(",")
+    content = unquote_to_bytes(text)
+    if head.lower().endswith(";base64"):
+        content = re.sub(rb"[\s=]", b"", content).translate(bytes.maketrans(b"-_", b"+/"))
+        try:
+            content = base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
+        except ValueError:
+            comma = ""
+    if not comma:
+        raise DownloadError("invalid data: URL", Retry.FINAL)
+    if len(content) > limit:
+        raise _too_large(limit)
+    partial.clear()
+    with local_errors(_path(partial.file)):
+        partial.file.seek(0)
+        partial.file.truncate()
+        partial.file.write(content)
+    partial.received = partial.total = len(content)
+    on_bytes(partial.received, partial.total)
+
+
+def _too_large(limit: int) -> "NotAnImageError":
+    return NotAnImageError(f"it is larger than {limit // 2**20} MiB", Retry.FINAL)
+
+
+def _receive(
+    response: "requests.Response", partial: Partial, on_bytes: OnBytes, limit: int
+) -> DownloadError | None:
+    """Append the response's body to the file; return an error if it is shorter than announced."""
     if partial.total is not None and partial.total > limit:
-        raise NotAnImageError(f"it is larger than {limit // 2**20} MiB", Retry.FINAL)
+        raise _too_large(limit)
     with local_errors(_path(partial.file)):
         partial.file.seek(partial.received)
         partial.file.truncate()
     # One `recv` per read: a body that trickles in still moves the progress bar and notices a deadline.
     while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
         if partial.received + len(chunk) > limit:
-            raise NotAnImageError(f"it is larger than {limit // 2**20} MiB", Retry.FINAL)
+            raise _too_large(limit)
         with local_errors(_path(partial.file)):
             partial.file.write(chunk)
         partial.received += len(chunk)
         on_bytes(partial.received, partial.total)
-    if partial.total is not None and partial.received != partial.total:
-        raise DownloadError(f"the connection ended after {partial.received} of {partial.total} bytes")
+    if partial.total is not None and partial.received < partial.total:
+        return DownloadError(f"the connection ended after {partial.received} of {partial.total} bytes")
+    return None
 
 
-def _checked(partial: Partial) -> ImageType:
-    """Return the type of a received file that is a complete image."""
+def _verified(
+    partial: Partial, url: str, headers: Mapping[str, str], interruption: DownloadError | None
+) -> ImageType:
+    """Return the type of a received file that is a complete image.
+
+    Raises:
+        DownloadError: It is not; if it is incomplete, the bytes are kept for another attempt.
+    """
     file = partial.file
     with local_errors(_path(file)):
         file.flush()
         file.seek(0)
         head = file.read(SNIFF_BYTES)
         kind = sniff(head)
-        if kind is None:
-            partial.clear()
-            what = (
-                "an HTML page"
-                if head.lstrip()[:1] == b"<"
-                else "JSON"
-                if head.lstrip()[:1] in (b"{", b"[")
-                else "no image"
-            )
-            raise NotAnImageError(f"what came is {what if head else 'empty'}")
-        if not has_end(file, kind):
-            raise DownloadError("the image is cut short")
-    return kind
+        damage = find_damage(file, kind) if kind else None
+    if damage is None and interruption is not None and not (kind and can_verify(kind)):
+        damage = Damage.INCOMPLETE
+    if kind and damage is None:
+        return kind
+    if damage is Damage.INCOMPLETE and (kind or interruption):
+        raise interruption or DownloadError(damage.value)
+    partial.clear()
+    if kind and damage:
+        raise DownloadError(damage.value, Retry.EXPIRED)
+    if not head:
+        raise DownloadError("the response is empty")
+    if not_image := _not_an_image(head, headers):
+        raise NotAnImageError(not_image, Retry.EXPIRED)
+    return suggested_type(headers.get("Content-Type", ""), urlsplit(url).path)
+
+
+def _not_an_image(head: bytes, headers: Mapping[str, str]) -> str | None:
+    """Say what bytes of no recognised format are, if they are certainly not an image."""
+    coding = headers.get("Content-Encoding", "").lower()
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if re.search(r"gzip|deflate|compress|br|zstd", coding) or head.startswith(b"\x1f\x8b"):
+        return "the response is compressed, which was not requested"
+    if start.startswith(b"<"):
+        return "the response is an HTML page"
+    if start.startswith((b"{", b"[")):
+        return "the response is JSON"
+    return None if re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]", head) else "the response is text"
 
 
 def _length(headers: Mapping[str, str]) -> int | None:

@@ -11,10 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from flux_cli.api.client import Client
 from flux_cli.api.task import Task
-from flux_cli.pictures.download import DownloadError, OnBytes, Partial, fetch_image, image_session
-from flux_cli.pictures.formats import PNG
+from flux_cli.api.transport import Trace
+from flux_cli.pictures.download import (
+    DownloadError,
+    OnBytes,
+    Partial,
+    absolute_url,
+    fetch_image,
+    image_session,
+)
+from flux_cli.pictures.formats import KNOWN_TYPES, PNG, ImageType, is_image_extension
 from flux_cli.pictures.naming import Target, values_for
 from flux_cli.storage.files import local_errors, place, sync, temporary
 
@@ -79,14 +86,18 @@ class Transfer:
 
 
 class Saver:
-    """Saves pictures, from several threads at once.
+    """Saves pictures, from several threads at once."""
 
-    `original` also saves `original_image_url`; `allow_http` is for an API that itself uses http.
-    """
+    def __init__(self, api_url: str, trace: Trace = lambda _: None, *, original: bool = False) -> None:
+        """Make a saver for the pictures of one service.
 
-    def __init__(self, client: Client, *, allow_http: bool, original: bool = False) -> None:
-        self._say = client.trace
-        self._allow_http = allow_http
+        Args:
+            api_url: The service's URL. URLs without a host are relative to it; http is accepted if it uses http.
+            trace: Called with a line for each request and each response.
+            original: Also save `original_image_url`.
+        """
+        self._api_url = api_url
+        self._trace = trace
         self._original = original
         self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
         self._placed: set[str] = set()
@@ -112,7 +123,10 @@ class Saver:
                 raise DownloadError(
                     error.reason, error.kind, retry_after=error.retry_after, what="original"
                 ) from error
-            transfer.saved = replace(transfer.saved, original_path=original.path)
+            warnings = [warning for warning in (transfer.saved.warning, original.warning) if warning]
+            transfer.saved = replace(
+                transfer.saved, original_path=original.path, warning="; ".join(warnings) or None
+            )
         return transfer.saved
 
     def _save(
@@ -122,12 +136,12 @@ class Saver:
         on_bytes(0, None)  # a stopped run leaves no file behind
         with self._session() as session, transfer.partial(_directory(target, values)) as partial:
             kind = fetch_image(
-                url or "",
+                absolute_url(url or "", self._api_url),
                 partial,
                 session=session,
-                allow_http=self._allow_http,
+                allow_http=self._api_url.startswith("http:"),
                 on_bytes=on_bytes,
-                say=self._say,
+                trace=self._trace,
             )
             on_bytes(partial.received, partial.total)  # the last chance to stop: after this the picture exists
             file = partial.file
@@ -141,7 +155,8 @@ class Saver:
                 sync(file)
             exact = target.explicit and not original and path.name == target.template
             force = target.force and self._is_new(path)
-            return Saved(place(file, path, force=force, exact=exact), sha256=digest)
+            path = place(file, path, force=force, exact=exact)
+            return Saved(path, sha256=digest, warning=_warning(path, kind))
 
     def _is_new(self, path: Path) -> bool:
         """Say whether this run uses a name for the first time: `--force` never replaces the run's own pictures."""
@@ -159,6 +174,15 @@ class Saver:
             session = image_session()
         yield session
         self._idle.put(session)
+
+
+def _warning(path: Path, kind: ImageType) -> str | None:
+    """Return what is unusual about a saved file, if anything is."""
+    if kind not in KNOWN_TYPES:
+        return f"{path} has an unusual format: {kind.mime}"
+    if is_image_extension(path.suffix[1:]) and not kind.fits(path.suffix[1:]):
+        return f"{path} contains {kind.mime.partition('/')[2].upper()} data"
+    return None
 
 
 def _sha256(file: BinaryIO) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from flux_cli import sandbox
 from flux_cli.api.task import Status
-from flux_cli.pictures.formats import has_end, sniff
+from flux_cli.pictures.formats import SNIFF_BYTES, find_damage, sniff
 from flux_cli.storage.files import PREFIX
 from flux_cli.storage.history import History
 from flux_cli.storage.record import Record
@@ -163,8 +163,8 @@ def _always(outcome: Outcome) -> Iterator[str]:
 def is_whole(path: Path) -> bool:
     """Say whether a file is a whole picture with a name of its own."""
     with path.open("rb") as file:
-        kind = sniff(file.read(32))
-        return not path.name.startswith(PREFIX) and kind is not None and has_end(file, kind)
+        kind = sniff(file.read(SNIFF_BYTES))
+        return not path.name.startswith(PREFIX) and kind is not None and find_damage(file, kind) is None
 
 
 def check_all(rows: list[Row], directory: Path, subtests: pytest.Subtests) -> None:
