@@ -36,7 +36,7 @@ from flux_cli.pictures.saving import Saved, Saver, Transfer
 from flux_cli.storage.files import temporary
 from tests.conftest import KEY, Cli
 from tests.faults.table import is_whole, records
-from tests.faults.wire import Reply, Request, Then, Wire, after, finished, http, png, told
+from tests.server import Action, Reply, Request, Server, finished, http, in_turn, png, reply
 
 
 @cache
@@ -209,26 +209,30 @@ def test_extensions(text: str) -> None:
 
 
 def saved(
-    wire: Wire, directory: Path, transfer: Transfer | None = None, url: str = "", trace: list[str] | None = None
+    server: Server,
+    directory: Path,
+    transfer: Transfer | None = None,
+    url: str = "",
+    trace: list[str] | None = None,
 ) -> Saved:
     """Make one attempt to save the picture `cat.png` of a server."""
-    task = Task("task-0", Status.FINISHED, {}, image_url=url or f"{wire.url}/image/x.png")
+    task = Task("task-0", Status.FINISHED, {}, image_url=url or f"{server.url}/image/x.png")
     if transfer is None:
         transfer = Transfer(Target(directory, "{id8}.{ext}"), {}, 1)
-    return Saver(wire.url, (trace if trace is not None else []).append).save(task, transfer, lambda *_: None)
+    return Saver(server.url, (trace if trace is not None else []).append).save(task, transfer, lambda *_: None)
 
 
-def failed(wire: Wire, directory: Path, transfer: Transfer | None = None, url: str = "") -> DownloadError:
+def failed(server: Server, directory: Path, transfer: Transfer | None = None, url: str = "") -> DownloadError:
     """Make one attempt that fails."""
     with pytest.raises(DownloadError) as caught:
-        saved(wire, directory, transfer, url)
+        saved(server, directory, transfer, url)
     return caught.value
 
 
 def test_a_saved_picture(tmp_path: Path) -> None:
     """Its path and its hash; the file is there, and nothing else."""
-    with Wire() as wire:
-        result = saved(wire, tmp_path)
+    with Server() as server:
+        result = saved(server, tmp_path)
     assert result == Saved(tmp_path / "task-0.png", sha256=hashlib.sha256(png()).hexdigest())
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [png()]
 
@@ -252,8 +256,8 @@ def test_a_saved_picture(tmp_path: Path) -> None:
         (http(200, png()[:-1]), Retry.TRANSIENT, "incomplete"),
         (http(200, png()[:40] + b"?" + png()[41:]), Retry.EXPIRED, "damaged"),
         (http(200, b"MM\0*" + bytes(99), Content_Length="999"), Retry.TRANSIENT, "ended"),
-        ([http(200, png()[:-9]), Then.RESET], Retry.TRANSIENT, ""),
-        ([Then.RESET], Retry.TRANSIENT, ""),
+        ([http(200, png()[:-9]), Action.RESET], Retry.TRANSIENT, ""),
+        ([Action.RESET], Retry.TRANSIENT, ""),
         (http(301, Location="file:///etc/passwd"), Retry.FINAL, "not https"),
         (http(301, Location="/image/again.png"), Retry.FINAL, "redirects"),
     ],
@@ -261,8 +265,8 @@ def test_a_saved_picture(tmp_path: Path) -> None:
 def test_failed_attempts(tmp_path: Path, reply: Reply, kind: Retry, says: str) -> None:
     """Each says whether to try again; none leaves a file behind."""
     transfer = Transfer(Target(tmp_path), {}, 1)
-    with Wire({"/image": reply}) as wire:
-        error = failed(wire, tmp_path, transfer)
+    with Server({"/image": reply}) as server:
+        error = failed(server, tmp_path, transfer)
     assert error.kind is kind
     assert says in error.message
     assert list(tmp_path.iterdir()) == []
@@ -271,8 +275,8 @@ def test_failed_attempts(tmp_path: Path, reply: Reply, kind: Retry, says: str) -
 @pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("-5", 0.0), ("nan", None), ("", None)])
 def test_retry_after(tmp_path: Path, header: str, seconds: float | None) -> None:
     """It is passed on in seconds."""
-    with Wire({"/image": http(503, Retry_After=header)}) as wire:
-        assert failed(wire, tmp_path).retry_after == seconds
+    with Server({"/image": http(503, Retry_After=header)}) as server:
+        assert failed(server, tmp_path).retry_after == seconds
 
 
 @pytest.mark.parametrize(
@@ -283,16 +287,16 @@ def test_retry_after(tmp_path: Path, header: str, seconds: float | None) -> None
         http(206, png(), Content_Range=f"bytes 0-{len(png()) - 1}/{len(png())}"),
         http(200, png(), Content_Encoding="gzip"),
         http(200, png(), Content_Length="9999"),
-        [http(200, png(), Content_Length=""), Then.RESET],
+        [http(200, png(), Content_Length=""), Action.RESET],
         http(200, png() + bytes(3_000_000)),
-        after(http(302, Location="/image/\u732b.png".encode().decode("latin-1")), http(200, png())),
+        in_turn(http(302, Location="/image/\u732b.png".encode().decode("latin-1")), http(200, png())),
     ],
 )
 def test_content_decides_what_is_complete(tmp_path: Path, reply: Reply) -> None:
     """A complete picture is accepted, whatever the status, the length and the coding claim."""
-    with Wire({"/image": reply}) as wire:
-        assert saved(wire, tmp_path).path == tmp_path / "task-0.png"
-    assert wire.seen[-1].path in ("/image/x.png", "/image/%E7%8C%AB.png")
+    with Server({"/image": reply}) as server:
+        assert saved(server, tmp_path).path == tmp_path / "task-0.png"
+    assert server.received[-1].path in ("/image/x.png", "/image/%E7%8C%AB.png")
 
 
 @pytest.mark.parametrize(
@@ -306,8 +310,8 @@ def test_content_decides_what_is_complete(tmp_path: Path, reply: Reply) -> None:
 )
 def test_unusual_formats_are_kept(tmp_path: Path, reply: Reply, name: str, warning: str) -> None:
     """With a warning: they were charged."""
-    with Wire({"/image": reply}) as wire:
-        result = saved(wire, tmp_path)
+    with Server({"/image": reply}) as server:
+        result = saved(server, tmp_path)
     assert result.path == tmp_path / name
     assert warning in (result.warning or "")
 
@@ -315,14 +319,14 @@ def test_unusual_formats_are_kept(tmp_path: Path, reply: Reply, name: str, warni
 def test_data_urls(tmp_path: Path) -> None:
     """The content is in the URL, base64 or percent-encoded, and checked like any other."""
     encoded = base64.b64encode(png()).decode()
-    with Wire() as wire:
+    with Server() as server:
         for url in (f"data:image/png;base64,{encoded}", f"DATA:;BASE64,{encoded.rstrip('=').replace('/', '_')}"):
-            assert saved(wire, tmp_path, url=url).path == tmp_path / "task-0.png"
+            assert saved(server, tmp_path, url=url).path == tmp_path / "task-0.png"
         percent = "".join(f"%{byte:02x}" for byte in png())
-        assert saved(wire, tmp_path, url=f"data:,{percent}").path == tmp_path / "task-0.png"
+        assert saved(server, tmp_path, url=f"data:,{percent}").path == tmp_path / "task-0.png"
         for url in ("data:image/png;base64,*", "data:image/png", f"data:;base64,{encoded[:40]}", "data:,%3Chtml"):
-            assert failed(wire, tmp_path, url=url).kind is not None
-        assert not wire.seen
+            assert failed(server, tmp_path, url=url).kind is not None
+        assert not server.received
 
 
 @pytest.mark.parametrize(
@@ -358,10 +362,13 @@ def test_http_is_upgraded_if_the_api_uses_https(tmp_path: Path, url: str, asked:
 @pytest.mark.parametrize("length", ["", "2000000"])
 def test_a_picture_beyond_the_limit(tmp_path: Path, length: str) -> None:
     """It is refused as soon as that is known; nothing is kept."""
-    with Wire({"/image": http(200, png(2_000_000), Content_Length=length)}) as wire, temporary(tmp_path) as file:
+    with (
+        Server({"/image": http(200, png(2_000_000), Content_Length=length)}) as server,
+        temporary(tmp_path) as file,
+    ):
         with pytest.raises(DownloadError, match="larger than 1 MiB") as caught:
             fetch_image(
-                f"{wire.url}/image/x.png",
+                f"{server.url}/image/x.png",
                 Partial(file),
                 session=image_session(),
                 allow_http=True,
@@ -416,49 +423,49 @@ def rest(headers: dict[str, str], start: int = 20_000, total: int | str = len(BI
 def test_an_interrupted_transfer(tmp_path: Path, first: dict[str, str], second: bytes, ranges: int) -> None:
     """It resumes with a validator, and starts again if the file changed; the picture is the same in any case."""
     transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
-    with Wire({"/image": after(cut(**first), second, http(200, BIG))}) as wire:
-        assert failed(wire, tmp_path, transfer).kind is Retry.TRANSIENT
+    with Server({"/image": in_turn(cut(**first), second, http(200, BIG))}) as server:
+        assert failed(server, tmp_path, transfer).kind is Retry.TRANSIENT
         assert len(list(tmp_path.iterdir())) == ranges
-        path = saved(wire, tmp_path, transfer).path
+        path = saved(server, tmp_path, transfer).path
     assert path is not None
     assert path.read_bytes() == BIG
     assert list(tmp_path.iterdir()) == [path]
-    headers = wire.seen[1].headers
+    headers = server.received[1].headers
     wanted = (
         {"range": "bytes=20000-", "if-range": first.get("ETag", first.get("Last_Modified", ""))} if ranges else {}
     )
     assert {name: headers[name] for name in ("range", "if-range") if name in headers} == wanted
-    started_again = ranges and second.startswith((b"HTTP/1.1 416", b"HTTP/1.1 206")) and len(wire.seen) > 2
-    assert not started_again or "range" not in wire.seen[2].headers
+    started_again = ranges and second.startswith((b"HTTP/1.1 416", b"HTTP/1.1 206")) and len(server.received) > 2
+    assert not started_again or "range" not in server.received[2].headers
 
 
 def test_only_the_same_location_is_resumed(tmp_path: Path) -> None:
     """A new signature in the query is the same file; another path is not."""
     transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
-    replies = after(cut(**TAG), cut(**TAG), http(200, BIG))
-    with Wire({"/image": replies}) as wire:
-        failed(wire, tmp_path, transfer, f"{wire.url}/image/x.png?signature=1")
-        wire.routes = {"/image": after(cut(**TAG), rest(TAG), rest(TAG), http(200, BIG))}
-        assert saved(wire, tmp_path, transfer, f"{wire.url}/image/other.png").path is not None
-        assert ["range" in request.headers for request in wire.seen] == [False, True, False]
+    replies = in_turn(cut(**TAG), cut(**TAG), http(200, BIG))
+    with Server({"/image": replies}) as server:
+        failed(server, tmp_path, transfer, f"{server.url}/image/x.png?signature=1")
+        server.routes = {"/image": in_turn(cut(**TAG), rest(TAG), rest(TAG), http(200, BIG))}
+        assert saved(server, tmp_path, transfer, f"{server.url}/image/other.png").path is not None
+        assert ["range" in request.headers for request in server.received] == [False, True, False]
 
 
 def test_a_damaged_resumption_starts_again(tmp_path: Path) -> None:
     """Bytes that do not fit together are not asked to be completed once more."""
     transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
     wrong = http(206, bytes(len(BIG) - 20_000), Content_Range=f"bytes 20000-{len(BIG) - 1}/{len(BIG)}", **TAG)
-    with Wire({"/image": after(cut(**TAG), wrong, http(200, BIG))}) as wire:
-        failed(wire, tmp_path, transfer)
-        assert "damaged" in failed(wire, tmp_path, transfer).message
-        assert saved(wire, tmp_path, transfer).path is not None
-        assert "range" not in wire.seen[2].headers
+    with Server({"/image": in_turn(cut(**TAG), wrong, http(200, BIG))}) as server:
+        failed(server, tmp_path, transfer)
+        assert "damaged" in failed(server, tmp_path, transfer).message
+        assert saved(server, tmp_path, transfer).path is not None
+        assert "range" not in server.received[2].headers
 
 
 def test_closing_removes_the_partial_file(tmp_path: Path) -> None:
     """So that a run that gives up leaves nothing behind."""
     transfer = Transfer(Target(tmp_path), {}, 1)
-    with Wire({"/image": cut(**TAG)}) as wire:
-        failed(wire, tmp_path, transfer)
+    with Server({"/image": cut(**TAG)}) as server:
+        failed(server, tmp_path, transfer)
     assert len(list(tmp_path.iterdir())) == 1
     transfer.close()
     assert list(tmp_path.iterdir()) == []
@@ -477,10 +484,10 @@ def test_stopping_at_the_last_moment_leaves_no_file(tmp_path: Path) -> None:
         if calls.count(len(png())) == 2:
             raise StopError
 
-    with Wire() as wire:
-        task = Task("task-0", Status.FINISHED, {}, image_url=f"{wire.url}/image/x.png")
+    with Server() as server:
+        task = Task("task-0", Status.FINISHED, {}, image_url=f"{server.url}/image/x.png")
         with pytest.raises(StopError):
-            Saver(wire.url).save(task, Transfer(Target(tmp_path), {}, 1), on_bytes)
+            Saver(server.url).save(task, Transfer(Target(tmp_path), {}, 1), on_bytes)
     assert calls[0] == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -490,21 +497,21 @@ def test_stopping_at_the_last_moment_leaves_no_file(tmp_path: Path) -> None:
 
 def test_an_explicit_name_is_exact(tmp_path: Path) -> None:
     """A file of that name that holds something else is an error, one with the same bytes is the result."""
-    with Wire({"/image": lambda r: http(200, png(r.number))}) as wire:
+    with Server({"/image": lambda r: http(200, png(r.number))}) as server:
         named = Target(tmp_path, "cat.png", explicit=True)
-        assert saved(wire, tmp_path, Transfer(named, {}, 1)).path == tmp_path / "cat.png"
+        assert saved(server, tmp_path, Transfer(named, {}, 1)).path == tmp_path / "cat.png"
         with pytest.raises(LocalFileError, match="exists"):
-            saved(wire, tmp_path, Transfer(named, {}, 1))
+            saved(server, tmp_path, Transfer(named, {}, 1))
         generated = Target(tmp_path, "cat.{ext}")
-        assert saved(wire, tmp_path, Transfer(generated, {}, 1)).path == tmp_path / "cat-1.png"
+        assert saved(server, tmp_path, Transfer(generated, {}, 1)).path == tmp_path / "cat-1.png"
 
 
 def test_force_does_not_replace_the_runs_own_pictures(tmp_path: Path) -> None:
     """Two pictures of one run whose names are the same are both kept."""
     (tmp_path / "cat.png").write_bytes(b"old")
-    with Wire({"/image": lambda r: http(200, png(r.number))}) as wire:
-        saver = Saver(wire.url)
-        task = Task("task-0", Status.FINISHED, {}, image_url=f"{wire.url}/image/x.png")
+    with Server({"/image": lambda r: http(200, png(r.number))}) as server:
+        saver = Saver(server.url)
+        task = Task("task-0", Status.FINISHED, {}, image_url=f"{server.url}/image/x.png")
         target = Target(tmp_path, "cat.{ext}", force=True)
         names = [saver.save(task, Transfer(target, {}, n), lambda *_: None).path for n in (1, 2)]
     assert names == [tmp_path / "cat.png", tmp_path / "cat-1.png"]
@@ -514,35 +521,35 @@ def test_force_does_not_replace_the_runs_own_pictures(tmp_path: Path) -> None:
 # The original
 
 
-def with_original(wire: Wire) -> Task:
+def with_original(server: Server) -> Task:
     """Return a finished task with two pictures."""
     return Task(
         "task-0",
         Status.FINISHED,
         {},
-        image_url=f"{wire.url}/image/x.png",
-        original_image_url=f"{wire.url}/image/original.png",
+        image_url=f"{server.url}/image/x.png",
+        original_image_url=f"{server.url}/image/original.png",
     )
 
 
 def test_a_missing_original_is_tried_alone(tmp_path: Path) -> None:
     """The picture is kept; the next attempt asks for the original only."""
-    replies = after(http(200, png()), http(503), http(200, b"II*\0" + bytes(9)))
-    with Wire({"/image": replies}) as wire:
-        saver, transfer = Saver(wire.url, original=True), Transfer(Target(tmp_path, "x.{ext}"), {}, 1)
+    replies = in_turn(http(200, png()), http(503), http(200, b"II*\0" + bytes(9)))
+    with Server({"/image": replies}) as server:
+        saver, transfer = Saver(server.url, original=True), Transfer(Target(tmp_path, "x.{ext}"), {}, 1)
         with pytest.raises(DownloadError, match="cannot download the original: HTTP 503"):
-            saver.save(with_original(wire), transfer, lambda *_: None)
+            saver.save(with_original(server), transfer, lambda *_: None)
         assert transfer.saved is not None
         assert transfer.saved.path == tmp_path / "x.png"
-        done = saver.save(with_original(wire), transfer, lambda *_: None)
+        done = saver.save(with_original(server), transfer, lambda *_: None)
         assert done.original_path == tmp_path / "x-original.tif"
         assert "x-original.tif has an unusual format" in (done.warning or "")
-        assert [request.path for request in wire.seen] == ["/image/x.png", *["/image/original.png"] * 2]
+        assert [request.path for request in server.received] == ["/image/x.png", *["/image/original.png"] * 2]
 
 
-def flux_at(cli: Cli, wire: Wire) -> Cli:
+def flux_at(cli: Cli, server: Server) -> Cli:
     """Point the command at a server."""
-    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
     return cli
 
 
@@ -555,10 +562,10 @@ def test_an_original_that_is_not_there(cli: Cli, flags: tuple[str, ...]) -> None
 
     def both(request: Request) -> bytes:
         result = finished("task-0", request.origin)
-        return told({**result, "original_image_url": f"{request.origin}/image/original.png"})
+        return reply({**result, "original_image_url": f"{request.origin}/image/original.png"})
 
-    with Wire({"/image": only_one, "/fetch": both}) as wire:
-        done = flux_at(cli, wire)("imagine", "x", "--original", "--timeout", "5", *flags)
+    with Server({"/image": only_one, "/fetch": both}) as server:
+        done = flux_at(cli, server)("imagine", "x", "--original", "--timeout", "5", *flags)
         assert done.code == 5
         assert "the original" in done.stderr
         assert "flux-cli wait task-0" in done.stderr
@@ -566,7 +573,7 @@ def test_an_original_that_is_not_there(cli: Cli, flags: tuple[str, ...]) -> None
         assert cli.files() == ["x-task-0.png"]
         (record,) = records(cli)
         assert record.path is not None
-        wire.routes = {"/fetch": both}
+        server.routes = {"/fetch": both}
         assert cli("wait", "task-0", "--original").code == 0
     assert cli.files() == ["x-task-0-original.png", "x-task-0.png"]
 
@@ -578,15 +585,15 @@ def test_an_expired_original(cli: Cli) -> None:
         return http(403) if "old-original" in request.path else http(200, png())
 
     def result(age: str) -> Callable[[Request], bytes]:
-        return lambda request: told(
+        return lambda request: reply(
             {
                 **finished("task-0", request.origin),
                 "original_image_url": f"{request.origin}/image/{age}-original.png",
             }
         )
 
-    with Wire({"/image": image, "/fetch": after(result("old"), result("new"))}) as wire:
-        assert flux_at(cli, wire)("imagine", "x", "--original").code == 0
+    with Server({"/image": image, "/fetch": in_turn(result("old"), result("new"))}) as server:
+        assert flux_at(cli, server)("imagine", "x", "--original").code == 0
     assert all(is_whole(cli.cwd / name) for name in cli.files())
     assert len(cli.files()) == 2
 
@@ -598,12 +605,12 @@ def test_an_expired_url_is_refreshed_until_the_service_responds(cli: Cli) -> Non
         return http(200, png()) if "fresh" in request.path else http(403)
 
     def stale(request: Request) -> bytes:
-        return told({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/stale.png"})
+        return reply({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/stale.png"})
 
     def fresh(request: Request) -> bytes:
-        return told({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/fresh.png"})
+        return reply({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/fresh.png"})
 
-    with Wire({"/image": expired, "/fetch": after(stale, http(503), http(200, b"<html>"), fresh)}) as wire:
-        done = flux_at(cli, wire)("imagine", "x")
+    with Server({"/image": expired, "/fetch": in_turn(stale, http(503), http(200, b"<html>"), fresh)}) as server:
+        done = flux_at(cli, server)("imagine", "x")
         assert done.code == 0, done.stderr
-        assert wire.submissions == 1
+        assert server.submissions == 1

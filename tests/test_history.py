@@ -22,7 +22,7 @@ from flux_cli.storage.history import History, open_readonly, patiently
 from flux_cli.storage.record import Record
 from tests.conftest import KEY, Cli
 from tests.faults.mounts import make_read_only, tmpfs
-from tests.faults.wire import Request, Wire, http, submitted, told
+from tests.server import Request, Server, http, reply, submitted
 
 SERVICE = "https://api.example"
 
@@ -435,7 +435,7 @@ READERS = (
 
 def saved(cli: Cli) -> None:
     """Record a task whose picture exists."""
-    from tests.faults.wire import png
+    from tests.server import png
 
     (cli.cwd / "x.png").write_bytes(png())
     with closing(History(cli.history_file)) as history:
@@ -669,8 +669,8 @@ def test_the_intent_is_on_the_disk_before_the_request_leaves(cli: Cli) -> None:
         seen.append(list(History(cli.history_file).records()))
         return submitted(request)
 
-    with Wire({"/flux-imagine": look}) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server({"/flux-imagine": look}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         assert cli("imagine", "a cat", "-n", "2", "--seed", "5").code == 0
     assert [record.status for record in seen[0]] == [Status.UNKNOWN] * 2
     assert sorted(int(str(record.request["seed"])) for record in seen[0]) == [5, 6]
@@ -682,36 +682,36 @@ def test_the_id_is_on_the_disk_before_anything_is_asked_or_told(cli: Cli) -> Non
 
     def look(_: Request) -> bytes:
         seen.extend(record.task_id for record in History(cli.history_file).records())
-        return told({"task_id": "task-0", "status": "failed", "error": "no"})
+        return reply({"task_id": "task-0", "status": "failed", "error": "no"})
 
-    with Wire({"/fetch": look}) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server({"/fetch": look}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         assert cli("imagine", "a cat").code == 4
     assert seen == ["task-0"]
 
 
 def test_wait_last_and_all(cli: Cli) -> None:
     """What is unsaved is found without an id, the newest first; when there is nothing, that is said."""
-    with Wire({"/fetch": http(401), "/fetch-many": http(401)}) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server({"/fetch": http(401), "/fetch-many": http(401)}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         for prompt in ("one", "two", "three"):
             assert cli("imagine", prompt).code == 3
-        wire.routes = {}
+        server.routes = {}
         assert cli("wait", "--last").stdout == "three-task-2.png\n"
         assert sorted(cli("wait", "--all").lines) == ["one-task-0.png", "two-task-1.png"]
         for which in ("--last", "--all"):
             done = cli("wait", which)
             assert done.code == 2
             assert "no task that is not saved" in done.stderr
-        assert wire.submissions == 3
+        assert server.submissions == 3
 
 
 def test_the_images_of_a_request_are_described_not_kept(cli: Cli) -> None:
     """Neither the bytes of an image prompt nor a webhook's secret get into the file."""
     image = b"\x89PNG\r\n\x1a\n" + os.urandom(30_000)
     (cli.cwd / "in.png").write_bytes(image)
-    with Wire() as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server() as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         flags = (
             "--image-prompt",
             "in.png",

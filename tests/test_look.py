@@ -7,8 +7,8 @@ from rich.cells import cell_len
 from rich.color import Color
 
 from tests.conftest import Cli
-from tests.faults.wire import Wire, told
 from tests.screen import Screen
+from tests.server import Server, reply
 
 SMALL = ("--width", "256", "--height", "256")
 WIDE = "日本の富士山と桜 [bold]x[/bold] 🗻 in spring light"
@@ -111,8 +111,8 @@ def contrast(colour: Color, other: float) -> float:
 
 def test_colours_hold_on_dark_and_light(flux: Cli) -> None:
     """No yellow, no white, nothing nearly black: in bars with and without a percentage, tables and help."""
-    with Wire({"/fetch": told({"task_id": "task-0", "status": "x"})}) as wire:
-        shown = [Screen(flux, "imagine", "x", env={"FLUX_CLI_API_URL": wire.url})]
+    with Server({"/fetch": reply({"task_id": "task-0", "status": "x"})}) as server:
+        shown = [Screen(flux, "imagine", "x", env={"FLUX_CLI_API_URL": server.url})]
         shown[0].until(lambda lines: any("0:00:01" in line for line in lines))
         shown[0].type("\x03")
         assert shown[0].end() == 130

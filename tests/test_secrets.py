@@ -11,7 +11,7 @@ import trustme
 from tests.conftest import KEY, Cli
 from tests.faults.table import with_key
 from tests.faults.warm import WarmCli
-from tests.faults.wire import Reply, Request, Wire, after, finished, http, png, submitted, told
+from tests.server import Reply, Request, Server, finished, http, in_turn, png, reply, submitted
 
 SECRET = 'whsec-"quoted"-ü/é-0123456789'
 NETRC = """\
@@ -47,25 +47,25 @@ def credentials(request: Request) -> str | None:
 
 def test_the_key_goes_to_the_api_and_to_nobody_else(keyed: Cli) -> None:
     """Raw, whatever .netrc says; the images' host gets nothing, not on the second hop either, nor a referrer."""
-    with Wire({"/image": http(200, png())}) as second, Wire() as images, Wire() as api:
+    with Server({"/image": http(200, png())}) as second, Server() as images, Server() as api:
         images.routes = {"/image": http(302, Location=f"{second.url}/image/x.png")}
-        api.routes = {"/fetch": lambda r: told(finished(r.json()["task_id"], images.url))}
+        api.routes = {"/fetch": lambda r: reply(finished(r.json()["task_id"], images.url))}
         for command in ("imagine x", "imagine x --original", "wait task-0", "fetch task-0 -o again/"):
             assert at(keyed, api.url)(*command.split()).code == 0
-    assert {credentials(request) for request in api.seen} == {KEY}
-    assert second.asked("/image")
+    assert {credentials(request) for request in api.received} == {KEY}
+    assert second.requests("/image")
     for host in (images, second):
-        assert {credentials(request) for request in host.seen} == {None}
-        for request in host.seen:
+        assert {credentials(request) for request in host.received} == {None}
+        for request in host.received:
             assert set(request.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
             assert request.headers["accept-encoding"] == "identity"
 
 
 def test_credentials_in_an_image_url_are_not_sent_either(keyed: Cli) -> None:
     """They are the service's to use or not; nothing of them is turned into a header."""
-    with Wire() as api:
+    with Server() as api:
         api.routes = {
-            "/fetch": lambda r: told(finished("task-0", r.origin.replace("//", "//user:password@"))),
+            "/fetch": lambda r: reply(finished("task-0", r.origin.replace("//", "//user:password@"))),
         }
         assert at(keyed, api.url)("imagine", "x").code == 0
         assert with_key(api) == []
@@ -74,20 +74,20 @@ def test_credentials_in_an_image_url_are_not_sent_either(keyed: Cli) -> None:
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 def test_a_redirect_of_the_api_is_never_followed(keyed: Cli, code: int) -> None:
     """Not to another host, and not on the same one: a followed submission could be a second one."""
-    with Wire() as elsewhere, Wire() as api:
+    with Server() as elsewhere, Server() as api:
         api.routes = {"/flux-imagine": http(code, Location=f"{elsewhere.url}/flux-imagine")}
         assert at(keyed, api.url)("imagine", "x").code == 9
         api.routes = {"/account": http(code, Location=f"{elsewhere.url}/account")}
         assert at(keyed, api.url)("account").code == 1
-        assert (elsewhere.seen, api.submissions) == ([], 1)
+        assert (elsewhere.received, api.submissions) == ([], 1)
 
 
 def test_the_webhook_secret_is_sent_only_with_a_webhook_url(keyed: Cli) -> None:
     """As the document has it: in the body, not in a header."""
-    with Wire() as api:
+    with Server() as api:
         at(keyed, api.url)("imagine", "x")
         at(keyed, api.url)("imagine", "x", "--webhook-url", "http://127.0.0.1:9/hook")
-    without, with_url = api.asked("/flux-imagine")
+    without, with_url = api.requests("/flux-imagine")
     assert "webhook_secret" not in without.json()
     assert with_url.json()["webhook_secret"] == SECRET
 
@@ -109,21 +109,21 @@ REPLIES: dict[str, dict[str, Reply]] = {
         "/flux-imagine": lambda r: http(302, Location=f"/?{r.headers['authorization']}")
     },
     "a reason that says the key": {
-        "/fetch": told({"task_id": "task-0", "status": "failed", "error": f"{KEY} / {SECRET}"})
+        "/fetch": reply({"task_id": "task-0", "status": "failed", "error": f"{KEY} / {SECRET}"})
     },
     "a status that says the key": {
-        "/fetch": after(
-            told(
+        "/fetch": in_turn(
+            reply(
                 {"task_id": "task-0", "status": f"in {KEY} {SECRET}", "percentage": 5, "x": [KEY, {KEY: SECRET}]}
             ),
-            lambda r: told({**finished("task-0", r.origin), "task_type": f"{KEY} {SECRET}"}),
+            lambda r: reply({**finished("task-0", r.origin), "task_type": f"{KEY} {SECRET}"}),
         )
     },
     "a refusal while waiting": {"/fetch": echo},
-    "a body that is no JSON": {"/fetch": after(http(200, f"<{KEY} {SECRET}".encode()), told({}, 401))},
+    "a body that is no JSON": {"/fetch": in_turn(http(200, f"<{KEY} {SECRET}".encode()), reply({}, 401))},
     "no answer": {"/flux-imagine": [0.0]},
     "a picture's URL that holds the key": {
-        "/fetch": lambda r: told({**finished("task-0", r.origin), "image_url": f"ftp://{KEY}/{KEY}"})
+        "/fetch": lambda r: reply({**finished("task-0", r.origin), "image_url": f"ftp://{KEY}/{KEY}"})
     },
 }
 
@@ -132,13 +132,13 @@ REPLIES: dict[str, dict[str, Reply]] = {
 @pytest.mark.parametrize("reply", REPLIES)
 def test_they_show_nowhere(keyed: Cli, reply: str, flags: tuple[str, ...]) -> None:
     """Not on either stream, not in any file, whatever the service makes of them."""
-    with Wire(REPLIES[reply]) as api:
+    with Server(REPLIES[reply]) as api:
         at(keyed, api.url)
         for command in ("imagine x --webhook-url http://127.0.0.1:9/", "fetch task-0", "history"):
             done = keyed(*command.split(), *(flags if command != "history" else ()))
             for stream in (done.stdout, done.stderr):
                 assert_absent(stream.encode())
-        assert api.seen
+        assert api.received
     for path in keyed.home.rglob("*"):
         if path.is_file():
             assert_absent(path.read_bytes())
@@ -175,7 +175,7 @@ def test_the_settings_show_masks(cli: Cli) -> None:
 )
 def test_a_key_that_cannot_be_one_is_refused_without_an_echo(cli: Cli, key: str) -> None:
     """From the environment, from stdin, from the file; in a traceback neither."""
-    with Wire() as api:
+    with Server() as api:
         at(cli, api.url)
         for done in (
             cli("imagine", "x", "--debug", env={"APIFRAME_API_KEY": key}),
@@ -184,7 +184,7 @@ def test_a_key_that_cannot_be_one_is_refused_without_an_echo(cli: Cli, key: str)
             assert done.code == 2
             for part in key.split():
                 assert part not in done.stdout + done.stderr
-        assert api.seen == []
+        assert api.received == []
 
 
 # Proxies and authorities
@@ -192,21 +192,21 @@ def test_a_key_that_cannot_be_one_is_refused_without_an_echo(cli: Cli, key: str)
 
 def test_proxies_are_honoured(keyed: Cli) -> None:
     """`http_proxy` carries the API's calls and the picture's; its password shows nowhere."""
-    with Wire() as proxy:
+    with Server() as proxy:
         origin = "http://api.example"
         proxy.routes = {
             f"{origin}/flux-imagine": submitted,
-            f"{origin}/fetch": told(finished("task-0", "http://images.example")),
+            f"{origin}/fetch": reply(finished("task-0", "http://images.example")),
             "http://images.example/": http(200, png()),
         }
         variables = {"http_proxy": proxy.url.replace("//", "//proxy-user:proxy-password@"), "NO_PROXY": ""}
         done = at(keyed, origin)("imagine", "x", "-v", env=variables)
         assert done.code == 0, done.stderr
         assert "proxy-password" not in done.stderr
-        assert credentials(proxy.asked(f"{origin}/flux-imagine")[0]) == KEY
-        assert credentials(proxy.asked("http://images.example/")[0]) is None
+        assert credentials(proxy.requests(f"{origin}/flux-imagine")[0]) == KEY
+        assert credentials(proxy.requests("http://images.example/")[0]) is None
         proxy_authorization = f"Basic {base64.b64encode(b'proxy-user:proxy-password').decode()}"
-        assert {request.headers.get("proxy-authorization") for request in proxy.seen} == {proxy_authorization}
+        assert {request.headers.get("proxy-authorization") for request in proxy.received} == {proxy_authorization}
     done = at(keyed, origin)("imagine", "x", "-v", "--debug", env=variables)
     assert done.code == 5
     assert "proxy-password" not in done.stderr
@@ -239,7 +239,7 @@ def test_an_authority_of_ones_own_is_honoured(
     """For the API's calls and for the picture's; without it nothing is sent, and only once is it tried."""
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
-    with Wire(tls=context(authority)) as api:
+    with Server(tls=context(authority)) as api:
         done = at(keyed, api.url)("imagine", "x", env={variable: str(bundle)})
         assert done.code == 0, done.stderr
         before = api.connections
@@ -253,7 +253,7 @@ def test_a_certificate_for_another_host_is_refused(keyed: Cli, authority: trustm
     """Without a second try."""
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
-    with Wire(tls=context(authority, "elsewhere.example")) as api:
+    with Server(tls=context(authority, "elsewhere.example")) as api:
         done = at(keyed, api.url)("imagine", "x", env={"REQUESTS_CA_BUNDLE": str(bundle)})
         assert (done.code, api.submissions, api.connections) == (5, 0, 1)
         assert "its certificate is not trusted" in done.stderr
@@ -264,13 +264,13 @@ def test_https_does_not_fall_back_to_http(keyed: Cli, authority: trustme.CA, tmp
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
     keyed.env["REQUESTS_CA_BUNDLE"] = str(bundle)
-    with Wire() as plain, Wire(tls=context(authority)) as api:
+    with Server() as plain, Server(tls=context(authority)) as api:
         api.routes = {"/image": http(302, Location=f"{plain.url}/image/x.png")}
         done = at(keyed, api.url)("imagine", "x")
-        assert (done.code, plain.seen) == (5, [])
+        assert (done.code, plain.received) == (5, [])
         assert "is not https" in done.stderr
-        api.routes = {"/fetch": told(finished("task-0", plain.url))}
+        api.routes = {"/fetch": reply(finished("task-0", plain.url))}
         assert keyed("wait", "--last").code == 5
-        assert plain.seen == []
+        assert plain.received == []
         api.routes = {}
         assert keyed("wait", "--last").code == 0

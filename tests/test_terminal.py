@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from tests.conftest import KEY, Cli, wait_until
-from tests.faults.wire import Reply, Wire, after, finished, http, png, told
 from tests.screen import Screen
+from tests.server import Reply, Server, finished, http, in_turn, png, reply
 
 EVIL = (
     "[bold red]no[/bold red] [/foo] [link=http://x]y[/link] \x1b[2J\x1b]0;owned\x07\x9b31m \x08\r\n over "
@@ -22,15 +22,17 @@ RAW = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u206
 OURS = re.compile(r"\x1b\[(\?25[lh]|\d*[AJK]|[\d;]*m|2K)")
 """The escape sequences of bars, tables and colours."""
 
-RUNNING = told({"task_id": "task-0", "status": EVIL, "percentage": 40})
+RUNNING = reply({"task_id": "task-0", "status": EVIL, "percentage": 40})
 REPLIES: dict[str, dict[str, Reply]] = {
-    "all is well": {"/fetch": after(RUNNING, lambda r: told({**finished("task-0", r.origin), "task_type": EVIL}))},
-    "a refusal": {"/flux-imagine": told({"errors": [{"msg": EVIL}]}, 400)},
+    "all is well": {
+        "/fetch": in_turn(RUNNING, lambda r: reply({**finished("task-0", r.origin), "task_type": EVIL}))
+    },
+    "a refusal": {"/flux-imagine": reply({"errors": [{"msg": EVIL}]}, 400)},
     "a redirect": {"/flux-imagine": http(307, Location="http://x/\x1b[2J\x9b31m")},
-    "a failure": {"/fetch": told({"task_id": "task-0", "status": "failed", "error": EVIL})},
-    "trouble": {"/fetch": after(told({"message": EVIL}, 503), lambda r: told(finished("task-0", r.origin)))},
-    "a URL": {"/fetch": lambda r: told({**finished("task-0", r.origin), "image_url": f"ftp://{EVIL}"})},
-    "no JSON": {"/fetch": after(http(200, EVIL.encode(errors="replace")), told({}, 401))},
+    "a failure": {"/fetch": reply({"task_id": "task-0", "status": "failed", "error": EVIL})},
+    "trouble": {"/fetch": in_turn(reply({"message": EVIL}, 503), lambda r: reply(finished("task-0", r.origin)))},
+    "a URL": {"/fetch": lambda r: reply({**finished("task-0", r.origin), "image_url": f"ftp://{EVIL}"})},
+    "no JSON": {"/fetch": in_turn(http(200, EVIL.encode(errors="replace")), reply({}, 401))},
     "a picture elsewhere": {"/image": http(302, Location="ftp://x/\x1b[2J\x9b31m")},
 }
 
@@ -48,8 +50,8 @@ def assert_clean(output: bytes) -> str:
 @pytest.mark.parametrize("reply", REPLIES)
 def test_nothing_raw_reaches_a_terminal(cli: Cli, reply: str, flags: tuple[str, ...]) -> None:
     """On a terminal, with bars and colours, whatever the prompt and the service say."""
-    with Wire(REPLIES[reply]) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server(REPLIES[reply]) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         screen = Screen(cli, "imagine", ARGUMENT, *flags)
         screen.end()
     text = assert_clean(screen.raw)
@@ -64,16 +66,16 @@ def test_nothing_raw_reaches_a_terminal(cli: Cli, reply: str, flags: tuple[str, 
 def test_nothing_raw_reaches_a_terminal_in_tables(cli: Cli, command: str) -> None:
     """Nor in what other commands show of it."""
     routes: dict[str, Reply] = {
-        "/account": told({"email": EVIL, "credits": EVIL, "total_images": [EVIL], "plan": {"name": EVIL}}),
-        "/fetch": lambda r: told(
+        "/account": reply({"email": EVIL, "credits": EVIL, "total_images": [EVIL], "plan": {"name": EVIL}}),
+        "/fetch": lambda r: reply(
             {**finished(r.json()["task_id"], r.origin), "image_url": f"{r.origin}/image/{EVIL}"}
         ),
     }
-    with Wire() as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server() as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         assert cli("imagine", ARGUMENT).code == 0
         cli("config", "set", "output_dir", f"pictures/{ARGUMENT}")
-        wire.routes = routes
+        server.routes = routes
         screen = Screen(cli, *command.split(), columns=200)
         assert screen.end() == 0
         text = assert_clean(screen.raw)
@@ -86,8 +88,8 @@ def test_nothing_raw_reaches_a_terminal_in_tables(cli: Cli, command: str) -> Non
 
 def test_json_escapes_by_jsons_rules(cli: Cli) -> None:
     """A parser gets back exactly what was said, and what is printed is a line of harmless text."""
-    with Wire(REPLIES["a failure"]) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server(REPLIES["a failure"]) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         done = cli("imagine", ARGUMENT, "--json")
     (line,) = done.stdout.rstrip("\n").split("\n")
     assert not RAW.search(line)
@@ -99,8 +101,8 @@ def test_json_escapes_by_jsons_rules(cli: Cli) -> None:
 
 def test_a_path_with_escape_sequences(cli: Cli) -> None:
     """A program gets the path's bytes as they are; a terminal does not."""
-    with Wire() as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server() as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         assert cli("imagine", "x", "-o", "a\x1b[2J.png").stdout == "a\x1b[2J.png\n"
         screen = Screen(cli, "imagine", "x", "-o", "b\x1b[2J.png")
         assert screen.end() == 0
@@ -111,14 +113,14 @@ def test_a_path_with_escape_sequences(cli: Cli) -> None:
 @pytest.mark.parametrize("phase", ["waiting", "downloading"])
 def test_the_cursor_comes_back(cli: Cli, phase: str, number: int) -> None:
     """After each signal the last word on the cursor is to show it, and the id is there."""
-    routes: dict[str, Reply] = {"/fetch": told({"task_id": "task-0", "status": "x", "percentage": 40})}
+    routes: dict[str, Reply] = {"/fetch": reply({"task_id": "task-0", "status": "x", "percentage": 40})}
     if phase == "downloading":
         routes = {"/image": [http(200, png(300_000))[:200_000], 60.0]}
-    with Wire(routes) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server(routes) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         screen = Screen(cli, "imagine", "x")
         path = "/fetch" if phase == "waiting" else "/image"
-        wait_until(lambda: wire.asked(path))
+        wait_until(lambda: server.requests(path))
         screen.until(lambda lines: any("0:00:0" in line for line in lines))
         screen.process.send_signal(number)
         assert screen.end() == {2: 130, 15: 143, 1: 129}[number]
@@ -129,27 +131,27 @@ def test_the_cursor_comes_back(cli: Cli, phase: str, number: int) -> None:
 
 def test_a_terminal_that_is_closed(cli: Cli) -> None:
     """Where the hang-up is ignored, as `nohup` and `disown` have it, the task goes on to its picture."""
-    with Wire({"/fetch": RUNNING}) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server({"/fetch": RUNNING}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         try:
             screen = Screen(cli, "imagine", "x")
         finally:
             signal.signal(signal.SIGHUP, before)
         screen.until(lambda lines: any("40%" in line for line in lines))
-        looks = len(wire.asked("/fetch"))
+        looks = len(server.requests("/fetch"))
         screen.close()
-        wait_until(lambda: len(wire.asked("/fetch")) > looks + 2)
-        wire.routes = {}
+        wait_until(lambda: len(server.requests("/fetch")) > looks + 2)
+        server.routes = {}
         assert screen.process.wait(timeout=30) == 6  # for stdout was the terminal, too
     assert cli.files() == ["x-task-0.png"]
 
 
 def test_the_cursor_comes_back_at_the_deadline_and_on_errors(cli: Cli) -> None:
     """Whatever ends the bars."""
-    for routes, code in (({"/fetch": RUNNING}, 7), ({"/image": http(403)}, 5), ({"/fetch": told({}, 401)}, 3)):
-        with Wire(routes) as wire:
-            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    for routes, code in (({"/fetch": RUNNING}, 7), ({"/image": http(403)}, 5), ({"/fetch": reply({}, 401)}, 3)):
+        with Server(routes) as server:
+            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
             screen = Screen(cli, "imagine", "x", "--timeout", "2")
             assert screen.end() == code
         assert screen.raw.rfind(b"\x1b[?25h") >= screen.raw.rfind(b"\x1b[?25l")

@@ -19,7 +19,7 @@ from flux_cli.storage.history import History
 from flux_cli.storage.record import Record
 from tests.conftest import KEY, Cli, Done, new_cli
 from tests.faults.warm import WarmCli
-from tests.faults.wire import Wire
+from tests.server import Server
 
 AT_ONCE = 12
 """How many rows run at the same time."""
@@ -37,7 +37,7 @@ class Row:
         says: Patterns that stderr matches.
         status: What the history says; None where it has no record.
         magic: What a prompt says that makes the sandbox do it.
-        wire: Makes the server that does it, where the sandbox cannot.
+        server: Makes the server that does it, where the sandbox cannot.
         command: The command; the prompt is added.
         url: The API's URL, from the server's `{url}` and `{port}`.
         prepare: Makes the fault in the command's home.
@@ -51,7 +51,7 @@ class Row:
     says: tuple[str, ...] = ()
     status: Status | None = Status.UNKNOWN
     magic: str = ""
-    wire: Callable[[], Wire] | None = None
+    server: Callable[[], Server] | None = None
     command: str = "imagine --width 256 --height 256"
     url: str = "{url}"
     prepare: Callable[[Cli], None] | None = None
@@ -87,20 +87,19 @@ def run(row: Row, directory: Path) -> Outcome:
 @contextlib.contextmanager
 def served(row: Row, directory: Path) -> Iterator[tuple[str, Callable[[], int], Callable[[], int]]]:
     """Run the row's server; yield its URL and what counts the submissions and the leaks that it saw."""
-    server: AbstractContextManager[Wire | sandbox.Running]
-    server = row.wire() if row.wire else sandbox.running(directory / "sandbox", seconds=0.3)
+    server: AbstractContextManager[Server | sandbox.Running]
+    server = row.server() if row.server else sandbox.running(directory / "sandbox", seconds=0.3)
     with server as running:
-        if isinstance(running, Wire):
-            wire = running
-            yield wire.url, lambda: wire.submissions, lambda: len(with_key(wire))
+        if isinstance(running, Server):
+            yield running.url, lambda: running.submissions, lambda: len(with_key(running))
         else:
             stats = running.stats
             yield running.url, lambda: stats.submissions, lambda: stats.leaked_keys
 
 
-def with_key(wire: Wire) -> list[str]:
+def with_key(server: Server) -> list[str]:
     """Return the paths, other than the API's, to which the key was sent."""
-    return [request.path for request in wire.asked("/image") if "authorization" in request.headers]
+    return [request.path for request in server.requests("/image") if "authorization" in request.headers]
 
 
 def records(cli: Cli) -> list[Record]:

@@ -6,7 +6,7 @@ import pytest
 
 from flux_cli.api.task import Status
 from tests.faults.table import Row, check_all
-from tests.faults.wire import Reply, Then, Wire, after, http, png, slowly, told
+from tests.server import Action, Reply, Server, http, in_turn, png, reply, slowly
 
 RESUME = r"hint: the task is paid for and lives on: flux-cli wait "
 BRIEF = "imagine --width 256 --height 256 --timeout 5"
@@ -31,7 +31,7 @@ def on_the_wire(fault: str, reply: Reply, code: int = 0, *says: str, command: st
         1,
         1 if code == 0 else 0,
         says=(*resume, *says),
-        wire=lambda: Wire({"/image": reply}),
+        server=lambda: Server({"/image": reply}),
         status=Status.FINISHED,
         command=command,
     )
@@ -107,24 +107,24 @@ ON_THE_WIRE = [
         "the image_url holds escape sequences",
         5,
         says=(RESUME,),
-        wire=lambda: Wire({"/fetch": told({"image_url": "http://\x1b[2J\u202e/x.png"})}),
+        server=lambda: Server({"/fetch": reply({"image_url": "http://\x1b[2J\u202e/x.png"})}),
         status=Status.FINISHED,
     ),
     on_the_wire("headers a byte now and then", slowly(http(200, PNG)[:60], 0.2), 7, command=BRIEF),
     on_the_wire("a length that is too small", http(200, PNG, Content_Length="20"), 5, "incomplete"),
-    on_the_wire("a length that is too large, once", after(http(200, PNG, Content_Length="999"), http(200, PNG))),
+    on_the_wire("a length that is too large, once", in_turn(http(200, PNG, Content_Length="999"), http(200, PNG))),
     on_the_wire("a negative length", http(200, PNG, Content_Length="-1")),
     on_the_wire("a length that is no number", http(200, PNG, Content_Length="many")),
     on_the_wire("a length of 5000 digits", http(200, PNG, Content_Length="9" * 5000)),
     on_the_wire("two lengths", http(200, PNG, content_length="9"), 5),
-    on_the_wire("no HTTP, once", after(b"\x00\xff\x00", http(200, PNG))),
-    on_the_wire("103 Early Hints, once", after(b"HTTP/1.1 103 Early\r\n\r\n", http(200, PNG))),
+    on_the_wire("no HTTP, once", in_turn(b"\x00\xff\x00", http(200, PNG))),
+    on_the_wire("103 Early Hints, once", in_turn(b"HTTP/1.1 103 Early\r\n\r\n", http(200, PNG))),
     on_the_wire("100 Continue", b"HTTP/1.1 100 Continue\r\n\r\n" + http(200, PNG)),
     on_the_wire(
-        "chunks without sense, once", after(http(200, b"zz", Transfer_Encoding="chunked"), http(200, PNG))
+        "chunks without sense, once", in_turn(http(200, b"zz", Transfer_Encoding="chunked"), http(200, PNG))
     ),
-    on_the_wire("reset before a byte, once", after([Then.RESET], http(200, PNG))),
-    on_the_wire("reset after the last byte", [http(200, PNG), Then.RESET]),
+    on_the_wire("reset before a byte, once", in_turn([Action.RESET], http(200, PNG))),
+    on_the_wire("reset after the last byte", [http(200, PNG), Action.RESET]),
     on_the_wire("redirect without a Location", http(302), 5, "HTTP 302"),
     on_the_wire(
         "a redirect by name, without a host",

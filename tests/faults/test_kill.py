@@ -13,7 +13,7 @@ from flux_cli.storage.files import PREFIX
 from tests.conftest import KEY, Cli
 from tests.faults.table import is_whole, records
 from tests.faults.warm import WarmCli
-from tests.faults.wire import Request, Step, Wire, finished, http, png, told
+from tests.server import Request, Server, Step, finished, http, png, reply
 
 KILLS = 112
 AT_ONCE = 6
@@ -40,9 +40,9 @@ class Street:
         self.task_ids: dict[str, str] = {}
         self.due: dict[str, float] = {}
 
-    def routes(self) -> Wire:
+    def routes(self) -> Server:
         """Return the server."""
-        return Wire({"/flux-imagine": self.submit, "/fetch": self.fetch, "/image": self.image})
+        return Server({"/flux-imagine": self.submit, "/fetch": self.fetch, "/image": self.image})
 
     def comes_to(self, prompt: str, moment: str) -> None:
         """Kill the command with this prompt if this is its moment."""
@@ -56,7 +56,7 @@ class Street:
         task_id = f"task-{prompt.replace(' ', '-')}"
         self.comes_to(prompt, "submission received")
         self.task_ids[task_id], self.due[task_id] = prompt, time.monotonic() + TASK_SECONDS
-        yield told({"task_id": task_id})
+        yield reply({"task_id": task_id})
         self.comes_to(prompt, "submission answered")
 
     def fetch(self, request: Request) -> Iterator[Step]:
@@ -64,7 +64,7 @@ class Street:
         task_id = request.json()["task_id"]
         self.comes_to(self.task_ids[task_id], "asked for")
         done = time.monotonic() >= self.due[task_id]
-        yield told(finished(task_id, request.origin) if done else {"task_id": task_id, "status": "processing"})
+        yield reply(finished(task_id, request.origin) if done else {"task_id": task_id, "status": "processing"})
 
     def image(self, request: Request) -> Iterator[Step]:
         """Send a picture in two halves."""
@@ -81,8 +81,8 @@ def test_killed_at_any_moment(cli: Cli) -> None:
     """Each submission is in the history, those without an id as unknown; the rest can be waited for."""
     dice = random.Random(3)  # noqa: S311 - no secret
     street = Street(dice)
-    with street.routes() as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with street.routes() as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
 
         def run(number: int) -> int:
             prompt = f"victim {number}"
@@ -95,8 +95,8 @@ def test_killed_at_any_moment(cli: Cli) -> None:
             codes = list(pool.map(run, range(KILLS)))
         assert set(codes) <= {0, -9}
         assert codes.count(-9) > KILLS / 2
-        bought = {request.json()["prompt"] for request in wire.asked("/flux-imagine")}
-        assert len(bought) == wire.submissions
+        bought = {request.json()["prompt"] for request in server.requests("/flux-imagine")}
+        assert len(bought) == server.submissions
 
         kept = {record.prompt: record for record in records(cli)}
         assert bought <= set(kept)
@@ -112,7 +112,7 @@ def test_killed_at_any_moment(cli: Cli) -> None:
 
         done = cli("wait", "--all", "-q")
         assert done.code == 0, done.stderr
-        assert wire.submissions == len(bought)
+        assert server.submissions == len(bought)
     kept = {record.prompt: record for record in records(cli)}
     assert all(is_whole(Path(record.path or "")) for record in kept.values() if record.task_id)
     assert not [name for name in cli.files() if name.startswith(PREFIX)], "leftovers were not swept"

@@ -19,22 +19,22 @@ from tests.conftest import KEY, Cli, Done
 from tests.faults.mounts import fill, make_read_only, tmpfs
 from tests.faults.table import Row, check_all, is_whole, records
 from tests.faults.warm import WarmCli
-from tests.faults.wire import Reply, Request, Step, Wire, http, png, submitted, told
+from tests.server import Reply, Request, Server, Step, http, png, reply, submitted
 
 RESUME = "flux-cli wait task-0"
 
 
 @pytest.fixture
-def wire() -> Iterator[Wire]:
+def server() -> Iterator[Server]:
     """A server that behaves, with pictures of 300 KB."""
-    with Wire({"/image": http(200, png(300_000))}) as running:
+    with Server({"/image": http(200, png(300_000))}) as running:
         yield running
 
 
 @pytest.fixture
-def flux(cli: Cli, wire: Wire) -> Cli:
+def flux(cli: Cli, server: Server) -> Cli:
     """The command with a key, pointed at the server."""
-    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
     return WarmCli.of(cli)
 
 
@@ -42,7 +42,9 @@ def not_sent(
     fault: str, command: str, *says: str, code: int = 6, prepare: Callable[[Cli], None] | None = None
 ) -> Row:
     """Return the row of a fault that is found before anything is sent."""
-    return Row(fault, code, 0, says=says, wire=Wire, status=None, command=f"imagine {command}", prepare=prepare)
+    return Row(
+        fault, code, 0, says=says, server=Server, status=None, command=f"imagine {command}", prepare=prepare
+    )
 
 
 def with_file(cli: Cli) -> None:
@@ -86,13 +88,19 @@ NAMES = [
         0,
         1,
         1,
-        wire=Wire,
+        server=Server,
         status=Status.FINISHED,
         command="imagine -o {model}.{ext}",
         prepare=with_files,
     ),
     Row(
-        "the directories are missing", 0, 1, 1, wire=Wire, status=Status.FINISHED, command="imagine -o a/b/c/x.png"
+        "the directories are missing",
+        0,
+        1,
+        1,
+        server=Server,
+        status=Status.FINISHED,
+        command="imagine -o a/b/c/x.png",
     ),
 ]
 
@@ -118,19 +126,19 @@ def test_a_target_that_appears_while_the_task_runs_is_not_replaced(cli: Cli) -> 
         (cli.cwd / "x.png").write_bytes(b"mine")
         return http(200, png())
 
-    with Wire({"/image": appear}) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server({"/image": appear}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         done = cli("imagine", "x", "-o", "x.png")
         assert (done.code, cli.files()) == (6, ["x.png"])
         assert RESUME in done.stderr
         again = cli("wait", "--last", "-o", "y.png")
-        assert (again.code, wire.submissions) == (0, 1)
+        assert (again.code, server.submissions) == (0, 1)
 
 
 @pytest.mark.parametrize("name", ["picture.png", "picture-{n}.{ext}"])
-def test_two_commands_that_write_the_same_names(flux: Cli, wire: Wire, name: str) -> None:
+def test_two_commands_that_write_the_same_names(flux: Cli, server: Server, name: str) -> None:
     """Every picture that was paid for is a file, or its task can be waited for; no file is written twice."""
-    wire.routes = {"/image": lambda r: [0.3, http(200, png(len(r.path) + r.number))]}
+    server.routes = {"/image": lambda r: [0.3, http(200, png(len(r.path) + r.number))]}
     with ThreadPoolExecutor(4) as pool:
         ended = list(pool.map(lambda _: flux("imagine", "x", "-o", name), range(4)))
     saved = [line for done in ended for line in done.lines]
@@ -138,7 +146,7 @@ def test_two_commands_that_write_the_same_names(flux: Cli, wire: Wire, name: str
     assert all(is_whole(flux.cwd / name) for name in flux.files())
     lost = [done for done in ended if done.code == 6 and "flux-cli wait task-" in done.stderr]
     assert len(lost) == (0 if "{" in name else 3)
-    assert len(lost) + len(saved) == wire.submissions == 4
+    assert len(lost) + len(saved) == server.submissions == 4
 
 
 def test_a_pipe_that_is_called_like_a_leftover_holds_nobody_up(flux: Cli) -> None:
@@ -156,14 +164,14 @@ def test_a_disk_that_fills_up(cli: Cli, size: int) -> None:
             fill(full)
             return http(200, png(size))
 
-        with Wire({"/image": fill_up}) as wire:
-            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+        with Server({"/image": fill_up}) as server:
+            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
             done = cli("imagine", "x", "-o", f"{full}/")
             assert (done.code, cli.files()) == (6, ["full/filler"])
             assert "no space left" in done.stderr
             assert RESUME in done.stderr
-            assert wire.submissions == 1
-            wire.routes = {}
+            assert server.submissions == 1
+            server.routes = {}
             (full / "filler").unlink()
             assert cli("wait", "--last", "-o", f"{full}/").code == 0
 
@@ -179,21 +187,21 @@ def test_a_picture_beyond_what_the_user_may_write(flux: Cli) -> None:
     assert RESUME in done.stderr
 
 
-def test_a_read_only_file_system(flux: Cli, wire: Wire) -> None:
+def test_a_read_only_file_system(flux: Cli, server: Server) -> None:
     """Refused before it costs money."""
     with tmpfs(flux.cwd / "ro") as directory:
         make_read_only(directory)
         for output in ("ro/", "ro/x.png", "ro/{seed}.{ext}", "ro/new/"):
             assert flux("imagine", "x", "-o", output).code == 6
-    assert wire.submissions == 0
+    assert server.submissions == 0
 
 
-def test_the_working_directory_is_gone(flux: Cli, wire: Wire, tmp_path: Path) -> None:
+def test_the_working_directory_is_gone(flux: Cli, server: Server, tmp_path: Path) -> None:
     """Refused before it costs money."""
     gone = tmp_path / "gone"
     gone.mkdir()
     done = flux.process("imagine", "x", cwd=gone, preexec_fn=gone.rmdir)
-    assert (done.code, wire.submissions) == (6, 0)
+    assert (done.code, server.submissions) == (6, 0)
     assert "Traceback" not in done.stderr
 
 
@@ -236,10 +244,10 @@ def test_nobody_reads_stdout(flux: Cli) -> None:
     assert is_whole(flux.cwd / name)
 
 
-def test_nobody_reads_stdout_of_several(flux: Cli, wire: Wire) -> None:
+def test_nobody_reads_stdout_of_several(flux: Cli, server: Server) -> None:
     """All that is paid for gets to the disk."""
     done = run_in_shell(flux, 'flux-cli imagine x -n 3 -q --json | head -0; echo "${PIPESTATUS[0]}"')
-    assert (done.lines, len(flux.files()), wire.submissions) == (["141"], 3, 3)
+    assert (done.lines, len(flux.files()), server.submissions) == (["141"], 3, 3)
 
 
 def test_nobody_reads_the_picture_on_stdout(flux: Cli) -> None:
@@ -249,10 +257,10 @@ def test_nobody_reads_the_picture_on_stdout(flux: Cli) -> None:
     assert RESUME in done.stderr
 
 
-def test_stdout_is_a_full_disk(flux: Cli, wire: Wire) -> None:
+def test_stdout_is_a_full_disk(flux: Cli, server: Server) -> None:
     """Exit 6, and no picture is lost for it."""
     done = run_in_shell(flux, "flux-cli imagine x -n 3 > /dev/full")
-    assert (done.code, len(flux.files()), wire.submissions) == (6, 3, 3)
+    assert (done.code, len(flux.files()), server.submissions) == (6, 3, 3)
     assert "no space left" in done.stderr
     done = run_in_shell(flux, "flux-cli imagine x -o - > /dev/full")
     assert done.code == 6
@@ -269,14 +277,14 @@ def test_streams_that_are_closed(flux: Cli, closed: str, code: int) -> None:
     assert is_whole(flux.cwd / name)
 
 
-def test_a_prompt_from_a_stdin_that_is_closed(flux: Cli, wire: Wire) -> None:
+def test_a_prompt_from_a_stdin_that_is_closed(flux: Cli, server: Server) -> None:
     """There is no prompt, and nothing is sent."""
     assert run_in_shell(flux, "flux-cli imagine <&-").code == 2
     assert run_in_shell(flux, "flux-cli wait - <&-").code == 2
-    assert wire.submissions == 0
+    assert server.submissions == 0
 
 
-def test_a_prompt_that_is_no_utf_8(flux: Cli, wire: Wire) -> None:
+def test_a_prompt_that_is_no_utf_8(flux: Cli, server: Server) -> None:
     """JSON cannot hold it."""
     for command in (
         r"flux-cli imagine $'caf\xe9'",
@@ -287,7 +295,7 @@ def test_a_prompt_that_is_no_utf_8(flux: Cli, wire: Wire) -> None:
         done = run_in_shell(flux, command)
         assert done.code == 2, done.stderr
         assert "UTF-8" in done.stderr
-    assert wire.submissions == 0
+    assert server.submissions == 0
     assert [record.status for record in records(flux)] == [Status.FAILED]  # the one that was not validated
 
 
@@ -330,7 +338,7 @@ BROKEN_HISTORIES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN_HISTORIES)
-def test_a_history_that_cannot_be_used(flux: Cli, wire: Wire, kind: str) -> None:
+def test_a_history_that_cannot_be_used(flux: Cli, server: Server, kind: str) -> None:
     """Nothing is sent; one clear error; the file is never replaced. A task can be waited for all the same."""
     flux.history_file.parent.mkdir(parents=True)
     BROKEN_HISTORIES[kind](flux.history_file)
@@ -341,24 +349,24 @@ def test_a_history_that_cannot_be_used(flux: Cli, wire: Wire, kind: str) -> None
         assert done.stderr.startswith("error: ")
         assert "history" in done.stderr
         assert "Traceback" not in done.stderr
-    assert wire.submissions == 0
+    assert server.submissions == 0
     assert flux("wait", "task-7").code == 0
     assert flux("fetch", "task-7").code == 0
     assert (flux.history_file.read_bytes() if flux.history_file.is_file() else None) == before
 
 
-def test_a_history_on_a_full_disk(flux: Cli, wire: Wire, tmp_path: Path) -> None:
+def test_a_history_on_a_full_disk(flux: Cli, server: Server, tmp_path: Path) -> None:
     """What cannot be written down is not sent."""
     with tmpfs(tmp_path / "state", "1m") as state:
         flux.env["XDG_STATE_HOME"] = str(state)
         fill(state)
         done = flux("imagine", "x")
-        assert (done.code, wire.submissions) == (6, 0)
+        assert (done.code, server.submissions) == (6, 0)
         (state / "filler").unlink()
         assert flux("imagine", "x").code == 0
         fill(state)
         assert flux("imagine", "x").code == 6
-        assert wire.submissions == 1
+        assert server.submissions == 1
 
 
 @pytest.mark.parametrize("quiet", [(), ("-q",)])
@@ -372,8 +380,8 @@ def test_a_history_whose_disk_fills_up_while_a_submission_is_under_way(
             fill(state)
             return submitted(request)
 
-        with Wire({"/flux-imagine": fill_up}) as wire:
-            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url, "XDG_STATE_HOME": str(state)}
+        with Server({"/flux-imagine": fill_up}) as server:
+            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url, "XDG_STATE_HOME": str(state)}
             done = cli("imagine", "x", *quiet)
             assert done.code == 0, done.stderr
             assert "task-0" in done.stderr
@@ -390,39 +398,39 @@ def test_a_history_whose_disk_fills_up_in_the_middle_of_many(cli: Cli, tmp_path:
             fill(state)
             return [0.1 * request.number, submitted(request)]
 
-        with Wire({"/flux-imagine": fill_up}) as wire:
-            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url, "XDG_STATE_HOME": str(state)}
+        with Server({"/flux-imagine": fill_up}) as server:
+            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url, "XDG_STATE_HOME": str(state)}
             done = cli("imagine", "x", "-n", "20")
             assert done.code == 6, done.stderr
-            assert 0 < wire.submissions < 20
-            assert len(cli.files()) == wire.submissions
-            for number in range(wire.submissions):
+            assert 0 < server.submissions < 20
+            assert len(cli.files()) == server.submissions
+            for number in range(server.submissions):
                 assert f"task-{number}" in done.stderr
-            assert done.stderr.count("not sent: cannot use the history") == 20 - wire.submissions
+            assert done.stderr.count("not sent: cannot use the history") == 20 - server.submissions
 
 
-def test_a_history_on_a_read_only_file_system(flux: Cli, wire: Wire, tmp_path: Path) -> None:
+def test_a_history_on_a_read_only_file_system(flux: Cli, server: Server, tmp_path: Path) -> None:
     """What cannot be written down is not sent."""
     with tmpfs(tmp_path / "state", "1m") as state:
         flux.env["XDG_STATE_HOME"] = str(state)
         assert flux("imagine", "x").code == 0
         make_read_only(state)
         done = flux("imagine", "x")
-        assert (done.code, wire.submissions) == (6, 1)
+        assert (done.code, server.submissions) == (6, 1)
         assert "Traceback" not in done.stderr
 
 
-def test_ten_processes_that_begin_the_history_at_once(flux: Cli, wire: Wire) -> None:
+def test_ten_processes_that_begin_the_history_at_once(flux: Cli, server: Server) -> None:
     """None is told that it is locked, and none of their records is lost."""
     started = [flux.start("imagine", f"x {n}", "-n", "3", "-q") for n in range(10)]
     ended = [(process.communicate(timeout=60)[1], process.returncode) for process in started]
     assert ended == [(b"", 0)] * 10
-    assert len(records(flux)) == wire.submissions == 30
+    assert len(records(flux)) == server.submissions == 30
     assert {record.status for record in records(flux)} == {Status.FINISHED}
     assert len({record.task_id for record in records(flux)}) == 30
 
 
-def test_a_history_that_another_process_holds_for_a_while(flux: Cli, wire: Wire) -> None:
+def test_a_history_that_another_process_holds_for_a_while(flux: Cli, server: Server) -> None:
     """The task goes its way, and what happened to it is written down once the history is free again."""
     released: list[threading.Timer] = []
 
@@ -435,10 +443,10 @@ def test_a_history_that_another_process_holds_for_a_while(flux: Cli, wire: Wire)
 
     def finish_later(request: Request) -> Reply:
         if time.monotonic() < began + 8:
-            return told({"task_id": "task-0", "status": "processing"})
-        return told({"task_id": "task-0", "status": "finished", "image_url": f"{request.origin}/image.png"})
+            return reply({"task_id": "task-0", "status": "processing"})
+        return reply({"task_id": "task-0", "status": "finished", "image_url": f"{request.origin}/image.png"})
 
-    wire.routes = {**wire.routes, "/flux-imagine": hold, "/fetch": finish_later}
+    server.routes = {**server.routes, "/flux-imagine": hold, "/fetch": finish_later}
     began = time.monotonic()
     done = flux("imagine", "x", "-q", "-o", "x.png")
     assert (done.code, done.stdout, done.stderr) == (0, "x.png\n", "")
@@ -447,15 +455,15 @@ def test_a_history_that_another_process_holds_for_a_while(flux: Cli, wire: Wire)
     assert record.path == str(flux.cwd / "x.png")
 
 
-def test_another_service_that_does_not_know_a_task_changes_nothing(flux: Cli, wire: Wire) -> None:
+def test_another_service_that_does_not_know_a_task_changes_nothing(flux: Cli, server: Server) -> None:
     """The record is of a task at its own service, where it can still be waited for."""
-    wire.routes = {"/fetch": told({"task_id": "task-0", "status": "processing"})}
+    server.routes = {"/fetch": reply({"task_id": "task-0", "status": "processing"})}
     assert flux("imagine", "x", "--timeout", "1").code == 7
-    with Wire({"/fetch": http(404)}) as other:
+    with Server({"/fetch": http(404)}) as other:
         assert flux("wait", "task-0", "--api-url", other.url).code == 4
         assert flux("fetch", "task-0", "--api-url", other.url).code == 4
-    with Wire({"/fetch": told({"task_id": "task-0", "status": "failed"})}) as other:
+    with Server({"/fetch": reply({"task_id": "task-0", "status": "failed"})}) as other:
         assert flux("fetch", "task-0", "--api-url", other.url).code == 0
         assert flux("wait", "task-0", "--api-url", other.url).code == 4
-    wire.routes = {}
+    server.routes = {}
     assert flux("wait", "--last").code == 0

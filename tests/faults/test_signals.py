@@ -14,9 +14,9 @@ import pytest
 from flux_cli.api.task import Status
 from tests.conftest import KEY, Cli, interrupt, wait_until
 from tests.faults.table import records
-from tests.faults.wire import Reply, Wire, http, png, told
+from tests.server import Reply, Server, http, png, reply
 
-RUNNING = told({"task_id": "task-0", "status": "processing", "percentage": 40})
+RUNNING = reply({"task_id": "task-0", "status": "processing", "percentage": 40})
 PICTURE = http(200, png(300_000))
 SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
@@ -48,7 +48,7 @@ PHASES = (
     Phase("submitting", {"/flux-imagine": [60.0]}, ("/flux-imagine", 1), Status.UNKNOWN, BILLED),
     Phase(
         "asked to slow down",
-        {"/flux-imagine": told({}, 429, Retry_After="50")},
+        {"/flux-imagine": reply({}, 429, Retry_After="50")},
         ("/flux-imagine", 1),
         Status.UNSENT,
         "interrupted before it was sent",
@@ -64,23 +64,23 @@ PHASES = (
 
 
 @pytest.fixture
-def at(cli: Cli) -> Iterator[Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]]]:
+def at(cli: Cli) -> Iterator[Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]]]:
     """Return a function that takes a command to a phase."""
-    wires: list[Wire] = []
+    servers: list[Server] = []
 
-    def reach(phase: Phase) -> tuple["subprocess.Popen[bytes]", Wire]:
-        wire = Wire(phase.routes).__enter__()
-        wires.append(wire)
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    def reach(phase: Phase) -> tuple["subprocess.Popen[bytes]", Server]:
+        server = Server(phase.routes).__enter__()
+        servers.append(server)
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         process = cli.start("imagine", "x", *phase.flags)
         path, times = phase.reached
-        wait_until(lambda: len(wire.asked(path)) >= times)
+        wait_until(lambda: len(server.requests(path)) >= times)
         wait_until(lambda: [record.status for record in records(cli)] == [phase.status])
-        return process, wire
+        return process, server
 
     yield reach
-    for wire in wires:
-        wire.__exit__()
+    for server in servers:
+        server.__exit__()
 
 
 CASES = [(phase, number) for phase in PHASES for number in SIGNALS if number == signal.SIGINT or not phase.flags]
@@ -90,17 +90,17 @@ CASES = [(phase, number) for phase in PHASES for number in SIGNALS if number == 
     ("phase", "number"), CASES, ids=[f"{signal.Signals(number).name} {phase.name}" for phase, number in CASES]
 )
 def test_a_signal(
-    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]], phase: Phase, number: int
+    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]], phase: Phase, number: int
 ) -> None:
     """The contract's code, the words that fit, no file, and the record that the next command needs."""
-    process, wire = at(phase)
+    process, server = at(phase)
     done = interrupt(process, number)
     assert done.code == SIGNALS[number], done.stderr
     assert phase.says in done.stderr
     assert "Traceback" not in done.stderr
     assert cli.files() == []
     assert [record.status for record in records(cli)] == [phase.status]
-    assert wire.submissions == 1
+    assert server.submissions == 1
     if "--json" in phase.flags:
         (told_of,) = done.objects
         assert (told_of["task_id"], told_of["exit_code"]) == ("task-0", done.code)
@@ -108,8 +108,8 @@ def test_a_signal(
 
 def test_before_anything_is_sent(cli: Cli) -> None:
     """While it connects, nothing can have been billed, and it says so."""
-    with Wire(accepts=False) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server(accepts=False) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         process = cli.start("imagine", "x")
         wait_until(lambda: records(cli))
         time.sleep(0.3)
@@ -137,7 +137,7 @@ def test_while_the_prompt_is_read(cli: Cli) -> None:
 
 @pytest.mark.parametrize("phase", [PHASES[0], PHASES[3], PHASES[7]], ids=lambda phase: phase.name)
 def test_two_signals_at_once(
-    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]], phase: Phase
+    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]], phase: Phase
 ) -> None:
     """An impatient second Ctrl-C loses nothing that the first would have kept."""
     process, _ = at(phase)
@@ -151,7 +151,7 @@ def test_two_signals_at_once(
 
 @pytest.mark.parametrize("pause", [0.003, 0.008, 0.015, 0.025, 0.04])
 def test_a_second_signal_at_any_moment_after_the_first(
-    at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Wire]], pause: float
+    at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]], pause: float
 ) -> None:
     """The exit code stays the first one's while the program ends: Python itself would die of the signal."""
     process, _ = at(PHASES[3])
@@ -170,12 +170,12 @@ def ignore_hangup() -> None:
 
 def test_nohup(cli: Cli) -> None:
     """A hang-up that is ignored when the command starts stays ignored."""
-    with Wire({"/fetch": RUNNING}) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    with Server({"/fetch": RUNNING}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         process = cli.start("imagine", "x", preexec_fn=ignore_hangup)
-        wait_until(lambda: wire.asked("/fetch"))
+        wait_until(lambda: server.requests("/fetch"))
         process.send_signal(signal.SIGHUP)
         time.sleep(0.3)
-        wire.routes = {}
+        server.routes = {}
         assert process.wait(timeout=20) == 0
     assert len(cli.files()) == 1

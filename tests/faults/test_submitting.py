@@ -10,7 +10,7 @@ import pytest
 from flux_cli.api.task import Status
 from tests.conftest import KEY, Cli
 from tests.faults.table import Row, check_all
-from tests.faults.wire import Reply, Then, Wire, after, http, slowly, submitted, told
+from tests.server import Action, Reply, Server, http, in_turn, reply, slowly, submitted
 
 UNKNOWN = r"may have been accepted and billed"
 HOW_TO_CHECK = r"`flux-cli account` and `flux-cli history`"
@@ -27,7 +27,7 @@ def answered(fault: str, reply: Reply, *says: str) -> Row:
         fault,
         9,
         says=(UNKNOWN, HOW_TO_CHECK, *says),
-        wire=lambda: Wire({"/flux-imagine": reply}),
+        server=lambda: Server({"/flux-imagine": reply}),
         command=QUICK,
     )
 
@@ -56,7 +56,9 @@ REFUSED = [
         "400 that says `not found` of a model",
         2,
         says=("no such model; it was not found",),
-        wire=lambda: Wire({"/flux-imagine": told({"errors": [{"msg": "no such model; it was not found"}]}, 400)}),
+        server=lambda: Server(
+            {"/flux-imagine": reply({"errors": [{"msg": "no such model; it was not found"}]}, 400)}
+        ),
         status=Status.FAILED,
     ),
     Row(
@@ -124,18 +126,18 @@ UNKNOWN_OUTCOMES = [
 ]
 
 ON_THE_WIRE = [
-    answered("headers a byte now and then", slowly(told({"task_id": "task-0"}))),
+    answered("headers a byte now and then", slowly(reply({"task_id": "task-0"}))),
     answered("100 Continue without end", slowly(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, 0.001)),
     Row(
         "100 Continue before the answer",
         0,
         1,
         1,
-        wire=lambda: Wire({"/flux-imagine": b"HTTP/1.1 100 Continue\r\n\r\n" + told({"task_id": "task-0"})}),
+        server=lambda: Server({"/flux-imagine": b"HTTP/1.1 100 Continue\r\n\r\n" + reply({"task_id": "task-0"})}),
         status=Status.FINISHED,
     ),
     answered(
-        "103 Early Hints", [b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.2, told({"task_id": "task-0"})], "HTTP 103"
+        "103 Early Hints", [b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.2, reply({"task_id": "task-0"})], "HTTP 103"
     ),
     answered("a length that is too small", http(200, GOOD, Content_Length="9")),
     answered("a length that is too large", http(200, GOOD, Content_Length="99"), "no response"),
@@ -145,7 +147,7 @@ ON_THE_WIRE = [
         0,
         1,
         1,
-        wire=lambda: Wire({"/flux-imagine": http(200, GOOD, Content_Length="-5")}),
+        server=lambda: Server({"/flux-imagine": http(200, GOOD, Content_Length="-5")}),
         status=Status.FINISHED,
     ),
     answered(
@@ -157,7 +159,7 @@ ON_THE_WIRE = [
         0,
         1,
         1,
-        wire=lambda: Wire({"/flux-imagine": http(200, gzip.compress(GOOD), Content_Encoding="gzip")}),
+        server=lambda: Server({"/flux-imagine": http(200, gzip.compress(GOOD), Content_Encoding="gzip")}),
         status=Status.FINISHED,
     ),
     answered("a compressed answer, cut", http(200, gzip.compress(GOOD)[:-12], Content_Encoding="gzip")),
@@ -172,14 +174,14 @@ ON_THE_WIRE = [
     answered("300 headers", http(200, GOOD, **{f"X_{n}": "x" for n in range(300)})),
     answered("a header of 100 KB", http(200, GOOD, X="x" * 100_000)),
     answered("a header with escape sequences", http(500, b"", Location="\x1b[2J", X="\x1b]0;owned\x07")),
-    answered("half a status line, then a reset", [b"HTTP/1.1 2", 0.1, Then.RESET], "connection reset"),
-    answered("half a body, then a reset", [http(200, GOOD, Content_Length="99"), 0.1, Then.RESET]),
+    answered("half a status line, then a reset", [b"HTTP/1.1 2", 0.1, Action.RESET], "connection reset"),
+    answered("half a body, then a reset", [http(200, GOOD, Content_Length="99"), 0.1, Action.RESET]),
     Row(
         "reset while the request is sent",
         9,
         0,
         says=(UNKNOWN,),
-        wire=lambda: Wire({"/flux-imagine": [Then.RESET]}, reads=100_000),
+        server=lambda: Server({"/flux-imagine": [Action.RESET]}, reads=100_000),
         command="imagine --image-prompt large.png",
         prepare=with_large_image,
     ),
@@ -188,20 +190,20 @@ ON_THE_WIRE = [
         9,
         0,
         says=(UNKNOWN,),
-        wire=lambda: Wire(greeting=[0.1, Then.RESET]),
+        server=lambda: Server(greeting=[0.1, Action.RESET]),
     ),
     Row(
         "503 for the first, and a good answer for any other",
         9,
         says=(UNKNOWN,),
-        wire=lambda: Wire({"/flux-imagine": after(http(503), submitted)}),
+        server=lambda: Server({"/flux-imagine": in_turn(http(503), submitted)}),
     ),
     Row(
         "the key and the prompt come back in the refusal",
         2,
         says=(r"bad key \[redacted\]",),
-        wire=lambda: Wire(
-            {"/flux-imagine": lambda r: told({"errors": [{"msg": f"bad key {r.headers['authorization']}"}]}, 400)}
+        server=lambda: Server(
+            {"/flux-imagine": lambda r: reply({"errors": [{"msg": f"bad key {r.headers['authorization']}"}]}, 400)}
         ),
         status=Status.FAILED,
     ),
@@ -209,7 +211,7 @@ ON_THE_WIRE = [
         "the key comes back in a redirect",
         9,
         says=(r"a redirect to http://127.0.0.1:1/\?k=\[redacted\]",),
-        wire=lambda: Wire(
+        server=lambda: Server(
             {"/flux-imagine": lambda r: http(302, Location=f"http://127.0.0.1:1/?k={r.headers['authorization']}")}
         ),
         command="imagine --json",
@@ -224,7 +226,7 @@ def never_sent(fault: str, *says: str, url: str = "{url}", **options: object) ->
         5,
         0,
         says=says,
-        wire=lambda: Wire(**options),  # type: ignore[arg-type] # whichever of the server's
+        server=lambda: Server(**options),  # type: ignore[arg-type] # whichever of the server's
         status=Status.UNSENT,
         url=url,
         command=QUICK if "gave up before it was sent" in says else Row.command,
@@ -236,7 +238,9 @@ NEVER_SENT = [
     never_sent("nobody listens", "connection refused", "trying again", url="http://127.0.0.1:1"),
     never_sent("nobody accepts, until the deadline", "gave up before it was sent", accepts=False),
     never_sent("TLS with somebody who does not speak it", "cannot reach", url="https://127.0.0.1:{port}"),
-    never_sent("reset in the TLS handshake", "reset", url="https://127.0.0.1:{port}", greeting=[0.1, Then.RESET]),
+    never_sent(
+        "reset in the TLS handshake", "reset", url="https://127.0.0.1:{port}", greeting=[0.1, Action.RESET]
+    ),
     never_sent("closed in the TLS handshake", "cannot reach", url="https://127.0.0.1:{port}", greeting=[0.1]),
     never_sent(
         "silence in the TLS handshake",
@@ -260,26 +264,26 @@ def test_a_submission_that_goes_wrong(rows: list[Row], tmp_path: Path, subtests:
 @pytest.mark.parametrize("task_id", ["$(id)", "a;touch${IFS}x", "-rf", "--all"])
 def test_the_command_that_goes_on_is_safe_to_paste(cli: Cli, task_id: str) -> None:
     """Whatever the service calls a task: a shell reads the hint as that one argument, and the command takes it."""
-    running = told({"task_id": task_id, "status": "processing"})
-    with Wire({"/flux-imagine": told({"task_id": task_id}), "/fetch": running}) as wire:
+    running = reply({"task_id": task_id, "status": "processing"})
+    with Server({"/flux-imagine": reply({"task_id": task_id}), "/fetch": running}) as server:
         cli.env["APIFRAME_API_KEY"] = KEY
-        done = cli("imagine", "x", "--timeout", "1", "--api-url", wire.url)
+        done = cli("imagine", "x", "--timeout", "1", "--api-url", server.url)
         hint = done.stderr.splitlines()[-1].partition("lives on: ")[2]
         read = subprocess.run(["bash", "-c", f"printf '%s\\0' {hint}"], capture_output=True, text=True, check=True)
         program, command, *rest = read.stdout.split("\0")[:-1]
         assert (program, command, task_id in rest) == ("flux-cli", "wait", True)
-        asked = len(wire.asked("/fetch"))
+        asked = len(server.requests("/fetch"))
         assert cli("wait", "--timeout", "1", *rest).code == 7
-        assert len(wire.asked("/fetch")) > asked
+        assert len(server.requests("/fetch")) > asked
 
 
 def test_an_answer_on_its_way_at_the_deadline_is_waited_for_a_moment(cli: Cli) -> None:
     """It is the id of a paid task; without any time nothing is sent."""
-    running = told({"task_id": "task-0", "status": "processing"})
-    with Wire({"/flux-imagine": lambda r: [1.0, submitted(r)], "/fetch": running}) as wire:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": wire.url}
+    running = reply({"task_id": "task-0", "status": "processing"})
+    with Server({"/flux-imagine": lambda r: [1.0, submitted(r)], "/fetch": running}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         done = cli("imagine", "x", "--timeout", "0")
-        assert (done.code, wire.submissions) == (7, 0)
+        assert (done.code, server.submissions) == (7, 0)
         done = cli("imagine", "x", "--timeout", "0.5")
-        assert (done.code, wire.submissions) == (7, 1)
+        assert (done.code, server.submissions) == (7, 1)
         assert "flux-cli wait task-0" in done.stderr

@@ -7,7 +7,7 @@ import pytest
 
 from flux_cli.api.task import Status
 from tests.faults.table import Row, check_all
-from tests.faults.wire import Reply, Then, Wire, after, fetched, finished, http, slowly, told
+from tests.server import Action, Reply, Server, fetched, finished, http, in_turn, reply, slowly
 
 BRIEF = "imagine --width 256 --height 256 --timeout 5"
 RESUME = r"hint: the task is paid for and lives on: flux-cli wait "
@@ -36,7 +36,7 @@ def on_the_wire(fault: str, reply: Reply, code: int = 0, *says: str, status: Sta
         1,
         1 if code == 0 else 0,
         says=says,
-        wire=lambda: Wire({"/fetch": reply}),
+        server=lambda: Server({"/fetch": reply}),
         status=status,
         command=BRIEF if code else Row.command,
     )
@@ -117,39 +117,39 @@ FAILED = [
 
 def lasts(steps: int) -> Reply:
     """Return a script of a task that runs for so many looks."""
-    running = told({"task_id": "task-0", "status": "processing", "percentage": 50})
-    return after(*[running] * steps, fetched)
+    running = reply({"task_id": "task-0", "status": "processing", "percentage": 50})
+    return in_turn(*[running] * steps, fetched)
 
 
-NO_TEXT = told({"task_id": "task-0", "status": "failed", "error": "half a \ud83d face"})
+NO_TEXT = reply({"task_id": "task-0", "status": "failed", "error": "half a \ud83d face"})
 
 ON_THE_WIRE = [
-    on_the_wire("headers a byte now and then, once", after(slowly(http(503), 0.01), fetched)),
-    on_the_wire("103 before the answer", after([b"HTTP/1.1 103 Early\r\n\r\n", 0.3, http(503)], fetched)),
-    on_the_wire("a length that is too small", after(told({}, Content_Length="1"), fetched)),
-    on_the_wire("no HTTP", after(b"\x00\x01\x02", fetched)),
+    on_the_wire("headers a byte now and then, once", in_turn(slowly(http(503), 0.01), fetched)),
+    on_the_wire("103 before the answer", in_turn([b"HTTP/1.1 103 Early\r\n\r\n", 0.3, http(503)], fetched)),
+    on_the_wire("a length that is too small", in_turn(reply({}, Content_Length="1"), fetched)),
+    on_the_wire("no HTTP", in_turn(b"\x00\x01\x02", fetched)),
     on_the_wire(
-        "half an answer, then a reset", after([b"HTTP/1.1 200 OK\r\nContent-Le", 0.1, Then.RESET], fetched)
+        "half an answer, then a reset", in_turn([b"HTTP/1.1 200 OK\r\nContent-Le", 0.1, Action.RESET], fetched)
     ),
     on_the_wire(
         "what is left of one answer is not the next one",
-        after([told({"status": "x"}, Connection="") + told({"status": "failed"}), Then.KEEP], fetched),
+        in_turn([reply({"status": "x"}, Connection="") + reply({"status": "failed"}), Action.KEEP], fetched),
     ),
     on_the_wire("it runs for a while", lasts(2)),
     on_the_wire(
         "a percentage of 5000 digits",
-        after(http(200, b'{"task_id": "task-0", "percentage": ' + b"1" * 5000 + b"}"), fetched),
+        in_turn(http(200, b'{"task_id": "task-0", "percentage": ' + b"1" * 5000 + b"}"), fetched),
     ),
     on_the_wire("a reason that is no text", NO_TEXT, 4, "half a", status=Status.FAILED),
     on_the_wire(
         "a URL that is no text",
-        lambda r: told({**finished("task-0", r.origin), "image_url": f"{r.origin}/\ud83d"}),
+        lambda r: reply({**finished("task-0", r.origin), "image_url": f"{r.origin}/\ud83d"}),
         5,
         RESUME,
     ),
     on_the_wire(
         "UTF-16",
-        after(http(200, json.dumps({"task_id": "task-0", "percentage": 3}).encode("utf-16")), fetched),
+        in_turn(http(200, json.dumps({"task_id": "task-0", "percentage": 3}).encode("utf-16")), fetched),
     ),
 ]
 
