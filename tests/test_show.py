@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import struct
 import subprocess
 import sys
@@ -42,6 +43,8 @@ class Terminal:
     sixel: bool = False
     kitty: bool = False
     pixels: bool = True
+    rows: int = 24
+    columns: int = 80
 
     def run(
         self, cli: Cli, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None
@@ -49,7 +52,9 @@ class Terminal:
         """Run a command in it; all that it shows comes as `stdout`. `stdin`, where given, is piped in."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(
-            theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, *((640, 384) if self.pixels else (0, 0)))
+            theirs,
+            termios.TIOCSWINSZ,
+            struct.pack("HHHH", self.rows, self.columns, *((640, 384) if self.pixels else (0, 0))),
         )
         environment = {**cli.env, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})}
         process = subprocess.Popen(
@@ -155,6 +160,15 @@ def test_a_terminal_of_unknown_pixels_is_good_enough(cli: Cli, flag_png: Path, s
     done = Terminal(sixel=True, pixels=False).run(cli, "show", flag_png, stdin=stdin)
     assert done.code == 0, done.stdout
     assert re.search(r"\x1bP[\d;]*q", done.stdout)
+
+
+def test_a_terminal_without_a_size_is_one_clear_line(flux: Cli, flag_png: Path) -> None:
+    """`show` says so; for `imagine --preview` it is a warning after the path."""
+    done = Terminal(sixel=True, rows=0, columns=0).run(flux, "show", flag_png)
+    assert "Traceback" not in done.stdout
+    done = Terminal(sixel=True, rows=0, columns=0).run(flux, "imagine", "x", "--preview", "-o", "x.png", *SMALL)
+    assert done.code == 0, done.stdout
+    assert "x.png" in done.stdout
 
 
 def test_no_colour_leaves_half_blocks_nothing_to_show(cli: Cli, flag_png: Path) -> None:
@@ -323,6 +337,17 @@ def test_open_hands_the_file_to_the_viewer(flux: Cli, flag_png: Path, opener: Pa
     (task,) = flux("imagine", "x", "--json", *SMALL).objects
     assert flux("show", task["task_id"], "--open").code == 0
     assert opener.read_text().splitlines() == [str(flag_png), str(flux.cwd / task["path"])]
+
+
+@pytest.mark.usefixtures("flag_png")
+def test_the_viewer_gets_neither_key_nor_secret(cli: Cli, opener: Path, tmp_path: Path) -> None:
+    """A viewer is any program, and may pass its environment on."""
+    (opener.parent / "bin" / "xdg-open").write_text(f"#!/bin/sh\n{shutil.which('env')} > {tmp_path}/environment\n")
+    env = {"APIFRAME_API_KEY": "key-of-mine", "FLUX_CLI_WEBHOOK_SECRET": "secret-of-mine", "DISPLAY": ":7"}
+    assert cli("show", "flag.png", "--open", env=env).code == 0
+    environment = (tmp_path / "environment").read_text()
+    assert "DISPLAY=:7" in environment
+    assert "-of-mine" not in environment
 
 
 def test_imagine_opens_each_picture_in_the_end(flux: Cli, opener: Path) -> None:

@@ -1,4 +1,4 @@
-"""A picture in the terminal, by the best protocol that it has: Sixel (iTerm2 too), Kitty's, else half blocks."""
+"""Shows a picture in the terminal with the best protocol it has: Sixel (iTerm2 too), Kitty's, or half blocks."""
 
 import contextlib
 import os
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_CELLS = 240
-"""Kitty's protocol ends at 297 columns and rows of a picture."""
+"""Kitty's protocol has at most 297 columns and rows per picture."""
 
 MAX_RATIO = 20
-"""How many times as long as wide: of a narrower picture less than a cell would be left."""
+"""The largest ratio of the sides: of a narrower picture less than one cell would remain."""
 
 
 def check() -> None:
-    """Raise MissingExtraError where the packages for previews are not installed."""
+    """Raise MissingExtraError if the packages for previews are not installed."""
     if find_spec("textual_image") is None or find_spec("PIL") is None:
         raise MissingExtraError("a picture in the terminal", "preview")
 
@@ -31,15 +31,15 @@ def show(path: Path) -> None:
 
     Raises:
         LocalFileError: The file cannot be read, or is no picture.
-        MissingExtraError: The packages for it are not installed.
-        UsageError: The terminal has no way to show one.
+        MissingExtraError: The packages for previews are not installed.
+        UsageError: The terminal cannot show pictures.
     """
     check()
     from flux_cli.pictures.decoding import decoded
 
     picture = decoded(path)
     if max(picture.size) > MAX_RATIO * min(picture.size):
-        raise LocalFileError(f"{path} is too narrow to be shown here")
+        raise LocalFileError(f"{path} is too narrow to be shown in a terminal")
     with _terminal_as_stdin():
         _draw(picture)
 
@@ -49,26 +49,27 @@ def _draw(picture: "Image") -> None:
     from textual_image import renderable  # asks the terminal what it can: 100 ms and more
 
     if renderable.Image is renderable.HalfcellImage and os.environ.get("NO_COLOR"):
-        raise UsageError("NO_COLOR is set, and this terminal shows pictures in no other way than with colours")
+        raise UsageError("NO_COLOR is set, and this terminal can show pictures only with colours")
     terminal = Console(
         file=sys.stdout,
+        force_terminal=True,  # whatever rich's environment variables say
         # Kitty's placeholders carry the picture's number in a 24-bit colour.
         color_system="truecolor" if renderable.Image is renderable.TGPImage else "auto",
         no_color=False,
     )
     image = renderable.Image(picture, width="auto", height="auto")
-    room = max(1, terminal.height - 2)  # for the path above, the prompt below
+    room = max(1, terminal.height - 2)  # for the path above and the prompt below
     try:
         terminal.print(image, width=min(terminal.width, MAX_CELLS), height=min(room, MAX_CELLS))
-    except ValueError:  # Pillow: a side of no pixels
-        raise UsageError("this terminal is too small to show a picture") from None
+    except (ValueError, ZeroDivisionError):  # Pillow: a side without pixels; textual-image: no columns
+        raise UsageError("the terminal is too small to show a picture, or does not say how large it is") from None
 
 
 @contextlib.contextmanager
 def _terminal_as_stdin() -> Iterator[None]:
-    """Let textual-image read the terminal's answers where stdin is a pipe: it would raise termios.error.
+    """Let textual-image read the terminal's responses if stdin is a pipe; it would raise termios.error.
 
-    It reads from `sys.__stdin__`; with None there it takes half blocks.
+    It reads from `sys.__stdin__`; if that is None, it uses half blocks.
     """
     stdin = sys.__stdin__
     if stdin is not None and stdin.isatty():

@@ -1,29 +1,32 @@
-"""The platform's own viewer for a file."""
+"""The default viewer of this machine for a file."""
 
 import os
 import shutil
 import sys
 from pathlib import Path
 
+from flux_cli.api.request import FIELDS
 from flux_cli.errors import UsageError
+from flux_cli.storage.config import KEY_VARIABLE
 
-PATIENCE_SECONDS = 1.0
-"""How soon an opener that cannot open anything has said so; one that is still there by then shows the file."""
+FAILURE_SECONDS = 1.0
+"""How long an opener takes to fail; one that still runs after this time shows the file."""
 
 _OPENER = "open" if sys.platform == "darwin" else "xdg-open"
+_SECRET_VARIABLES = (KEY_VARIABLE, FIELDS["webhook_secret"].envvar or "")
 
 
 def check() -> None:
-    """Raise UsageError where this machine has nothing to open files with."""
+    """Raise UsageError if this machine has no program to open files with."""
     if sys.platform != "win32" and shutil.which(_OPENER) is None:
         raise UsageError(f"`--open` needs `{_OPENER}`, which is not installed")
 
 
 def open_file(path: Path) -> None:
-    """Open a file in the default viewer, which lives on when the program ends.
+    """Open a file in the default viewer, which keeps running when the program ends.
 
-    The viewer gets none of the streams: typer.launch hands its stdout on, so that `$(flux-cli … --open)` would
-    wait for it to be closed.
+    The viewer inherits neither the streams (a `$(flux-cli … --open)` would wait until it closes them) nor the key
+    and the webhook secret.
 
     Raises:
         UsageError: There is no viewer for it.
@@ -32,14 +35,21 @@ def open_file(path: Path) -> None:
 
     check()
     if sys.platform == "win32":
+        for name in _SECRET_VARIABLES:
+            os.environ.pop(name, None)  # startfile takes no environment of its own
         os.startfile(path.absolute())  # noqa: S606 - what a double click does
         return
     null = subprocess.DEVNULL
-    process = subprocess.Popen(  # noqa: S603 - the platform's opener, with a path
-        [_OPENER, str(path.absolute())], stdin=null, stdout=null, stderr=null, start_new_session=True
+    process = subprocess.Popen(  # noqa: S603 - the opener of the system, with a path
+        [_OPENER, str(path.absolute())],
+        stdin=null,
+        stdout=null,
+        stderr=null,
+        env={name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES},
+        start_new_session=True,
     )
     try:
-        failed = process.wait(PATIENCE_SECONDS) != 0
+        failed = process.wait(FAILURE_SECONDS) != 0
     except subprocess.TimeoutExpired:
         return
     if failed:
