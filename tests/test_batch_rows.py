@@ -1,59 +1,69 @@
-"""The file of a batch: its formats, what a row is recognised by, and what is told of rows that cannot be used."""
+"""The file of a batch: its formats, the keys of its rows, and the messages about rows that cannot be used."""
 
 import csv
 import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli.batch import sheet as sheets
-from flux_cli.batch.rows import Checks, Row, rows
-from flux_cli.batch.sheet import BadRowError, Sheet
-from flux_cli.errors import UsageError
+from flux_cli.batch import reader
+from flux_cli.batch.reader import RowFile
+from flux_cli.batch.rows import Checks, Row, parse
+from flux_cli.batch.shards import Shard
+from flux_cli.errors import FluxError, UsageError
 
-SETTINGS = {"model": "flux-pro"}
+DEFAULTS = {"model": "flux-pro"}
+DIRECTORY = Path("pictures")
 
 
-def read(content: str | bytes, kind: str = "json") -> list[Row | BadRowError]:
-    """Return the rows of a file with this content."""
+def read(content: str | bytes, format_name: str = "jsonl") -> RowFile:
+    """Return a file with this content, as it is read."""
     encoded = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-    return list(rows(Sheet("rows", kind, io.BytesIO(encoded))))
+    file = reader.read("-", io.BytesIO(encoded), format_name)
+    return RowFile("rows", file.format, file.lines, file.header, file.header_line, file.errors)
 
 
-def good(content: str | bytes, kind: str = "json") -> list[Row]:
+def good(content: str | bytes, format_name: str = "jsonl", shard: str = "1/1") -> list[Row]:
     """Return the rows of a file in which nothing is wrong."""
-    found = read(content, kind)
-    assert [str(each) for each in found if isinstance(each, BadRowError)] == []
-    return [each for each in found if isinstance(each, Row)]
+    rows, errors = parse(read(content, format_name), Shard.parse(shard), DIRECTORY)
+    assert [error.message for error in errors] == []
+    return rows
 
 
-def complaints(content: str | bytes, kind: str, directory: Path = Path("pictures")) -> list[str]:
+def messages(
+    content: str | bytes, format_name: str, shard: str = "1/1", *, ignore_unknown: bool = False
+) -> list[str]:
     """Return everything that is wrong with a file."""
-    sheet = Sheet("rows", kind, io.BytesIO(content.encode() if isinstance(content, str) else content))
-    checks = Checks(sheet, directory, SETTINGS, validate=True)
-    found: list[str] = []
-    for row in rows(sheet):
-        found += [row.message] if isinstance(row, BadRowError) else [error.message for error in checks.errors(row)]
-    return found
+    file = read(content, format_name)
+    rows, errors = parse(file, Shard.parse(shard), DIRECTORY, ignore_unknown=ignore_unknown)
+    checks = Checks(file, DIRECTORY, DEFAULTS, validate=True)
+    errors += [error for row in rows for error in checks.errors(row)]
+    found = sorted(errors, key=lambda error: error.line)
+    return [error.message.replace("stdin:", "rows:", 1) for error in found]
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"),
+    ("content", "format_name"),
     [
-        ('{"prompt": "a kite"}\n\n{"prompt": "a cat", "width": 512}\n', "json"),
-        ('\ufeff{"prompt": "a kite"}\r\n\r\n{"prompt": "a cat", "width": 512, "seed": null}', "json"),
+        ('{"prompt": "a kite"}\n\n{"prompt": "a cat", "width": 512}\n', "jsonl"),
+        ('\ufeff{"prompt": "a kite"}\r\n\r\n{"prompt": "a cat", "width": 512, "seed": null}', "jsonl"),
         ("prompt,width\na kite,\n\na cat,512\n", "csv"),
         ('\ufeffwidth , prompt\r\n,a kite\r\n , \r\n512,"a cat"', "csv"),
     ],
 )
-def test_the_same_rows_in_every_format_are_the_same_rows(content: str, kind: str) -> None:
+def test_the_same_rows_in_every_format_are_the_same_rows(content: str, format_name: str) -> None:
     """A BOM, CRLF, blank lines, empty cells and null make no difference, nor does the format."""
-    found = good(content, kind)
+    found = good(content, format_name)
     assert [dict(row.fields) for row in found] == [{"prompt": "a kite"}, {"prompt": "a cat", "width": 512}]
-    assert [(row.position, row.line) for row in found] == [(1, 1 + (kind == "csv")), (2, 3 + (kind == "csv"))]
+    assert [(row.position, row.line) for row in found] == [
+        (1, 1 + (format_name == "csv")),
+        (2, 3 + (format_name == "csv")),
+    ]
     assert [row.key for row in found] == [row.key for row in good("prompt,width\na kite,\na cat,512", "csv")]
 
 
@@ -62,55 +72,137 @@ def test_a_text_file_has_a_prompt_a_line_whatever_it_begins_with() -> None:
     assert [row.fields["prompt"] for row in good("#1 fan\r\n\n  a, b  \n{x\n", "text")] == ["#1 fan", "a, b", "{x"]
 
 
+HEADER = "prompt,width"
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "kind"),
+    ("name", "content", "expected"),
     [
-        ("x.jsonl", "a kite", "json"),
-        ("x.ndjson", "", "json"),
+        ("x.jsonl", "a kite", "jsonl"),
+        ("x.ndjson", "", "jsonl"),
+        ("x.JSON", "", "jsonl"),
         ("x.csv", "a kite", "csv"),
-        ("x.txt", "prompt,width\n", "text"),
-        ("x.txt", '{"prompt": "a kite"}\n', "json"),
-        ("x", '\n\ufeff{"prompt": "a"}', "text"),
-        ("x", '\ufeff\n{"prompt": "a"}', "json"),
-        ("x", "prompt,width\na,512", "csv"),
-        ("x", "prompt\na", "csv"),
-        ("x", "a kite, prompt", "text"),
-        ("x", "{curly} kite", "text"),
-        ("x", "", "text"),
+        ("x.tsv", "prompt\twidth\n", "tsv"),
+        ("x.txt", "a kite, prompt", "text"),
+        ("x.txt", '{"prompt": "a kite"}\n', "jsonl"),
+        ("x.txt", "{curly} kite", "text"),
     ],
 )
-def test_the_format_is_told_by_the_name_else_by_the_first_line(
-    tmp_path: Path, name: str, content: str, kind: str
-) -> None:
-    """And a text file that holds JSON objects is not sent to the service as prompts."""
+def test_format_by_extension(tmp_path: Path, name: str, content: str, expected: str) -> None:
+    """A text file with JSON objects is read as JSON Lines: nobody means them as prompts."""
     (tmp_path / name).write_text(content)
-    with sheets.opened(str(tmp_path / name), io.BytesIO()) as sheet:
-        assert sheet.kind == kind
-    if name == "x":
-        with sheets.opened("-", io.BytesIO(content.encode())) as sheet:
-            assert (sheet.kind, sheet.name) == (kind, "stdin")
+    assert reader.read(str(tmp_path / name), io.BytesIO()).format == expected
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("content", "expected"),
+    [
+        ('\n\ufeff{"prompt": "a"}', "text"),
+        ('\ufeff\n{"prompt": "a"}', "jsonl"),
+        ("prompt,width\na,512", "csv"),
+        ("prompt;notes\na;b", "csv"),
+        ("prompt\twidth\na\t512", "csv"),
+        ("sep=;\nprompt;width\n", "csv"),
+        ("prompt\na", "csv"),
+        ("a kite, prompt", "text"),
+        ("{curly} kite", "text"),
+        ("", "text"),
+    ],
+)
+def test_format_of_stdin(tmp_path: Path, content: str, expected: str) -> None:
+    """Its first line decides; a named pipe is treated the same."""
+    file = reader.read("-", io.BytesIO(content.encode()))
+    assert (file.format, file.name) == (expected, "stdin")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text(content))
+    writer.start()
+    assert reader.read(str(pipe), io.BytesIO()).format == expected
+    writer.join()
+
+
+@pytest.mark.parametrize("name", ["rows", "rows.dat", "rows.text", "x.csv.bak"])
+def test_unknown_extension_needs_format(tmp_path: Path, name: str) -> None:
+    """A guess by content could turn a table into prompts that are charged."""
+    path = tmp_path / name
+    path.write_text("prompt\na kite\n")
+    with pytest.raises(UsageError, match="cannot tell the format") as raised:
+        reader.read(str(path), io.BytesIO())
+    assert raised.value.hint == "--format jsonl|csv|tsv|text"
+    assert reader.read(str(path), io.BytesIO(), "csv").format == "csv"
+
+
+@pytest.mark.parametrize(
+    ("content", "width"),
+    [
+        ('prompt,width\n"a, b; c",512', 512),
+        ('prompt;width\n"a, b; c";512', 512),
+        ('prompt\twidth\n"a, b; c"\t512', 512),
+        ('sep=;\r\nprompt;width\r\n"a, b; c";512', 512),
+        ('sep=|\nprompt|width\n"a, b; c"|512', 512),
+        ('prompt\n"a, b; c"', None),
+    ],
+)
+def test_csv_delimiter(content: str, width: int | None) -> None:
+    """It is detected from the header, or named by Excel's first line."""
+    (row,) = good(content, "csv")
+    assert (row.fields["prompt"], row.fields.get("width")) == ("a, b; c", width)
+
+
+def test_lines_after_a_separator_line_keep_their_numbers() -> None:
+    """`sep=;` is a line of the file."""
+    assert messages("sep=;\nprompt;width\na;2", "csv") == ["rows:3: column 2 (`width`) must be 256 to 1440, not 2"]
+    assert messages("sep=;\nprompt;x\na;2", "csv")[0].startswith("rows:2: column 2: unknown column `x`")
+
+
+@pytest.mark.parametrize(
+    "header", ["prompt,width", "prompt", "Prompt;notes", "prompt\tseed", "sep=;", "id,prompt"]
+)
+def test_header_in_a_text_file(header: str) -> None:
+    """A table under the name of a text file is rejected: each line of it would be charged."""
+    with pytest.raises(UsageError, match="is a header of columns, not a prompt") as raised:
+        read(f"\n{header}\na kite,512\n", "text")
+    assert "--format csv" in str(raised.value.hint)
+
+
+def test_unknown_columns_are_ignored_on_request() -> None:
+    """In CSV and JSON; they do not change the keys of rows."""
+    table, objects = "prompt,notes\na,x y\n", '{"prompt": "a", "notes": ["x", "y"]}'
+    assert messages(table, "csv") == [
+        "rows:1: column 2: unknown column `notes`; --ignore-unknown-columns skips it"
+    ]
+    assert len(messages(objects, "jsonl")) == 1
+    for content, format_name in ((table, "csv"), (objects, "jsonl")):
+        assert messages(content, format_name, ignore_unknown=True) == []
+        rows, _ = parse(read(content, format_name), Shard(), DIRECTORY, ignore_unknown=True)
+        assert [row.key for row in rows] == [row.key for row in good("a", "text")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
     [
         ("x.json", b'[\n{"prompt": "a"}]', "is a JSON array"),
         ("x.jsonl", b'[{"prompt": "a"}]', "is a JSON array"),
         ("x.csv", "prompt\na".encode("utf-16"), "is UTF-16"),
     ],
 )
-def test_a_file_of_another_kind_is_refused_with_what_to_do(
-    tmp_path: Path, name: str, content: bytes, told: str
-) -> None:
-    """What looks like rows and is none gets one message, not one a line."""
+def test_content_of_another_format_name(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    """One message with the remedy, not one per line."""
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UsageError, match=told) as raised, sheets.opened(str(tmp_path / name), io.BytesIO()):
-        pass
+    with pytest.raises(FluxError, match=message) as raised:
+        reader.read(str(tmp_path / name), io.BytesIO())
     assert raised.value.hint
 
 
-def test_a_row_is_recognised_by_its_id_or_its_content_wherever_it_moves() -> None:
-    """Rows that are equal are told apart by how many of them came before."""
+def test_an_endless_file_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops at a limit."""
+    monkeypatch.setattr(reader, "MAX_BYTES", 1000)
+    with pytest.raises(FluxError, match="is larger than"):
+        reader.read("/dev/zero", io.BytesIO(), "text")
+
+
+def test_key_is_the_id_or_the_content() -> None:
+    """Rows with equal content are numbered in the order of the file."""
     kite, cat, owl = '{"prompt": "kite"}', '{"prompt": "cat"}', '{"id": 7, "prompt": "owl"}'
     keys = {row.key for row in good("\n".join([kite, cat, kite, owl]))}
     assert len(keys) == 4
@@ -120,8 +212,14 @@ def test_a_row_is_recognised_by_its_id_or_its_content_wherever_it_moves() -> Non
     assert len(grown) == 6
 
 
-def test_what_is_no_part_of_the_request_does_not_change_what_a_row_is() -> None:
-    """Where the picture goes, and a secret, which must not be told by a hash either."""
+def test_keys_of_version_0_1_0() -> None:
+    """Directories of earlier versions have these keys."""
+    rows = good('{"seed": 5, "prompt": "a kite"}\n{"prompt": "a kite", "seed": 5}\n{"id": " x ", "prompt": "b"}')
+    assert [row.key for row in rows] == ["#b7c2506a04bddca7-1", "#b7c2506a04bddca7-2", "x"]
+
+
+def test_output_and_secret_do_not_change_the_key() -> None:
+    """They are not part of the picture, and a hash must not reveal a secret."""
     plain, other = (
         good(f'{{"prompt": "kite", "webhook_url": "https://x.example"{more}}}')[0]
         for more in ("", ', "output": "x.png", "webhook_secret": "hush"')
@@ -130,78 +228,122 @@ def test_what_is_no_part_of_the_request_does_not_change_what_a_row_is() -> None:
     assert other.output == "x.png"
 
 
+@given(st.lists(st.tuples(st.sampled_from(["kite", "cat"]), st.integers(1, 3), st.booleans()), max_size=20))
+def test_shards_have_the_keys_of_the_whole(rows: list[tuple[str, int, bool]]) -> None:
+    """Whatever rows of other shards are skipped."""
+    lines = []
+    for number, (prompt, seed, has_id) in enumerate(rows):
+        lines.append(json.dumps({"prompt": prompt, "seed": seed, **({"id": f"i{number}"} if has_id else {})}))
+    content = "\n".join(lines)
+    whole = good(content)
+    for count in (1, 2, 3, 7):
+        shards = [good(content, shard=f"{number}/{count}") for number in range(1, count + 1)]
+        found = sorted((row for shard in shards for row in shard), key=lambda row: row.position)
+        assert [(row.position, row.line, row.key) for row in found] == [
+            (row.position, row.line, row.key) for row in whole
+        ]
+
+
+def test_a_shard_checks_only_its_rows() -> None:
+    """Of the others it reports what conflicts: equal IDs and outputs."""
+    rows = [
+        '{"prompt": "a", "id": "x", "output": "one.png"}',
+        '{"prompt": "b", "width": 1}',
+        "not JSON",
+        '{"prompt": "c", "id": "x"}',
+        '{"prompt": "d", "output": "./one.png"}',
+    ]
+    shared = [
+        "rows:4: column 17 (`id`) is the same as in line 1: x",
+        "rows:5: column 17 (`output`) is the same as in line 1: pictures/one.png",
+    ]
+    assert messages("\n".join(rows), "jsonl", "1/5") == shared
+    assert messages("\n".join(rows), "jsonl", "2/5") == [
+        "rows:2: column 17 (`width`) must be 256 to 1440, not 1",
+        *shared,
+    ]
+
+
 BAD = [
-    ("json", '{"prompt": "a", "width": 255}', ["rows:1: column 17 (`width`) must be 256 to 1440, not 255"]),
-    ("json", '{"prompt": "a"}\n{"prompt": " "}', ["rows:2: column 2 (`prompt`) must not be blank"]),
-    ("json", "{}", ["rows:1: `prompt` must not be blank"]),
-    ("json", '{"prompt": "a", "widht": 300}', ["rows:1: column 17: `widht` is not known; did you mean `width`?"]),
-    ("json", '{"prompt": "a", "ouput": "x"}', ["rows:1: column 17: `ouput` is not known; did you mean `output`?"]),
-    ("json", '{"prompt": "a"', ["rows:1: column 15: not JSON: expecting ',' delimiter"]),
-    ("json", '"a kite"', ['rows:1: column 1: not a JSON object such as {"prompt": "a red kite"}']),
-    ("json", '{"prompt": "a", "prompt": "b"}', ["rows:1: column 1: `prompt` is given twice"]),
-    ("json", '{"prompt": ["a"]}', ["rows:1: column 2: `prompt` takes no list"]),
+    ("jsonl", '{"prompt": "a", "width": 255}', ["rows:1: column 17 (`width`) must be 256 to 1440, not 255"]),
+    ("jsonl", '{"prompt": "a"}\n{"prompt": " "}', ["rows:2: column 2 (`prompt`) must not be blank"]),
+    ("jsonl", "{}", ["rows:1: `prompt` must not be blank"]),
     (
-        "json",
-        '{"prompt": "\\ud83d kite"}',
-        ["rows:1: column 2: `prompt` holds half a character, which cannot be sent"],
+        "jsonl",
+        '{"prompt": "a", "widht": 300}',
+        ["rows:1: column 17: unknown column `widht`; did you mean `width`?"],
     ),
-    ("json", '{"prompt": 7}', ["rows:1: column 2 (`prompt`) must be text, not '7'"]),
-    ("json", '{"prompt": "a", "raw": 1}', ["rows:1: column 17 (`raw`) must be true or false, not '1'"]),
-    ("json", '{"prompt": "a", "seed": NaN}', ["rows:1: column 17 (`seed`) must be a whole number, not 'nan'"]),
     (
-        "json",
+        "jsonl",
+        '{"prompt": "a", "ouput": "x"}',
+        ["rows:1: column 17: unknown column `ouput`; did you mean `output`?"],
+    ),
+    ("jsonl", '{"prompt": "a"', ["rows:1: column 15: not JSON: expecting ',' delimiter"]),
+    ("jsonl", '"a kite"', ['rows:1: column 1: not a JSON object such as {"prompt": "a red kite"}']),
+    ("jsonl", '{"prompt": "a", "prompt": "b"}', ["rows:1: column 1: `prompt` appears twice"]),
+    ("jsonl", '{"prompt": ["a"]}', ["rows:1: column 2: `prompt` takes no list"]),
+    (
+        "jsonl",
+        '{"prompt": "\\ud83d kite"}',
+        ["rows:1: column 2: `prompt` contains half a surrogate pair, which cannot be sent"],
+    ),
+    ("jsonl", '{"prompt": 7}', ["rows:1: column 2 (`prompt`) must be text, not '7'"]),
+    ("jsonl", '{"prompt": "a", "raw": 1}', ["rows:1: column 17 (`raw`) must be true or false, not '1'"]),
+    ("jsonl", '{"prompt": "a", "seed": NaN}', ["rows:1: column 17 (`seed`) must be a whole number, not 'nan'"]),
+    (
+        "jsonl",
         '{"prompt": "a", "guidance": 1e400}',
         ["rows:1: column 17 (`guidance`) must be a finite number, not inf"],
     ),
-    ("json", '{"prompt": "a", "id": true}', ["rows:1: column 17: `id` takes text"]),
-    ("json", '{"prompt": "a", "id": "#1"}', ["rows:1: column 17 (`id`) must not begin with #"]),
+    ("jsonl", '{"prompt": "a", "id": true}', ["rows:1: column 17: `id` takes text"]),
+    ("jsonl", '{"prompt": "a", "id": "#1"}', ["rows:1: column 17 (`id`) must not begin with #"]),
     (
-        "json",
+        "jsonl",
         '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',
-        ["rows:2: column 17 (`id`) is that of line 1, too: x"],
+        ["rows:2: column 17 (`id`) is the same as in line 1: x"],
     ),
     (
-        "json",
+        "jsonl",
         '{"prompt": "a", "output": "x.png"}\n{"prompt": "b", "output": "./x.png"}',
-        ["rows:2: column 17 (`output`) is that of line 1, too: pictures/x.png"],
+        ["rows:2: column 17 (`output`) is the same as in line 1: pictures/x.png"],
     ),
-    ("json", '{"prompt": "a", "output": "-"}', ["rows:1: column 17 (`output`) takes the name of a file"]),
-    ("json", '{"seed": ' + "9" * 5000 + "}", ["rows:1: column 1: a number has too many digits"]),
+    ("jsonl", '{"prompt": "a", "output": "-"}', ["rows:1: column 17 (`output`) takes the name of a file"]),
+    ("jsonl", '{"seed": ' + "9" * 5000 + "}", ["rows:1: column 1: a number has too many digits"]),
     ("text", "a\rb\rc", ["rows:1: a carriage return ends no line here; use other line ends"]),
     *(
         (
-            "json",
+            "jsonl",
             json.dumps({"prompt": "a", "output": output}),
-            [f"rows:1: column 17 (`output`) leads out of the batch's directory: {output}"],
+            [f"rows:1: column 17 (`output`) is outside the batch directory: {output}"],
         )
         for output in ("../x.png", "/somewhere/x.png", "~/x.png", "..", "a/../../x.png", "../x-{slug}.{ext}")
     ),
     *(
         (
-            "json",
+            "jsonl",
             json.dumps({"prompt": "a", "output": output}),
-            ["rows:1: column 17 (`output`) is the name of the batch's own results"],
+            [f"rows:1: column 17 (`output`) is a name that the batch uses itself: {output}"],
         )
-        for output in ("results.jsonl", "./RESULTS.jsonl")
+        for output in ("results.jsonl", "./RESULTS.jsonl", ".flux-cli/x.png", ".Flux-Cli")
     ),
     (
-        "json",
+        "jsonl",
         json.dumps({"prompt": "a", "output": f"{'n' * 300}.png"}),
-        [f"rows:1: column 17 (`output`) is too long for a file's name: {'n' * 59}…"],
+        [f"rows:1: column 17 (`output`) is too long for a file name: {'n' * 59}…"],
     ),
-    ("json", '{"prompt": "a", "output": "{x}"}', ["rows:1: column 17 (`output`) does not know the field {x}"]),
+    ("jsonl", '{"prompt": "a", "output": "{x}"}', ["rows:1: column 17 (`output`) does not know the field {x}"]),
     (
-        "json",
+        "jsonl",
         '{"prompt": "a", "image_prompt": "/nowhere/in.png"}',
         ["rows:1: column 17 (`image_prompt`) cannot be read: /nowhere/in.png: no such file or directory"],
     ),
     (
-        "json",
+        "jsonl",
         '{"prompt": "a", "image_prompt": "-"}',
         ["rows:1: column 17 (`image_prompt`) takes a file or a URL, standard input has the rows"],
     ),
     (
-        "json",
+        "jsonl",
         '{"raw": true, "prompt": "a", "interval": 9}',
         [
             "rows:1: column 2 (`raw`) needs `flux-pro-1.1-ultra`, the model is `flux-pro`",
@@ -222,35 +364,35 @@ BAD = [
         "csv",
         "promt,width\na,512",
         [
-            "rows:1: column 1: `promt` is not known; did you mean `prompt`?",
+            "rows:1: column 1: unknown column `promt`; did you mean `prompt`?",
             "rows:1: there is no column `prompt`; the first line has to name the columns",
         ],
     ),
-    ("csv", "prompt,seed,seed\na,1,2", ["rows:1: column 3: `seed` is given twice"]),
+    ("csv", "prompt,seed,seed\na,1,2", ["rows:1: column 3: `seed` appears twice"]),
     (
         "csv",
         "prompt\na cat, sleeping",
-        ["rows:2: column 2: 2 cells for 1 column; a text with a comma needs quotes around it"],
+        ["rows:2: column 2: 2 cells for 1 column; a text that contains the delimiter needs quotes around it"],
     ),
     ("csv", 'prompt\n"two\nlines"\n"open\nb\nc', ["rows:4: not CSV from here on: unexpected end of data"]),
     ("csv", b"prompt\nok\n\xff\n", ["rows:3: column 1: this is not UTF-8 text"]),
     ("text", b"ok\na \xe9 b\nok", ["rows:2: column 3: this is not UTF-8 text"]),
-    ("json", b'{"prompt": "\xc3\xa9\xff"}', ["rows:1: column 14: this is not UTF-8 text"]),
+    ("jsonl", b'{"prompt": "\xc3\xa9\xff"}', ["rows:1: column 14: this is not UTF-8 text"]),
 ]
 
 
-@pytest.mark.parametrize(("kind", "content", "told"), BAD)
+@pytest.mark.parametrize(("format_name", "content", "told"), BAD)
 def test_what_is_wrong_with_a_row_is_told_with_line_and_column(
-    kind: str, content: str | bytes, told: list[str]
+    format_name: str, content: str | bytes, told: list[str]
 ) -> None:
     """A table of mistakes, each with the whole of what is told."""
-    assert complaints(content, kind) == told
+    assert messages(content, format_name) == told
 
 
 def test_nothing_is_wrong_with_rows_that_the_service_takes() -> None:
     """The same file may be meant twice where no file name is."""
     content = '{"prompt": "a"}\n{"prompt": "a", "output": "sub/"}\n{"prompt": "a", "output": "{n}.png"}'
-    assert complaints(content, "json") == []
+    assert messages(content, "jsonl") == []
 
 
 PLAIN = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1).filter(str.strip)
@@ -268,20 +410,24 @@ def test_whatever_the_prompts_they_come_through_json_and_csv(prompts: list[str])
     assert len({row.key for row in from_json}) == len(prompts)
 
 
-@given(st.binary(max_size=200), st.sampled_from(["json", "csv", "text"]))
-def test_no_bytes_at_all_break_the_reader(content: bytes, kind: str) -> None:
+@given(st.binary(max_size=200), st.sampled_from(["jsonl", "csv", "text"]))
+def test_no_bytes_at_all_break_the_reader(content: bytes, format_name: str) -> None:
     """Everything is a row or a complaint with its line."""
-    for each in read(content, kind):
-        assert each.line >= 1
+    try:
+        file = read(content, format_name)
+    except UsageError:
+        return
+    rows, errors = parse(file, Shard(), DIRECTORY)
+    assert all(row.line >= 1 for row in rows)
+    assert all(error.line >= 1 for error in errors)
 
 
 @given(st.dictionaries(PLAIN, st.none() | st.integers() | PLAIN | st.lists(st.integers(), max_size=2), max_size=5))
 def test_the_column_is_where_the_name_stands(values: dict[str, object]) -> None:
     """Whatever other names and values come before it."""
     line = json.dumps(values, ensure_ascii=False)
-    (found,) = Sheet("rows", "json", io.BytesIO(line.encode())).lines()
-    assert not isinstance(found, BadRowError)
-    for name in values:
-        column = found.column_of(name)
-        assert column is not None
-        assert line[column - 1 :].startswith(json.dumps(name, ensure_ascii=False))
+    _, errors = parse(read(line), Shard(), DIRECTORY)
+    for error in errors:
+        column = int(error.message.split("column ")[1].split(":")[0])
+        name, _ = json.JSONDecoder().raw_decode(line, column - 1)
+        assert name in values

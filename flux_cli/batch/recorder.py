@@ -1,29 +1,21 @@
-"""What is written down of a batch as it goes: the counts, and a line in the results for each row that is over."""
+"""Records the rows of a batch while it runs: the counts, and a line in the results for each row that is over."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from flux_cli.api.task import Status, Task
+from flux_cli.batch.plan import Counts, State, state_of
 from flux_cli.batch.results_file import ResultsFile
-from flux_cli.batch.standing import Place, Standing, Tally, standing
 from flux_cli.engine.job import Job, Observer, Result
 from flux_cli.errors import ExitCode, LocalFileError
 from flux_cli.storage.record import Record
 
 
-@dataclass(eq=False)
-class RowJob(Job):
-    """A row under way. `line` is where it begins in its file."""
-
-    line: int = 0
-
-
 class Recorder:
     """An observer that counts, writes the results file, and passes on to another."""
 
-    def __init__(self, inner: Observer, tally: Tally, results: ResultsFile) -> None:
+    def __init__(self, inner: Observer, counts: Counts, results: ResultsFile) -> None:
         self._inner = inner
-        self._tally = tally
+        self._counts = counts
         self._results = results
         self.waiting, self.trouble, self.downloading = inner.waiting, inner.trouble, inner.downloading
         self.unrecorded = inner.unrecorded
@@ -31,42 +23,30 @@ class Recorder:
         """Why the results file lacks a line; the next run adds it."""
 
     def submitted(self, job: Job) -> None:
-        """Count a task that is paid for."""
-        self._tally.under_way += 1
+        """Count a task that is charged."""
+        self._counts.submitted()
         self._inner.submitted(job)
 
     def ended(self, job: Job, result: Result) -> None:
         """Count how a row ended, and write its line."""
-        line = job.line if isinstance(job, RowJob) else 0
-        found = standing(result.status, result.task_id, result.path, result.exit_code)
-        if job.task_id is not None:
-            self._tally.under_way -= 1
-        if found is Standing.DONE:
-            self._tally.finished += 1
-        elif found is Standing.FAILED:
-            self._tally.failed += 1
-        elif found is Standing.UNKNOWN:
-            self._tally.unknown.append(Place(job.row or "", line, result.exit_code))
-        elif found is Standing.SUBMITTED:
-            self._tally.left += 1
-        else:
-            self._tally.unsent += 1
-        if found in (Standing.DONE, Standing.FAILED, Standing.UNKNOWN):
+        self._counts.ended(job, result)
+        state = state_of(result.status, result.task_id, result.path, result.exit_code)
+        if state in (State.DONE, State.FAILED, State.UNKNOWN):
             try:
-                self._results.add(job.row or "", line, {**result.as_json(), **_absolute(result)})
+                self._results.add(job.row or "", job.line or 0, {**result.as_json(), **_absolute(result)})
             except LocalFileError as error:
                 self.error = error
         self._inner.ended(job, result)
 
 
 def _absolute(result: Result) -> dict[str, str]:
-    """Return a result's paths so that they hold wherever the file is read."""
+    """Return the paths of a result in absolute form."""
     paths = {"path": result.path, "original_path": result.original_path}
     return {name: str(path.absolute()) for name, path in paths.items() if path is not None}
 
 
 def as_json(record: Record) -> dict[str, object]:
-    """Return a row's object as it would have been printed when it ended, as far as the history knows it."""
+    """Return the object of a row as it was printed when it ended, as far as the history knows it."""
     task = Task(
         record.task_id or "",
         record.status,

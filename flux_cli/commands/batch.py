@@ -1,4 +1,4 @@
-"""`flux-cli batch`: many generations from a file, taken up again wherever a run has ended."""
+"""`flux-cli batch`: generate many pictures from a file, resumable at any point."""
 
 import sys
 from typing import Annotated
@@ -27,7 +27,7 @@ def batch(
         str,
         typer.Argument(
             metavar="FILE",
-            help="JSON Lines, CSV with a header, or text with a prompt a line; - reads stdin.",
+            help="JSON Lines, CSV or TSV with a header, or text with one prompt per line; - reads stdin.",
             autocompletion=completion.files,
         ),
     ],
@@ -39,10 +39,27 @@ def batch(
             "-o",
             metavar="DIR",
             autocompletion=completion.directories,
-            help="The directory for the pictures and results.jsonl; the batch is recognised by it.",
+            help="The directory for the pictures and results.jsonl; it identifies the batch.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
+    format_name: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="The format of FILE: jsonl, csv, tsv or text. Default: by its extension.",
+            rich_help_panel=ROWS,
+        ),
+    ] = None,
+    ignore_unknown_columns: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-unknown-columns",
+            help="Ignore columns that do not exist, such as notes.",
+            rich_help_panel=ROWS,
+        ),
+    ] = False,
     concurrency: Annotated[
         int,
         typer.Option(
@@ -50,46 +67,54 @@ def batch(
             min=1,
             max=1000,
             metavar="N",
-            help="The most tasks in flight; fewer where the service asks to slow down.",
+            help="The most tasks in flight; fewer if the service asks to slow down.",
             rich_help_panel=options.WAITING,
         ),
     ] = 16,
     retry_failed: Annotated[
         bool,
         typer.Option(
-            "--retry-failed", help="Send rows again whose tasks failed in an earlier run.", rich_help_panel=ROWS
+            "--retry-failed", help="Resubmit rows whose tasks failed in an earlier run.", rich_help_panel=ROWS
         ),
     ] = False,
     retry_unknown: Annotated[
         bool,
         typer.Option(
             "--retry-unknown",
-            help="Send rows again of which it is not known whether they arrived; they may be billed twice.",
+            help="Resubmit rows whose outcome is unknown (may charge twice).",
+            rich_help_panel=ROWS,
+        ),
+    ] = False,
+    refetch: Annotated[
+        bool,
+        typer.Option(
+            "--refetch",
+            help="Download missing pictures of finished rows again, free of charge.",
             rich_help_panel=ROWS,
         ),
     ] = False,
     max_tasks: Annotated[
         int | None,
-        typer.Option("--max-tasks", min=0, metavar="N", help="Submit no more than N.", rich_help_panel=ROWS),
+        typer.Option("--max-tasks", min=0, metavar="N", help="Submit at most N rows.", rich_help_panel=ROWS),
     ] = None,
     shard: Annotated[
         str,
         typer.Option(
             "--shard",
             metavar="K/N",
-            help="Only every N-th row from the K-th on: the same rows on every machine.",
+            help="Only every N-th row, starting with the K-th; runs of other shards may run at the same time.",
             rich_help_panel=ROWS,
         ),
     ] = "1/1",
     request: RequestOptions,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace files that exist.", rich_help_panel=options.OUTPUT)
+        bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=options.OUTPUT)
     ] = False,
     original: Annotated[
         bool,
         typer.Option(
             "--original",
-            help="Save the original images too, where there are any.",
+            help="Save the original images too, if there are any.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -97,7 +122,7 @@ def batch(
         bool,
         typer.Option(
             "--sidecar",
-            help="Write what made each picture beside it, as PICTURE.json for --like.",
+            help="Write the request of each picture next to it, as PICTURE.json for --like.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
@@ -120,7 +145,7 @@ def batch(
         bool,
         typer.Option(
             "--no-validate",
-            help="Send what the local rules would refuse, for models newer than this program.",
+            help="Send what the local rules would reject, for models newer than this program.",
             rich_help_panel=ROWS,
         ),
     ] = False,
@@ -128,44 +153,56 @@ def batch(
 ) -> int:
     """Generate many pictures from a file; run it again to resume.
 
-    A row gives the request's fields by their names, such as prompt, model and width, and two of its own: id, by
-    which it is recognised in later runs, and output, the name of its picture's file. A row without an id is
-    recognised by what it holds, so rows can be added and moved. Flags hold for rows that do not say otherwise.
-    Blank lines are skipped; in a text file every other line is a prompt, whatever it begins with.
+    A row sets fields of the request by name, such as prompt, model and width, and two of its own: id, by which
+    later runs recognise it, and output, the name of its picture. A row without an id is recognised by its content,
+    so rows can be added and moved. Flags apply to rows that do not set the field. Blank lines are skipped. In a
+    text file every other line is a prompt.
 
-    All rows are checked before the first is sent. A later run of the same FILE and DIR skips the rows that are
-    finished, waits for the ones that were submitted, and submits the rest.
+    All rows are checked before the first one is sent. A later run with the same FILE and DIR skips finished rows,
+    waits for submitted ones, and submits the rest. DIR has everything that this needs: it can be moved, or resumed
+    on another machine or with other shards.
     """
-    from flux_cli.batch import sheet
+    from flux_cli.batch import reader
+    from flux_cli.batch.plan import Settings
     from flux_cli.batch.shards import Shard
-    from flux_cli.batch.work import BatchPlan
     from flux_cli.commands import batching, connecting, running
     from flux_cli.pictures.saving import Saver
 
     config = settings.load()
     limit = running.timeout_seconds(timeout, default=None)
-    rows_wanted = Shard.parse(shard)
+    own_rows = Shard.parse(shard)
     directory = batching.directory_of(output, config)
-    with sheet.opened(file, sys.stdin.buffer) as opened:
-        defaults, recorded = batching.flag_defaults(request, config, file, opened.kind)
-        batching.check(opened, directory, defaults, validate=not no_validate)
-        choice = None if dry_run else connecting.chosen(service, config)
-        plan = BatchPlan(
-            service=choice.name if choice else "",
-            directory=directory,
-            name=str(directory.resolve()),
-            defaults=defaults,
-            recorded=recorded,
-            secret=request.webhook_secret or config.webhook_secret,
-            shard=rows_wanted,
-            retry_failed=retry_failed,
-            retry_unknown=retry_unknown,
-            max_tasks=max_tasks,
-            force=force,
-        )
-        if dry_run:
-            return batching.print_requests(opened, plan)
-        with batching.prepared(opened, plan) as work, connecting.opened(service, config, plan.secret) as connected:
-            way = batching.way(connected.name, concurrency, limit)
-            saver = Saver(connected.url, connected.client.trace, original=original)
-            return batching.run(work, connected, saver, way, service, sidecar=sidecar)
+    read = reader.read(file, sys.stdin.buffer, format_name)
+    defaults, recorded = batching.flag_defaults(request, config, file, read.format)
+    rows = batching.checked_rows(
+        read,
+        own_rows,
+        directory,
+        defaults,
+        validate=not no_validate,
+        ignore_unknown=ignore_unknown_columns,
+    )
+    choice = None if dry_run else connecting.chosen(service, config)
+    wanted = Settings(
+        service=choice.name if choice else "",
+        directory=directory,
+        name=str(directory.resolve()),
+        defaults=defaults,
+        recorded=recorded,
+        secret=request.webhook_secret or config.webhook_secret,
+        shard=own_rows,
+        retry_failed=retry_failed,
+        retry_unknown=retry_unknown,
+        refetch=refetch,
+        max_tasks=max_tasks,
+        force=force,
+    )
+    if dry_run:
+        return batching.print_requests(rows, wanted)
+    with (
+        batching.prepared(rows, read.name, wanted) as (plan, history, results),
+        connecting.opened(service, config, wanted.secret) as connected,
+    ):
+        way = batching.run_plan(connected.name, concurrency, limit)
+        saver = Saver(connected.url, connected.client.trace, original=original)
+        return batching.run(plan, read.name, history, results, connected, saver, way, service, sidecar=sidecar)

@@ -1,20 +1,21 @@
-"""What `flux-cli batch` does: flags as defaults, the check of all rows, the claim, the run, the summing up."""
+"""The steps of `flux-cli batch`: flags as defaults, the check of all rows, the claim, the run and the summary."""
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flux_cli.api.request import DEFAULT_MODEL, Body, flag, violations
-from flux_cli.batch.recorder import Recorder
+from flux_cli.batch import rows as batch_rows
+from flux_cli.batch.plan import Known, Plan, Settings, State, bodies, state_of
+from flux_cli.batch.reader import RowFile
+from flux_cli.batch.recorder import Recorder, as_json
 from flux_cli.batch.results_file import ResultsFile
-from flux_cli.batch.rows import Checks, Row, rows
-from flux_cli.batch.shards import claimed
-from flux_cli.batch.sheet import BadRowError, Sheet
-from flux_cli.batch.work import Batch, BatchPlan, bodies
+from flux_cli.batch.rows import Checks, Row
+from flux_cli.batch.shards import Shard, claimed
 from flux_cli.commands.service import Service
-from flux_cli.engine.run import Plan, Run
+from flux_cli.engine import run as engine
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError, ViolationsError, worst
 from flux_cli.options import PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.pictures import image_prompt, naming
@@ -25,13 +26,13 @@ from flux_cli.ui import batch_summary, console
 from flux_cli.ui.batch_progress import RowPrinter, batch_observer
 
 PATIENCE_SECONDS = 3600.0
-"""How long a row waits in all for a service that asks to slow down, or a network that is gone."""
+"""The longest that one row waits for a service that asks to slow down, or that cannot be reached."""
 CREDITS_SECONDS = 5.0
-"""How long it may take to learn the credits, which nothing depends on."""
+"""The timeout for fetching the credits, which are only displayed."""
 
 
 def directory_of(output: str | None, config: settings.Config) -> Path:
-    """Return the batch's directory. Raises UsageError for what is not meant as one."""
+    """Return the batch directory. Raises UsageError for an output that is no directory."""
     if output is None:
         return Path(config.output_dir or ".").expanduser()
     if not output.strip() or output == "-" or "{" in output or "\0" in output:
@@ -40,14 +41,14 @@ def directory_of(output: str | None, config: settings.Config) -> Path:
 
 
 def flag_defaults(
-    request: RequestOptions, config: settings.Config, file: str, kind: str
+    request: RequestOptions, config: settings.Config, file: str, format_name: str
 ) -> tuple[Body, dict[str, Any]]:
-    """Return the fields that the flags set for all rows: as they are sent, and as they are kept.
+    """Return the fields that the flags set for all rows: as they are sent, and as they are recorded.
 
-    `kind` is the file's: in a text file the flags alone have to keep the rules.
+    In a text file the flags alone have to follow the rules.
 
     Raises:
-        ViolationsError: A flag's value cannot be what it has to be.
+        ViolationsError: The value of a flag is invalid.
         LocalFileError, DownloadError: The image prompt cannot be read.
     """
     given, broken = request.given()
@@ -60,69 +61,94 @@ def flag_defaults(
         body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
         broken += filter(None, [image.broken_rule()])
     if broken:
-        raise ViolationsError([*broken, *(violations({**body, "prompt": "…"}, flag) if kind == "text" else ())])
+        rules = violations({**body, "prompt": "…"}, flag) if format_name == "text" else ()
+        raise ViolationsError([*broken, *rules])
     return body, recorded
 
 
-def check(sheet: Sheet, directory: Path, defaults: Body, *, validate: bool) -> None:
-    """Check all rows, and tell of everything that is wrong with any.
+def checked_rows(
+    file: RowFile, shard: Shard, directory: Path, defaults: Body, *, validate: bool, ignore_unknown: bool
+) -> list[Row]:
+    """Parse and check the rows of a shard, report everything that is wrong, and return them.
 
     Raises:
-        UsageError: Something is, or there are no rows.
+        UsageError: Something is wrong, or there are no rows.
     """
-    if validate and sheet.kind == "text" and (broken := violations({**defaults, "prompt": "…"}, flag)):
-        raise ViolationsError(broken)  # for every row the same, and the flags' alone
-    checks = Checks(sheet, directory, defaults, validate=validate)
-    bad, line = 0, 0
-    for row in rows(sheet):
-        errors = [row] if isinstance(row, BadRowError) else list(checks.errors(row))
-        for error in errors:
-            console.error(error.message)
-            bad += error.line != line
-            line = error.line
-        if isinstance(row, Row):
-            console.keep_secret(str(row.fields.get("webhook_secret", "")))
-        line = row.line
-    if bad:
-        raise UsageError(f"nothing was sent: {_rows(bad)} of {sheet.name} cannot be used")
-    if not line:
-        raise UsageError(f"{sheet.name} has no rows")
+    if validate and file.format == "text" and (broken := violations({**defaults, "prompt": "…"}, flag)):
+        raise ViolationsError(broken)  # the same for every row, and caused by the flags
+    found, errors = batch_rows.parse(file, shard, directory, ignore_unknown=ignore_unknown)
+    checks = Checks(file, directory, defaults, validate=validate)
+    for row in found:
+        console.keep_secret(str(row.fields.get("webhook_secret", "")))
+        errors += checks.errors(row)
+    for error in sorted(errors, key=lambda error: error.line):
+        console.error(error.message)
+    if errors:
+        bad = len({error.line for error in errors})
+        raise UsageError(f"nothing was sent: {_rows(bad)} of {file.name} cannot be used")
+    if not file.lines:
+        raise UsageError(f"{file.name} has no rows")
+    return found
 
 
 def _rows(count: int) -> str:
     return f"{count} row{'' if count == 1 else 's'}"
 
 
-def print_requests(sheet: Sheet, plan: BatchPlan) -> ExitCode:
-    """Print each row's request as it would be kept, without secrets, a line each."""
-    for row in rows(sheet):
-        if isinstance(row, Row) and plan.shard.has(row.position):
-            console.out_json(bodies(row, plan)[1])
+def print_requests(rows: Sequence[Row], plan: Settings) -> ExitCode:
+    """Print the request of each row as it would be recorded, without secrets, one per line."""
+    for row in rows:
+        console.out_json(bodies(row, plan)[1])
     return ExitCode.OK
 
 
 @contextlib.contextmanager
-def prepared(sheet: Sheet, plan: BatchPlan) -> Iterator[Batch]:
-    """Yield the batch, claimed for this process and seen to be ready.
+def prepared(rows: Sequence[Row], file_name: str, wanted: Settings) -> Iterator[tuple[Plan, History, ResultsFile]]:
+    """Claim the rows, and yield the plan for them.
 
     Raises:
-        LocalFileError: The directory, the history or the results cannot be used, or another process works on it.
+        LocalFileError: The directory, the history or the results cannot be used, or another process has the rows.
     """
-    naming.check(naming.Target(plan.directory))
-    with claimed(plan.service, Path(plan.name), plan.shard):
-        work = Batch(sheet, plan, History(), ResultsFile(plan.directory, plan.service))
-        errors = work.survey()
+    naming.check(naming.Target(wanted.directory))
+    with claimed(wanted.service, Path(wanted.name), wanted.shard):
+        history, results = History(), ResultsFile(wanted.directory, wanted.service)
+        plan = Plan(rows, wanted, _known(rows, wanted, history, results))
+        errors = [f"{file_name}:{row.line}: {path} exists" for row, path in plan.occupied()]
         for error in errors:
-            console.error(error.message)
+            console.error(error)
         if errors:
-            what = f"nothing was sent: {_rows(len(errors))} of {sheet.name} name files that exist"
+            what = f"nothing was sent: {_rows(len(errors))} of {file_name} name files that exist"
             raise LocalFileError(what, "choose other names, or replace the files with --force")
-        yield work
+        yield plan, history, results
 
 
-def way(service: str, concurrency: int, timeout: float | None) -> Plan:
-    """Return how a run goes about the rows: with much patience."""
-    return Plan(
+def _known(rows: Sequence[Row], wanted: Settings, history: History, results: ResultsFile) -> Mapping[str, Known]:
+    """Return what the history and the results know of the rows, and add lines that the results lack."""
+    known = {}
+    for row in rows:
+        record = history.newest_of_row(wanted.service, wanted.name, row.key)
+        told = results.status_of(row.key)
+        if record is not None:
+            state = state_of(record.status, record.task_id, record.path, record.exit_code)
+            known[row.key] = Known(
+                state,
+                record.task_id,
+                record.request,
+                record.path,
+                record.exit_code,
+                record.age,
+                record.number,
+            )
+            if state in (State.DONE, State.FAILED, State.UNKNOWN) and told is not record.status:
+                results.add(row.key, row.line, as_json(record))
+        if told is not None and (row.key not in known or known[row.key].state is State.NEW):
+            known[row.key] = Known(state_of(told, "somewhere", "-", None))
+    return known
+
+
+def run_plan(service: str, concurrency: int, timeout: float | None) -> engine.Plan:
+    """Return the plan of the engine's run: with much patience."""
+    return engine.Plan(
         service,
         concurrency=concurrency,
         timeout=timeout,
@@ -132,51 +158,60 @@ def way(service: str, concurrency: int, timeout: float | None) -> Plan:
 
 
 def run(
-    work: Batch, service: Service, saver: Saver, plan: Plan, options: ServiceOptions, *, sidecar: bool
+    plan: Plan,
+    file_name: str,
+    history: History,
+    results: ResultsFile,
+    service: Service,
+    saver: Saver,
+    way: engine.Plan,
+    options: ServiceOptions,
+    *,
+    sidecar: bool,
 ) -> ExitCode:
-    """Take the rows to their ends, sum up, and return the exit code that speaks for all of them.
+    """Take the rows to their ends, print the summary, and return the exit code of all of them.
 
-    Raises as `Run.run` does, after the summing up.
+    Raises as `Run.run` does, after the summary.
     """
-    began = time.monotonic()
+    started = time.monotonic()
     before = None if options.quiet else _credits(service)
     after: object = None
-    flags = service.flags
+    counts = plan.counts
     try:
-        with batch_observer(work.tally, work.file_name, quiet=options.quiet, flags=flags) as inner:
+        with batch_observer(counts, file_name, quiet=options.quiet, flags=service.flags) as inner:
             printer = RowPrinter(
                 inner,
                 PictureOptions(sidecar=sidecar),
                 json=options.json,
                 service=service.name,
-                force=work.plan.force,
+                force=plan.settings.force,
                 quiet=options.quiet,
             )
-            recorder = Recorder(printer, work.tally, work.results)
-            code = Run(service.client, saver, work.history, recorder, plan).run(work.jobs())
-            codes = [printer.exit_code(code), work.tally.exit_code]
-        codes += _finish(work, recorder)
+            recorder = Recorder(printer, counts, results)
+            code = engine.Run(service.client, saver, history, recorder, way).run(plan.jobs())
+            codes = [printer.exit_code(code), counts.exit_code]
+        codes += _finish(results, recorder)
         after = None if options.quiet else _credits(service)
     finally:
         if not options.quiet:
-            batch_summary.tell(work.tally, time.monotonic() - began, before, after)
-        batch_summary.list_open(work.tally, work.file_name, quiet=options.quiet)
+            batch_summary.print_counts(counts, time.monotonic() - started, before, after)
+        batch_summary.list_open(counts, file_name, quiet=options.quiet)
     return worst(codes)
 
 
-def _finish(work: Batch, recorder: Recorder) -> list[ExitCode]:
-    """Put the results in order; what is wrong with them is told of, and costs no picture."""
+def _finish(results: ResultsFile, recorder: Recorder) -> list[ExitCode]:
+    """Put the results in order. An error is reported, and costs no picture."""
     with contextlib.suppress(LocalFileError):
-        work.results.finish()
+        results.finish()
     if recorder.error is None:
         return []
     console.error(recorder.error.message)
-    console.hint("the pictures are saved; a later run adds the lines that are missing")
+    console.hint("the pictures are saved; a later run adds the missing lines")
     return [recorder.error.exit_code]
 
 
 def _credits(service: Service) -> object:
-    """Return the credits that the account has now, None where that cannot be told."""
+    """Return the credits of the account, or None if they cannot be fetched."""
     try:
         return service.client.account(CREDITS_SECONDS).credits
     except FluxError:

@@ -30,7 +30,7 @@ class Job:
         task_id: The service's id, once there is one.
         number: Its number in the history, where it has one.
         age: Seconds since the submission when the job was made, where that is known; else None.
-        batch: The batch it belongs to, and `row`, its row there.
+        batch: The batch it belongs to, `row`, its row there, and `line`, where that row starts in its file.
     """
 
     target: "Target | None"
@@ -43,6 +43,7 @@ class Job:
     age: float | None = None
     batch: str | None = None
     row: str | None = None
+    line: int | None = None
 
     task: Task | None = None
     """The last answer of the service; given with a task that has just been looked at."""

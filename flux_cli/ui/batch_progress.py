@@ -9,8 +9,7 @@ from heapq import nlargest
 from typing import TYPE_CHECKING
 
 from flux_cli.api.task import Status
-from flux_cli.batch.recorder import RowJob
-from flux_cli.batch.standing import Tally
+from flux_cli.batch.plan import Counts
 from flux_cli.engine.job import Job, Result
 from flux_cli.ui import console
 from flux_cli.ui.pictures import PicturePrinter
@@ -30,7 +29,7 @@ RATE_ROWS = 100
 class BatchSilence(Silence):
     """Tells of errors only, each with the line of its row."""
 
-    def __init__(self, tally: Tally, name: str, flags: str = "") -> None:
+    def __init__(self, tally: Counts, name: str, flags: str = "") -> None:
         """`name` is the file's; `flags` are what a later command needs to reach the same service."""
         super().__init__(flags)
         self._tally = tally
@@ -50,7 +49,7 @@ class BatchSilence(Silence):
             self.lives_on(job)
 
     def _where(self, job: Job) -> str:
-        return f"{self._name}:{job.line}" if isinstance(job, RowJob) else self._name
+        return f"{self._name}:{job.line}" if job.line is not None else self._name
 
     def _once(self, tell: Callable[[str], None], message: str) -> None:
         """Tell what may hold for all the rows, but only once."""
@@ -79,7 +78,7 @@ class BatchLines(BatchSilence):
 class BatchBars(Display, BatchSilence):
     """A bar for the batch, and a few tasks; what is worth keeping is printed above."""
 
-    def __init__(self, tally: Tally, name: str, flags: str = "") -> None:
+    def __init__(self, tally: Counts, name: str, flags: str = "") -> None:
         super().__init__(tally, name, flags)
         self._console = console.for_bars()
         self._running: dict[Job, float] = {}
@@ -151,7 +150,7 @@ class BatchBars(Display, BatchSilence):
         tally = self._tally
         failed = tally.failed + len(tally.failed_before)
         unknown = len(tally.unknown) + len(tally.unknown_before)
-        parts = [f"{tally.under_way} running"]
+        parts = [f"{tally.running} running"]
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{unknown} unknown"] if unknown else []
         rate = self._rate()
@@ -197,12 +196,12 @@ class RowPrinter(PicturePrinter):
     """A printer whose JSON objects say which row they are about."""
 
     def _as_json(self, job: Job, result: Result) -> dict[str, object]:
-        row = {"row": job.row, "line": job.line} if isinstance(job, RowJob) else {}
+        row = {"row": job.row, "line": job.line} if job.row is not None else {}
         return {**row, **super()._as_json(job, result)}
 
 
 @contextlib.contextmanager
-def batch_observer(tally: Tally, name: str, *, quiet: bool, flags: str = "") -> Iterator[BatchSilence]:
+def batch_observer(tally: Counts, name: str, *, quiet: bool, flags: str = "") -> Iterator[BatchSilence]:
     """Yield the observer that fits: silence if asked for, bars on a terminal, else lines."""
     if quiet:
         yield BatchSilence(tally, name, flags)

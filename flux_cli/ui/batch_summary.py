@@ -1,55 +1,58 @@
-"""What is left to say when a run of a batch ends: the counts, and the rows that want a decision."""
+"""The summary of a batch: the counts, and the rows that need a decision."""
 
-from flux_cli.batch.standing import Tally
+from flux_cli.batch.plan import Counts
 from flux_cli.ui import console
 
 
-def tell(tally: Tally, seconds: float, credits_before: object, credits_after: object) -> None:
-    """Tell how many rows stand how, how long it took, and the credits where they are known."""
-    finished = tally.finished + tally.before
-    parts = [
-        f"{finished} of {tally.rows} rows finished" + (f", {tally.before} of them before" * bool(tally.before))
-    ]
-    counts = {
-        "failed": tally.failed + len(tally.failed_before),
-        "of unknown outcome": len(tally.unknown) + len(tally.unknown_before),
-        "to wait for": tally.left + tally.under_way,
-        "not sent": tally.to_send,
+def print_counts(counts: Counts, seconds: float, credits_before: object, credits_after: object) -> None:
+    """Print how many rows have which state, the duration, and the credits if they are known."""
+    done = counts.done + counts.done_before
+    before = f" ({counts.done_before} by earlier runs)" if counts.done_before else ""
+    parts = [f"{done} of {counts.rows} rows finished{before}"]
+    others = {
+        "failed": counts.failed + len(counts.failed_before),
+        "with unknown outcome": len(counts.unknown) + len(counts.unknown_before),
+        "still running": counts.left + counts.running,
+        "not sent": counts.not_sent,
     }
-    parts += [f"{count} {name}" for name, count in counts.items() if count]
-    console.note("; ".join(parts))
-    console.note(f"{seconds:.1f} s{_rate(tally.finished, seconds)}{_credits(credits_before, credits_after)}")
+    parts += [f"{count} {name}" for name, count in others.items() if count]
+    console.note(", ".join(parts))
+    console.note(f"{seconds:.1f} s{_rate(counts.done, seconds)}{_credits(credits_before, credits_after)}")
 
 
-def _rate(finished: int, seconds: float) -> str:
-    if finished < 2 or not seconds:
+def _rate(done: int, seconds: float) -> str:
+    if done < 2 or not seconds:
         return ""
-    rate = finished / seconds
-    return f", {rate:.1f} pictures a second" if rate >= 1 else f", {60 * rate:.1f} pictures a minute"
+    rate = done / seconds
+    return f", {rate:.1f} pictures per second" if rate >= 1 else f", {60 * rate:.1f} pictures per minute"
 
 
 def _credits(before: object, after: object) -> str:
     if before is None and after is None:
         return ""
     first, last = ("?" if value is None else console.shortened(str(value), 20) for value in (before, after))
-    return f"; credits as observed: {first} before, {last} after"
+    return f", credits: {first} before, {last} after"
 
 
-def list_open(tally: Tally, name: str, *, quiet: bool) -> None:
-    """List the rows of unknown outcome, and tell what the others need that a later run will not do by itself."""
-    unknown = [*tally.unknown_before, *tally.unknown]
-    for place in unknown:
-        console.error(f"{name}:{place.line}: it is not known whether row {place.row} was accepted and billed")
+def list_open(counts: Counts, name: str, *, quiet: bool) -> None:
+    """List the rows with unknown outcome, and print what a later run does not do by itself."""
+    unknown = [*counts.unknown_before, *counts.unknown]
+    for row in unknown:
+        console.error(f"{name}:{row.line}: the outcome of row {row.key} is unknown; it may have been charged")
     if unknown:
-        console.hint("see `flux-cli account` and your records; to send them again all the same: --retry-unknown")
-    if tally.failed or tally.failed_before:
-        console.hint("to send the rows again whose tasks failed: --retry-failed")
-    if not quiet and tally.changed:
-        rows = "1 finished row was" if tally.changed == 1 else f"{tally.changed} finished rows were"
-        console.warning(f"{rows} made with other values than now, and will not be made again")
-    if not quiet and tally.gone:
-        rows = "1 finished row has" if tally.gone == 1 else f"{tally.gone} finished rows have"
-        console.warning(f"{rows} no picture any more where an earlier run saved it")
-        console.hint("`flux-cli wait TASK_ID` gets one again, for nothing; the ids are in results.jsonl")
-    if tally.to_send or tally.left or tally.under_way:
-        console.hint("run the same command again to go on")
+        console.hint("see `flux-cli account`; to resubmit these rows (may charge twice): --retry-unknown")
+    if counts.failed or counts.failed_before:
+        console.hint("to resubmit failed rows: --retry-failed")
+    if not quiet and counts.changed:
+        rows = "1 finished row has" if counts.changed == 1 else f"{counts.changed} finished rows have"
+        console.warning(f"{rows} other values now than when generated; not generated again")
+    if not quiet and counts.missing:
+        pictures = (
+            "picture of 1 finished row is"
+            if counts.missing == 1
+            else (f"pictures of {counts.missing} finished rows are")
+        )
+        console.warning(f"the {pictures} missing")
+        console.hint("to download missing pictures again, free of charge: --refetch")
+    if counts.not_sent or counts.left or counts.running:
+        console.hint("resume with the same command")

@@ -1,0 +1,318 @@
+"""What a run does with each row of a batch, and the counts of its outcome."""
+
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+
+from flux_cli.api.request import Body, is_http_url
+from flux_cli.api.task import Status
+from flux_cli.batch.rows import Row, target_for
+from flux_cli.batch.shards import Shard
+from flux_cli.engine.job import Job, Result
+from flux_cli.errors import ExitCode, LocalFileError, worst
+from flux_cli.pictures import image_prompt
+from flux_cli.storage.files import local_errors
+
+
+class State(Enum):
+    """The state of a row, which decides what a run does with it."""
+
+    NEW = auto()
+    """Nothing of it was ever accepted: submit it."""
+    SUBMITTED = auto()
+    """It is charged and its picture is not saved: wait for it."""
+    DONE = auto()
+    FAILED = auto()
+    """Its task failed, or the service rejected the request: resubmit it only on request."""
+    UNKNOWN = auto()
+    """It was sent and no response came: resubmit it only on request."""
+
+
+def state_of(status: Status, task_id: str | None, path: object, exit_code: int | None) -> State:
+    """Return the state of a row after its last submission.
+
+    A submission that was rejected for the key, the credits or the moment (no ID, not 400) was not accepted.
+    """
+    if status is Status.UNKNOWN:
+        return State.UNKNOWN
+    if status is Status.UNSENT:
+        return State.NEW
+    if status is Status.FAILED:
+        return State.FAILED if task_id or exit_code == ExitCode.USAGE else State.NEW
+    return State.DONE if status is Status.FINISHED and path else State.SUBMITTED
+
+
+@dataclass(frozen=True)
+class Known:
+    """What earlier runs left about a row.
+
+    Attributes:
+        state: Its state.
+        task_id: The ID of its task, or None.
+        request: The request that was sent, without secrets, or None if that is not known.
+        path: Where the picture was saved, or None.
+        exit_code: The exit code of a row that failed, or None.
+        age: Seconds since its submission, or None.
+        number: The number of its record in the history, or None.
+    """
+
+    state: State
+    task_id: str | None = None
+    request: Mapping[str, object] | None = None
+    path: str | None = None
+    exit_code: int | None = None
+    age: float | None = None
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a run treats the rows.
+
+    Attributes:
+        service: The name of the service in the history.
+        directory: Where the pictures go.
+        name: The same as an absolute path.
+        defaults: The fields of rows that do not set them, as they are sent.
+        recorded: The same as they are recorded.
+        secret: The webhook secret of rows that do not set one.
+        shard: The rows of this run.
+        retry_failed, retry_unknown: Whether such rows are submitted again.
+        refetch: Whether missing pictures are downloaded again.
+        max_tasks: The most submissions, or None.
+        force: Whether existing files may be replaced.
+    """
+
+    service: str
+    directory: Path
+    name: str
+    defaults: Body
+    recorded: Mapping[str, object]
+    secret: str | None = None
+    shard: Shard = field(default_factory=Shard)
+    retry_failed: bool = False
+    retry_unknown: bool = False
+    refetch: bool = False
+    max_tasks: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class OpenRow:
+    """A row that did not end well, with its place in the file and its exit code."""
+
+    key: str
+    line: int
+    exit_code: ExitCode
+
+
+@dataclass
+class Counts:
+    """How many rows have which state.
+
+    Attributes:
+        rows: All rows of this run's shard.
+        done_before: Finished by earlier runs. `changed` of them have other values in the file or the flags now,
+            the pictures of `missing` are not where they were saved.
+        failed_before, unknown_before: From earlier runs, and not submitted again now.
+        running: Tasks that are charged and not over.
+        done, failed, unknown, unsent: Outcomes of this run.
+        left: Tasks that are still running when this run ends.
+    """
+
+    rows: int = 0
+    done_before: int = 0
+    changed: int = 0
+    missing: int = 0
+    failed_before: list[OpenRow] = field(default_factory=list)
+    unknown_before: list[OpenRow] = field(default_factory=list)
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+    unknown: list[OpenRow] = field(default_factory=list)
+    unsent: int = 0
+    left: int = 0
+
+    @property
+    def over(self) -> int:
+        """Rows that need nothing more."""
+        before = self.done_before + len(self.failed_before) + len(self.unknown_before)
+        return before + self.done + self.failed + len(self.unknown)
+
+    @property
+    def not_sent(self) -> int:
+        """Rows of which nothing has been accepted yet."""
+        return self.rows - self.over - self.left - self.running
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """The exit code of the rows of earlier runs that did not end well."""
+        return worst(row.exit_code for row in (*self.failed_before, *self.unknown_before))
+
+    def submitted(self) -> None:
+        """Count a task that was accepted."""
+        self.running += 1
+
+    def ended(self, job: Job, result: Result) -> None:
+        """Count the outcome of a row."""
+        state = state_of(result.status, result.task_id, result.path, result.exit_code)
+        if job.task_id is not None:
+            self.running -= 1
+        if state is State.DONE:
+            self.done += 1
+        elif state is State.FAILED:
+            self.failed += 1
+        elif state is State.UNKNOWN:
+            self.unknown.append(OpenRow(job.row or "", job.line or 0, result.exit_code))
+        elif state is State.SUBMITTED:
+            self.left += 1
+        else:
+            self.unsent += 1
+
+
+class Plan:
+    """What a run does with the rows of a batch.
+
+    Attributes:
+        settings: How the rows are treated.
+        counts: The counts, which include the rows that need nothing more.
+        submissions: How many rows will be submitted.
+    """
+
+    def __init__(self, rows: Iterable[Row], settings: Settings, known: Mapping[str, Known]) -> None:
+        self.settings = settings
+        self.counts = Counts()
+        self._steps: list[tuple[Row, Known | None]] = []
+        new = 0
+        for row in rows:
+            self.counts.rows += 1
+            record = known.get(row.key)
+            state = self._state(record)
+            if state is State.NEW:
+                new += 1
+                if settings.max_tasks is None or new <= settings.max_tasks:
+                    self._steps.append((row, None))
+            elif state is State.SUBMITTED:
+                self.counts.running += 1
+                self._steps.append((row, record))
+            elif record is not None:
+                self._count_before(row, record)
+        self.submissions = new if settings.max_tasks is None else min(new, settings.max_tasks)
+
+    def occupied(self) -> Iterator[tuple[Row, Path]]:
+        """Yield each row to submit whose picture would have the name of an existing file, with this name.
+
+        Raises:
+            LocalFileError: A directory cannot be read.
+        """
+        for row, record in self._steps:
+            if record is None and row.output is not None and not self.settings.force:
+                target = target_for(row, self.settings.directory, force=False)
+                path = target.directory / target.template
+                with local_errors(path):
+                    if target.explicit and os.path.lexists(path):
+                        yield row, path
+
+    def jobs(self) -> Iterator[Job]:
+        """Yield a job for each row to submit or to wait for, in the order of the file."""
+        for row, record in self._steps:
+            yield self._new_job(row) if record is None else self._known_job(row, record)
+
+    def _state(self, record: Known | None) -> State:
+        """Return the state that decides; what is to be submitted again counts as new."""
+        if record is None:
+            return State.NEW
+        again = {State.FAILED: self.settings.retry_failed, State.UNKNOWN: self.settings.retry_unknown}
+        if again.get(record.state):
+            return State.NEW
+        if record.state is State.DONE and self.settings.refetch and record.task_id and self._is_missing(record):
+            return State.SUBMITTED
+        return record.state
+
+    def _new_job(self, row: Row) -> Job:
+        body, recorded, source = bodies(row, self.settings)
+        return Job(
+            target_for(row, self.settings.directory, force=self.settings.force),
+            request=body,
+            recorded=recorded,
+            image_prompt=source,
+            n=row.position,
+            batch=self.settings.name,
+            row=row.key,
+            line=row.line,
+        )
+
+    def _known_job(self, row: Row, record: Known) -> Job:
+        return Job(
+            target_for(row, self.settings.directory, force=self.settings.force),
+            task_id=record.task_id,
+            recorded=bodies(row, self.settings)[1] if record.request is None else record.request,
+            number=record.number,
+            age=record.age,
+            n=row.position,
+            batch=self.settings.name,
+            row=row.key,
+            line=row.line,
+        )
+
+    def _count_before(self, row: Row, record: Known) -> None:
+        counts = self.counts
+        if record.state is State.DONE:
+            counts.done_before += 1
+            counts.changed += self._has_changed(row, record)
+            counts.missing += self._is_missing(record)
+        elif record.state is State.FAILED:
+            failed = ExitCode(record.exit_code) if record.exit_code else ExitCode.TASK_FAILED
+            counts.failed_before.append(OpenRow(row.key, row.line, failed))
+        else:
+            counts.unknown_before.append(OpenRow(row.key, row.line, ExitCode.OUTCOME_UNKNOWN))
+
+    def _has_changed(self, row: Row, record: Known) -> bool:
+        if record.request is None:
+            return False
+        now = {**self.settings.recorded, **row.fields}
+        names = {*now, *record.request} - {"image_prompt", "webhook_secret"}
+        return any(now.get(name) != record.request.get(name) for name in names)
+
+    def _is_missing(self, record: Known) -> bool:
+        """Tell whether a saved picture is gone. The batch directory may have been moved since then."""
+        if record.path is None or record.path == "-" or os.path.lexists(record.path):
+            return False
+        parts = Path(record.path).parts
+        return not any(
+            os.path.lexists(self.settings.directory.joinpath(*parts[start:])) for start in range(1, len(parts))
+        )
+
+
+def bodies(row: Row, settings: Settings) -> tuple[Body, dict[str, object], str | None]:
+    """Return the request of a row, what is recorded of it, and its image prompt if that is still to be read."""
+    body: Body = {**settings.defaults, **row.fields}
+    recorded: dict[str, object] = {**settings.recorded, **row.fields}
+    recorded.pop("webhook_secret", None)
+    if settings.secret and "webhook_url" in body:
+        body.setdefault("webhook_secret", settings.secret)
+    source = row.fields.get("image_prompt")
+    if source is None:
+        return body, recorded, None
+    del body["image_prompt"]
+    recorded["image_prompt"] = _described(str(source))
+    return body, recorded, str(source)
+
+
+@functools.lru_cache(maxsize=64)
+def _described_file(source: str, _changed: int, _size: int) -> Mapping[str, object]:
+    return image_prompt.load(source).described()
+
+
+def _described(source: str) -> Mapping[str, object]:
+    """Return what is recorded of an image prompt; for a URL only the URL, since it has not been fetched yet."""
+    if not is_http_url(source):
+        try:
+            about = Path(source).expanduser().stat()
+            return _described_file(source, about.st_mtime_ns, about.st_size)
+        except (OSError, LocalFileError):
+            pass  # it was removed after the check; its row will report that when it is to be sent
+    return {"type": None, "bytes": None, "sha256": None, "source": source}

@@ -1,0 +1,222 @@
+"""Reading a batch file: its format, and its rows as text or cells.
+
+The file is read once. What a row means is decided in `rows`, so that a shard parses only the rows it needs.
+"""
+
+import contextlib
+import csv
+import json
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from flux_cli.api.request import FIELDS
+from flux_cli.errors import LocalFileError, UsageError
+
+FORMATS = ("jsonl", "csv", "tsv", "text")
+OWN_COLUMNS = ("id", "output")
+"""The columns of a row that are not fields of the request."""
+COLUMNS = (*FIELDS, *OWN_COLUMNS)
+
+MAX_BYTES = 1 << 30
+"""A larger file is not read: it would not fit into memory."""
+_FORMAT_OF_EXTENSION = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "text",
+}
+_DELIMITERS = (",", ";", "\t")
+_BOM = b"\xef\xbb\xbf"
+_SEPARATOR_LINE = re.compile(r"sep=([^\r\n])")
+"""What Excel writes before the header to name the delimiter."""
+_COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+class BadRowError(UsageError):
+    """A row cannot be used. `message` has the file, the line and the reason; `line` is the line."""
+
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class Line(NamedTuple):
+    """A row as it was read: the line where it starts, and its text, its CSV cells, or why it cannot be read."""
+
+    number: int
+    content: str | Sequence[str] | BadRowError
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A batch file that has been read.
+
+    Attributes:
+        name: What messages call the file.
+        format: One of `FORMATS`.
+        lines: Its rows in order, without blank ones and without a CSV header.
+        header: The column names of a CSV or TSV file, from the line `header_line`.
+        errors: What makes the file as a whole unusable.
+    """
+
+    name: str
+    format: str
+    lines: Sequence[Line]
+    header: Sequence[str] = ()
+    header_line: int = 1
+    errors: Sequence[BadRowError] = ()
+
+    def error(self, line: int, message: str, column: int | None = None) -> BadRowError:
+        """Return an error about a line and, if it is known, a column."""
+        return _error(self.name, line, message, column)
+
+
+def read(source: str, stdin: BinaryIO, format_name: str | None = None) -> RowFile:
+    """Read a batch file, or `stdin` for `-`.
+
+    Args:
+        source: The path, or `-`.
+        stdin: Standard input.
+        format_name: One of `FORMATS`, or None to use the extension, or for a pipe the first line.
+
+    Raises:
+        LocalFileError: The file cannot be read.
+        UsageError: The format is unknown, or the content does not have this format.
+    """
+    if format_name is not None and format_name not in FORMATS:
+        raise UsageError(f"`--format` takes {', '.join(FORMATS)}, not `{format_name[:60]}`")
+    name = "stdin" if source == "-" else source
+    content, is_pipe = _content(source, stdin)
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UsageError(f"{name} is UTF-16", "save it as UTF-8")
+    texts = _decoded(name, content.removeprefix(_BOM))
+    first = _first_text(texts).strip()
+    detected = _detected_format(first)
+    chosen = (
+        format_name or _FORMAT_OF_EXTENSION.get(Path(source).suffix.lower()) or (detected if is_pipe else None)
+    )
+    if chosen is None:
+        raise UsageError(f"cannot tell the format of {name} by its extension", f"--format {'|'.join(FORMATS)}")
+    if chosen == "jsonl" and first.startswith("["):
+        raise UsageError(f"{name} is a JSON array", f"write one object per line: jq -c '.[]' {name}")
+    if chosen == "text" and detected == "csv":
+        raise UsageError(
+            f"the first line of {name} is a header of columns, not a prompt: {first[:60]}",
+            "if it is a table, use --format csv; otherwise remove the line",
+        )
+    if chosen == "text" and detected == "jsonl" and format_name is None:
+        chosen = "jsonl"
+    if chosen in ("csv", "tsv"):
+        return _read_table(name, chosen, texts)
+    return RowFile(
+        name, chosen, [line for line in texts if not isinstance(line.content, str) or line.content.strip()]
+    )
+
+
+def _content(source: str, stdin: BinaryIO) -> tuple[bytes, bool]:
+    """Return the bytes of a file, and whether it is a pipe, whose name says nothing about its format."""
+    try:
+        if source == "-":
+            content, is_pipe = stdin.read(MAX_BYTES + 1), True
+        else:
+            with Path(source).expanduser().open("rb") as file:
+                content = file.read(MAX_BYTES + 1)
+                is_pipe = not stat.S_ISREG(Path(source).expanduser().stat().st_mode)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LocalFileError(f"cannot read {source}: {reason.lower()}") from None
+    if len(content) > MAX_BYTES:
+        raise LocalFileError(f"{source} is larger than {MAX_BYTES >> 30} GiB", "split it into several files")
+    return content, is_pipe
+
+
+def _decoded(name: str, content: bytes) -> list[Line]:
+    with contextlib.suppress(UnicodeDecodeError):
+        return [Line(number, text) for number, text in enumerate(content.decode().split("\n"), 1)]
+    lines = []
+    for number, line in enumerate(content.split(b"\n"), 1):
+        try:
+            lines.append(Line(number, line.decode()))
+        except UnicodeDecodeError as error:
+            column = len(line[: error.start].decode()) + 1
+            lines.append(Line(number, _error(name, number, "this is not UTF-8 text", column)))
+    return lines
+
+
+def _first_text(texts: Sequence[Line]) -> str:
+    """Return the first line that is not blank."""
+    return next((line.content for line in texts if isinstance(line.content, str) and line.content.strip()), "")
+
+
+def _detected_format(first: str) -> str:
+    """Return the format that the first line suggests: `jsonl`, `csv` (with any delimiter) or `text`."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if first.startswith("{") and isinstance(json.loads(first), dict):
+            return "jsonl"
+    if _SEPARATOR_LINE.fullmatch(first):
+        return "csv"
+    cells = [cell.lower() for cell in _cells(first, _delimiter(first))]
+    is_header = "prompt" in cells and all(_COLUMN_NAME.fullmatch(cell) for cell in cells)
+    return "csv" if is_header else "text"
+
+
+def _delimiter(header: str) -> str:
+    """Return the delimiter with which a header has the most known columns; a comma if there are none."""
+
+    def known(delimiter: str) -> int:
+        return sum(cell.lower() in COLUMNS for cell in _cells(header, delimiter))
+
+    return max(_DELIMITERS, key=known)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
+
+
+def _read_table(name: str, format_name: str, texts: Sequence[Line]) -> RowFile:
+    """Read CSV or TSV: the first line that is not blank names the columns."""
+    skipped = 0
+    delimiter = "\t" if format_name == "tsv" else None
+    if match := _SEPARATOR_LINE.fullmatch(_first_text(texts[:1]).rstrip("\r")):
+        delimiter, skipped = match[1], 1
+    elif delimiter is None:
+        delimiter = _delimiter(_first_text(texts))
+    undecodable: list[BadRowError] = []
+
+    def decodable() -> Iterator[str]:
+        for line in texts[skipped:]:
+            if isinstance(line.content, BadRowError):
+                undecodable.append(line.content)
+                return
+            yield f"{line.content}\n"
+
+    reader = csv.reader(decodable(), delimiter=delimiter, strict=True)
+    lines: list[tuple[int, list[str]]] = []
+    start = 1 + skipped
+    errors = undecodable
+    try:
+        for cells in reader:
+            if "".join(cells).strip():
+                lines.append((start, cells))
+            start = reader.line_num + 1 + skipped
+    except csv.Error as error:
+        if not undecodable:
+            errors = [_error(name, start, f"not CSV from here on: {error}")]
+    if not lines:
+        return RowFile(name, format_name, [], errors=errors)
+    header_line, header = lines[0]
+    rows = [Line(number, cells) for number, cells in lines[1:]]
+    return RowFile(name, format_name, rows, [cell.strip() for cell in header], header_line, errors)
+
+
+def _error(name: str, line: int, message: str, column: int | None = None) -> BadRowError:
+    return BadRowError(f"{name}:{line}: {'' if column is None else f'column {column}: '}{message}", line)
