@@ -11,7 +11,7 @@ from pathlib import Path
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.storage.files import local_errors
 from flux_cli.storage.locks import lock
-from flux_cli.storage.paths import state_directory
+from flux_cli.storage.paths import make_directory, state_directory
 
 _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 _CLAIM = re.compile(r"[0-9a-f]{16}\.([0-9]+)-([0-9]+)\.lock")
@@ -60,7 +60,7 @@ def claimed(service: str, directory: Path, shard: Shard) -> Iterator[None]:
     digest = hashlib.sha256(f"{service}\0{directory}".encode()).hexdigest()[:16]
     own = place / f"{digest}.{shard.number}-{shard.of}.lock"
     with local_errors(place):
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(place, 0o700)
         with _locked(place / f"{digest}.lock"):
             for path in place.glob(f"{digest}.*-*.lock"):
                 _check_other(path, shard, directory)

@@ -12,6 +12,7 @@ from pathlib import Path
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.pictures.formats import ImageType, is_image_extension
 from flux_cli.storage.files import local_errors, temporary
+from flux_cli.storage.paths import make_directory
 
 DEFAULT_TEMPLATE = "{slug}-{id8}.{ext}"
 FIELD_NAMES = ("task_id", "id8", "model", "seed", "slug", "n", "date", "ext")
@@ -111,7 +112,7 @@ def check(target: Target) -> None:
     fixed = Path(target.template.split("{")[0] + "x").parent  # what of a template's path no field can change
     directory = target.directory / fixed
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
     except FileExistsError:
         raise LocalFileError(f"{directory} is not a directory") from None
     except OSError as error:

@@ -24,6 +24,7 @@ from flux_cli.pictures.download import (
 from flux_cli.pictures.formats import KNOWN_TYPES, PNG, ImageType, is_image_extension
 from flux_cli.pictures.naming import Target, values_for
 from flux_cli.storage.files import local_errors, place, sync, temporary
+from flux_cli.storage.paths import make_directory
 
 if TYPE_CHECKING:
     import requests
@@ -198,5 +199,5 @@ def _directory(target: Target, values: dict[str, str]) -> Path:
         return Path(tempfile.gettempdir())
     directory = target.path(values, PNG).parent
     with local_errors(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
     return directory

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_cli.errors import LocalFileError, NotAllowedError, UsageError
+from flux_cli.storage.paths import config_directory, make_directory
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -36,9 +37,7 @@ NAMES = tuple(field.name for field in fields(Config))
 
 def config_path() -> Path:
     """Return where the config file is, whether or not it exists."""
-    import platformdirs  # 20 ms
-
-    return platformdirs.user_config_path("flux-cli") / "config.toml"
+    return config_directory() / "config.toml"
 
 
 def load() -> Config:
@@ -197,7 +196,7 @@ def _rewrite(change: Callable[["TOMLDocument"], None]) -> None:
     if path.is_symlink():
         path = path.resolve()  # a file that is kept elsewhere stays there
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent, 0o700)
         document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
         change(document)
         # mkstemp creates the file 0600, so that the key is never in one that others can read.

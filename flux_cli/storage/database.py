@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flux_cli.errors import LocalFileError, StoreBusyError
+from flux_cli.storage.paths import make_directory
 
 APPLICATION_ID = 0x464C5558
 """Marks the file as ours in SQLite's header (`FLUX`)."""
@@ -85,7 +86,7 @@ def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
         StoreBusyError: Another process is creating or converting it, for longer than `OPEN_SECONDS`.
     """
     with translated(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path.parent, 0o700)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         connection = sqlite3.connect(path, timeout=OPEN_SECONDS, isolation_level=None)

@@ -1,31 +1,40 @@
-"""Files that are whole or not there: written beside their target, put in place in one step, never over another."""
+"""Files that are complete or absent: written beside their target, renamed in one step, never over another file."""
 
 import contextlib
 import filecmp
 import hashlib
 import os
+import re
 import secrets
+import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 from flux_cli.errors import LocalFileError
+from flux_cli.storage.filesystems import host_id, is_shared
 from flux_cli.storage.locks import lock
+from flux_cli.storage.paths import make_directory
 
 PREFIX, SUFFIX = ".flux-cli-", ".part"
+_NAME = re.compile(rf"{re.escape(PREFIX)}((?P<host>.+)-\d+-)?[0-9a-f]{{16}}{re.escape(SUFFIX)}")
+"""Host, process ID and a random number; version 0.1.0 had only the number."""
+ABANDONED_SECONDS = 24 * 3600.0
+"""The age at which a temporary file is taken for abandoned if the file system has no locks that would tell."""
 
 _live: set[str] = set()
-"""Temporary files of this process, so that a way out in a hurry can remove them."""
+"""Temporary files of this process, so that an exit in a hurry can remove them."""
 _swept: set[Path] = set()
-"""Directories in which this process has looked for leftovers."""
+"""Directories in which this process has looked for abandoned files."""
 
 
 @contextlib.contextmanager
 def temporary(directory: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file in `directory`; it is removed on the way out, unless it was put in place.
+    """Open a temporary file in `directory`; at the end it is removed, unless it was put in place.
 
-    It is locked while it is open, so that `sweep` can tell what a killed process left behind.
+    It is locked while it is open, so that `sweep` recognises what a killed process left behind.
 
     Raises:
         LocalFileError: The directory cannot be written.
@@ -36,16 +45,16 @@ def temporary(directory: Path) -> Iterator[BinaryIO]:
     try:
         yield file
     finally:
-        # A second way out may have removed it already.
-        with contextlib.suppress(OSError):
+        if sys.platform == "win32":  # an open file cannot be removed there
+            _close(file)
+        with contextlib.suppress(OSError):  # `remove_live` may have removed it
             os.unlink(file.name)
         _live.discard(file.name)
-        with contextlib.suppress(OSError):  # a full disk may show only now, and has been reported by `sync`
-            file.close()
+        _close(file)
 
 
 def sync(file: BinaryIO) -> None:
-    """Make what was written survive a power cut. Raises OSError, for one where the disk is full."""
+    """Make what was written survive a power cut. Raises OSError, for example if the disk is full."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -54,28 +63,30 @@ def place(file: BinaryIO, path: Path, *, force: bool, exact: bool) -> Path:
     """Give a finished temporary file its name, in one step; return the name that it got.
 
     Args:
-        file: From `temporary`, synced, in the same file system as `path`.
+        file: From `temporary`, synced, on the same file system as `path`. It may be closed afterwards.
         path: The name to give.
-        force: Replace an existing file (or symbolic link; what it points to is left alone).
-        exact: No other name will do. Else a name that is taken gets `-1`, `-2` and so on.
+        force: Replace an existing file (or symbolic link; its target is left alone).
+        exact: Accept no other name. Otherwise a name that is taken gets `-1`, `-2` and so on.
 
-    A file of that name which holds the very same bytes is the result: a crash can come between placing a file
-    and noting that it was placed.
+    An existing file of that name with the same content is the result: a crash can come between placing a file
+    and recording that it was placed.
 
     Raises:
         LocalFileError: The name is taken and `exact`, or the directory cannot be written.
     """
     with local_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # some file systems (FAT, shares) know no permissions
+        make_directory(path.parent)
+        with contextlib.suppress(OSError):  # some file systems (FAT, network shares) have no permissions
             os.chmod(file.name, 0o666 & ~_UMASK)
+        if sys.platform == "win32":  # an open file cannot be renamed there
+            file.close()
         if force:
             os.replace(file.name, path)
-            return _settled(path)
+            return _synced(path)
         for number in range(10_000):
             candidate = path if number == 0 else path.with_name(f"{path.stem}-{number}{path.suffix}")
             if _linked(file.name, candidate):
-                return _settled(candidate)
+                return _synced(candidate)
             if candidate.is_file() and not candidate.is_symlink() and _same(file.name, candidate):
                 return candidate
             if exact:
@@ -91,16 +102,33 @@ def sweep(directory: Path) -> None:
     _swept.add(directory)
     with os.scandir(directory) as entries:
         leftovers = [
-            entry.path
+            (entry.path, match["host"])
             for entry in entries
-            if entry.name.startswith(PREFIX)
-            and entry.name.endswith(SUFFIX)
-            and entry.is_file(follow_symlinks=False)  # to open somebody's named pipe would wait for ever
+            if (match := _NAME.fullmatch(entry.name))
+            and entry.is_file(follow_symlinks=False)  # opening somebody's named pipe would block
         ]
-    for leftover in leftovers:
-        with contextlib.suppress(OSError), open(leftover, "rb") as file:
-            if _lock(file):
-                os.unlink(leftover)
+    shared = bool(leftovers) and is_shared(directory)
+    for path, host in leftovers:
+        with contextlib.suppress(OSError):
+            _remove_if_abandoned(path, foreign=host not in (None, host_id()), shared=shared)
+
+
+def _remove_if_abandoned(path: str, *, foreign: bool, shared: bool) -> None:
+    """Remove a temporary file unless a process may be writing it.
+
+    On a shared file system a lock may be local to each host, so it says nothing about another host's file.
+    """
+    if sys.platform == "win32":
+        if not foreign:
+            os.unlink(path)  # fails while it is open
+        return
+    with open(path, "rb") as file:
+        try:
+            free = lock(file, wait=False) and not (foreign and shared)
+        except OSError:
+            free = not foreign and time.time() - os.fstat(file.fileno()).st_mtime > ABANDONED_SECONDS
+        if free:
+            os.unlink(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -113,7 +141,7 @@ def sha256_of(path: Path) -> str:
 
 
 def remove_live() -> None:
-    """Remove this process's temporary files, for a way out that does not wait for the threads that write them."""
+    """Remove this process's temporary files, for an exit that does not wait for the threads that write them."""
     for name in list(_live):
         with contextlib.suppress(OSError):
             os.unlink(name)
@@ -130,25 +158,32 @@ def local_errors(path: Path) -> Iterator[None]:
 
 def _created(directory: Path) -> BinaryIO:
     while True:
-        name = directory / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
+        name = directory / f"{PREFIX}{host_id()}-{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
         _live.add(str(name))
         opener = partial(os.open, mode=0o600)
         file = open(name, "x+b", opener=opener)  # noqa: SIM115 - `temporary` closes it
-        # Between creation and lock another process may take it for a leftover; then a new one is made.
-        if _lock(file) and os.path.exists(name):
+        # Between creation and lock another process may take it for abandoned; then a new one is made.
+        if _locked(file) and os.path.exists(name):
             return file
+        file.close()
         with contextlib.suppress(OSError):
             os.unlink(name)
         _live.discard(str(name))
-        file.close()
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Lock a file against other processes; return whether it was free."""
+def _locked(file: BinaryIO) -> bool:
+    """Lock a new temporary file; return False if another process was faster."""
+    if sys.platform == "win32":  # nobody can remove it while it is open
+        return True
     try:
         return lock(file, wait=False)
-    except OSError:  # a file system without locks (some Lustre and NFS mounts): nobody else has one there either
+    except OSError:  # no locks here: then other processes go by its age
         return True
+
+
+def _close(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # a full disk may show only now; `sync` has reported it
+        file.close()
 
 
 def _linked(temporary_name: str, path: Path) -> bool:
@@ -169,8 +204,8 @@ def _same(one: str, other: Path) -> bool:
     return os.path.getsize(one) == os.path.getsize(other) and filecmp.cmp(one, other, shallow=False)
 
 
-def _settled(path: Path) -> Path:
-    """Make a new name survive a power cut, where the system can do that for a directory."""
+def _synced(path: Path) -> Path:
+    """Make a new name survive a power cut, if the system can do that for a directory."""
     with contextlib.suppress(OSError):
         directory = os.open(path.parent, os.O_RDONLY)
         try:

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import os
 import re
-import socket
 from pathlib import Path
 
 MOUNTS = "/proc/self/mountinfo"
@@ -84,6 +83,8 @@ def host_id() -> str:
 
     Images of cluster nodes may share the machine ID, and virtual machines the host name.
     """
+    import socket  # 5 ms, and only needed here
+
     name = socket.gethostname()
     machine = b""
     with contextlib.suppress(OSError):  # there is none without systemd, and in containers

@@ -5,7 +5,11 @@ from typing import BinaryIO
 
 
 def lock(file: BinaryIO, *, wait: bool) -> bool:
-    """Lock an open file until it is closed; return False where another process has it and `wait` is false."""
+    """Lock an open file until it is closed; return False if another process has it and `wait` is false.
+
+    Raises:
+        OSError: The file system has no locks (some mounts of NFS and Lustre).
+    """
     if sys.platform == "win32":
         import msvcrt
 

@@ -1,5 +1,7 @@
 """Where the program keeps its own files."""
 
+import contextlib
+import errno
 import os
 import re
 import sys
@@ -20,6 +22,19 @@ def state_directory() -> Path:
 
         return platformdirs.user_state_path(APP)
     return _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def make_directory(path: Path, mode: int = 0o775) -> None:
+    """Create a directory with all its parents, unless it exists. No umask makes them writable by everybody.
+
+    Raises:
+        OSError: It cannot be created, or is not a directory.
+    """
+    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            missing.mkdir(mode)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
 def history_files(directory: Path) -> list[Path]:

@@ -149,12 +149,6 @@ def test_two_commands_that_write_the_same_names(flux: Cli, server: Server, name:
     assert len(lost) + len(saved) == server.submissions == 4
 
 
-def test_a_pipe_that_is_called_like_a_leftover_holds_nobody_up(flux: Cli) -> None:
-    """Anybody may make one in a directory like /tmp; to open it would wait for ever."""
-    os.mkfifo(flux.cwd / ".flux-cli-0.part")
-    assert flux("imagine", "x", "--timeout", "20").code == 0
-
-
 @pytest.mark.parametrize("size", [300_000, 3_000])
 def test_a_disk_that_fills_up(cli: Cli, size: int) -> None:
     """Exit 6, nothing left behind; a small picture is noticed only when it is flushed."""

@@ -1,0 +1,219 @@
+"""Files that are complete or absent: names, durability, and what killed processes leave behind."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flux_cli.errors import LocalFileError
+from flux_cli.storage import files
+from flux_cli.storage.filesystems import host_id
+from flux_cli.storage.paths import make_directory
+
+
+@pytest.fixture(autouse=True)
+def not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test sweep its directories again."""
+    monkeypatch.setattr(files, "_swept", set())
+
+
+def write(path: Path, content: bytes = b"new", *, force: bool = False, exact: bool = False) -> Path:
+    """Put a file in place; return the name that it got."""
+    with files.temporary(path.parent) as file:
+        file.write(content)
+        files.sync(file)
+        return files.place(file, path, force=force, exact=exact)
+
+
+def test_placing(tmp_path: Path) -> None:
+    """A name that is taken gets a number; the same content under the same name is the same file."""
+    path = tmp_path / "x.png"
+    assert write(path, b"one") == path
+    assert write(path, b"one") == path
+    assert write(path, b"one", exact=True) == path
+    assert write(path, b"two") == tmp_path / "x-1.png"
+    assert write(path, b"two") == tmp_path / "x-1.png"
+    with pytest.raises(LocalFileError, match="exists"):
+        write(path, b"two", exact=True)
+    assert write(path, b"two", force=True) == path
+    assert sorted(os.listdir(tmp_path)) == ["x-1.png", "x.png"]
+    assert path.read_bytes() == b"two"
+
+
+def test_placing_over_a_link(tmp_path: Path) -> None:
+    """Its target is never written; only `force` replaces the link."""
+    (tmp_path / "target").write_bytes(b"mine")
+    link = tmp_path / "link.png"
+    link.symlink_to("target")
+    assert write(link, b"mine") == tmp_path / "link-1.png"
+    assert write(link, b"new", force=True) == link
+    assert not link.is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"mine"
+
+
+def test_placing_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on FAT: renamed, and never over another file."""
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links")
+
+    monkeypatch.setattr(os, "link", link)
+    assert write(tmp_path / "x.png", b"one") == tmp_path / "x.png"
+    assert write(tmp_path / "x.png", b"two") == tmp_path / "x-1.png"
+    assert sorted(os.listdir(tmp_path)) == ["x-1.png", "x.png"]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    """An exception inside the block removes the temporary file, and so does an exit in a hurry."""
+    with pytest.raises(KeyError), files.temporary(tmp_path):
+        raise KeyError
+    assert os.listdir(tmp_path) == []
+    with files.temporary(tmp_path) as file:
+        files.remove_live()
+        assert not os.path.exists(file.name)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_content_before_name_and_name_before_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    """The content is synced before the file gets its name, and the directory afterwards."""
+    events: list[str] = []
+    real_fsync, real_link, real_replace = os.fsync, os.link, os.replace
+
+    def fsync(descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        events.append("directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else f"{size} bytes")
+        real_fsync(descriptor)
+
+    def link(source: str, target: Path) -> None:
+        events.append("name")
+        real_link(source, target)
+
+    def replace(source: str, target: Path) -> None:
+        events.append("name")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "replace", replace)
+    write(tmp_path / "x.png", b"12345", force=force)
+    assert events == ["5 bytes", "name", "directory"]
+
+
+def leftover(directory: Path, host: str | None = None, age: float = 0.0) -> Path:
+    """Leave a temporary file behind, as a killed process does; return its path."""
+    owner = "" if host is None else f"{host}-{2**22}-"
+    path = directory / f"{files.PREFIX}{owner}{'0' * 16}{files.SUFFIX}"
+    path.write_bytes(b"partial")
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+OTHER_HOST = "other-01234567"
+OLD = files.ABANDONED_SECONDS + 60
+
+
+@pytest.mark.parametrize(
+    ("host", "shared", "locks", "age", "removed"),
+    [
+        (host_id(), False, True, 0, True),
+        (None, False, True, 0, True),
+        (OTHER_HOST, False, True, 0, True),  # a container on this machine: the lock counts
+        (host_id(), True, True, 0, True),
+        (OTHER_HOST, True, True, OLD, False),
+        (host_id(), True, False, 0, False),
+        (host_id(), True, False, OLD, True),
+        (None, True, False, OLD, True),
+        (OTHER_HOST, True, False, OLD, False),
+        (OTHER_HOST, False, False, OLD, False),
+    ],
+)
+def test_sweeping(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str | None,
+    shared: bool,
+    locks: bool,
+    age: float,
+    removed: bool,
+) -> None:
+    """Without locks the age decides; on a shared file system another host's file is never removed."""
+
+    def no_lock(*_: object, **__: object) -> bool:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(files, "is_shared", lambda _: shared)
+    if not locks:
+        monkeypatch.setattr(files, "lock", no_lock)
+    path = leftover(tmp_path, host, age)
+    with files.temporary(tmp_path):
+        assert path.exists() is not removed
+
+
+def test_a_running_download_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With locks nor without: the second process leaves the file of the first alone."""
+    script = (
+        "import errno, sys\nfrom pathlib import Path\nfrom flux_cli.storage import files\n"
+        "def no_lock(*_, **__): raise OSError(errno.ENOLCK, 'no locks')\n"
+        "if sys.argv[2] == 'no': files.lock = no_lock\n"
+        "with files.temporary(Path(sys.argv[1])) as file: print(file.name)"
+    )
+    with files.temporary(tmp_path) as file:
+        for locks in ("yes", "no"):
+            subprocess.run([sys.executable, "-c", script, tmp_path, locks], check=True, stdout=subprocess.DEVNULL)
+            assert os.path.exists(file.name)
+    # If neither process has locks, the first one's file is not locked.
+    monkeypatch.setattr(files, "lock", lambda *_, **__: True)
+    with files.temporary(tmp_path) as file:
+        subprocess.run([sys.executable, "-c", script, tmp_path, "no"], check=True, stdout=subprocess.DEVNULL)
+        assert os.path.exists(file.name)
+
+
+def test_names_like_temporary_ones(tmp_path: Path) -> None:
+    """Other files, directories and pipes are left alone, whatever they are called."""
+    os.mkfifo(tmp_path / f".flux-cli-{'0' * 16}.part")
+    (tmp_path / f".flux-cli-{'1' * 16}.part").mkdir()
+    (tmp_path / ".flux-cli-mine.part").write_bytes(b"")
+    before = set(os.listdir(tmp_path))
+    with files.temporary(tmp_path):
+        pass
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_umask_000(tmp_path: Path) -> None:
+    """No directory that everybody can write, neither the last one nor its parents."""
+    mask = os.umask(0)
+    try:
+        make_directory(tmp_path / "a" / "b" / "c")
+        make_directory(tmp_path / "p" / "q", 0o700)
+    finally:
+        os.umask(mask)
+    assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/b", "a/b/c")] == [0o775] * 3
+    assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("p", "p/q")] == [0o700] * 2
+
+
+def test_making_directories(tmp_path: Path) -> None:
+    """One that exists is fine; a file in its place is not."""
+    make_directory(tmp_path)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="Not a directory"):
+        make_directory(tmp_path / "file")
+    with pytest.raises(OSError, match="Not a directory"):
+        make_directory(tmp_path / "file" / "below")
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(OSError, match="Not a directory"):
+        make_directory(tmp_path / "link")
+
+
+def test_digest(tmp_path: Path) -> None:
+    """Of a file; one error if there is none."""
+    (tmp_path / "x").write_bytes(b"one")
+    assert files.sha256_of(tmp_path / "x").startswith("7692c3ad")
+    with pytest.raises(LocalFileError, match="cannot read"):
+        files.sha256_of(tmp_path / "none")
