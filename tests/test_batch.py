@@ -213,7 +213,7 @@ def test_a_refused_request_counts_as_failed(flux: Cli, service: Service) -> None
     write(flux, "a kite", "a cat [[http 400]]", "an owl")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 2
-    assert "error: rows.txt:2: the service refuses the request" in done.stderr
+    assert "error: rows.txt:2: the service rejected the request" in done.stderr
     assert len(pictures(flux)) == 2
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 2
     assert service.submissions == 2
@@ -258,7 +258,7 @@ def test_a_service_that_asks_to_slow_down_loses_no_row(flux: Cli, tmp_path: Path
     write(flux, *prompts)
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 0, done.stderr
-    assert done.stderr.count("the service asks to slow down") == 1
+    assert done.stderr.count("the service is limiting requests") == 1
     assert sent(tmp_path) == dict.fromkeys(prompts, 1)
 
 

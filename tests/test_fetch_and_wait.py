@@ -237,7 +237,7 @@ def test_fetch_to_stdout_claims_nothing_without_a_picture(flux: Cli) -> None:
     assert flux("fetch", running, "-o", "-", "--exit-status").code == 8
     done = flux("fetch", UNKNOWN_ID, "-o", "-")
     assert (done.code, done.stdout) == (4, "")
-    assert "does not know it" in done.stderr
+    assert "does not know the task" in done.stderr
 
 
 def test_a_sandboxs_task_is_not_asked_for_elsewhere(cli: Cli) -> None:

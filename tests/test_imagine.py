@@ -147,7 +147,7 @@ def test_no_validate_leaves_the_rules_to_the_service(flux: Cli, service: Service
     """A model that this program does not know goes out; the service's refusal is exit 2 and tells why."""
     done = flux("imagine", "x", "-m", "flux-9", "--no-validate")
     assert done.code == 2
-    assert "the service refuses the request" in done.stderr
+    assert "the service rejected the request" in done.stderr
     assert "flux-9" in done.stderr
     assert service.submissions == 0
 

@@ -1,19 +1,25 @@
-"""The API itself: the only module that knows its paths, bodies and status codes.
+"""The service's API: the only module that knows its paths, request bodies and status codes.
 
-Whatever can go wrong leaves here as one of `flux_cli.errors`.
+Every failure leaves this module as one of `flux_cli.errors`.
 """
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
 
+from flux_cli.api import lenient_json
+from flux_cli.api.reasons import nested, read_error, read_reason
 from flux_cli.api.request import Body
-from flux_cli.api.task import Status, Task, read_error, read_task
-from flux_cli.api.transport import Dispatch, NotSentError, Response, Transport
+from flux_cli.api.task import FAILED_WORDS, Status, Task, clean_task_id, normal_word, read_task, read_task_id
+from flux_cli.api.transport import Dispatch, NotSentError, Response, Transport, TruncatedError
 from flux_cli.errors import (
     BadResponseError,
+    ExitCode,
     FluxError,
     NotAllowedError,
     OutcomeUnknownError,
@@ -25,16 +31,24 @@ from flux_cli.errors import (
 DEFAULT_API_URL = "https://api.apiframe.pro"
 
 SUBMIT_SECONDS = 120.0
-"""How long an answer to a submission may take. Generous, since giving up leaves its outcome unknown."""
+"""The limit for a submission. Generous, since its outcome is unknown after a timeout."""
 CALL_SECONDS = 60.0
-"""How long any other call may take as a whole, however the answer trickles in."""
+"""The limit for any other call."""
 
 MAX_FETCH_MANY = 20
-"""The most ids that one `/fetch-many` takes; it wants at least two."""
+"""The most IDs that one `/fetch-many` takes; it wants at least two."""
+
+_NOT_FOUND = re.compile(r"not found|no such task|unknown task", re.IGNORECASE)
+_OTHER_API_KEY = re.compile(r"\bkey\b.*\bafk_|\bafk_.*\bkey\b", re.IGNORECASE | re.DOTALL)
+_OTHER_API_HINT = (
+    "flux-cli speaks only v1 of the API, whose keys do not start with afk_: "
+    "store a v1 key with `flux-cli login`, or set APIFRAME_API_KEY"
+)
+_SALVAGED_ID = re.compile(r'"task_id"\s*:\s*(?:"([^"\\]{1,250})"|(\d{1,100})\s*[,}])')
 
 
 class RateLimitedError(ServiceDownError):
-    """429: refused for now. `retry_after` is what the service asks for, in seconds, or None."""
+    """429: rejected for now. `retry_after` is the pause in seconds that the service asks for, or None."""
 
     def __init__(self, message: str, retry_after: float | None) -> None:
         super().__init__(message, "wait a little, then try again")
@@ -42,22 +56,27 @@ class RateLimitedError(ServiceDownError):
 
 
 class UnknownTaskError(TaskFailedError):
-    """The service does not know the task's id."""
+    """The service does not know the task's ID."""
+
+
+class EndpointError(FluxError):
+    """The API URL takes no submissions (404, 405, a redirect): it would reject any other, too."""
+
+    exit_code = ExitCode.USAGE
 
 
 @dataclass(frozen=True)
 class Account:
-    """What `/account` tells; each value as it came, None where it is absent."""
+    """The response of `/account`; values as received, None if absent."""
 
     email: object
     credits: object
     total_images: object
     plan: object
-    response: Mapping[str, object]
 
 
 class Client:
-    """The service, spoken to through one transport; safe to use from several threads."""
+    """The API of one service; safe to use from several threads."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -67,67 +86,64 @@ class Client:
         self._transport.trace(line)
 
     def submit(self, body: Body, dispatch: Dispatch, seconds: float = SUBMIT_SECONDS) -> str:
-        """Send one submission, once, and return its task id.
+        """Send one submission, once, and return its task ID.
 
-        Once `dispatch.sent` is true the service may accept and bill it.
+        Once `dispatch.sent` is true the service may accept and charge it.
 
         Raises:
-            NotSentError: The body never left; it is safe to try again.
-            RateLimitedError, UsageError, NotAllowedError, TaskFailedError: Refused (429; 400; 401-403; 404).
-            OutcomeUnknownError: The body left and no usable answer came. Never send it again.
+            NotSentError: The body was not sent; it is safe to try again.
+            RateLimitedError, UsageError, EndpointError, NotAllowedError: The service rejected it.
+            OutcomeUnknownError: The body was sent and no usable response arrived. Never send it again.
         """
+        truncated: TruncatedError | None = None
         try:
-            answer = self._transport.call("POST", "/flux-imagine", body, seconds, dispatch)
+            response = self._transport.call("POST", "/flux-imagine", body, seconds, dispatch)
         except (NotSentError, UsageError):
             raise
+        except TruncatedError as error:
+            response, truncated = error.response, error
         except Exception as error:
             raise OutcomeUnknownError(str(error)) from error
-        if answer.code == 400:  # whatever else its words may sound like
-            raise _bad_request(answer)
-        if answer.code == 404:
-            raise TaskFailedError(f"the service takes no submissions there: {_told(answer)}", "check --api-url")
-        if answer.code in (401, 402, 403, 429):
-            raise _refusal(answer)
-        if not 200 <= answer.code < 300:
-            raise OutcomeUnknownError(_told(answer))
-        try:
-            task_id = answer.json()["task_id"]
-        except (ValueError, LookupError, TypeError):
-            raise OutcomeUnknownError(
-                f"{_told(answer)}: the answer holds no task id: {_excerpt(answer)}"
-            ) from None
-        if not isinstance(task_id, str) or not is_task_id(task_id):
-            raise OutcomeUnknownError(f"{_told(answer)}: no usable task id: {_excerpt(answer)}")
-        return task_id
+        rejection = _rejection(response)
+        if rejection and not isinstance(rejection, RateLimitedError):
+            raise rejection
+        # Whatever the status code says: a task with an ID exists, and another submission would be charged again.
+        if task_id := _submitted_id(response):
+            return task_id
+        if rejection := rejection or _stated_rejection(response):
+            raise rejection
+        what = str(truncated) if truncated else _describe(response)
+        if 200 <= response.code < 300:
+            what += f": no usable task ID: {response.text(200)}"
+        raise OutcomeUnknownError(what)
 
     def fetch(self, task_id: str, seconds: float = CALL_SECONDS) -> Task:
-        """Ask for one task.
+        """Fetch one task.
 
         Raises:
             UnknownTaskError: The service does not know it.
-            NotAllowedError, UsageError: The key, or the id, is refused.
-            ServiceDownError, BadResponseError: Nothing usable came; asking again may help.
+            NotAllowedError, UsageError: The service rejects the key, or the ID.
+            ServiceDownError, BadResponseError: There was no usable response; another attempt may help.
         """
-        answer = self._ask("POST", "/fetch", {"task_id": task_id}, seconds)
-        return _read(answer, task_id)
+        return self._read(self._call("POST", "/fetch", {"task_id": task_id}, seconds), task_id)
 
     def fetch_many(self, task_ids: Sequence[str], seconds: float = CALL_SECONDS) -> dict[str, Task | FluxError]:
-        """Ask for up to 20 tasks at once and return what became of each id.
+        """Fetch up to 20 tasks with one request; return the task or the error of each ID.
 
-        Ids that the common answer leaves out, and all of them where it is refused as a whole, are asked for one
-        by one, so that one bad id costs the others nothing.
+        IDs that the common response lacks are fetched one by one, and so are all of them if the service rejects
+        the request as a whole: one bad ID costs the others nothing.
 
         Raises:
-            ServiceDownError, BadResponseError, NotAllowedError: As for `fetch`; then nothing is known of any id.
+            ServiceDownError, BadResponseError, NotAllowedError: As `fetch`; then nothing is known of any ID.
         """
         found: dict[str, Task | FluxError] = {}
         if len(task_ids) > 1:
             try:
-                answer = self._ask("POST", "/fetch-many", {"task_ids": list(task_ids)}, seconds)
-                found.update(_read_many(answer, task_ids))
+                response = self._call("POST", "/fetch-many", {"task_ids": list(task_ids)}, seconds)
+                found.update(self._read_many(response, task_ids))
             except (UnknownTaskError, UsageError):
                 pass
-        common: FluxError | None = None  # what the rest would meet as well; asking for it would make it worse
+        common: FluxError | None = None  # what the other IDs would meet as well: more requests would make it worse
         for task_id in task_ids:
             if task_id in found:
                 continue
@@ -142,40 +158,81 @@ class Client:
         return found
 
     def account(self, seconds: float = CALL_SECONDS) -> Account:
-        """Ask for the account behind the key. Raises as `fetch` does, but for UnknownTaskError."""
+        """Fetch the account of the key. Raises the errors of `fetch`, except UnknownTaskError."""
         try:
-            answer = self._ask("GET", "/account", None, seconds)
+            response = self._call("GET", "/account", None, seconds)
         except UnknownTaskError as error:
-            raise ServiceDownError(
-                f"there is no account to be asked for: {error.message}", "check --api-url"
-            ) from None
-        return Account(
-            answer.get("email"), answer.get("credits"), answer.get("total_images"), answer.get("plan"), answer
-        )
+            raise ServiceDownError(f"the service has no /account: {error.message}", "check --api-url") from None
+        levels = [response, *nested(response)]
+        names = ("email", "credits", "total_images", "plan")
+        return Account(*(next((level[name] for level in levels if name in level), None) for name in names))
 
-    def _ask(self, method: str, path: str, body: Mapping[str, object] | None, seconds: float) -> dict[str, object]:
-        answer = self._transport.call(method, path, body, seconds)
-        if answer.code in (404, 410) and _is_page(answer):
+    def _call(self, method: str, path: str, body: Mapping[str, object] | None, seconds: float) -> dict[str, Any]:
+        """Send a request that may be repeated, and return the JSON object of the response."""
+        response = self._transport.call(method, path, body, seconds)
+        if response.code in (404, 410) and _is_page(response):
             # The service's own "not found" is JSON; a page comes from a gateway, while the service is redeployed.
             raise ServiceDownError(
-                f"the service is in trouble: {_told(answer)}", "try again later; check --api-url"
+                f"the service is in trouble: {_describe(response)}", "try again later; check --api-url"
             )
-        if answer.code != 200:
-            raise _refusal(answer)
+        if not 200 <= response.code < 300:
+            raise _error(response)
         try:
-            value = answer.json()
+            value = response.json()
         except ValueError:
             raise BadResponseError(
-                f"the service's answer to {path} is not JSON: {_told(answer)}", "check --api-url"
+                f"the response of {path} is not JSON: {_describe(response)}", "check --api-url"
             ) from None
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         if not isinstance(value, dict):
-            raise BadResponseError(f"the service's answer to {path} is not a JSON object", "check --api-url")
+            raise BadResponseError(f"the response of {path} is not a JSON object", "check --api-url")
         return value
 
+    def _read(self, response: Mapping[str, Any], task_id: str) -> Task:
+        other = next((each for level in (response, *nested(response)) if (each := level.get("task_id"))), None)
+        if (other_id := clean_task_id(other)) and other_id.lower() != task_id.lower():
+            raise BadResponseError("the response is about another task")
+        try:
+            task = read_task(response, task_id, self._transport.api_url)
+        except ValueError as error:
+            if _NOT_FOUND.search(str(error)):
+                raise UnknownTaskError(f"the service does not know task {task_id}: {error}") from None
+            raise BadResponseError(f"the response cannot be interpreted: {error}") from None
+        if task.not_found or (
+            task.status is Status.FAILED and not task.word and _NOT_FOUND.search(task.error or "")
+        ):
+            raise UnknownTaskError(f"the service does not know task {task_id}: {task.error}")
+        return task
 
-def is_task_id(text: str) -> bool:
-    """Say whether a text can be a task id: 1 to 200 visible ASCII characters. The service's own are UUIDs."""
-    return 1 <= len(text) <= 200 and text.isascii() and text.isprintable() and " " not in text
+    def _read_many(self, response: Mapping[str, Any], task_ids: Sequence[str]) -> dict[str, Task | FluxError]:
+        """Match the tasks of a `/fetch-many` response to the IDs by their `task_id`: it promises no order.
+
+        What cannot be interpreted is left out, and so is an error without a status: it may be about the ID and
+        not about a task. If the ID is fetched alone, the status code tells them apart.
+        """
+        places = [
+            level.get(name) for level in (response, *nested(response)) for name in ("tasks", "data", "result")
+        ]
+        tasks = next((place for place in places if isinstance(place, list)), None)
+        if tasks is None:
+            raise BadResponseError("the response of /fetch-many has no list of tasks")
+        wanted = {task_id.lower(): task_id for task_id in task_ids}
+        found: dict[str, Task | FluxError] = {}
+        for each in tasks:
+            task_id = wanted.get((read_task_id(each) or "").lower())
+            if task_id and isinstance(each, dict):
+                with contextlib.suppress(BadResponseError, UnknownTaskError):
+                    task = self._read(each, task_id)
+                    if task.status is not Status.FAILED or task.word:
+                        found[task_id] = task
+        return found
+
+
+def check_key_kind(key: str, api_url: str) -> None:
+    """Raise NotAllowedError if the key belongs to the service's other API and the URL is the default one."""
+    if key.lower().startswith("afk_") and urlsplit(api_url).hostname == urlsplit(DEFAULT_API_URL).hostname:
+        raise NotAllowedError("the key starts with afk_: it belongs to the service's other API", _OTHER_API_HINT)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -201,81 +258,89 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     return min(86400.0, max(0.0, seconds))
 
 
-def _read(answer: Mapping[str, object], task_id: str) -> Task:
-    other = answer.get("task_id")
-    if isinstance(other, str) and other != task_id:
-        raise BadResponseError("the service's answer is about another task")
+def _submitted_id(response: Response) -> str | None:
+    """Return the task ID in a response to a submission, even if it is not valid JSON."""
     try:
-        return read_task(answer, task_id)
-    except ValueError as error:
-        raise BadResponseError(f"the service's answer cannot be understood: {error}") from None
+        return read_task_id(response.json())
+    except ValueError:
+        text = lenient_json.decode(response.content, response.headers.get("Content-Type", ""))
+        found = _SALVAGED_ID.search(response.redactor.text(text))
+        return clean_task_id(found[1] or found[2]) if found else None
 
 
-def _read_many(answer: Mapping[str, object], asked: Sequence[str]) -> dict[str, Task | FluxError]:
-    """Match the tasks of a `/fetch-many` answer to the ids by their `task_id`: it promises no order.
+def _rejection(response: Response) -> FluxError | None:
+    """Return the error if a status code says that the service did not accept a submission, else None.
 
-    What is not understood is left out, and so is an error without a status: it may speak of the id and not of a
-    task. Asked alone, the service has a status code to tell them apart.
+    With 303, 408, 409, 425, 5xx and any other code it may have done so.
     """
-    tasks = answer.get("tasks")
-    if not isinstance(tasks, list):
-        raise BadResponseError("the service's answer to /fetch-many holds no list of tasks")
-    found: dict[str, Task | FluxError] = {}
-    for each in tasks:
-        task_id = each.get("task_id") if isinstance(each, dict) else None
-        if isinstance(task_id, str) and task_id in asked:
-            with contextlib.suppress(BadResponseError):
-                task = _read(each, task_id)
-                if task.status is not Status.FAILED or each.get("status"):
-                    found[task_id] = task
-    return found
+    code, told = response.code, _describe(response)
+    if code in (301, 302, 307, 308):
+        return EndpointError(f"the service redirected the submission: {told}", "check --api-url")
+    if code in (404, 405, 410):
+        return EndpointError(f"the API URL takes no submissions: {told}", "check --api-url")
+    if code in (400, 401, 402, 403, 429):
+        return _error(response, submission=True)
+    if code == 413:
+        return UsageError(f"the service rejected the request as too large: {told}", "use a smaller image prompt")
+    if 400 <= code < 500 and code not in (408, 409, 425):
+        return UsageError(f"the service rejected the request: {told}")
+    return None
 
 
-def _excerpt(answer: Response) -> str:
-    """Return the beginning of an answer, so that an odd id in it can be found again."""
-    return answer.text(200)
+def _stated_rejection(response: Response) -> FluxError | None:
+    """Return the rejection that a 2xx response without a task ID states, if any. An HTML page states none."""
+    if not 200 <= response.code < 300 or _is_page(response):
+        return None
+    try:
+        value = response.json()
+    except ValueError:
+        return None
+    failed = isinstance(value, dict) and (
+        value.get("success") is False
+        or value.get("error") is True
+        or normal_word(value.get("status")) in FAILED_WORDS
+    )
+    reason = read_error(value) or (read_reason(value) if failed else None)
+    return UsageError(f"the service rejected the request: {reason}") if reason else None
 
 
-def _is_page(answer: Response) -> bool:
-    return answer.content.lstrip()[:1] == b"<"
-
-
-def _refusal(answer: Response) -> FluxError:
-    """Translate a status code that is not 200 into what it means."""
-    told = _told(answer)
-    code = answer.code
+def _error(response: Response, *, submission: bool = False) -> FluxError:
+    """Translate a status code other than 2xx."""
+    code, told = response.code, _describe(response)
+    if code in (400, 401, 403) and _OTHER_API_KEY.search(told):
+        return NotAllowedError(f"the service rejected the key: {told}", _OTHER_API_HINT)
     if code == 400:
-        if any(words in told.lower() for words in ("not found", "no such task", "unknown task")):
+        if not submission and _NOT_FOUND.search(told):
             return UnknownTaskError(f"the service does not know the task: {told}")
-        return _bad_request(answer)
+        return UsageError(f"the service rejected the request: {told}")
     if code in (401, 403):
         return NotAllowedError(
-            f"the service refuses the key: {told}",
+            f"the service rejected the key: {told}",
             "store a valid key with `flux-cli login`, or set APIFRAME_API_KEY",
         )
     if code == 402:
         return NotAllowedError(f"out of credits: {told}", "see `flux-cli account`")
     if code in (404, 410):
-        return UnknownTaskError(f"the service does not know it: {told}", "check the id and --api-url")
+        return UnknownTaskError(f"the service does not know the task: {told}", "check the ID and --api-url")
     if code == 429:
-        wait = parse_retry_after(answer.headers.get("Retry-After"), time.time())
-        return RateLimitedError(f"the service asks to slow down: {told}", wait)
+        pause = parse_retry_after(response.headers.get("Retry-After"), time.time())
+        return RateLimitedError(f"the service is limiting requests: {told}", pause)
     if code >= 500 or code in (408, 425):
         return ServiceDownError(f"the service is in trouble: {told}", "try again later")
-    return BadResponseError(f"the service answered in an unexpected way: {told}", "check --api-url")
+    return BadResponseError(f"unexpected response of the service: {told}", "check --api-url")
 
 
-def _bad_request(answer: Response) -> UsageError:
-    return UsageError(f"the service refuses the request: {_told(answer)}")
+def _is_page(response: Response) -> bool:
+    return response.content.lstrip()[:1] == b"<"
 
 
-def _told(answer: Response) -> str:
-    """Return what the answer says of itself in a few words: its status and its reason, if it gives one."""
+def _describe(response: Response) -> str:
+    """Return a response's status code and its reason, if it states one."""
     reason = None
     with contextlib.suppress(ValueError):
-        reason = read_error(answer.json())
-    if reason is None and _is_page(answer):
+        reason = read_reason(response.json())
+    if reason is None and _is_page(response):
         reason = "an HTML page"
-    if 300 <= answer.code < 400:
-        reason = f"a redirect to {answer.headers.get('Location', 'nowhere')[:200]}"
-    return f"HTTP {answer.code}{', ' + reason if reason else ''}"
+    if 300 <= response.code < 400:
+        reason = f"a redirect to {response.headers.get('Location', 'nowhere')[:200]}"
+    return f"HTTP {response.code}{', ' + reason if reason else ''}"

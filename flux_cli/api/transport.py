@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from flux_cli import __version__
+from flux_cli.api import lenient_json
 from flux_cli.api.connections import OverdueError, current_abort, session, within
 from flux_cli.api.redaction import MIN_KEY_CHARACTERS, Redactor
 from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError
@@ -34,6 +36,8 @@ MAX_IDLE_SECONDS = 1.0
 unknown. Servers close idle connections after anything from two seconds to some minutes."""
 
 MAX_RESPONSE_BYTES = 8 * 1024 * 1024
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/]{400,}={0,2}")
 
 Trace = Callable[[str], None]
 
@@ -56,18 +60,18 @@ class Response:
     redactor: Redactor = field(default_factory=Redactor, repr=False)
 
     def text(self, limit: int = 2000) -> str:
-        """Return the body's first bytes as text, without the secrets."""
-        return self.redactor.text(self.content.decode(errors="replace"))[:limit]
+        """Return the beginning of the body, without the secrets and without base64."""
+        text = lenient_json.decode(self.content, self.headers.get("Content-Type", ""))
+        elided = _BASE64.sub(lambda found: f"[{len(found[0])} characters of base64]", text)
+        return self.redactor.text(elided)[:limit]
 
     def json(self) -> Any:  # JSON from outside is Any until it has been looked at
-        """Return the parsed body, without the secrets. Raises ValueError for anything that is not sane JSON."""
+        """Return the parsed body, without the secrets. Raises ValueError if it has no JSON; see `lenient_json`."""
+        text = lenient_json.decode(self.content, self.headers.get("Content-Type", ""))
         try:
-            value = json.loads(
-                self.content, parse_float=_finite, parse_constant=lambda _: None, parse_int=_sane_integer
-            )
-            return self._redacted(value)
+            return self._redacted(lenient_json.parse(text))
         except RecursionError:
-            raise ValueError("nested too deeply") from None
+            raise ValueError("the JSON is nested too deeply") from None
 
     def _redacted(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -77,6 +81,14 @@ class Response:
         if isinstance(value, dict):
             return {self.redactor.text(name): self._redacted(each) for name, each in value.items()}
         return value
+
+
+class TruncatedError(ServiceDownError):
+    """The connection ended within a response; `response` has what arrived."""
+
+    def __init__(self, error: FluxError, response: Response) -> None:
+        super().__init__(error.message, error.hint)
+        self.response = response
 
 
 class Dispatch:
@@ -162,15 +174,18 @@ class Transport:
         except FluxError as error:
             self.trace(f"< {error.message} ({time.monotonic() - began:.2f} s)")
             raise
-        self.trace(f"< {response.code} ({time.monotonic() - began:.2f} s) {response.text()}")
+        if self._trace:
+            self.trace(f"< {response.code} ({time.monotonic() - began:.2f} s) {response.text()}")
         return response
 
     def _exchange(
         self, method: str, path: str, payload: "_Payload | None", seconds: float, max_idle: float
     ) -> Response:
         import requests
-        from requests.structures import CaseInsensitiveDict
+        from urllib3.exceptions import HTTPError
 
+        content = bytearray()
+        received: requests.Response | None = None
         with self._session(max_idle) as session:
             try:
                 received = session.request(
@@ -184,12 +199,20 @@ class Transport:
                     stream=True,
                 )
                 with received:
-                    content = _read_capped(received)
-            except (requests.RequestException, OSError, ValueError, HTTPException) as error:
-                raise self._translated(error, payload is not None and payload.dispatch.sent) from error
+                    _read_capped(received, content)
+            except (requests.RequestException, HTTPError, OSError, ValueError, HTTPException) as error:
+                translated = self._translated(error, payload is not None and payload.dispatch.sent)
+                if received is not None and content:
+                    raise TruncatedError(translated, self._response(received, content)) from error
+                raise translated from error
+        return self._response(received, content)
+
+    def _response(self, received: "requests.Response", content: bytearray) -> Response:
+        from requests.structures import CaseInsensitiveDict
+
         redacted = self._redactor.text
         headers = CaseInsensitiveDict({name: redacted(value) for name, value in received.headers.items()})
-        return Response(received.status_code, headers, content, self._redactor)
+        return Response(received.status_code, headers, bytes(content), self._redactor)
 
     def _translated(self, error: Exception, sent: bool) -> FluxError:
         what, permanent = cause(error)
@@ -261,13 +284,12 @@ def _new_session(api_key: str) -> "requests.Session":
     return made
 
 
-def _read_capped(response: "requests.Response") -> bytes:
-    content = bytearray()
-    for chunk in response.iter_content(64 * 1024):
+def _read_capped(response: "requests.Response", content: bytearray) -> None:
+    # Unlike iter_content, read1 returns what arrived before the connection ended.
+    while chunk := response.raw.read1(64 * 1024, decode_content=True):
         content += chunk
         if len(content) > MAX_RESPONSE_BYTES:
             raise BadResponseError(f"the service's response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB")
-    return bytes(content)
 
 
 def cause(error: BaseException) -> tuple[str, bool]:
@@ -315,12 +337,3 @@ def _elided(body: Mapping[str, object]) -> str:
     if "webhook_secret" in shown:
         shown["webhook_secret"] = "[redacted]"  # noqa: S105 - the opposite of a password
     return json.dumps(shown, ensure_ascii=False)
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
-
-
-def _sane_integer(text: str) -> int | None:
-    return int(text) if len(text) <= 300 else None

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from flux_cli.api.client import is_task_id
+from flux_cli.api.task import is_task_id
 from flux_cli.commands.service import Choice, Service, choose, connected
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.options import ServiceOptions

@@ -5,9 +5,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_cli.api.client import is_task_id
 from flux_cli.api.request import is_http_url
-from flux_cli.api.task import Task, read_task
+from flux_cli.api.task import Task, read_task, read_task_id
 from flux_cli.api.transport import USER_AGENT, Response, cause
 from flux_cli.errors import LocalFileError, ServiceDownError, UsageError
 
@@ -43,8 +42,8 @@ def read_event(body: bytes) -> Event:
         said = Response(200, {}, body).json()
     except ValueError:
         raise ValueError("the body is not JSON") from None
-    task_id = said.get("task_id") if isinstance(said, dict) else None
-    if not isinstance(task_id, str) or not is_task_id(task_id):
+    task_id = read_task_id(said) if isinstance(said, dict) else None
+    if task_id is None:
         raise ValueError("the body is not a JSON object with a task_id")
     return Event(read_task(said, task_id), body)
 

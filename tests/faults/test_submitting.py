@@ -32,6 +32,11 @@ def answered(fault: str, reply: Reply, *says: str) -> Row:
     )
 
 
+def accepted(fault: str, reply: Reply) -> Row:
+    """Return the row of a submission whose ID arrives in an odd response."""
+    return Row(fault, 0, 1, 1, server=lambda: Server({"/flux-imagine": reply}), status=Status.FINISHED)
+
+
 def refused(fault: str, code: int, magic: str, *says: str) -> Row:
     """Return the row of a submission that the service refuses, once and for all."""
     return Row(fault, code, says=says, magic=magic, status=Status.FAILED)
@@ -47,11 +52,16 @@ def with_large_image(cli: Cli) -> None:
 
 
 REFUSED = [
-    refused("400", 2, "[[http 400]]", "refuses the request: HTTP 400"),
-    refused("401", 3, "[[http 401]]", "refuses the key", "hint: .*flux-cli login"),
+    refused("400", 2, "[[http 400]]", "rejected the request: HTTP 400"),
+    refused("401", 3, "[[http 401]]", "rejected the key", "hint: .*flux-cli login"),
     refused("402", 3, "[[http 402]]", "out of credits", "hint: .*flux-cli account"),
-    refused("403", 3, "[[http 403]]", "refuses the key"),
-    refused("404", 4, "[[http 404]]", "takes no submissions there", "--api-url"),
+    refused("403", 3, "[[http 403]]", "rejected the key"),
+    refused("404", 2, "[[http 404]]", "takes no submissions", "--api-url"),
+    *(refused(f"{code}", 2, f"[[http {code}]]", f"HTTP {code}") for code in (405, 415, 418, 422)),
+    refused("413", 2, "[[http 413]]", "too large", "hint: .*image prompt"),
+    refused("a redirect to another host", 2, "[[redirect]]", "a redirect to http", "hint: .*--api-url"),
+    refused("a redirect to itself", 2, "[[redirect /flux-imagine]]", "a redirect to /flux-imagine"),
+    refused("an error with 200", 2, '[[json {"error": "no"}]]', "rejected the request: no"),
     Row(
         "400 that says `not found` of a model",
         2,
@@ -66,7 +76,7 @@ REFUSED = [
         0,
         2,
         1,
-        says=("slow down.*trying again",),
+        says=("limiting requests.*trying again",),
         magic="[[rate-limit]]",
         status=Status.FINISHED,
     ),
@@ -85,7 +95,7 @@ REFUSED = [
         Row(
             f"429 with Retry-After: {value[:12]}",
             5,
-            says=("slow down",),
+            says=("limiting requests",),
             magic=f"[[rate-limit 9 {value}]]",
             status=Status.FAILED,
         )
@@ -103,22 +113,20 @@ REFUSED = [
 ]
 
 UNKNOWN_OUTCOMES = [
-    *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (201, 204, 304, 408, 409, 413, 418, 422)),
+    *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (204, 303, 304, 408, 409, 425)),
     *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (500, 502, 503, 504, 520, 599)),
-    unknown("an HTML page with 200", "[[html]]", "no task id"),
+    unknown("an HTML page with 200", "[[html]]", "no usable task ID"),
     unknown("reset instead of an answer", "[[reset]]", "connection reset"),
     unknown("closed instead of an answer", "[[lost-reply]]", "no response"),
     unknown("an empty body", "[[empty]]"),
     unknown("JSON cut short, its length agrees", "[[truncated-json]]"),
     unknown("JSON cut short, its length promises more", "[[cut-json]]", "no response"),
     *(unknown(f"the answer {value}", f"[[json {value}]]") for value in ("null", "{}", '"text"', "1e999", "7")),
-    unknown("no task_id", "[[no-task-id]]", "no task id"),
+    unknown("no task_id", "[[no-task-id]]", "no usable task ID"),
     *(
-        unknown(f"the task_id {value[:12]}", f"[[task-id {value}]]", "no usable task id")
-        for value in ("null", "5", '""', '"a b"', '"\\u001b[2J"', '"\\ud800"', json.dumps("x" * 300))
+        unknown(f"the task_id {value[:12]}", f"[[task-id {value}]]", "no usable task ID")
+        for value in ("null", '""', '"a b"', '"\\u001b[2J"', '"\\ud800"', json.dumps("x" * 300))
     ),
-    unknown("a redirect to another host", "[[redirect]]", "a redirect to http"),
-    unknown("a redirect to itself", "[[redirect /flux-imagine]]", "a redirect to /flux-imagine"),
     unknown("64 MiB of JSON", "[[huge-answer]]", "larger than 8 MiB"),
     unknown("JSON 100,000 deep", "[[deep-json]]"),
     unknown("a byte now and then, until the deadline", "[[trickle]]", "no answer had come yet"),
@@ -136,21 +144,19 @@ ON_THE_WIRE = [
         server=lambda: Server({"/flux-imagine": b"HTTP/1.1 100 Continue\r\n\r\n" + reply({"task_id": "task-0"})}),
         status=Status.FINISHED,
     ),
-    answered(
-        "103 Early Hints", [b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.2, reply({"task_id": "task-0"})], "HTTP 103"
+    accepted(
+        "103 Early Hints before the response",
+        [b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.2, reply({"task_id": "task-0"})],
     ),
     answered("a length that is too small", http(200, GOOD, Content_Length="9")),
-    answered("a length that is too large", http(200, GOOD, Content_Length="99"), "no response"),
+    accepted("an ID, then the connection ends too early", http(200, GOOD, Content_Length="99")),
+    accepted("an ID, then a reset", [http(200, GOOD, Content_Length="99"), 0.1, Action.RESET]),
+    accepted("a number as ID", reply({"task_id": 5})),
+    accepted("an ID in a 500", reply({"task_id": "task-0", "error": "something else failed"}, 500)),
+    accepted("an ID between other text", http(201, b"<b>Notice</b>: slow\n" + GOOD + b"<!-- node 7 -->")),
     answered("two lengths", http(200, GOOD, Content_Length="3", content_length="22")),
-    Row(
-        "a negative length",
-        0,
-        1,
-        1,
-        server=lambda: Server({"/flux-imagine": http(200, GOOD, Content_Length="-5")}),
-        status=Status.FINISHED,
-    ),
-    answered(
+    accepted("a negative length", http(200, GOOD, Content_Length="-5")),
+    accepted(
         "chunked, and cut in a chunk", http(200, b"30\r\n" + GOOD, Content_Length="", Transfer_Encoding="chunked")
     ),
     answered("chunks without sense", http(200, b"zz\r\n" + GOOD, Content_Length="", Transfer_Encoding="chunked")),
@@ -175,7 +181,6 @@ ON_THE_WIRE = [
     answered("a header of 100 KB", http(200, GOOD, X="x" * 100_000)),
     answered("a header with escape sequences", http(500, b"", Location="\x1b[2J", X="\x1b]0;owned\x07")),
     answered("half a status line, then a reset", [b"HTTP/1.1 2", 0.1, Action.RESET], "connection reset"),
-    answered("half a body, then a reset", [http(200, GOOD, Content_Length="99"), 0.1, Action.RESET]),
     Row(
         "reset while the request is sent",
         9,
@@ -209,7 +214,8 @@ ON_THE_WIRE = [
     ),
     Row(
         "the key comes back in a redirect",
-        9,
+        2,
+        status=Status.FAILED,
         says=(r"a redirect to http://127.0.0.1:1/\?k=\[redacted\]",),
         server=lambda: Server(
             {"/flux-imagine": lambda r: http(302, Location=f"http://127.0.0.1:1/?k={r.headers['authorization']}")}

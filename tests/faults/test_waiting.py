@@ -58,7 +58,7 @@ OVERCOME = [
     overcome("64 MiB of JSON", "[[fetch-huge-answer 1]]", "larger than 8 MiB"),
     overcome("JSON 100,000 deep", "[[fetch-deep-json 1]]"),
     *(
-        overcome(f"429 with Retry-After: {value[:12]}", f"[[fetch-rate-limit 1 {value}]]", "slow down")
+        overcome(f"429 with Retry-After: {value[:12]}", f"[[fetch-rate-limit 1 {value}]]", "limiting requests")
         for value in ("0", "-5", "nan", "date", "none", "soon", "1e-9", "-" + "9" * 5000)
     ),
     *(
@@ -85,7 +85,7 @@ RESUMABLE = [
     resumable("a byte now and then, for ever", 7, "[[fetch-trickle]]"),
     resumable("silence", 7, "[[fetch-hang]]"),
     resumable("a redirect", 5, "[[fetch-redirect]]", "a redirect to http"),
-    resumable("429 that asks for a century", 5, f"[[fetch-rate-limit 9 {'9' * 5000}]]", "slow down"),
+    resumable("429 that asks for a century", 5, f"[[fetch-rate-limit 9 {'9' * 5000}]]", "limiting requests"),
     *(
         resumable(f"the answer {value}", 5, f"[[fetch-json {value}]]")
         for value in (
@@ -97,10 +97,10 @@ RESUMABLE = [
             '{"task_id": "another", "status": "finished"}',
         )
     ),
-    resumable("the key is refused", 3, "[[fetch-http 401]]", "refuses the key", command=Row.command),
-    resumable("the key is not allowed", 3, "[[fetch-http 403]]", "refuses the key", command=Row.command),
+    resumable("the key is refused", 3, "[[fetch-http 401]]", "rejected the key", command=Row.command),
+    resumable("the key is not allowed", 3, "[[fetch-http 403]]", "rejected the key", command=Row.command),
     resumable("out of credits", 3, "[[fetch-http 402]]", "out of credits", command=Row.command),
-    resumable("400", 2, "[[fetch-http 400]]", "refuses the request", command=Row.command),
+    resumable("400", 2, "[[fetch-http 400]]", "rejected the request", command=Row.command),
 ]
 
 FAILED = [
@@ -111,7 +111,7 @@ FAILED = [
     failed(
         "its reason holds markup and escape sequences", "[[hostile-text]]", r"\[/foo\]", r"\\x1b\[2J", r"\\u202e"
     ),
-    failed("the service does not know it", "[[unknown-task]]", "does not know it"),
+    failed("the service does not know it", "[[unknown-task]]", "does not know the task"),
 ]
 
 

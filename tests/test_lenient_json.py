@@ -1,0 +1,126 @@
+"""The JSON of response bodies: any charset, other text around it, absurd values."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_cli.api import lenient_json
+from flux_cli.api.redaction import MIN_SECRET_CHARACTERS, REDACTED, Redactor
+from flux_cli.api.transport import Response
+
+SECRET = "secret-0123456789"
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()), st.text(max_size=30))
+def test_any_body_is_json_or_a_value_error(content: bytes, content_type: str) -> None:
+    """No other exception, and numbers are finite."""
+    redactor = Redactor()
+    redactor.add(SECRET)
+    try:
+        value = Response(200, {"Content-Type": content_type}, content, redactor).json()
+    except ValueError:
+        return
+    json.dumps(value, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": NaN, "b": Infinity, "c": -Infinity}', {"a": None, "b": None, "c": None}),
+        ('{"a": 1e999, "b": -1e999, "c": 1e-999}', {"a": None, "b": None, "c": 0.0}),
+        ('{"a": %s}' % ("1" * 5000), {"a": None}),
+        ('{"a": 1, "a": 2}', {"a": 2}),
+        ("\ufeff{}", {}),
+        ('"\\ud800"', "\ud800"),
+        ("[1]", [1]),
+        (' {"a": 1}\r\n\0', {"a": 1}),
+        (')]}\',\n{"a": 1}', {"a": 1}),
+        ('callback({"a": 1});', {"a": 1}),
+        ('<br />\n<b>Notice</b>: {closure}() in x.php\n{"a": {"b": 1}}', {"a": {"b": 1}}),
+        ('{"a": 1}{"b": 2}', {"a": 1}),
+        ('data: {"a": 1}\n\n', {"a": 1}),
+    ],
+)
+def test_readable_bodies(text: str, value: object) -> None:
+    """Absurd numbers become None; text before and after an object is ignored."""
+    assert lenient_json.parse(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<html>busy</html>",
+        "[" * 100_000,
+        "x" + '{"a":' * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        '{"a": {"b": 1}, "c": ',
+        '{"a": {"b": 1}, "c": "it ends her',
+        '{"a": {"b": 1}, c}',
+        "{" * 1000,
+    ],
+    ids=range(9),
+)
+def test_unreadable_bodies(text: str) -> None:
+    """An object inside a broken or truncated one is not the response."""
+    with pytest.raises(ValueError, match=r"\w"):
+        lenient_json.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "charset"),
+    [
+        ("application/json", "utf-8"),
+        ("application/json", "utf-8-sig"),
+        ("application/json", "utf-16"),
+        ("application/json", "utf-16-le"),
+        ("application/json; charset=utf-8", "utf-32"),
+        ("application/json; charset=iso-8859-1", "latin-1"),
+        ('application/json; charset="Windows-1252"', "cp1252"),
+        ("application/json;charset=Shift_JIS", "shift_jis"),
+        ("application/json; charset=no-such-charset", "utf-8"),
+        ("application/json; charset=punycode", "utf-8"),
+        ("application/json; charset=iso-8859-99", "utf-8"),
+        ("application/json\r\n; charset", "utf-8"),
+    ],
+)
+def test_charsets(content_type: str, charset: str) -> None:
+    """The byte order mark wins over the header, and the header over the default."""
+    value = {"error": "é" if charset != "shift_jis" else "画像"}
+    content = json.dumps(value, ensure_ascii=False).encode(charset)
+    assert lenient_json.parse(lenient_json.decode(content, content_type)) == value
+
+
+def test_invalid_bytes_do_not_hide_the_rest() -> None:
+    """They become U+FFFD."""
+    text = lenient_json.decode(b'{"task_id": "a", "note": "\xff"}')
+    assert lenient_json.parse(text) == {"task_id": "a", "note": "\ufffd"}
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16"])
+@given(st.text(st.characters(exclude_categories=["C"]), min_size=MIN_SECRET_CHARACTERS), VALUES)
+def test_secrets_are_redacted(charset: str, secret: str, value: object) -> None:
+    """In every spelling and charset, and the rest stays JSON."""
+    redactor = Redactor()
+    redactor.add(secret)
+    escaped = "".join(f"\\u{unit:04x}" for unit in memoryview(secret.encode("utf-16-le")).cast("H"))
+    body = f'{{"a": ["{escaped}", {json.dumps(secret)}, {json.dumps(value)}]}}'
+    response = Response(200, {}, body.encode(charset), redactor)
+    found = response.json()["a"]
+    assert found[:2] == [REDACTED, REDACTED]
+    assert secret not in str(found[2])
+    assert response.text().count(REDACTED) >= 2
+
+
+def test_base64_is_elided() -> None:
+    """A picture in a response does not flood the trace."""
+    response = Response(200, {}, b'{"image_url": "data:image/png;base64,' + b"iVBORw0K" * 100 + b'"}')
+    assert response.text() == '{"image_url": "data:image/png;base64,[800 characters of base64]"}'
