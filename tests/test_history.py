@@ -22,7 +22,7 @@ from flux_cli.storage.history import History, open_readonly, patiently
 from flux_cli.storage.record import Record
 from tests.conftest import KEY, Cli
 from tests.faults.mounts import make_read_only, tmpfs
-from tests.server import Request, Server, http, reply, submitted
+from tests.server import Request, Server, reply, submitted
 
 SERVICE = "https://api.example"
 
@@ -688,22 +688,6 @@ def test_the_id_is_on_the_disk_before_anything_is_asked_or_told(cli: Cli) -> Non
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         assert cli("imagine", "a cat").code == 4
     assert seen == ["task-0"]
-
-
-def test_wait_last_and_all(cli: Cli) -> None:
-    """What is unsaved is found without an id, the newest first; when there is nothing, that is said."""
-    with Server({"/fetch": http(401), "/fetch-many": http(401)}) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        for prompt in ("one", "two", "three"):
-            assert cli("imagine", prompt).code == 3
-        server.routes = {}
-        assert cli("wait", "--last").stdout == "three-task-2.png\n"
-        assert sorted(cli("wait", "--all").lines) == ["one-task-0.png", "two-task-1.png"]
-        for which in ("--last", "--all"):
-            done = cli("wait", which)
-            assert done.code == 2
-            assert "no task that is not saved" in done.stderr
-        assert server.submissions == 3
 
 
 def test_the_images_of_a_request_are_described_not_kept(cli: Cli) -> None:

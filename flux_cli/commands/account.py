@@ -14,9 +14,9 @@ app = typer.Typer(add_completion=False)
 @options.expanded
 def account(*, service: ServiceOptions) -> int:
     """Show the account: e-mail, credits, images made, plan."""
-    from flux_cli.commands import connecting
+    from flux_cli.commands.service import choose, connect
 
-    with connecting.opened(service, settings.load()) as connected:
+    with connect(choose(service, settings.load())) as connected:
         found = connected.client.account()
     values = {
         "email": found.email,

@@ -165,7 +165,8 @@ def batch(
     from flux_cli.batch import reader
     from flux_cli.batch.plan import Settings
     from flux_cli.batch.shards import Shard
-    from flux_cli.commands import batching, connecting, running
+    from flux_cli.commands import batching, running
+    from flux_cli.commands.service import choose, connect
     from flux_cli.pictures.saving import Saver
 
     config = settings.load()
@@ -182,7 +183,7 @@ def batch(
         validate=not no_validate,
         ignore_unknown=ignore_unknown_columns,
     )
-    choice = None if dry_run else connecting.chosen(service, config)
+    choice = None if dry_run else choose(service, config)
     wanted = Settings(
         service=choice.name if choice else "",
         directory=directory,
@@ -197,11 +198,11 @@ def batch(
         max_tasks=max_tasks,
         force=force,
     )
-    if dry_run:
+    if choice is None:
         return batching.print_requests(rows, wanted)
     with (
         batching.prepared(rows, read.name, wanted) as (plan, history, results),
-        connecting.opened(service, config, wanted.secret) as connected,
+        connect(choice, wanted.secret) as connected,
     ):
         way = batching.run_plan(connected.name, concurrency, limit)
         saver = Saver(connected.url, connected.client.trace, original=original)

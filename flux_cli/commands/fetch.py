@@ -55,19 +55,23 @@ def fetch(
 ) -> int:
     """Ask once how tasks stand."""
     from flux_cli.api.status import check_tasks
-    from flux_cli.commands import connecting
+    from flux_cli.commands import tasks
+    from flux_cli.commands.service import choose, connect
+    from flux_cli.storage.history import History
 
-    ids = connecting.task_ids(task_ids)
     config = settings.load()
-    history = connecting.existing_history()
-    known = connecting.records(ids, history, service, config)
+    reader = tasks.open_history()
+    known = tasks.known(tasks.read_ids(task_ids), reader)
+    tasks.check_service(known, service, config)
+    history = reader if isinstance(reader, History) else None
+    ids = list(known)
+    choice = choose(service, config)
     target = None
     if output.output is not None:
         from flux_cli.commands import running
 
-        connecting.chosen(service, config)
         target = running.target(output, service, config, len(ids))
-    with connecting.opened(service, config) as connected:
+    with connect(choice) as connected:
         looks = check_tasks(connected.client, ids)
         seen = [_result(task_id, found, known[task_id], history, connected.name) for task_id, found in looks]
         if target is not None:

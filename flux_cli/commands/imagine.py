@@ -106,7 +106,8 @@ def imagine(
             console.out_json(kept, indent=2 if sys.stdout.isatty() else None)
         return ExitCode.OK
 
-    from flux_cli.commands import connecting, running  # requests: 160 ms
+    from flux_cli.commands import running  # requests: 160 ms
+    from flux_cli.commands.service import choose, connect
     from flux_cli.engine.job import Job
     from flux_cli.engine.run import Plan
     from flux_cli.storage.history import History
@@ -114,7 +115,7 @@ def imagine(
     from flux_cli.ui import pictures as after
 
     limit = running.timeout_seconds(timeout)
-    connecting.chosen(service, config)
+    choice = choose(service, config)
     if no_wait and output.output is not None:
         raise UsageError("`--no-wait` saves no picture, so `-o` cannot be used", "give `-o` to `flux-cli wait`")
     target = None if no_wait else running.target(output, service, config, count)
@@ -126,7 +127,7 @@ def imagine(
         Job(target, request=sent, recorded=kept, n=n)
         for n, (sent, kept) in enumerate(_numbered(body, recorded, count), 1)
     ]
-    with connecting.opened(service, config, request.webhook_secret or config.webhook_secret) as connected:
+    with connect(choice, request.webhook_secret) as connected:
         if count > running.CONFIRMED_PICTURES and not service.quiet and connected.name != SANDBOX:
             running.announce_cost(count, running.credits_left(connected))
         plan = Plan(connected.name, wait=not no_wait, timeout=limit)
@@ -160,7 +161,7 @@ def _prompt(argument: str | None, request: RequestOptions, earlier: str | None) 
         )
     if argument is None and sys.stdin.isatty():
         raise UsageError("PROMPT is missing", 'for example: flux-cli imagine "a sunflower field in the wind"')
-    from flux_cli.commands.connecting import read_stdin_text
+    from flux_cli.commands.tasks import read_stdin_text
 
     return read_stdin_text(MAX_PROMPT_BYTES).rstrip("\r\n")
 

@@ -9,7 +9,7 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli.api.task import Task, wait_command
-from flux_cli.errors import LocalFileError, MissingExtraError, NotAllowedError, UsageError
+from flux_cli.errors import LocalFileError, MissingExtraError, UsageError
 from flux_cli.options import OutputOptions, ServiceOptions
 from flux_cli.pictures import naming
 from flux_cli.storage import config as settings
@@ -156,19 +156,11 @@ def _connected(
     options: ServiceOptions, config: settings.Config, secret: str | None
 ) -> "Iterator[tuple[Service, bool]]":
     """Yield the service, and whether there is a key to ask it with. Raises UsageError as `choose` does."""
-    from flux_cli.api.client import DEFAULT_API_URL
-    from flux_cli.commands import connecting
-    from flux_cli.commands.service import Choice, connected
+    from flux_cli.commands.service import choose, connect
 
-    console.keep_secret(secret)
-    has_key = True
-    try:
-        choice = connecting.chosen(options, config)
-    except NotAllowedError:
-        has_key = False
-        choice = Choice(settings.check_api_url(options.api_url or config.api_url or DEFAULT_API_URL), "", "")
-    with connected(choice, console.note if options.verbose else None, secret) as service:
-        yield service, has_key
+    choice = choose(options, config, keyless=True)
+    with connect(choice, secret) as service:
+        yield service, bool(choice.key)
 
 
 def _history() -> "History | None":

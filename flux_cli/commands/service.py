@@ -1,29 +1,63 @@
-"""Which service a command talks to, with which key: flags, environment and config file put together."""
+"""Which service a command talks to, and with which key.
+
+Flags override the environment, the environment overrides the config file, the config file overrides defaults. It
+imports no more than `fetch` needs, which people call in loops.
+"""
 
 import contextlib
+import ipaddress
 import os
 import shlex
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from flux_cli.api.client import DEFAULT_API_URL, Client
-from flux_cli.api.transport import Trace, Transport
-from flux_cli.errors import UsageError
+from flux_cli.api.transport import Transport
+from flux_cli.errors import NotAllowedError, UsageError
+from flux_cli.options import ServiceOptions
 from flux_cli.storage.config import Config, check_api_url, find_key
 from flux_cli.storage.record import SANDBOX
+from flux_cli.ui import console
 
+OTHER_API_PREFIX = "afk_"
+"""Keys with this prefix belong to the service's other API, which this program does not speak."""
 _SANDBOX_KEY = "sandbox-key"
 
 
 @dataclass(frozen=True)
-class Service:
-    """A service that can be talked to.
+class Choice:
+    """The service that a command uses, checked as far as is possible offline.
 
     Attributes:
-        client: Speaks to it.
-        name: What the history calls it: its URL, or `sandbox`.
+        url: The URL of its API; None for the embedded sandbox.
+        key: The API key; empty if there is none and the command can do without.
+        flags: What a later command needs to reach the same service, with a space before it, or nothing.
+        secrets: Webhook secrets that must not be printed: the service may repeat what it was once told.
+        verbose: Whether requests and responses are printed.
+    """
+
+    url: str | None
+    key: str = field(repr=False)
+    flags: str = ""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    verbose: bool = False
+
+    @property
+    def name(self) -> str:
+        """The service's name in the history."""
+        return self.url or SANDBOX
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service that is ready for calls.
+
+    Attributes:
+        client: Calls it.
+        name: Its name in the history: its URL, or `sandbox`.
         url: The URL of its API.
-        flags: What a later command needs to talk to it again, with a space before it, or nothing.
+        flags: What a later command needs to reach it again, with a space before it, or nothing.
     """
 
     client: Client
@@ -32,57 +66,74 @@ class Service:
     flags: str
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The service that was chosen, not yet connected to. Making one checks all that can be checked offline."""
-
-    url: str | None
-    """None for the sandbox."""
-    key: str
-    flags: str
-
-    @property
-    def name(self) -> str:
-        """What the history calls the service."""
-        return self.url or SANDBOX
-
-
-def choose(api_url: str | None, sandbox: bool | None, config: Config, from_flags: Container[str]) -> Choice:
-    """Decide on a service: what was given by flag or environment, else the config file, else the default.
-
-    `from_flags` tells which of `api_url` and `sandbox` stand on the command line, where they win over the rest.
+def choose(options: ServiceOptions, config: Config, *, keyless: bool = False) -> Choice:
+    """Decide on the service. `keyless` accepts that there is no key.
 
     Raises:
-        NotAllowedError: There is no key.
-        UsageError: The URL or the key cannot be used, or both flags were given.
+        NotAllowedError: There is no key, or it belongs to the service's other API.
+        UsageError: The URL or the key cannot be used, or both `--sandbox` and `--api-url` were given.
     """
-    url_flag, sandbox_flag = "api_url" in from_flags, "sandbox" in from_flags
+    url_flag, sandbox_flag = "api_url" in options.from_flags, "sandbox" in options.from_flags
     if url_flag and sandbox_flag:
         raise UsageError("`--sandbox` and `--api-url` exclude each other", "give one of them")
-    if not url_flag and (sandbox if sandbox is not None else config.sandbox and api_url is None):
-        return Choice(None, _SANDBOX_KEY, " --sandbox" if sandbox_flag else "")
-    url = check_api_url(api_url if api_url is not None else config.api_url or DEFAULT_API_URL)
-    return Choice(url, find_key(config), f" --api-url {shlex.quote(url)}" if url_flag else "")
+    secrets = tuple(filter(None, (config.webhook_secret, os.environ.get("FLUX_CLI_WEBHOOK_SECRET"))))
+    sandbox = options.sandbox if options.sandbox is not None else config.sandbox and options.api_url is None
+    if sandbox and not url_flag:
+        flags = " --sandbox" if sandbox_flag else ""
+        return Choice(None, _SANDBOX_KEY, flags, secrets, options.verbose)
+    url = check_api_url(options.api_url if options.api_url is not None else config.api_url or DEFAULT_API_URL)
+    key = _key(url, config, keyless=keyless)
+    if url.startswith("http:") and not _is_this_machine(url) and not options.quiet:
+        console.warning(f"the key travels unencrypted to {url}")
+    flags = f" --api-url {shlex.quote(url)}" if url_flag else ""
+    return Choice(url, key, flags, secrets, options.verbose)
 
 
 @contextlib.contextmanager
-def connected(choice: Choice, trace: Trace | None = None, *secrets: str | None) -> Iterator[Service]:
-    """Yield the service, for the sandbox running inside this process for as long as the block lasts.
+def connect(choice: Choice, secret: str | None = None) -> Iterator[Service]:
+    """Yield the service; the embedded sandbox runs as long as the block.
 
-    `secrets` are webhook secrets, to be blotted out of what is told; `trace` gets a line per request and answer.
+    `secret` is a webhook secret from a flag. Neither it nor the key nor the other secrets are printed from now on.
     """
+    secrets = [*choice.secrets, *([secret] if secret else [])]
+    for each in (choice.key, *secrets):
+        console.keep_secret(each)
     with contextlib.ExitStack() as stack:
         url = choice.url
         if url is None:
             from flux_cli import sandbox
 
-            url = stack.enter_context(sandbox.running(sandbox.default_directory(), free=True)).url
-            _spare_this_machine()
-        transport = Transport(url, choice.key, tuple(filter(None, secrets)), trace)
+            url = stack.enter_context(sandbox.running(sandbox.default_directory())).url
+            _bypass_proxy()
+        transport = Transport(url, choice.key, tuple(secrets), console.note if choice.verbose else None)
         yield Service(Client(transport), choice.name, url, choice.flags)
 
 
-def _spare_this_machine() -> None:
-    """Let no proxy of the environment stand between the embedded sandbox and its client."""
-    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    os.environ["no_proxy"] = f"127.0.0.1,{spared}"
+def _key(url: str, config: Config, *, keyless: bool) -> str:
+    """Return the key for a service. Raises as `choose` does."""
+    try:
+        key = find_key(config)
+    except NotAllowedError:
+        if not keyless:
+            raise
+        return ""
+    if key.startswith(OTHER_API_PREFIX) and url == DEFAULT_API_URL:
+        raise NotAllowedError(
+            f"the API key starts with {OTHER_API_PREFIX}: it belongs to the service's v2 API",
+            f"flux-cli uses the v1 API at {DEFAULT_API_URL}, which needs a key of its own",
+        )
+    return key
+
+
+def _is_this_machine(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _bypass_proxy() -> None:
+    """Keep the environment's proxy from being used for the embedded sandbox."""
+    bypassed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = f"127.0.0.1,{bypassed}"

@@ -1,0 +1,164 @@
+"""Which tasks a command means: IDs and prefixes from arguments or stdin, and what the history knows of them."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from flux_cli.api.task import is_task_id
+from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.options import ServiceOptions
+from flux_cli.storage.record import SANDBOX
+from flux_cli.ui import console
+
+if TYPE_CHECKING:
+    from flux_cli.storage.config import Config
+    from flux_cli.storage.history import HistoryReader
+    from flux_cli.storage.record import Record
+
+MAX_STDIN_BYTES = 16 << 20
+MAX_CANDIDATES = 5
+"""How many IDs the hint about an ambiguous prefix lists."""
+SHORT = 8
+"""How much of a task ID is shown to people; every command takes it as a prefix."""
+
+
+def open_history(*, required: bool = False) -> "HistoryReader":
+    """Open the history, for writing if possible, otherwise for reading. It is not created.
+
+    One that cannot be read costs a warning, unless it is `required`.
+
+    Raises:
+        LocalFileError: It is required and cannot be read.
+    """
+    from flux_cli.storage.history import History, HistoryReader, open_readonly
+    from flux_cli.storage.paths import history_files, state_directory
+
+    history: HistoryReader
+    try:
+        if not history_files(state_directory()):
+            return HistoryReader([])
+        try:
+            history = History()
+        except LocalFileError as error:
+            history = open_readonly()
+            console.warning(f"{error.message}; nothing is recorded")
+        history.find("")  # some damage shows only on reading
+    except LocalFileError as error:
+        if required:
+            raise
+        console.warning(error.message)
+        return HistoryReader([])
+    warn_of_problems(history)
+    return history
+
+
+def number(record: "Record | None", history: "HistoryReader", service: str) -> int | None:
+    """Return the number by which a task's outcome is recorded; None if that is not possible.
+
+    It is not for a record of another service, which says nothing about this one's task.
+    """
+    from flux_cli.storage.history import History, patiently
+
+    if record is None or record.service != service or not isinstance(history, History):
+        return None
+    try:
+        return patiently(lambda: history.adopt(record))
+    except LocalFileError as error:
+        console.warning(error.message)
+        return None
+
+
+def warn_of_problems(history: "HistoryReader") -> None:
+    """Print a warning for each part of the history that could not be read."""
+    for problem in history.problems():
+        console.warning(problem)
+
+
+def known(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str, Record | None]":
+    """Return the whole IDs that IDs or prefixes stand for, with the history's record of each if there is one.
+
+    An ID that the history does not know stays as it is.
+
+    Raises:
+        UsageError: A prefix stands for several tasks.
+    """
+    found: dict[str, Record | None] = {}
+    for task_id in task_ids:
+        record = unambiguous(task_id, history.resolve(task_id))
+        found[record.task_id or task_id if record else task_id] = record
+    return found
+
+
+def unambiguous(prefix: str, candidates: "Sequence[Record]") -> "Record | None":
+    """Return the only candidate for a prefix, None if there is none. Raises UsageError for several."""
+    if len(candidates) < 2:
+        return candidates[0] if candidates else None
+    ids = ", ".join(str(record.task_id) for record in candidates[:MAX_CANDIDATES])
+    more = f" and {len(candidates) - MAX_CANDIDATES} more" if len(candidates) > MAX_CANDIDATES else ""
+    raise UsageError(f"task ID prefix {prefix} is ambiguous: {len(candidates)} tasks", f"give one of {ids}{more}")
+
+
+def check_service(records: "Mapping[str, Record | None]", options: ServiceOptions, config: "Config") -> None:
+    """Check that no task belongs to the embedded sandbox if the default service is about to be used.
+
+    Another address may be a sandbox on a port, which knows the embedded one's tasks.
+
+    Raises:
+        UsageError: A task does.
+    """
+    if options.sandbox or config.sandbox or options.api_url or config.api_url:
+        return
+    for task_id, record in records.items():
+        if record and record.service == SANDBOX:
+            raise UsageError(f"task {task_id[:SHORT]} belongs to the sandbox", "add --sandbox")
+
+
+def read_ids(arguments: Sequence[str]) -> list[str]:
+    """Return the IDs from arguments or, for `-`, stdin: plain, or JSON Lines with `task_id`.
+
+    Each comes once, in the order given. An empty stdin yields none.
+
+    Raises:
+        UsageError: There are no arguments, one cannot be an ID, or a line cannot be read.
+    """
+    if not arguments:
+        raise UsageError("no task IDs", "give them as arguments, or - to read them from stdin")
+    found: dict[str, None] = {}
+    for argument in arguments:
+        for task_id in _ids_on_stdin() if argument == "-" else [argument.strip()]:
+            if not is_task_id(task_id):
+                raise UsageError(f"{console.shortened(task_id, 60)!r} is not a task ID")
+            found[task_id] = None
+    return list(found)
+
+
+def _ids_on_stdin() -> Iterator[str]:
+    for number, line in enumerate(read_stdin_text().split("\n"), 1):
+        text = line.strip()
+        if not text.startswith("{"):
+            yield from text.split()
+            continue
+        try:
+            task_id = json.loads(text)["task_id"]
+        except (ValueError, KeyError, RecursionError):
+            raise UsageError(f"line {number} of stdin is not a JSON object with a `task_id`") from None
+        if task_id is None:
+            console.warning(f"line {number} of stdin has no task ID: it was never accepted")
+        elif isinstance(task_id, str | int) and not isinstance(task_id, bool):
+            yield str(task_id)
+        else:
+            raise UsageError(f"line {number} of stdin: `task_id` is neither text nor a number")
+
+
+def read_stdin_text(limit: int = MAX_STDIN_BYTES) -> str:
+    """Return all of stdin, without a byte order mark. Raises UsageError if it is too large or not UTF-8."""
+    if sys.stdin.isatty():
+        console.note("reading from stdin; Ctrl-D ends it")
+    content = sys.stdin.buffer.read(limit + 1)
+    if len(content) > limit:
+        raise UsageError(f"stdin has more than {limit // 1024} KiB")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError("stdin is not UTF-8 text") from None
