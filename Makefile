@@ -17,9 +17,8 @@ test: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest -n 4 || $(BIN)/pytest --last-failed --last-failed-no-failures none
 
-# What is made from the program itself: completions, manual pages, the README's picture.
+# What is generated from the program: manual pages and the README's picture.
 docs: .venv/installed-dev
-	$(BIN)/python -m completions.generate
 	$(BIN)/python -m man.generate
 	$(BIN)/python -m tests.readme_picture
 

@@ -1,19 +1,19 @@
-Import-Module PSReadLine
-Set-PSReadLineKeyHandler -Chord Tab -Function MenuComplete
-$scriptblock = {
+# PowerShell completion of flux-cli, from `flux-cli --show-completion powershell`
+Register-ArgumentCompleter -Native -CommandName flux-cli -ScriptBlock {
     param($wordToComplete, $commandAst, $cursorPosition)
-    $Env:_FLUX_CLI_COMPLETE = "complete_powershell"
-    $Env:_TYPER_COMPLETE_ARGS = $commandAst.ToString()
-    $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = $wordToComplete
-    flux-cli | ForEach-Object {
-        $commandArray = $_ -Split ":::"
-        $command = $commandArray[0]
-        $helpString = $commandArray[1]
-        [System.Management.Automation.CompletionResult]::new(
-            $command, $command, 'ParameterValue', $helpString)
+    $line = "$commandAst"
+    if ($wordToComplete -eq "") { $line += " " }
+    try {
+        $Env:_FLUX_CLI_COMPLETE = "powershell"
+        $Env:_FLUX_CLI_LINE = $line
+        flux-cli | ForEach-Object {
+            $kind, $word, $text = $_ -split "`t"
+            if ($kind -eq "word") {
+                if (-not $text) { $text = $word }
+                [System.Management.Automation.CompletionResult]::new($word, $word, "ParameterValue", $text)
+            }
+        }
+    } finally {
+        Remove-Item Env:_FLUX_CLI_COMPLETE, Env:_FLUX_CLI_LINE
     }
-    $Env:_FLUX_CLI_COMPLETE = ""
-    $Env:_TYPER_COMPLETE_ARGS = ""
-    $Env:_TYPER_COMPLETE_WORD_TO_COMPLETE = ""
 }
-Register-ArgumentCompleter -Native -CommandName flux-cli -ScriptBlock $scriptblock

@@ -10,100 +10,127 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer._click.exceptions import ClickException, NoArgsIsHelpError
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from flux_cli import __version__
+from flux_cli import __version__, completion
+from flux_cli.commands import SUMMARIES
 from flux_cli.engine import signals
 from flux_cli.errors import ExitCode, FluxError, SignalReceived
-from flux_cli.ui import console, help_page
+from flux_cli.ui import console, help, usage_errors  # noqa: A004 - a module
 
-COMMANDS = {
-    "imagine": "Generate a picture from a prompt, and save it.",
-    "fetch": "Ask once how tasks stand.",
-    "wait": "Wait for tasks to end, and save their pictures.",
-    "batch": "Generate many pictures from a file; run it again to resume.",
-    "history": "Show what was submitted from here, and what became of it.",
-    "show": "Show a picture in the terminal, or print its path in a pipe.",
-    "gallery": "Write one HTML page of what was made: to look at, to search, and to make a picture again.",
-    "login": "Store the API key: typed at a hidden prompt, or read from stdin.",
-    "logout": "Remove the stored API key.",
-    "config": "Look at the settings and change them.",
-    "account": "Show the account: e-mail, credits, images made, plan.",
-    "models": "Show each model and the parameters that only some models take.",
-    "listen": "Receive the service's webhooks here, and save the pictures of tasks that finish.",
-    "sandbox": "Run a free stand-in for the service.",
-}
-"""Each is a module in `flux_cli.commands` with an `app`; in the order of the help. What is said of each is the
-first sentence of its own help, kept here as well because importing all of them takes 30 ms, too long for a TAB or
-the list in the help."""
+ParsingError: type[Exception] = typer.BadParameter.__base__ or typer.BadParameter
+"""The base of everything that Typer raises for a command line; its own name has moved between versions."""
 
 
-class Commands(TyperGroup):
-    """The subcommands, each imported when it is asked for."""
+class Command(TyperCommand):
+    """A command with our help page and usage errors."""
 
-    def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002 - typer's signature
-        """Return the names, in the order of the help."""
-        return list(COMMANDS)
+    allow_extra_args = True  # or else Typer complains before we can
 
-    def get_command(self, ctx: object, cmd_name: str) -> Any:  # noqa: ARG002 - typer's, whose types are private
-        """Return the subcommand of that name, or None."""
-        if cmd_name not in COMMANDS:
-            return None
-        if cmd_name not in self.commands:
-            from importlib import import_module
-
-            module = import_module(f"flux_cli.commands.{cmd_name}")
-            command: Any = typer.main.get_command(module.app)
-            command.name = cmd_name
-            help_page.attach(command)
-            self.commands[cmd_name] = command
-        return self.commands[cmd_name]
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments. Raises UsageError if there are too many."""
+        try:
+            extra = super().parse_args(ctx, args)
+        except ParsingError as error:
+            error.ctx = getattr(error, "ctx", None) or ctx  # type: ignore[attr-defined] # all of them have it
+            raise
+        if extra and not ctx.resilient_parsing:
+            raise usage_errors.extra_arguments(ctx.command_path, extra)
+        return extra
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help; the list of subcommands takes no more than what is said of each."""
-        formatter.write(help_page.page(ctx, COMMANDS))
+        """Write the help page."""
+        formatter.write(help.page(ctx, {}))
+
+
+class Group(TyperGroup):
+    """A command with subcommands, with our help page and usage errors."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse arguments; print the help if there are none."""
+        if not args and not ctx.resilient_parsing:
+            console.out(ctx.get_help())
+            raise typer.Exit
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return name, command and arguments. Raises UsageError if the command does not exist."""
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            raise usage_errors.unknown_command(ctx.command_path, args, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page with the list of subcommands."""
+        formatter.write(help.page(ctx, self.summaries(ctx)))
+
+    def summaries(self, ctx: Any) -> dict[str, str]:
+        """Return the subcommands, each with its description."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        return {name: command.help or "" for name, command in commands.items() if command}
+
+
+class Program(Group):
+    """The program: its commands are imported when they are used."""
+
+    def list_commands(self, ctx: object) -> list[str]:  # noqa: ARG002 - Typer's signature
+        """Return the names, in the order of the help."""
+        return list(SUMMARIES)
+
+    def get_command(self, ctx: object, cmd_name: str) -> Any:  # noqa: ARG002 - Typer's, whose types are private
+        """Return the subcommand of that name, or None."""
+        if cmd_name in SUMMARIES and cmd_name not in self.commands:
+            from importlib import import_module
+
+            self.commands[cmd_name] = _built(import_module(f"flux_cli.commands.{cmd_name}").app, cmd_name)
+        return self.commands.get(cmd_name)
+
+    def summaries(self, ctx: object) -> dict[str, str]:  # noqa: ARG002 - Group's signature
+        """Return the subcommands, each with its description, without importing them."""
+        return SUMMARIES
 
     def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
-        """Return the names that begin like this, or the options; nothing after a name that there is not."""
-        from typer._click.shell_completion import CompletionItem
-
+        """Return the commands or options that start like this; nothing after an unknown command."""
         if ctx._protected_args:
             return []
         if incomplete.startswith("-"):
             return super(TyperGroup, self).shell_complete(ctx, incomplete)
         return [
-            CompletionItem(name, help=summary) for name, summary in COMMANDS.items() if name.startswith(incomplete)
+            completion.Item(name, summary) for name, summary in SUMMARIES.items() if name.startswith(incomplete)
         ]
+
+
+def _built(app: typer.Typer, name: str) -> Any:
+    """Return the command of a module's app, with our classes; its help is the summary unless it has its own."""
+    single = len(app.registered_commands) == 1
+    for command in app.registered_commands:
+        command.cls = Command
+    if single:
+        app.registered_commands[0].help = app.registered_commands[0].help or SUMMARIES[name]
+    else:
+        app.info.cls = Group
+    built: Any = typer.main.get_command(app)
+    built.name = name
+    return built
 
 
 app = typer.Typer(
     name="flux-cli",
-    cls=Commands,
-    no_args_is_help=True,
-    add_completion=False,  # `ui.shells` has scripts that do more
+    cls=Program,
+    add_completion=False,  # the scripts in `completions/` do more
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _print_version(context: typer.Context, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:
+def _print_version(context: typer.Context, requested: bool) -> None:
+    if requested and not context.resilient_parsing:
         console.out(f"flux-cli {__version__}")
         raise typer.Exit
 
 
 def _print_completion(context: typer.Context, shell: str | None) -> None:
     if shell is not None and not context.resilient_parsing:
-        from flux_cli.ui import shells
-
-        console.out_bytes(shells.script(shell).encode())
+        console.out_bytes(completion.script(shell).encode())
         raise typer.Exit
-
-
-def _shells() -> tuple[str, ...]:
-    from flux_cli.ui.shells import SHELLS
-
-    return SHELLS
 
 
 @app.callback(
@@ -115,7 +142,7 @@ def _shells() -> tuple[str, ...]:
 )
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     show_completion: Annotated[
         str | None,
@@ -124,34 +151,31 @@ def root(
             metavar="SHELL",
             callback=_print_completion,
             is_eager=True,
-            autocompletion=_shells,
+            autocompletion=completion.shells,
             help="Print the completion script for bash, zsh, fish or powershell.",
         ),
     ] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback for an error.")] = False,
 ) -> None:
-    """Nothing to do before a subcommand."""
+    """Do nothing before a subcommand."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; what goes wrong is told on stderr."""
+    """Run one command line and return its exit code. Errors are reported on stderr."""
     debug = "--debug" in arguments
     try:
         signals.install()
         group = typer.main.get_command(app)
-        if os.environ.get("_FLUX_CLI_COMPLETE"):
-            from flux_cli.ui import shells
-
-            shells.answer(group)
-        code = _run(group, arguments)
+        if os.environ.get(completion.VARIABLE):
+            completion.answer(group)
+        with group.make_context("flux-cli", list(arguments)) as context:
+            code = group.invoke(context)
         sys.stdout.flush()
         return int(code or 0)
     except typer.Exit as request:
         return request.exit_code
-    except ClickException as error:
-        from flux_cli.ui import slips
-
-        message, hint = slips.explained(error, group, arguments)
+    except ParsingError as error:
+        message, hint = usage_errors.explain(error, group, arguments)
         console.error(message)
         console.hint(hint)
         return ExitCode.USAGE
@@ -170,24 +194,14 @@ def main(arguments: Sequence[str]) -> int:
         console.discard_stdout()
         return ExitCode.SIGPIPE
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a help page; all else says what it is
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # other writers report it themselves
             console.discard_stdout()
             console.error("cannot write to stdout: no space left on device")
             return ExitCode.LOCAL_FILE
         _traceback_if(debug)
         console.error(f"unexpected {type(error).__name__}: {error}")
-        console.hint("this is a bug in flux-cli; run the command again with --debug and report what it shows")
+        console.hint("this is a bug in flux-cli; run the command again with --debug and report the traceback")
         return ExitCode.UNEXPECTED
-
-
-def _run(group: Any, arguments: Sequence[str]) -> int | None:
-    try:
-        with group.make_context("flux-cli", list(arguments)) as context:
-            code: int | None = group.invoke(context)
-            return code
-    except NoArgsIsHelpError as error:
-        typer.echo(error.format_message())
-        return ExitCode.OK
 
 
 def _traceback_if(debug: bool) -> None:
@@ -198,13 +212,13 @@ def _traceback_if(debug: bool) -> None:
 
 
 def run() -> NoReturn:
-    """Be the command `flux-cli`."""
+    """Run the command `flux-cli` and exit."""
     console.fill_missing_streams()
     try:
         code = main(sys.argv[1:])
         console.flush()
         signals.ignore()
-    except (KeyboardInterrupt, SignalReceived) as again:  # while what the first one ended was being told
+    except (KeyboardInterrupt, SignalReceived) as again:  # while the first one was being reported
         signals.ignore()
         console.discard_stdout()
         code = getattr(again, "exit_code", ExitCode.SIGINT)

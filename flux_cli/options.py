@@ -1,14 +1,15 @@
-"""Options that several commands share, each described once, and how a command takes a whole group of them."""
+"""Options that several commands share, parsers for option values, and commands that take groups of options."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from flux_cli import completion
 from flux_cli.api.request import FIELDS, Body, Field, flag, parse_text, random_seed, shown
+from flux_cli.storage.durations import parse_duration
 
 REQUEST, OUTPUT, WAITING, SERVICE = "Request", "Output", "Waiting", "Service"
 """The groups in a command's help."""
@@ -68,9 +69,49 @@ def _parameters(group: type) -> list[inspect.Parameter]:
     ]
 
 
+def integer(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
+    """Return the parser of an option for a whole number, for `typer.Option(parser=…)`."""
+
+    def parse(value: Any) -> int:
+        try:
+            number = int(str(value))
+        except ValueError:
+            raise typer.BadParameter(f"must be a whole number, not `{shown(value)}`") from None
+        if number < minimum or (maximum is not None and number > maximum):
+            limits = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
+            raise typer.BadParameter(f"must be {limits}, not `{shown(value)}`")
+        return number
+
+    return parse
+
+
+def duration(value: Any) -> float:
+    """Return the seconds of an option's value such as `90`, `90s`, `10m` or `1h`: a parser for `typer.Option`."""
+    try:
+        return parse_duration(str(value))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}, not `{shown(value)}`") from None
+
+
+_T = TypeVar("_T")
+
+
+def one_of(choices: Iterable[_T]) -> Callable[[Any], _T]:
+    """Return the parser of an option that accepts only these values, for `typer.Option(parser=…)`."""
+    known = {str(choice): choice for choice in choices}
+
+    def parse(value: Any) -> _T:
+        if str(value) not in known:
+            names = ", ".join(known)
+            raise typer.BadParameter(f"must be one of {names}, not `{shown(value)}`")
+        return known[str(value)]
+
+    return parse
+
+
 @dataclass(frozen=True)
 class ServiceOptions:
-    """Which service, and how much to tell of it: for all commands that talk to it."""
+    """Which service to use and what to print, for all commands that talk to it."""
 
     api_url: Annotated[
         str | None,
@@ -78,7 +119,7 @@ class ServiceOptions:
             "--api-url",
             envvar="FLUX_CLI_API_URL",
             metavar="URL",
-            help="The service's address. Default: https://api.apiframe.pro.",
+            help="The address of the service. Default: https://api.apiframe.pro.",
             rich_help_panel=SERVICE,
         ),
     ] = None
@@ -87,24 +128,25 @@ class ServiceOptions:
         typer.Option(
             "--sandbox",
             envvar="FLUX_CLI_SANDBOX",
-            help="Use the embedded service: free, offline, no key needed.",
+            help="Use the embedded sandbox: free, offline, no key needed.",
             rich_help_panel=SERVICE,
         ),
     ] = None
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.", rich_help_panel=SERVICE)
+        bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.", rich_help_panel=SERVICE)
     ] = False
     verbose: Annotated[
         bool,
         typer.Option(
             "--verbose",
             "-v",
-            help="Show requests and answers on stderr, without key and secret.",
+            help="Print requests and responses on stderr, without key and secret.",
             rich_help_panel=SERVICE,
         ),
     ] = False
     json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object a line on stdout.", rich_help_panel=SERVICE)
+        bool,
+        typer.Option("--json", help="Print JSON Lines on stdout, one object per task.", rich_help_panel=SERVICE),
     ] = False
     debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False
     from_flags: frozenset[str] = frozenset()
@@ -148,6 +190,11 @@ class RequestOptions:
         value = self.values.get(name)
         return None if value is None else str(value)
 
+    def name_of(self, name: str) -> str:
+        """Return how a message names a field: by the environment variable if the value comes from there."""
+        variable = FIELDS[name].envvar if name in FIELDS else None
+        return variable if variable and name in self.values and name not in self.from_flags else flag(name)
+
     def given(self) -> tuple[Body, list[str]]:
         """Return the fields that were given, and one line for each value that has the wrong type.
 
@@ -166,7 +213,7 @@ class RequestOptions:
                 try:
                     body[name] = parse_text(name, value)
                 except ValueError as error:
-                    broken.append(f"{flag(name)} {error}, not `{shown(value)}`")
+                    broken.append(f"{self.name_of(name)} {error}, not `{shown(value)}`")
         return body, broken
 
 
@@ -204,25 +251,23 @@ class OutputOptions:
         ),
     ] = None
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace files that exist.", rich_help_panel=OUTPUT)
+        bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=OUTPUT)
     ] = False
     original: Annotated[
         bool,
-        typer.Option(
-            "--original", help="Save the original image too, where there is one.", rich_help_panel=OUTPUT
-        ),
+        typer.Option("--original", help="Save the original image too, if there is one.", rich_help_panel=OUTPUT),
     ] = False
 
 
 @dataclass(frozen=True)
 class PictureOptions:
-    """What else is done with a picture once it is saved."""
+    """What else to do with a saved picture."""
 
     sidecar: Annotated[
         bool,
         typer.Option(
             "--sidecar",
-            help="Write what made the picture beside it, as PICTURE.json for --like.",
+            help="Write the request next to the picture, as PICTURE.json; see --like.",
             rich_help_panel=OUTPUT,
         ),
     ] = False
@@ -230,8 +275,7 @@ class PictureOptions:
         bool,
         typer.Option(
             "--preview",
-            help="Show the picture on a terminal, by Kitty's protocol, Sixel or half blocks; needs the extra "
-            "`preview`.",
+            help="Show the picture in the terminal (Kitty, Sixel or half blocks); needs the extra `preview`.",
             rich_help_panel=OUTPUT,
         ),
     ] = False
@@ -240,6 +284,7 @@ class PictureOptions:
     ] = False
 
 
+DEFAULT_TIMEOUT = 600.0
 Timeout = Annotated[
     str | None,
     typer.Option(
@@ -249,4 +294,3 @@ Timeout = Annotated[
         rich_help_panel=WAITING,
     ),
 ]
-DEFAULT_TIMEOUT = 600.0

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.core import TyperGroup, TyperOption
 
-from flux_cli.ui.help_page import facts
+from flux_cli.ui import help  # noqa: A004 - a module
 from man.roff import Block, Inline, Item, bold, paragraph, section, slanted, terms
 
 Context = Any
@@ -35,27 +35,20 @@ def subcommands(context: Context) -> list[Context]:
 
 def usage(context: Context) -> list[Inline]:
     """Return how a command is called."""
-    pieces = " ".join(context.command.collect_usage_pieces(context))
-    return [bold(context.command_path), " ", re.sub(r"[{}]", "", pieces)]
+    return [bold(context.command_path), help.usage(context).removeprefix(context.command_path)]
 
 
 def arguments(context: Context) -> list[Block]:
     """Return the list of a command's arguments; of none, no list."""
-    items: list[Item] = [
-        ([slanted(param.make_metavar(context))], [words(param.help or "")])
-        for param in context.command.get_params(context)
-        if isinstance(param, TyperArgument)
-    ]
+    items: list[Item] = [([slanted(name)], [words(text)]) for name, text in help.arguments(context)]
     return [terms(items)] if items else []
 
 
 def options(context: Context) -> Block:
     """Return the section of a command's options, in the groups of its help."""
-    groups: dict[str | None, list[Item]] = {None: []}
-    for param in options_of(context):
-        groups.setdefault(getattr(param, "rich_help_panel", None), []).append(_option(param, context))
-    general = terms(groups.pop(None))
-    return section("OPTIONS", general, *(section(name or "", terms(items)) for name, items in groups.items()))
+    groups = {name: terms(map(_option, group)) for name, group in help.options(context).items()}
+    general = groups.popitem()[1]
+    return section("OPTIONS", general, *(section(name, items) for name, items in groups.items()))
 
 
 def examples(context: Context) -> list[str]:
@@ -86,10 +79,10 @@ def options_of(context: Context) -> list[Option]:
     return [param for param in params if isinstance(param, TyperOption) and not param.hidden]
 
 
-def _option(param: Option, context: Context) -> Item:
+def _option(option: help.Option) -> Item:
     term: list[Inline] = []
-    for name in [*sorted(param.opts, key=lambda name: name.startswith("--")), *param.secondary_opts]:
+    for name in option.names:
         term += [", ", bold(name)] if term else [bold(name)]
-    if not param.is_flag:
-        term += [" ", slanted(param.make_metavar(context))]
-    return term, [words(" ".join([param.help or "", *facts(param, context)]))]
+    if option.placeholder:
+        term += [" ", slanted(option.placeholder)]
+    return term, [words(option.text)]

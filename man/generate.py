@@ -13,9 +13,10 @@ import typer
 from flux_cli import __version__
 from flux_cli.api.request import FIELDS, MODELS, flag
 from flux_cli.api.task import Status
+from flux_cli.commands import SUMMARIES as COMMANDS
 from flux_cli.engine.job import Result
 from flux_cli.errors import WORST_FIRST, ExitCode
-from flux_cli.main import COMMANDS, app
+from flux_cli.main import app
 from flux_cli.pictures.naming import FIELD_NAMES
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
 from flux_cli.storage import config

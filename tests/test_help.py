@@ -86,9 +86,8 @@ def test_no_program_text_in_help(cli: Cli) -> None:
     for path in PATHS:
         text = shown(cli, path, 200)
         assert not re.search(r"<str>|<=|>=|\d\.0\b(?!\.)|\[(default|env var|required)|\d{7}", text), text
-    assert "Give up waiting after so long. Default: 600." in shown(cli, "imagine", 200)
     assert "The model. Default: flux-pro. Environment: FLUX_CLI_MODEL." in shown(cli, "imagine", 200)
-    assert "From 1 to 1000. Default: 16." in shown(cli, "batch", 200)
+    assert "from 1 to 1000; fewer" in shown(cli, "batch", 200)
 
 
 def test_examples_of_a_narrow_help_can_be_copied(cli: Cli) -> None:

@@ -462,23 +462,6 @@ def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(fl
     assert (record["task_id"] or "may have been accepted and billed") in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "hint"),
-    [
-        (["imagine", "a", "red", "kite"], "put the prompt in quotes"),
-        (["imagine", "-x y"], "goes after `--`"),
-        (["--sandbox", "imagine", "x"], "options go after the command"),
-        (["help"], "flux-cli --help"),
-        (["imagine", "x", "--count", "many"], "see `flux-cli imagine --help`"),
-    ],
-)
-def test_common_slips_get_a_hint(flux: Cli, arguments: list[str], hint: str) -> None:
-    """What a person types first and wrongly."""
-    done = flux(*arguments)
-    assert done.code == 2
-    assert hint in done.stderr
-
-
 def test_verbose_tells_of_the_download_and_what_is_tried_again(flux: Cli) -> None:
     """Each request for the picture and its answer; without -v, a warning that it is tried again."""
     (path,) = flux("imagine", "x [[image-http 500 1]]", "-v", "-o", "x.png").lines

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from flux_cli.commands import SUMMARIES as COMMANDS
 from flux_cli.errors import ExitCode
-from flux_cli.main import COMMANDS
 from tests.conftest import Cli
 
 ROOT = Path(__file__).parents[1]

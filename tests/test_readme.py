@@ -90,7 +90,7 @@ def test_every_exit_code_is_in_the_table() -> None:
 
 def test_every_command_is_in_the_table() -> None:
     """The README's table of commands is complete."""
-    from flux_cli.main import COMMANDS
+    from flux_cli.commands import SUMMARIES as COMMANDS
 
     table = README.read_text(encoding="utf-8").split("## Commands")[1].split("\n## ")[0]
     named = set(re.findall(r"`([a-z]+)[^`]*`", "".join(line.split(" | ")[0] for line in table.splitlines())))

@@ -6,20 +6,32 @@ from typing import Annotated
 import typer
 
 from flux_cli import completion, options
+from flux_cli.commands import SUMMARIES
 from flux_cli.options import RequestOptions, ServiceOptions
 from flux_cli.storage import config as settings
 
 app = typer.Typer(add_completion=False)
 
 ROWS = "Rows"
+DETAILS = """\
+A row sets fields of the request by name, such as prompt, model and width, and two of its own: id, by which
+later runs recognise it, and output, the name of its picture. A row without an id is recognised by its content,
+so rows can be added and moved. Flags apply to rows that do not set the field. Blank lines are skipped. In a
+text file every other line is a prompt.
+
+All rows are checked before the first one is sent. A later run with the same FILE and DIR skips finished rows,
+waits for submitted ones, and submits the rest. DIR has everything that this needs: it can be moved, or resumed
+on another machine or with other shards.\
+"""
 
 
 @app.command(
+    help=f"{SUMMARIES['batch']}\n\n{DETAILS}",
     epilog="Examples:\n\n"
     "$ flux-cli batch prompts.txt -o pictures --sandbox\n\n"
     "$ flux-cli batch rows.csv -o pictures --model flux-dev --width 512 --height 512\n\n"
     "$ jq -c '{prompt: .title, id: .sku}' products.jsonl | flux-cli batch - -o pictures --json\n\n"
-    "$ parallel flux-cli batch rows.jsonl -o pictures --shard {}/4 ::: 1 2 3 4"
+    "$ parallel flux-cli batch rows.jsonl -o pictures --shard {}/4 ::: 1 2 3 4",
 )
 @options.expanded
 def batch(
@@ -64,10 +76,9 @@ def batch(
         int,
         typer.Option(
             "--concurrency",
-            min=1,
-            max=1000,
+            parser=options.integer(1, 1000),
             metavar="N",
-            help="The most tasks in flight; fewer if the service asks to slow down.",
+            help="Tasks in flight at most, from 1 to 1000; fewer if the service asks to slow down.",
             rich_help_panel=options.WAITING,
         ),
     ] = 16,
@@ -95,7 +106,13 @@ def batch(
     ] = False,
     max_tasks: Annotated[
         int | None,
-        typer.Option("--max-tasks", min=0, metavar="N", help="Submit at most N rows.", rich_help_panel=ROWS),
+        typer.Option(
+            "--max-tasks",
+            parser=options.integer(0),
+            metavar="N",
+            help="Submit at most N rows.",
+            rich_help_panel=ROWS,
+        ),
     ] = None,
     shard: Annotated[
         str,
@@ -151,17 +168,7 @@ def batch(
     ] = False,
     service: ServiceOptions,
 ) -> int:
-    """Generate many pictures from a file; run it again to resume.
-
-    A row sets fields of the request by name, such as prompt, model and width, and two of its own: id, by which
-    later runs recognise it, and output, the name of its picture. A row without an id is recognised by its content,
-    so rows can be added and moved. Flags apply to rows that do not set the field. Blank lines are skipped. In a
-    text file every other line is a prompt.
-
-    All rows are checked before the first one is sent. A later run with the same FILE and DIR skips finished rows,
-    waits for submitted ones, and submits the rest. DIR has everything that this needs: it can be moved, or resumed
-    on another machine or with other shards.
-    """
+    """Check all rows, then run them."""
     from flux_cli.batch import reader
     from flux_cli.batch.plan import Settings
     from flux_cli.batch.shards import Shard

@@ -7,14 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from flux_cli import completion
+from flux_cli.commands import SUMMARIES
 from flux_cli.errors import UsageError
 from flux_cli.storage import config as settings
 from flux_cli.ui import console
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
-    help=f"Look at the settings and change them. Their names: {', '.join(settings.NAMES)}.",
+    help=f"{SUMMARIES['config']} Their names: {', '.join(settings.NAMES)}.",
     epilog="Examples:\n\n"
     "$ flux-cli config set model flux-pro-1.1\n\n"
     "$ flux-cli config set output_dir ~/Pictures/flux\n\n"
@@ -31,14 +31,21 @@ def _one_of(names: Iterable[str]) -> Any:
 Name = Annotated[str, _one_of(settings.NAMES)]
 
 
-@app.command(epilog='Examples:\n\n$ flux-cli config path\n\n$ cat "$(flux-cli config path)"')
+@app.command(
+    help="Print the path of the config file.",
+    epilog='Examples:\n\n$ flux-cli config path\n\n$ cat "$(flux-cli config path)"',
+)
 def path() -> int:
     """Print where the config file is."""
     console.out(str(settings.config_path()))
     return 0
 
 
-@app.command("list", epilog="Examples:\n\n$ flux-cli config list\n\n$ flux-cli config list | grep output_dir")
+@app.command(
+    "list",
+    help="Print the settings, key and webhook secret masked.",
+    epilog="Examples:\n\n$ flux-cli config list\n\n$ flux-cli config list | grep output_dir",
+)
 def list_all() -> int:
     """Print what is set, the key and the webhook secret masked."""
     for name, value in asdict(settings.load()).items():
@@ -48,6 +55,7 @@ def list_all() -> int:
 
 
 @app.command(
+    help="Print one setting; exit with 1 if it is not set. Key and webhook secret are masked.",
     epilog='Examples:\n\n$ flux-cli config get model\n\n$ ls "$(flux-cli config get output_dir)"',
 )
 def get(name: Name) -> int:
@@ -63,6 +71,7 @@ def get(name: Name) -> int:
 
 @app.command(
     "set",
+    help="Change one setting. The key is stored with `flux-cli login` instead: arguments are public.",
     epilog="Examples:\n\n"
     "$ flux-cli config set model flux-pro-1.1\n\n"
     "$ flux-cli config set output_dir ~/Pictures/flux\n\n"
@@ -85,6 +94,7 @@ def set_one(
 
 
 @app.command(
+    help="Remove one setting.",
     epilog="Examples:\n\n$ flux-cli config unset model\n\n$ flux-cli config unset webhook_secret",
 )
 def unset(name: Name) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flux_cli import completion
+from flux_cli.commands import SUMMARIES
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.ui import console
 
@@ -18,10 +19,12 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(
+    help=f"{SUMMARIES['gallery']}\n\nThe page contains thumbnails and needs no network. Its large view "
+    "shows the files.",
     epilog="Examples:\n\n"
     "$ flux-cli gallery --open\n\n"
     "$ flux-cli gallery pictures/\n\n"
-    "$ flux-cli gallery pictures/ -o /var/www/pictures.html"
+    "$ flux-cli gallery pictures/ -o /var/www/pictures.html",
 )
 def gallery(
     directory: Annotated[
@@ -46,10 +49,7 @@ def gallery(
     viewer: Annotated[bool, typer.Option("--open", help="Open the page in the default browser.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")] = False,
 ) -> int:
-    """Write one HTML page of what was made: to look at, to search, and to make a picture again.
-
-    The page holds thumbnails and needs no network; the large view shows the files where they are.
-    """
+    """Write the page and print its path."""
     from flux_cli.gallery import page
     from flux_cli.ui import viewer as default_viewer
 

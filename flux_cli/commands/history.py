@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flux_cli import completion, options
 from flux_cli.api.task import Status
 from flux_cli.ui import console, tables
 
@@ -24,12 +25,15 @@ app = typer.Typer(add_completion=False)
 )
 def history(
     limit: Annotated[
-        int, typer.Option("--limit", "-n", min=1, metavar="N", help="How many, the newest first.")
+        int,
+        typer.Option("--limit", "-n", parser=options.integer(1), metavar="N", help="How many, the newest first."),
     ] = 20,
     status: Annotated[
         Status | None,
         typer.Option(
             "--status",
+            parser=options.one_of(Status),
+            autocompletion=completion.words(Status),
             metavar="STATUS",
             help="Only those that are processing, finished, failed, unknown (sent, no answer) or unsent.",
         ),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flux_cli import completion, options
-from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, flag, violations
+from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, violations
 from flux_cli.errors import ExitCode, FluxError, UsageError, ViolationsError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.storage import config as settings
@@ -60,7 +60,7 @@ def imagine(
         typer.Option(
             "--count",
             "-n",
-            min=1,
+            parser=options.integer(1),
             metavar="N",
             help="How many pictures; with --seed S they get S, S+1 and so on.",
             rich_help_panel=options.OUTPUT,
@@ -205,7 +205,7 @@ def _bodies(
     elif unreadable is not None:
         body["image_prompt"] = ""  # there is one, for the rules
     if not no_validate:
-        broken += filter(None, [image.broken_rule() if image else None, *violations(body, flag)])
+        broken += filter(None, [image.broken_rule() if image else None, *violations(body, request.name_of)])
     if unreadable is not None:
         if not broken:
             raise unreadable

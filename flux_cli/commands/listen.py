@@ -41,7 +41,10 @@ def listen(
     port: Annotated[
         int,
         typer.Option(
-            min=0, max=65535, metavar="N", help="The port. 0: any that is free.", rich_help_panel=RECEPTION
+            parser=options.integer(0, 65535),
+            metavar="N",
+            help="The port. 0: any that is free.",
+            rich_help_panel=RECEPTION,
         ),
     ] = DEFAULT_PORT,
     secret_file: Annotated[
@@ -65,7 +68,7 @@ def listen(
         int | None,
         typer.Option(
             "--until",
-            min=1,
+            parser=options.integer(1),
             metavar="N",
             help="End when N tasks are over, finished or failed.",
             rich_help_panel=options.WAITING,

@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from flux_cli import completion
+from flux_cli import completion, options
 from flux_cli import sandbox as service
+from flux_cli.commands import SUMMARIES
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
 from flux_cli.sandbox.validation import is_loopback
 from flux_cli.ui import console, tables
@@ -24,11 +25,12 @@ _COLUMN = 30
 
 
 @app.command(
+    help=f"{SUMMARIES['sandbox']} A prompt can ask for a fault: [[http 503]].",
     epilog="Examples:\n\n"
     "$ flux-cli sandbox\n\n"
     '$ APIFRAME_API_KEY=anything flux-cli imagine "a lighthouse [[fetch-flaky 3]]" '
     "--api-url http://127.0.0.1:8788\n\n"
-    "$ flux-cli sandbox --list-faults"
+    "$ flux-cli sandbox --list-faults",
 )
 def sandbox(
     *,
@@ -36,10 +38,14 @@ def sandbox(
     port: Annotated[
         int,
         typer.Option(
-            metavar="PORT", min=0, max=65534, help="The port; pictures use the next one. 0: two free ports."
+            metavar="PORT",
+            parser=options.integer(0, 65534),
+            help="The port; pictures use the next one. 0: two free ports.",
         ),
     ] = DEFAULT_PORT,
-    seconds: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="The duration of a task.")] = 3.0,
+    seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", parser=options.duration, help="The duration of a task.")
+    ] = 3.0,
     key: Annotated[
         str | None,
         typer.Option(metavar="KEY", help="The only valid key; without it, any key. Do not use your real key."),
@@ -58,10 +64,12 @@ def sandbox(
     ] = False,
     credits_now: Annotated[
         int | None,
-        typer.Option("--credits", metavar="N", min=0, max=10**9, help="The new balance; 1000 at first."),
+        typer.Option(
+            "--credits", metavar="N", parser=options.integer(0, 10**9), help="The new balance; 1000 at first."
+        ),
     ] = None,
 ) -> int:
-    """Run a free stand-in for the service. A prompt can ask for a fault: [[http 503]]."""
+    """Run the service until Ctrl-C."""
     if list_faults:
         _print_faults()
         return 0

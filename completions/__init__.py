@@ -1,1 +1,0 @@
-"""The shells' completion scripts, and what writes them here."""

@@ -1,0 +1,236 @@
+"""Usage errors: what is wrong with a command line, and what was probably meant.
+
+Habits from other tools come before guesses by spelling. No guess suggests an option or a command that destroys
+something. Typer's errors are understood by their attributes, never by their sentences.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from flux_cli.errors import UsageError, closest
+
+PROGRAM = "flux-cli"
+_PROMPT = f'{PROGRAM} imagine "a red kite"'
+
+OPTION_HABITS = {
+    "--ar": "--aspect-ratio",
+    "--aspect": "--aspect-ratio",
+    "--async": "--no-wait",
+    "--cfg": "--guidance",
+    "--cfg-scale": "--guidance",
+    "--dir": "--output",
+    "--endpoint": "--api-url",
+    "--base-url": "--api-url",
+    "--guidance-scale": "--guidance",
+    "--image": "--image-prompt",
+    "--image-url": "--image-prompt",
+    "--inference-steps": "--steps",
+    "--init-image": "--image-prompt",
+    "--input-image": "--image-prompt",
+    "--jobs": "--concurrency",
+    "--n": "--count",
+    "--num": "--count",
+    "--number": "--count",
+    "--num-images": "--count",
+    "--num-inference-steps": "--steps",
+    "--num-outputs": "--count",
+    "--out": "--output",
+    "--outdir": "--output",
+    "--output-dir": "--output",
+    "--overwrite": "--force",
+    "--parallel": "--concurrency",
+    "--silent": "--quiet",
+    "--strength": "--image-prompt-strength",
+    "--url": "--api-url",
+    "--workers": "--concurrency",
+}
+"""Options of other tools, each with ours."""
+_FORMAT = "the model chooses the format; the file name gets the matching extension"
+_KEY = f"arguments are public: use `{PROGRAM} login`, or set APIFRAME_API_KEY"
+OPTION_ADVICE = {
+    "--size": "use `--width W --height H`, or `--aspect-ratio W:H`",
+    "--prompt": f"the prompt is an argument: {_PROMPT}",
+    "--negative-prompt": "Flux has no negative prompts; describe what you want instead",
+    "--no": "Flux has no negative prompts; describe what you want instead",
+    "--format": _FORMAT,
+    "--output-format": _FORMAT,
+    "--key": _KEY,
+    "--api-key": _KEY,
+    "--token": _KEY,
+}
+"""Options of other tools that are something else here."""
+COMMAND_HABITS = {
+    "auth": "login",
+    "auth login": "login",
+    "auth logout": "logout",
+    "balance": "account",
+    "create": "imagine",
+    "credits": "account",
+    "download": "wait",
+    "gen": "imagine",
+    "generate": "imagine",
+    "key": "login",
+    "list": "history",
+    "ls": "history",
+    "poll": "wait",
+    "queue": "history",
+    "run": "imagine",
+    "serve": "sandbox",
+    "server": "sandbox",
+    "settings": "config",
+    "status": "fetch",
+    "txt2img": "imagine",
+    "version": "--version",
+    "view": "show",
+    "watch": "wait",
+    "whoami": "account",
+}
+"""Commands of other tools, each with ours."""
+NEVER_GUESSED = frozenset(
+    {"--force", "--insecure", "--no-validate", "--retry-unknown", "forget", "logout", "unset"}
+)
+"""Running one of these by mistake destroys something or costs money."""
+_IN_PROMPT = re.compile(
+    r"(?<!\S)--(ar|aspect|aspect-ratio|cfg|chaos|guidance|height|model|niji|no|q|quality|raw|s|seed|size|steps|style|"
+    r"stylize|tile|v|weird|width)\b(?:[ =](?!-)(\S+))?"
+)
+
+
+def options_in_prompt(prompt: str) -> tuple[str, str] | None:
+    """Return a warning and a hint if a prompt contains an option, such as ` --ar 16:9`; otherwise None."""
+    match = _IN_PROMPT.search(prompt)
+    if not match:
+        return None
+    option = OPTION_HABITS.get(f"--{match[1]}", f"--{match[1]}")
+    ours = option in (
+        "--aspect-ratio",
+        "--guidance",
+        "--height",
+        "--model",
+        "--raw",
+        "--seed",
+        "--steps",
+        "--width",
+    )
+    value = f" {match[2]}" if match[2] and option != "--raw" else ""
+    return (
+        f"the prompt contains `{match[0]}`, which is sent as part of the text",
+        f"to set it, put `{option}{value}` after the prompt's closing quote"
+        if ours
+        else "flux-cli has no such option",
+    )
+
+
+def explain(error: Any, group: Any, arguments: Sequence[str]) -> tuple[str, str]:
+    """Return the message and the hint for one of Typer's errors.
+
+    Args:
+        error: The error. Its attributes tell its kind.
+        group: The program.
+        arguments: The command line.
+    """
+    context = getattr(error, "ctx", None)
+    see = _see(context.command_path if context else PROGRAM)
+    if context and hasattr(error, "possibilities"):
+        return f"unknown option `{error.option_name}`", _option_hint(error.option_name, context, group, arguments)
+    if context and hasattr(error, "option_name"):
+        return f"`{error.option_name}` {_value_rule(error.option_name, context)}", see
+    param = getattr(error, "param", None)
+    if param is None:
+        message = str(error.format_message())
+        return message[:1].lower() + message[1:].rstrip("."), see
+    if hasattr(error, "param_type"):
+        return f"{_name(param)} is missing", see
+    if _from_environment(param, context):
+        wanted = "must be 1 or 0" if param.is_flag else error.message.rstrip(".")
+        return f"{param.envvar} {wanted}, not `{os.environ[param.envvar][:60]}`", f"set or unset {param.envvar}"
+    return f"{_name(param)} {error.message.rstrip('.')}", see
+
+
+def extra_arguments(path: str, extra: Sequence[str]) -> UsageError:
+    """Return the error for more arguments than a command accepts."""
+    quote = f"put the prompt in quotes: {_PROMPT}"
+    return UsageError(
+        f"too many arguments: {' '.join(extra)}", quote if path == f"{PROGRAM} imagine" else _see(path)
+    )
+
+
+def unknown_command(path: str, typed: Sequence[str], known: Sequence[str]) -> UsageError:
+    """Return the error for a command that does not exist.
+
+    Args:
+        path: The program or the command whose subcommand it would be.
+        typed: The arguments from the unknown command on.
+        known: The commands that exist.
+    """
+    name = typed[0]
+    message = f"unknown command `{' '.join([*path.split()[1:], name])}`"
+    if path == PROGRAM and name.lower() == "cancel":
+        return UsageError(message, "the service cannot cancel a task")
+    habit = COMMAND_HABITS.get(" ".join(typed[:2]).lower()) or COMMAND_HABITS.get(name.lower())
+    near = (
+        habit
+        if path == PROGRAM and habit
+        else closest(name, [each for each in known if each not in NEVER_GUESSED])
+    )
+    if near is None and path != PROGRAM and name == "help":
+        near = "--help"
+    return UsageError(message, _meant(f"{path} {near}") if near else _see(path))
+
+
+def _option_hint(name: str, context: Any, group: Any, arguments: Sequence[str]) -> str:
+    known = _options(context.command)
+    if context.command is group:
+        for other in group.list_commands(context):
+            if name in _options(group.get_command(context, other)):
+                return f"options go after the command: {PROGRAM} {other} … {name}"
+    if OPTION_HABITS.get(name) in known:
+        return f"use `{OPTION_HABITS[name]}`"
+    if name in OPTION_ADVICE:
+        return OPTION_ADVICE[name]
+    if near := closest(name, [each for each in known if each.startswith("--") and each not in NEVER_GUESSED]):
+        return _meant(near)
+    if context.command_path == f"{PROGRAM} imagine" and not _has_prompt(context, name, arguments):
+        return f'put a prompt that begins with a dash after `--`: {PROGRAM} imagine -- "-x"'
+    return _see(context.command_path)
+
+
+def _has_prompt(context: Any, unknown: str, arguments: Sequence[str]) -> bool:
+    """Return whether there is a prompt besides the argument that contains the unknown option."""
+    after = list(arguments[list(arguments).index("imagine") + 1 :])
+    short = re.compile(f"-[^-]*{re.escape(unknown[1:])}" if len(unknown) == 2 else re.escape(unknown))
+    rest = [each for each in after if not short.match(each)]
+    parsed = context.command.make_context("imagine", rest, resilient_parsing=True)
+    return parsed.params.get("prompt") is not None
+
+
+def _value_rule(name: str, context: Any) -> str:
+    flags = [param.is_flag for param in context.command.params if name in (*param.opts, *param.secondary_opts)]
+    return "takes no value" if any(flags) else "needs a value"
+
+
+def _from_environment(param: Any, context: Any) -> bool:
+    source = context.get_parameter_source(param.name) if context else None
+    return bool(source and source.name == "ENVIRONMENT" and param.envvar in os.environ)
+
+
+def _name(param: Any) -> str:
+    """Return how a message names a parameter: the long name of an option, or an argument as in the usage."""
+    if param.param_type_name == "option":
+        return f"`{max(param.opts, key=len)}`"
+    return str(param.metavar or param.name.upper()).strip("[].")
+
+
+def _options(command: Any) -> list[str]:
+    shown = [param for param in command.params if param.param_type_name == "option" and not param.hidden]
+    return [name for param in shown for name in (*param.opts, *param.secondary_opts)]
+
+
+def _see(path: str) -> str:
+    return f"see `{path} --help`"
+
+
+def _meant(near: str) -> str:
+    return f"did you mean `{near}`?"

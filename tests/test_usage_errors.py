@@ -1,0 +1,153 @@
+"""Usage errors: one line says what is wrong, a second one what was probably meant."""
+
+import pytest
+
+from flux_cli.ui import usage_errors
+from tests.cli import Cli
+
+SEE = "see `flux-cli {} --help`"
+SEE_HELP = "see `flux-cli --help`"
+DASH = 'put a prompt that begins with a dash after `--`: flux-cli imagine -- "-x"'
+AFTER = "options go after the command: flux-cli {}"
+QUOTES = 'put the prompt in quotes: flux-cli imagine "a red kite"'
+STATUSES = "`--status` must be one of processing, finished, failed, unknown, unsent, not"
+
+
+def meant(near: str) -> str:
+    """Return the hint that suggests something."""
+    return f"did you mean `{near}`?"
+
+
+@pytest.mark.parametrize(
+    ("typed", "error", "hint"),
+    [
+        ("imagine x --widht 300", "unknown option `--widht`", meant("--width")),
+        ("imagine x --widht=300", "unknown option `--widht`", meant("--width")),
+        (
+            "imagine x --no-prompt-upsamplng",
+            "unknown option `--no-prompt-upsamplng`",
+            meant("--no-prompt-upsampling"),
+        ),
+        ("wait --lst", "unknown option `--lst`", meant("--last")),
+        ("--verison", "unknown option `--verison`", meant("--version")),
+        ("--zzzz", "unknown option `--zzzz`", SEE_HELP),
+        ("--sandbox imagine x", "unknown option `--sandbox`", AFTER.format("imagine … --sandbox")),
+        ("--limit 3 history", "unknown option `--limit`", AFTER.format("history … --limit")),
+        ("imagine x -w 300", "unknown option `-w`", SEE.format("imagine")),
+        ("imagine -w 300 x", "unknown option `-w`", SEE.format("imagine")),
+        ("imagine -x", "unknown option `-x`", DASH),
+        ("imagine --seed 7 -x", "unknown option `-x`", DASH),
+        ("imagine -fx", "unknown option `-x`", DASH),
+        ("imagine --count", "`--count` needs a value", SEE.format("imagine")),
+        ("imagine x --raw=3", "`--raw` takes no value", SEE.format("imagine")),
+        ("imagine x --count many", "`--count` must be a whole number, not `many`", SEE.format("imagine")),
+        ("imagine x -n 0", "`--count` must be 1 or more, not `0`", SEE.format("imagine")),
+        ("sandbox --port 99999", "`--port` must be 0 to 65534, not `99999`", SEE.format("sandbox")),
+        ("history --status x", f"{STATUSES} `x`", SEE.format("history")),
+        ("config get", "NAME is missing", SEE.format("config get")),
+        ("models extra", "too many arguments: extra", SEE.format("models")),
+        ("imagine a red kite", "too many arguments: red kite", QUOTES),
+        ("imagne x", "unknown command `imagne`", meant("flux-cli imagine")),
+        ("foo", "unknown command `foo`", SEE_HELP),
+        ("help me", "unknown command `me`", SEE_HELP),
+        ("help config ste", "unknown command `config ste`", meant("flux-cli config set")),
+        ("config ste", "unknown command `config ste`", meant("flux-cli config set")),
+        ("config nope", "unknown command `config nope`", SEE.format("config")),
+        ("config help", "unknown command `config help`", meant("flux-cli config --help")),
+    ],
+)
+def test_usage_error(cli: Cli, typed: str, error: str, hint: str) -> None:
+    """The error, then what to do; nothing else, and exit code 2."""
+    done = cli(*typed.split())
+    assert (done.code, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [f"error: {error}", f"hint: {hint}"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("imagine x --ar 16:9", "use `--aspect-ratio`"),
+        ("imagine x --size 512x512", "use `--width W --height H`, or `--aspect-ratio W:H`"),
+        ("imagine x --num 4", "use `--count`"),
+        ("imagine --prompt x", 'the prompt is an argument: flux-cli imagine "a red kite"'),
+        ("imagine x --negative-prompt fog", "Flux has no negative prompts; describe what you want instead"),
+        ("imagine x --format png", usage_errors.OPTION_ADVICE["--format"]),
+        ("imagine x --output-format png", usage_errors.OPTION_ADVICE["--output-format"]),
+        ("login --key k", usage_errors.OPTION_ADVICE["--key"]),
+        ("status", meant("flux-cli fetch")),
+        ("watch", meant("flux-cli wait")),
+        ("download x", meant("flux-cli wait")),
+        ("list", meant("flux-cli history")),
+        ("generate x", meant("flux-cli imagine")),
+        ("auth login", meant("flux-cli login")),
+        ("auth logout", meant("flux-cli logout")),
+        ("auth", meant("flux-cli login")),
+        ("key", meant("flux-cli login")),
+        ("version", meant("flux-cli --version")),
+        ("cancel x", "the service cannot cancel a task"),
+    ],
+)
+def test_habits_from_other_tools(cli: Cli, typed: str, hint: str) -> None:
+    """They come before any guess by spelling."""
+    done = cli(*typed.split())
+    assert (done.code, done.stderr.splitlines()[1]) == (2, f"hint: {hint}")
+
+
+@pytest.mark.parametrize(
+    "typed", ["imagine x --forc", "batch x --retry-unknwon", "logot", "config unst", "imagine --no-validat"]
+)
+def test_no_destructive_guess(cli: Cli, typed: str) -> None:
+    """A typo never suggests to overwrite, to remove, or to pay twice."""
+    done = cli(*typed.split())
+    assert done.code == 2
+    assert "did you mean" not in done.stderr
+
+
+def test_every_habit_leads_somewhere(cli: Cli) -> None:
+    """Each suggested command exists, and each suggested option belongs to a command."""
+    help_of_all = "".join(cli(command, "--help").stdout for command in ("imagine", "batch"))
+    assert [ours for ours in usage_errors.OPTION_HABITS.values() if f" {ours}" not in help_of_all] == []
+    assert [
+        ours for ours in usage_errors.COMMAND_HABITS.values() if cli("help", ours).code and ours != "--version"
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "found", "hint"),
+    [
+        ("a kite --ar 16:9", "--ar 16:9", "to set it, put `--aspect-ratio 16:9` after the prompt's closing quote"),
+        ("a kite --seed=7 --raw", "--seed=7", "to set it, put `--seed 7` after the prompt's closing quote"),
+        ("a kite --v 6", "--v 6", "flux-cli has no such option"),
+        ("a kite --raw --ar 1:1", "--raw", "to set it, put `--raw` after the prompt's closing quote"),
+    ],
+)
+def test_options_in_a_prompt(prompt: str, found: str, hint: str) -> None:
+    """Midjourney's habit: the service would take them as words."""
+    assert usage_errors.options_in_prompt(prompt) == (
+        f"the prompt contains `{found}`, which is sent as part of the text",
+        hint,
+    )
+
+
+@pytest.mark.parametrize("prompt", ["a kite", "a kite -- red", "well-known--ar", "--argh 3", "a--seed 3"])
+def test_dashes_in_a_prompt(prompt: str) -> None:
+    """Dashes that are no option draw no warning."""
+    assert usage_errors.options_in_prompt(prompt) is None
+
+
+def test_environment_variables_are_named(cli: Cli) -> None:
+    """Not the flags that they stand for."""
+    done = cli("imagine", "x", env={"FLUX_CLI_SANDBOX": "nope"})
+    assert (done.code, done.stderr.splitlines()[0]) == (2, "error: FLUX_CLI_SANDBOX must be 1 or 0, not `nope`")
+    done = cli("imagine", "x", "--dry-run", env={"FLUX_CLI_MODEL": "nope"})
+    assert (done.code, done.stderr.splitlines()[0][:47]) == (2, "error: FLUX_CLI_MODEL: unknown model `nope`; kn")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["\x1b[2J\n"], ["models", "\x1b[2J\n"], ["history", "--\x1b[2J"], ["imagine", "-\x1b\n"]]
+)
+def test_control_characters_are_escaped(cli: Cli, arguments: list[str]) -> None:
+    """Whatever was typed or pasted."""
+    done = cli(*arguments)
+    assert (done.code, len(done.stderr.splitlines())) == (2, 2)
+    assert "\x1b" not in done.stderr
