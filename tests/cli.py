@@ -30,6 +30,15 @@ from flux_cli.ui import console
 FLUX_CLI = Path(sys.executable).with_name("flux-cli")
 KEY = "test-key-0123456789"
 STREAMS = ("stdin", "stdout", "stderr")
+SHORT_PAUSES = {
+    "flux_cli.api.backoff.BACKOFF_BASE": 0.02,
+    "flux_cli.engine.polling.NEAR_SECONDS": 0.05,
+    "flux_cli.engine.polling.BLIND_SECOND": 0.2,
+    "flux_cli.engine.run.FIRST_SECONDS": 0.05,
+    "flux_cli.engine.run.GATHER_SECONDS": 0.02,
+}
+"""Constants that are smaller for commands in this process: the default ones spare the service, and no test needs
+them. `tests/test_polling.py` and others look at the real ones."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -292,15 +301,24 @@ def _process_state(argv: list[str]) -> Iterator[None]:
 
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
     try:
-        with (
-            mock.patch.object(sys, "argv", argv),
-            mock.patch.object(os, "_exit", leave),
-            mock.patch.object(console, "_redactor", Redactor()),
-        ):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.object(sys, "argv", argv))
+            stack.enter_context(mock.patch.object(os, "_exit", leave))
+            stack.enter_context(mock.patch.object(console, "_redactor", Redactor()))
+            stack.enter_context(short_pauses())
             yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def short_pauses() -> Iterator[None]:
+    """Make the pauses between requests short."""
+    with contextlib.ExitStack() as stack:
+        for name, value in SHORT_PAUSES.items():
+            stack.enter_context(mock.patch(name, value))
+        yield
 
 
 @contextlib.contextmanager

@@ -55,8 +55,8 @@ class Service:
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """A sandbox whose tasks take 0.3 s."""
-    with sandbox_service.running(tmp_path / "sandbox", seconds=0.3) as running:
+    """A sandbox whose tasks take 0.1 s."""
+    with sandbox_service.running(tmp_path / "sandbox", seconds=0.1) as running:
         yield Service(running)
 
 

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import mkdtemp
 
-from tests.conftest import Cli, Done
+from tests.cli import Cli, Done, short_pauses
 
 PRELOADED = """
     tests.faults.warm flux_cli.main flux_cli.commands.imagine flux_cli.commands.running flux_cli.commands.wait
@@ -83,4 +83,5 @@ def _be_the_command(arguments: list[str], env: dict[str, str], cwd: str, streams
     sys.argv = ["flux-cli", *arguments]
     from flux_cli.main import run
 
-    run()
+    with short_pauses():
+        run()
