@@ -3,8 +3,14 @@
 The core raises them; `main` is the one place that turns them into a message and an exit code.
 """
 
+import os
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+
+DISTRIBUTION = "apiframe-flux-cli"
+"""The name of the package on an index."""
 
 
 class ExitCode(IntEnum):
@@ -152,10 +158,54 @@ class MissingExtraError(FluxError):
     exit_code = ExitCode.USAGE
 
     def __init__(self, feature: str, extra: str) -> None:
+        packages = missing_packages(extra) or [f"{DISTRIBUTION}[{extra}]"]
         super().__init__(
             f"{feature} needs the extra `{extra}`, which is not installed",
-            f"pip install 'apiframe-flux-cli[{extra}]', or pipx install --force 'apiframe-flux-cli[{extra}]'",
+            f"install it with: {install_command(*packages)}",
         )
+
+
+def missing_packages(extra: str) -> list[str]:
+    """Return the requirements of an extra that are not installed; the extra itself if they are unknown."""
+    from importlib.metadata import PackageNotFoundError, distribution, requires
+
+    try:
+        listed = [each.partition(";") for each in requires(DISTRIBUTION) or ()]
+    except PackageNotFoundError:  # a zipapp
+        return [f"{DISTRIBUTION}[{extra}]"]
+    wanted = [need.strip() for need, _, marker in listed if re.search(f"extra == ['\"]{extra}['\"]", marker)]
+    missing = []
+    for requirement in wanted:
+        try:
+            distribution(re.split("[^A-Za-z0-9._-]", requirement)[0])
+        except PackageNotFoundError:
+            missing.append(requirement)
+    return missing
+
+
+def install_command(*packages: str) -> str:
+    """Return the command that installs packages where the program is installed: by pipx, uv or pip."""
+    import shlex
+    from importlib.util import find_spec
+
+    wanted = shlex.join(packages)
+    *parents, name = os.path.normpath(sys.prefix).split(os.sep)
+    if parents[-2:] == ["pipx", "venvs"]:
+        return f"pipx inject {name} {wanted}"
+    if parents[-2:] == ["uv", "tools"] or find_spec("pip") is None:
+        return f"uv pip install --python {shlex.quote(sys.executable)} {wanted}"
+    return f"{shlex.quote(sys.executable)} -m pip install {wanted}"
+
+
+def program() -> str:
+    """Return how to call the program: `flux-cli` if it is on the PATH, otherwise as it was called."""
+    import shlex
+    import shutil
+
+    called = os.path.basename(sys.argv[0]).startswith("flux-cli")
+    if shutil.which("flux-cli") or sys.argv[0] == "flux-cli":
+        return "flux-cli"
+    return shlex.quote(sys.argv[0]) if called else f"{shlex.quote(sys.executable)} -m flux_cli"
 
 
 class SignalReceived(BaseException):

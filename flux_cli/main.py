@@ -200,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
             return ExitCode.LOCAL_FILE
         _traceback_if(debug)
         console.error(f"unexpected {type(error).__name__}: {error}")
-        console.hint("this is a bug in flux-cli; run the command again with --debug and report the traceback")
+        console.hint("this is a bug in flux-cli; put --debug before the command, and report the traceback")
         return ExitCode.UNEXPECTED
 
 

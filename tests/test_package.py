@@ -153,7 +153,7 @@ def test_a_missing_extra_is_named(installed: Installed, arguments: list[str], ex
     assert (done.returncode, done.stdout) == (2, "")
     error, hint = done.stderr.splitlines()
     assert f"`{extra}`" in error
-    assert f"apiframe-flux-cli[{extra}]" in hint
+    assert "bin/python -m pip install 'aiohttp>=3.14'" in hint
 
 
 def test_man_finds_the_pages(installed: Installed) -> None:

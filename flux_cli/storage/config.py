@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flux_cli.errors import LocalFileError, NotAllowedError, UsageError
+from flux_cli.errors import LocalFileError, NotAllowedError, UsageError, missing_packages, program
 from flux_cli.storage.paths import config_directory, make_directory
 
 if TYPE_CHECKING:
@@ -176,7 +176,8 @@ def find_key(config: Config) -> str:
     """
     key = os.environ.get(KEY_VARIABLE) or config.api_key
     if not key:
-        raise NotAllowedError("no API key", f"run `flux-cli login`, set {KEY_VARIABLE}, or try it with --sandbox")
+        sandbox = "" if missing_packages("sandbox") else ", or try --sandbox"
+        raise NotAllowedError("no API key", f"run `{program()} login` or set {KEY_VARIABLE}{sandbox}")
     return check_key(key)
 
 

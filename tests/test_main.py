@@ -1,0 +1,74 @@
+"""The entry point: imports, interrupts, and optimised Python."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from flux_cli.commands import SUMMARIES
+from tests.cli import Cli
+
+SLOW_IMPORT = """
+import importlib.abc, os, sys, time
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "flux_cli.main":
+            print("importing", flush=True)
+            time.sleep(60)
+        return None
+
+sys.meta_path.insert(0, Slow())
+from flux_cli.__main__ import run
+run()
+"""
+
+
+def test_interrupt_during_imports(cli: Cli) -> None:
+    """Exit code 130, and no traceback."""
+    command = [sys.executable, "-c", SLOW_IMPORT]
+    with subprocess.Popen(command, env=cli.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) == (130, b"")
+
+
+def test_ignored_interrupt_stays_ignored(cli: Cli) -> None:
+    """As in `flux-cli … &` of a script: a Ctrl-C is meant for others."""
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import sys; sys.argv = ['flux-cli', '-V']\n"
+        "from flux_cli.__main__ import run\n"
+        "try: run()\nexcept SystemExit: print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=cli.env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize("path", ["", *SUMMARIES, "config set"])
+def test_optimised_python_keeps_the_help(cli: Cli, path: str) -> None:
+    """`python -OO` removes docstrings, which are no help texts."""
+    arguments = [*path.split(), "--help"]
+    command = [sys.executable, "-OO", "-m", "flux_cli", *arguments]
+    done = subprocess.run(command, env={**cli.env, "COLUMNS": "80"}, capture_output=True, text=True, check=True)
+    assert done.stdout == cli(*arguments, env={"COLUMNS": "80"}).stdout
+
+
+def test_only_exceptions_are_bugs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint to report a bug is for exceptions that nobody expected."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("flux_cli.commands.models.tables.show", fail)
+    done = cli("models")
+    assert (done.code, done.stderr.splitlines()) == (
+        1,
+        [
+            "error: unexpected ZeroDivisionError: division by zero",
+            "hint: this is a bug in flux-cli; put --debug before the command, and report the traceback",
+        ],
+    )
+    assert "Traceback" in cli("--debug", "models").stderr
