@@ -472,7 +472,7 @@ def test_verbose_tells_of_the_download_and_what_is_tried_again(flux: Cli) -> Non
     assert "< 500" in done.stderr
     assert "< 200 image/png" in done.stderr
     done = flux("imagine", "x [[image-http 500 1]]", "-o", "z.png")
-    assert "warning: cannot download the picture: HTTP 500; trying again" in done.stderr
+    assert "warning: cannot download the picture: HTTP 500; retrying" in done.stderr
     assert flux("imagine", "x [[image-http 500 1]]", "-o", "q.png", "-q").stderr == ""
 
 

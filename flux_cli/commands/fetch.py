@@ -1,5 +1,6 @@
 """`flux-cli fetch`: one look at tasks."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,9 +79,7 @@ def fetch(
             seen = _downloaded(seen, target, connected, history, output.original, service.quiet)
     if target is not None and target.stdout:
         for result in seen:
-            if result.content is not None:
-                console.out_bytes(result.content)
-            elif result.error is None:
+            if result.content is None and result.error is None:
                 console.error(f"{result.task_id}: there is no picture yet, the task still runs")
         _print_errors(seen)
         return _picture_code(seen, exit_status)
@@ -118,11 +117,12 @@ def _downloaded(
     quiet: bool,
 ) -> "list[Result]":
     """Save the pictures of the finished ones; return all results, in the same order."""
-    from flux_cli.engine.job import Job
+    from flux_cli.engine.events import Ended, Event, NotDeliveredError
+    from flux_cli.engine.job import Job, Result
     from flux_cli.engine.run import Plan, Run
     from flux_cli.pictures.saving import Saver
-    from flux_cli.ui.progress import observer
-    from flux_cli.ui.results import Collector
+    from flux_cli.ui.observing import EventObserver
+    from flux_cli.ui.reporter import reporting
 
     jobs = []
     for n, result in enumerate(seen, 1):
@@ -132,11 +132,23 @@ def _downloaded(
             jobs.append(
                 Job(target, task_id=result.task_id, recorded=result.request, n=n, number=number, task=result.task)
             )
-    with observer(quiet=quiet, flags=service.flags) as inner:
-        collector = Collector(inner)
-        saver = Saver(service.url, service.client.trace, original=original)
-        Run(service.client, saver, history, collector, Plan(service.name, timeout=DEFAULT_TIMEOUT)).run(jobs)
-    return [collector.results.get(result.task_id, result) for result in seen]
+    results: dict[str | None, Result] = {}
+    saver = Saver(service.url, service.client.trace, original=original)
+    with reporting(jobs, flags=service.flags, service=service.name, quiet=quiet, prints=False) as reporter:
+
+        def handle(event: Event) -> None:
+            if isinstance(event, Ended):
+                results[event.job.task_id] = event.result
+            try:
+                reporter.handle(event)
+            except NotDeliveredError as error:
+                lost = results[event.job.task_id]
+                results[event.job.task_id] = replace(lost, exit_code=error.exit_code, resumable=True)
+                raise
+
+        plan = Plan(service.name, timeout=DEFAULT_TIMEOUT)
+        Run(service.client, saver, history, EventObserver(handle), plan).run(jobs)
+    return [results.get(result.task_id, result) for result in seen]
 
 
 def _print(seen: "list[Result]", *, json: bool) -> None:

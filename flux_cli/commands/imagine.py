@@ -112,14 +112,14 @@ def imagine(
     from flux_cli.engine.run import Plan
     from flux_cli.storage.history import History
     from flux_cli.storage.record import SANDBOX
-    from flux_cli.ui import pictures as after
+    from flux_cli.ui import saved
 
     limit = running.timeout_seconds(timeout)
     choice = choose(service, config)
     if no_wait and output.output is not None:
         raise UsageError("`--no-wait` saves no picture, so `-o` cannot be used", "give `-o` to `flux-cli wait`")
     target = None if no_wait else running.target(output, service, config, count)
-    after.check(pictures, target)
+    saved.check(pictures, target)
     if not service.quiet:
         _warn_of_flags(str(body["prompt"]))
     history = History()
@@ -131,7 +131,7 @@ def imagine(
         if count > running.CONFIRMED_PICTURES and not service.quiet and connected.name != SANDBOX:
             running.announce_cost(count, running.credits_left(connected))
         plan = Plan(connected.name, wait=not no_wait, timeout=limit)
-        return running.take_to_end(jobs, connected, history, service, output, plan, pictures)
+        return running.run_jobs(jobs, connected, history, service, output, plan, pictures)
 
 
 def _earlier(like: str | None) -> "Earlier | None":

@@ -1,8 +1,8 @@
-"""What the commands share that take tasks to their ends: where the pictures go, and the run itself."""
+"""Shared by the commands that submit, wait and download: the target of pictures, costs, timeouts, and the run."""
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from flux_cli.api.request import shown
 from flux_cli.commands.service import Service
@@ -17,8 +17,8 @@ from flux_cli.storage.config import Config
 from flux_cli.storage.durations import parse_duration
 from flux_cli.storage.history import History
 from flux_cli.ui import console
-from flux_cli.ui.pictures import PicturePrinter
-from flux_cli.ui.progress import observer
+from flux_cli.ui.observing import EventObserver
+from flux_cli.ui.reporter import reporting
 
 CONFIRMED_PICTURES = 10
 """Before more than this many pictures, their cost is announced."""
@@ -29,10 +29,10 @@ ACCOUNT_SECONDS = 5.0
 
 
 def target(output: OutputOptions, options: ServiceOptions, config: Config, count: int) -> Target:
-    """Understand `-o` for so many pictures, and see that they can be written there.
+    """Return the target that `-o` names for so many pictures, checked to be writable.
 
     Raises:
-        UsageError: It makes no sense.
+        UsageError: `-o` is invalid, or in conflict with another flag.
         LocalFileError: The file exists, or the directory cannot be written.
     """
     planned = naming.plan(output.output, config.output_dir, count, output.force)
@@ -46,8 +46,8 @@ def target(output: OutputOptions, options: ServiceOptions, config: Config, count
     return planned
 
 
-def take_to_end(
-    jobs: Iterable[Job],
+def run_jobs(
+    jobs: Sequence[Job],
     service: Service,
     history: History | None,
     options: ServiceOptions,
@@ -55,13 +55,19 @@ def take_to_end(
     plan: Plan,
     pictures: PictureOptions,
 ) -> ExitCode:
-    """Run jobs, show their progress, print and show their results, and return the command's exit code."""
+    """Run jobs, show their progress, print their results, and return the command's exit code."""
     saver = Saver(service.url, service.client.trace, original=output.original)
-    with observer(quiet=options.quiet, flags=service.flags) as inner:
-        printer = PicturePrinter(
-            inner, pictures, json=options.json, service=service.name, force=output.force, quiet=options.quiet
-        )
-        return printer.exit_code(Run(service.client, saver, history, printer, plan).run(jobs))
+    with reporting(
+        jobs,
+        flags=service.flags,
+        service=service.name,
+        quiet=options.quiet,
+        json=options.json,
+        force=output.force,
+        wanted=pictures,
+    ) as reporter:
+        code = Run(service.client, saver, history, EventObserver(reporter.handle), plan).run(jobs)
+    return reporter.exit_code(code)
 
 
 def timeout_seconds(text: str | None, default: float | None = DEFAULT_TIMEOUT) -> float | None:

@@ -51,7 +51,7 @@ def wait(
     from flux_cli.engine.job import Job
     from flux_cli.engine.run import Plan
     from flux_cli.storage.history import History
-    from flux_cli.ui import pictures as after
+    from flux_cli.ui import saved
 
     limit = running.timeout_seconds(timeout)
     config = settings.load()
@@ -74,7 +74,7 @@ def wait(
             console.note("nothing left to save" if every else "no task IDs on stdin")
         return ExitCode.OK
     target = running.target(output, service, config, len(records))
-    after.check(pictures, target)
+    saved.check(pictures, target)
     jobs = [
         Job(
             target,
@@ -89,4 +89,4 @@ def wait(
     with connect(choice) as connected:
         plan = Plan(connected.name, timeout=limit, concurrency=max(16, len(jobs)))
         store = history if isinstance(history, History) else None
-        return running.take_to_end(jobs, connected, store, service, output, plan, pictures)
+        return running.run_jobs(jobs, connected, store, service, output, plan, pictures)

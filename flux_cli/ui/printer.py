@@ -18,9 +18,15 @@ class ResultPrinter:
     """
 
     def __init__(
-        self, jobs: Sequence[Job] | None, *, json: bool, preview: Callable[[Path], None] | None = None
+        self,
+        jobs: Sequence[Job] | None,
+        *,
+        json: bool,
+        preview: Callable[[Path], None] | None = None,
+        only_content: bool = False,
     ) -> None:
         """`preview` is called with the path of each picture after it is printed."""
+        self._only_content = only_content
         self._jobs = jobs
         self._json = json
         self._preview = preview
@@ -78,6 +84,8 @@ class ResultPrinter:
                 self._preview(result.path)
 
     def _write(self, job: Job, result: Result) -> None:
+        if self._only_content and result.content is None:
+            return
         if self._json:
             console.out_json({**_row(job), **result.as_json()})
         elif result.content is not None:

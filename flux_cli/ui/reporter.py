@@ -96,6 +96,7 @@ def reporting(
     json: bool = False,
     force: bool = False,
     wanted: Wanted | None = None,
+    prints: bool = True,
 ) -> Iterator[Reporter]:
     """Yield the reporter of a run over these jobs, and close it at the end.
 
@@ -105,10 +106,11 @@ def reporting(
         service: What a sidecar says the service is.
         force: A sidecar may replace a file.
         wanted: What to do with saved pictures.
+        prints: Whether results go to stdout; a picture for `-o -` does in any case.
     """
     messages = Messages(quiet=quiet)
     preview = saved.previewer(messages.warn) if wanted and wanted.preview else None
-    printer = ResultPrinter(jobs, json=json, preview=preview)
+    printer = ResultPrinter(jobs, json=json, preview=preview, only_content=not prints)
     parts: list[Part] = [*display(jobs, quiet=quiet), messages]
     if wanted and wanted.sidecar:
         parts.append(saved.Sidecars(service=service, force=force, warn=messages.warn))

@@ -8,7 +8,7 @@ from flux_cli.api.task import Status
 from tests.faults.table import Row, check_all
 from tests.server import Action, Reply, Server, http, in_turn, png, reply, slowly
 
-RESUME = r"hint: the task is paid for and lives on: flux-cli wait "
+RESUME = r"hint: already charged; resume with: flux-cli wait "
 BRIEF = "imagine --width 256 --height 256 --timeout 5"
 
 

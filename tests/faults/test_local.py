@@ -380,7 +380,7 @@ def test_a_history_whose_disk_fills_up_while_a_submission_is_under_way(
             assert done.code == 0, done.stderr
             assert "task-0" in done.stderr
             assert "cannot use the history" in done.stderr
-            assert "trying again" not in done.stderr
+            assert "retrying" not in done.stderr
             assert len(cli.files()) == 1
 
 

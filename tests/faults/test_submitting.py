@@ -76,7 +76,7 @@ REFUSED = [
         0,
         2,
         1,
-        says=("limiting requests.*trying again",),
+        says=("limiting requests.*retrying",),
         magic="[[rate-limit]]",
         status=Status.FINISHED,
     ),
@@ -241,7 +241,7 @@ def never_sent(fault: str, *says: str, url: str = "{url}", **options: object) ->
 
 NEVER_SENT = [
     never_sent("a host that does not exist", "DNS lookup failed", url="http://nowhere.invalid"),
-    never_sent("nobody listens", "connection refused", "trying again", url="http://127.0.0.1:1"),
+    never_sent("nobody listens", "connection refused", "retrying", url="http://127.0.0.1:1"),
     never_sent("nobody accepts, until the deadline", "gave up before it was sent", accepts=False),
     never_sent("TLS with somebody who does not speak it", "cannot reach", url="https://127.0.0.1:{port}"),
     never_sent(
@@ -274,7 +274,7 @@ def test_the_command_that_goes_on_is_safe_to_paste(cli: Cli, task_id: str) -> No
     with Server({"/flux-imagine": reply({"task_id": task_id}), "/fetch": running}) as server:
         cli.env["APIFRAME_API_KEY"] = KEY
         done = cli("imagine", "x", "--timeout", "1", "--api-url", server.url)
-        hint = done.stderr.splitlines()[-1].partition("lives on: ")[2]
+        hint = done.stderr.splitlines()[-1].partition("resume with: ")[2]
         read = subprocess.run(["bash", "-c", f"printf '%s\\0' {hint}"], capture_output=True, text=True, check=True)
         program, command, *rest = read.stdout.split("\0")[:-1]
         assert (program, command, task_id in rest) == ("flux-cli", "wait", True)

@@ -10,7 +10,7 @@ from tests.faults.table import Row, check_all
 from tests.server import Action, Reply, Server, fetched, finished, http, in_turn, reply, slowly
 
 BRIEF = "imagine --width 256 --height 256 --timeout 5"
-RESUME = r"hint: the task is paid for and lives on: flux-cli wait "
+RESUME = r"hint: already charged; resume with: flux-cli wait "
 
 
 def overcome(fault: str, magic: str, *says: str) -> Row:
