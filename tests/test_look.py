@@ -24,9 +24,9 @@ def test_a_bar_a_task_and_afterwards_only_the_results(flux: Cli, columns: int) -
     """Three bars with prompt, percentage and time, each on a line; then three paths and nothing else."""
     screen = Screen(flux, "imagine", "-n", "3", f"{WIDE} [[seconds 2]]", *SMALL, columns=columns)
     bars = screen.until(has_bars(3))  # type: ignore[arg-type]
-    for line in bars:
-        assert line.startswith("日本")
-        assert re.search(r"\d+% \d:\d\d:\d\d$", line)
+    for number, line in enumerate(bars, 1):
+        assert line.startswith(f"{number}/3 日本")
+        assert re.search(r"\d+% +\d:\d\d$", line)
     assert screen.end() == 0
     assert "".join(screen.text).count(".png") == 3
     assert len("".join(screen.text)) == len("".join(flux.files()))  # where it is narrow the paths wrap
@@ -37,7 +37,7 @@ def test_a_long_prompt_is_shortened_and_markup_is_text(flux: Cli) -> None:
     """Brackets come through as they are; the line stays one line."""
     screen = Screen(flux, "imagine", "[red]a[/red] [/b] kite " * 20 + "[[seconds 2]]", *SMALL, columns=60)
     (line,) = screen.until(has_bars(1))  # type: ignore[arg-type]
-    assert line.startswith("[red]a[/red] [/b]")
+    assert line.startswith("[red]a[/red] [/")
     assert "…" in line
     assert screen.end() == 0
 
@@ -61,7 +61,7 @@ def test_a_terminal_that_breaks_lines_anew_keeps_no_dead_bars(flux: Cli, flags: 
     screen.until(has_bars(2))  # type: ignore[arg-type]
     for columns in (40, 120):
         screen.reflow(columns)
-        screen.until(lambda lines: [len(line) for line in lines if "%" in line] == [columns] * 2)  # noqa: B023 - now
+        screen.until(lambda lines: [len(line) for line in lines if "%" in line] == [columns - 1] * 2)  # noqa: B023 - now
     assert screen.end() == 0
     assert not [line for line in screen.text if "━" in line]
     if not flags:
@@ -113,7 +113,7 @@ def test_colours_hold_on_dark_and_light(flux: Cli) -> None:
     """No yellow, no white, nothing nearly black: in bars with and without a percentage, tables and help."""
     with Server({"/fetch": reply({"task_id": "task-0", "status": "x"})}) as server:
         shown = [Screen(flux, "imagine", "x", env={"FLUX_CLI_API_URL": server.url})]
-        shown[0].until(lambda lines: any("0:00:01" in line for line in lines))
+        shown[0].until(lambda lines: any("0:01" in line for line in lines))
         shown[0].type("\x03")
         assert shown[0].end() == 130
     bars = Screen(flux, "imagine", "a kite [[seconds 1]]", *SMALL)
@@ -137,7 +137,7 @@ def test_without_a_utf_8_locale_nothing_breaks(flux: Cli) -> None:
     screen.raw.decode("ascii")
     screen = Screen(flux, "imagine", "x", "-m", "flüx", env=env)
     assert screen.end() == 2
-    assert "does not know" in "".join(screen.text)
+    assert "unknown model" in "".join(screen.text)
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

@@ -44,7 +44,7 @@ def on_the_wire(fault: str, reply: Reply, code: int = 0, *says: str, status: Sta
 
 OVERCOME = [
     *(
-        overcome(f"{code} twice", f"[[fetch-http {code} 2]]", f"HTTP {code}.*again")
+        overcome(f"{code} twice", f"[[fetch-http {code} 2]]", f"HTTP {code}.*retrying")
         for code in (500, 502, 503, 504)
     ),
     *(overcome(f"{code} once", f"[[fetch-http {code} 1]]") for code in (204, 301, 404, 408, 418, 425)),
