@@ -1,6 +1,7 @@
 """Options that several commands share, parsers for option values, and commands that take groups of options."""
 
 import inspect
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -9,7 +10,7 @@ import typer
 
 from flux_cli import completion
 from flux_cli.api.request import FIELDS, Body, Field, flag, parse_text, random_seed, shown
-from flux_cli.storage.durations import parse_duration
+from flux_cli.storage.durations import parse_duration, parse_moment
 
 REQUEST, OUTPUT, WAITING, SERVICE = "Request", "Output", "Waiting", "Service"
 """The groups in a command's help."""
@@ -89,6 +90,14 @@ def duration(value: Any) -> float:
     """Return the seconds of an option's value such as `90`, `90s`, `10m` or `1h`: a parser for `typer.Option`."""
     try:
         return parse_duration(str(value))
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}, not `{shown(value)}`") from None
+
+
+def moment(value: Any) -> float:
+    """Return the Unix time of an option's value such as `2026-11-25` or `2h`: a parser for `typer.Option`."""
+    try:
+        return parse_moment(str(value), time.time())
     except ValueError as error:
         raise typer.BadParameter(f"{error}, not `{shown(value)}`") from None
 

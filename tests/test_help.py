@@ -156,7 +156,8 @@ def test_the_examples_run(stage: Cli, service: Service, subtests: pytest.Subtest
 def run_example(stage: Cli, service: Service, example: str) -> None:
     """Run one example of the help."""
     task_id = (stage.cwd / "task-id").read_text()
-    command = example.replace(DOCUMENTED_ID, task_id).replace("/var/www", str(stage.home))
+    command = example.replace(DOCUMENTED_ID, task_id).replace(DOCUMENTED_ID[:8], task_id[:8])
+    command = command.replace("/var/www", str(stage.home))
     command = command.replace("http://127.0.0.1:8788", service.url).replace("…", "a-long-and-random-text")
     tools = re.findall(r"(?:^|\| )([a-z-]+)(?= )", command)
     if missing := [tool for tool in tools if not shutil.which(tool, path=stage.env["PATH"])]:

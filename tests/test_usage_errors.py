@@ -10,7 +10,7 @@ SEE_HELP = "see `flux-cli --help`"
 DASH = 'put a prompt that begins with a dash after `--`: flux-cli imagine -- "-x"'
 AFTER = "options go after the command: flux-cli {}"
 QUOTES = 'put the prompt in quotes: flux-cli imagine "a red kite"'
-STATUSES = "`--status` must be one of processing, finished, failed, unknown, unsent, not"
+STATUSES = "`--status` must be one of processing, finished, not-saved, failed, unknown, unsent, not"
 
 
 def meant(near: str) -> str:

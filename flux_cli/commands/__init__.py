@@ -6,6 +6,7 @@ SUMMARIES = {
     "wait": "Wait for tasks, and save their pictures.",
     "batch": "Generate many pictures from a file; run it again to resume.",
     "history": "Show what was submitted from here, and its outcome.",
+    "forget": "Remove tasks from the history.",
     "show": "Show a picture in the terminal, or print its path in a pipe.",
     "gallery": "Write one HTML page of generated pictures.",
     "login": "Store the API key: typed at a hidden prompt, or read from stdin.",

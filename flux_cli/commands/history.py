@@ -1,74 +1,163 @@
-"""`flux-cli history`: what was submitted from here, and what became of it."""
+"""`flux-cli history`: what was submitted from here and its outcome."""
 
-import os
 import sys
 import time
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flux_cli import completion, options
 from flux_cli.api.task import Status
-from flux_cli.ui import console, tables
+from flux_cli.commands import SUMMARIES
+from flux_cli.errors import ExitCode, LocalFileError, UsageError
+from flux_cli.ui import console
 
 if TYPE_CHECKING:
+    from flux_cli.storage.history import HistoryReader
     from flux_cli.storage.record import Record
 
 app = typer.Typer(add_completion=False)
 
 
+DETAILS = (
+    "On a terminal the newest task is at the bottom. In a pipe it comes first, and each line has time, task ID, "
+    "status, prompt, path and error, separated by tabs."
+)
+
+
+class State(StrEnum):
+    """What `--status` takes: a status, or that a finished task has no file."""
+
+    PROCESSING = Status.PROCESSING.value
+    FINISHED = Status.FINISHED.value
+    NOT_SAVED = "not-saved"
+    FAILED = Status.FAILED.value
+    UNKNOWN = Status.UNKNOWN.value
+    UNSENT = Status.UNSENT.value
+
+
 @app.command(
+    help=f"{SUMMARIES['history']}\n\n{DETAILS}",
     epilog="Examples:\n\n"
     "$ flux-cli history --limit 5\n\n"
-    "$ flux-cli history --status unknown\n\n"
-    "$ flux-cli history --search sunflower --json | jq -r .path"
+    "$ flux-cli history --status unknown --status not-saved --since 7d\n\n"
+    "$ flux-cli history --search sunflower --json | jq -r .path\n\n"
+    "$ flux-cli history kite.png",
 )
 def history(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[FILE|TASK_ID]",
+            help="Only the task of this picture, even if it was renamed, or the task with this ID or prefix.",
+            autocompletion=completion.tasks_or_files,
+        ),
+    ] = None,
     limit: Annotated[
-        int,
-        typer.Option("--limit", "-n", parser=options.integer(1), metavar="N", help="How many, the newest first."),
+        int, typer.Option("--limit", "-n", parser=options.integer(1), metavar="N", help="The newest N tasks.")
     ] = 20,
     status: Annotated[
-        Status | None,
+        list[State] | None,
         typer.Option(
             "--status",
-            parser=options.one_of(Status),
-            autocompletion=completion.words(Status),
+            parser=options.one_of(State),
+            autocompletion=completion.words(State),
             metavar="STATUS",
-            help="Only those that are processing, finished, failed, unknown (sent, no answer) or unsent.",
+            help="Only tasks that are processing, finished, not-saved (finished without a file), failed, unknown "
+            "(sent, no response) or unsent. Can be repeated.",
         ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", metavar="MODEL", help="Only tasks of this model.", autocompletion=completion.models
+        ),
+    ] = None,
+    since: Annotated[
+        float | None,
+        typer.Option(
+            "--since",
+            parser=options.moment,
+            metavar="DATE",
+            help="Only tasks submitted then or later: 2026-11-25, today, 2h, 7d.",
+        ),
+    ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option("--until", parser=options.moment, metavar="DATE", help="Only tasks submitted before then."),
     ] = None,
     search: Annotated[
         str | None,
-        typer.Option("--search", metavar="TEXT", help="Only those with this text in the prompt, id or path."),
+        typer.Option("--search", metavar="TEXT", help="Only tasks with this text in the prompt, ID or path."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object per task.")] = False,
 ) -> int:
-    """Show what was submitted from here, and what became of it."""
+    """Show what was submitted from here, and its outcome."""
+    from flux_cli.commands.tasks import warn_of_problems
     from flux_cli.storage.history import open_readonly
 
     opened = open_readonly()
-    records = list(opened.records(limit, statuses=[status] if status else (), search=search))
-    for problem in opened.problems():
-        console.warning(problem)
+    states = set(status or ())
+    filters = (states, model, since, until, search)
+    if what is not None:
+        if any(filters):
+            raise UsageError("FILE or TASK_ID cannot be combined with filters")
+        records: Sequence[Record] = _of(what, opened)
+    else:
+        records = list(
+            opened.records(
+                limit,
+                statuses=[Status(state) for state in states - {State.NOT_SAVED}],
+                unsaved=State.NOT_SAVED in states,
+                search=search,
+                model=model,
+                since=since,
+                until=until,
+            )
+        )
+    warn_of_problems(opened)
+    _print(records, json=json, filtered=any(filters))
+    return ExitCode.OK
+
+
+def _print(records: "Sequence[Record]", *, json: bool, filtered: bool) -> None:
     if json:
         for record in records:
             console.out_json(_as_json(record))
+    elif not sys.stdout.isatty():
+        for record in records:
+            console.out("\t".join(console.clean(cell) for cell in _row(record)))
     elif records:
-        columns = ("when", "task", "status", "prompt", "file")
-        tables.show(columns, map(_row, records), grow=("prompt", "file"), cut=("prompt",))
-    return 0
+        from flux_cli.ui import history_lines
+
+        history_lines.show(records)
+    else:
+        console.note("no task matches" if filtered else "the history is empty")
 
 
-def _row(record: "Record") -> tuple[str, str, str, str, str]:
-    """Return a record's cells: exact in a pipe, on a terminal as short as people need."""
-    terminal = sys.stdout.isatty()
-    form = "%b %d %H:%M" if terminal else "%Y-%m-%d %H:%M:%S"
-    when = time.strftime(form, time.localtime(record.created))
-    path = record.path or record.error or "-"
-    if terminal:
-        path = path.removeprefix(f"{os.getcwd()}{os.sep}")
-    return when, record.task_id or "-", record.status.value, record.prompt or "", path
+def _of(what: str, opened: "HistoryReader") -> "list[Record]":
+    """Return the record of a picture or task. Raises LocalFileError if there is none."""
+    from flux_cli.commands.tasks import unambiguous
+
+    path = Path(what).expanduser()
+    if path.is_file():
+        record = opened.find_picture(path)
+        if record is None:
+            raise LocalFileError(f"{path} is not a picture in the history")
+        return [record]
+    record = unambiguous(what, opened.resolve(what))
+    if record is None:
+        raise LocalFileError(f"there is no file {what}, and no such task in the history")
+    return [record]
+
+
+def _row(record: "Record") -> tuple[str, ...]:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+    path, error = record.path or "", record.error or ""
+    return when, record.task_id or "", record.status.value, record.prompt or "", path, error
 
 
 def _as_json(record: "Record") -> dict[str, object]:
@@ -84,6 +173,7 @@ def _as_json(record: "Record") -> dict[str, object]:
         "image_url": record.image_url,
         "path": record.path,
         "original_path": record.original_path,
+        "sha256": record.sha256,
         "error": record.error,
         "exit_code": record.exit_code,
         "batch": record.batch,

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from flux_cli.api.client import DEFAULT_API_URL, Client
+from flux_cli.api.client import DEFAULT_API_URL, Client, check_key_kind
 from flux_cli.api.transport import Transport
 from flux_cli.errors import NotAllowedError, UsageError
 from flux_cli.options import ServiceOptions
@@ -20,8 +20,6 @@ from flux_cli.storage.config import Config, check_api_url, find_key
 from flux_cli.storage.record import SANDBOX
 from flux_cli.ui import console
 
-OTHER_API_PREFIX = "afk_"
-"""Keys with this prefix belong to the service's other API, which this program does not speak."""
 _SANDBOX_KEY = "sandbox-key"
 
 
@@ -117,11 +115,7 @@ def _key(url: str, config: Config, *, keyless: bool) -> str:
         if not keyless:
             raise
         return ""
-    if key.startswith(OTHER_API_PREFIX) and url == DEFAULT_API_URL:
-        raise NotAllowedError(
-            f"the API key starts with {OTHER_API_PREFIX}: it belongs to the service's v2 API",
-            f"flux-cli uses the v1 API at {DEFAULT_API_URL}, which needs a key of its own",
-        )
+    check_key_kind(key, url)
     return key
 
 

@@ -1,8 +1,11 @@
-"""`flux-cli show`: a picture that was saved, in the terminal or in the default viewer."""
+"""`flux-cli show`: a saved picture, in the terminal or in the default viewer."""
 
+import contextlib
+import os
+import stat
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,24 +14,32 @@ from flux_cli.api.task import wait_command
 from flux_cli.errors import LocalFileError
 from flux_cli.ui import console
 
+if TYPE_CHECKING:
+    from flux_cli.storage.history import HistoryReader
+    from flux_cli.storage.record import Record
+
 app = typer.Typer(add_completion=False)
+
+MAX_COMPARED = 2000
+"""How many files are compared to find a picture that was renamed."""
 
 
 @app.command(
     epilog="Examples:\n\n"
+    "$ flux-cli show\n\n"
     "$ flux-cli show kite.png\n\n"
-    "$ flux-cli show 64cd7965-1b78-42c8-b929-9d7751a2e149 --open\n\n"
-    '$ cp "$(flux-cli show 64cd7965-1b78-42c8-b929-9d7751a2e149)" best.png'
+    "$ flux-cli show 64cd7965 --open\n\n"
+    '$ cp "$(flux-cli show 64cd7965)" best.png'
 )
 def show(
     what: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="FILE|TASK_ID",
-            help="A picture, or a task in the history that was saved.",
+            metavar="[FILE|TASK_ID]",
+            help="A picture, or a saved task: its ID or a prefix of at least 4 characters. Default: the newest.",
             autocompletion=completion.saved_tasks_or_files,
         ),
-    ],
+    ] = None,
     viewer: Annotated[bool, typer.Option("--open", help="Open it in the default viewer instead.")] = False,
 ) -> int:
     """Show a picture in the terminal, or print its path in a pipe."""
@@ -46,34 +57,87 @@ def show(
     return 0
 
 
-def _found(what: str) -> Path:
-    """Return the path of a picture: a file's, or where the history says that a task's was saved.
+def _found(what: str | None) -> Path:
+    """Return the path of a picture: a file's, a task's, or the newest saved one.
 
     Raises:
-        LocalFileError: There is none, or it is no picture.
+        LocalFileError: There is none, or it is not a picture.
+        UsageError: A prefix stands for several tasks.
     """
-    from flux_cli.pictures.formats import SNIFF_BYTES, sniff
+    from flux_cli.commands.tasks import unambiguous
     from flux_cli.storage.history import open_readonly
 
-    path = Path(what).expanduser()
-    if not path.exists():
-        record = open_readonly().find(what)
-        if record is None:
-            raise LocalFileError(f"there is no file {what}, and no task of that id in the history")
-        if record.path is None:
-            raise LocalFileError(f"task {what} has no picture here", f"get it with: {wait_command(what)}")
-        if record.path == "-":
-            raise LocalFileError(
-                f"the picture of task {what} went to stdout", f"get it with: {wait_command(what, ' -o FILE')}"
-            )
-        path = Path(record.path)
+    if what is not None and os.path.lexists(path := Path(what).expanduser()):
+        _check(path)
+        return path
+    history = open_readonly()
+    if what is None:
+        return _newest(history)
+    record = unambiguous(what, history.resolve(what))
+    if record is None:
+        raise LocalFileError(f"there is no file {what}, and no such task in the history")
+    path = _path_of(record)
+    _check(path)
+    return path
+
+
+def _newest(history: "HistoryReader") -> Path:
+    """Return the newest saved picture that still exists. Raises LocalFileError if there is none."""
+    from flux_cli.storage.record import STDOUT
+
+    for record in history.records():
+        if record.path not in (None, STDOUT) and os.path.isfile(record.path or ""):
+            return Path(record.path or "")
+    raise LocalFileError("the history has no saved picture", "give a file")
+
+
+def _path_of(record: "Record") -> Path:
+    """Return where a task's picture is. Raises LocalFileError if it is nowhere."""
+    from flux_cli.storage.record import STDOUT
+
+    task_id = record.task_id or ""
+    if record.path is None:
+        raise LocalFileError(f"task {task_id} is not saved", f"get it with: {wait_command(task_id)}")
+    if record.path == STDOUT:
+        hint = f"get it with: {wait_command(task_id, ' -o FILE')}"
+        raise LocalFileError(f"the picture of task {task_id} went to stdout", hint)
+    path = Path(record.path)
+    if not os.path.lexists(path):
+        moved = _renamed(record)
+        if moved is None:
+            raise LocalFileError(f"{path} no longer exists", f"get it again with: {wait_command(task_id)}")
+        return moved
+    return path
+
+
+def _renamed(record: "Record") -> Path | None:
+    """Return the file with a record's content in its directory or here, if there is one."""
+    from flux_cli.storage.files import sha256_of
+
+    path = Path(record.path or "")
+    if record.sha256 is None:
+        return None
+    candidates: list[Path] = []
+    for directory in dict.fromkeys((path.parent, Path())):
+        with contextlib.suppress(OSError):
+            candidates += sorted(each for each in directory.glob(f"*{path.suffix}") if each.is_file())
+    for candidate in candidates[:MAX_COMPARED]:
+        with contextlib.suppress(LocalFileError):
+            if sha256_of(candidate) == record.sha256:
+                return candidate
+    return None
+
+
+def _check(path: Path) -> None:
+    """Check that a file is a picture. Raises LocalFileError."""
+    from flux_cli.pictures.formats import SNIFF_BYTES, sniff
+
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block
+            raise LocalFileError(f"{path} is not a file")
         with path.open("rb") as file:
             kind = sniff(file.read(SNIFF_BYTES))
-    except FileNotFoundError:
-        raise LocalFileError(f"{path} is gone", f"get it again with: {wait_command(what)}") from None
     except OSError as error:
         raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
     if kind is None:
         raise LocalFileError(f"{path} is not a picture")
-    return path

@@ -45,7 +45,7 @@ def wait(
     pictures: PictureOptions,
     service: ServiceOptions,
 ) -> int:
-    """Wait for tasks to end, and save their pictures."""
+    """Wait for tasks, and save their pictures."""
     from flux_cli.commands import running, tasks
     from flux_cli.commands.service import choose, connect
     from flux_cli.engine.job import Job

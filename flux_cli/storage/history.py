@@ -125,6 +125,10 @@ class HistoryReader:
         """Return the newest submission that got this task ID, or None."""
         return next(self._select("task_id = ?", task_id, limit=1), None)
 
+    def of_task(self, task_id: str) -> list[Record]:
+        """Return every submission that got this task ID: one per service, and more if records were repeated."""
+        return list(self._select("task_id = ?", task_id))
+
     def resolve(self, prefix: str) -> list[Record]:
         """Return the newest record of each task whose ID has this prefix; of the task itself if it is a whole ID.
 

@@ -1,0 +1,77 @@
+"""`flux-cli forget`: remove tasks from the history."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flux_cli import completion, options
+from flux_cli.commands import SUMMARIES
+from flux_cli.errors import ExitCode, LocalFileError, UsageError
+from flux_cli.ui import console
+
+if TYPE_CHECKING:
+    from flux_cli.storage.history import HistoryReader
+    from flux_cli.storage.record import Record
+
+app = typer.Typer(add_completion=False)
+
+DETAILS = "Pictures stay where they are. `flux-cli wait --all` does not find the tasks any more."
+
+
+@app.command(
+    help=f"{SUMMARIES['forget']}\n\n{DETAILS}",
+    epilog="Examples:\n\n"
+    "$ flux-cli forget 64cd7965\n\n"
+    "$ flux-cli forget --before 30d\n\n"
+    "$ flux-cli history --status not-saved --json | flux-cli forget -",
+)
+def forget(
+    task_ids: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TASK_ID]...",
+            help="Task IDs or prefixes of at least 4 characters; - reads them from stdin.",
+            autocompletion=completion.task_ids,
+        ),
+    ] = None,
+    before: Annotated[
+        float | None,
+        typer.Option(
+            "--before",
+            parser=options.moment,
+            metavar="DATE",
+            help="All tasks submitted before then: 2026-11-25, today, 2h, 7d.",
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")] = False,
+) -> int:
+    """Remove tasks from the history."""
+    from flux_cli.commands import tasks
+    from flux_cli.storage.history import History, open_readonly, patiently
+
+    if bool(task_ids) is (before is not None):
+        raise UsageError("give either task IDs or `--before`")
+    ids = [] if before is not None else tasks.read_ids(task_ids or [])
+    opened = open_readonly()
+    found = list(opened.records(until=before)) if before is not None else _named(ids, opened)
+    if found:
+        history = History()
+        patiently(lambda: history.delete(found))
+    if not quiet:
+        lost = sum(record.unsaved for record in found)
+        what = f"{len(found)} record{'' if len(found) == 1 else 's'}"
+        console.note(f"removed {what} from the history" + (f"; {lost} not saved" if lost else ""))
+    return ExitCode.OK
+
+
+def _named(ids: Sequence[str], history: "HistoryReader") -> "list[Record]":
+    """Return the records of tasks. Raises LocalFileError if one is not in the history: then none is removed."""
+    from flux_cli.commands import tasks
+
+    found: list[Record] = []
+    for task_id, record in tasks.known(ids, history).items():
+        if record is None:
+            raise LocalFileError(f"there is no task {task_id} in the history", "see `flux-cli history`")
+        found += history.of_task(task_id)
+    return found
