@@ -1,0 +1,394 @@
+"""`flux-cli history` and `flux-cli forget`."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from flux_cli.api.task import Status
+from flux_cli.storage.durations import parse_moment
+from flux_cli.storage.history import History
+from flux_cli.storage.record import Record
+from flux_cli.ui import history_lines
+from tests.conftest import Cli
+from tests.server import png
+
+SERVICE = "https://api.example"
+NOW = 1_764_072_000.0  # 2025-11-25 12:00 UTC
+
+
+@pytest.fixture
+def tasks(cli: Cli) -> Cli:
+    """A history with one task in each state; the saved one has its picture."""
+    (cli.cwd / "kite.png").write_bytes(png())
+    outcomes: list[tuple[str, str | None, Status | None, dict[str, str | int | None]]] = [
+        ("a kite", "aaaa0000-1", Status.FINISHED, {"path": str(cli.cwd / "kite.png"), "sha256": digest(cli)}),
+        ("a lamp", "aaaa1111-2", Status.FINISHED, {}),
+        ("a wolf", "bbbb0000-3", Status.FAILED, {"error": "prompt was moderated", "exit_code": 4}),
+        ("a boat", "cccc0000-4", None, {}),
+        ("a moon", None, None, {}),
+    ]
+    with closing(History(cli.history_file)) as history:
+        for prompt, task_id, status, columns in outcomes:
+            model = "flux-dev" if prompt == "a wolf" else "flux-pro"
+            service = "sandbox" if prompt == "a boat" else SERVICE
+            (number,) = history.begin(service, [{"model": model, "prompt": prompt}])
+            if task_id:
+                history.accepted(number, task_id)
+            if status:
+                history.ended(number, status, **columns)
+    return cli
+
+
+def digest(cli: Cli) -> str:
+    """Return the SHA-256 of the saved picture."""
+    return hashlib.sha256((cli.cwd / "kite.png").read_bytes()).hexdigest()
+
+
+def prompts(cli: Cli, *arguments: str) -> list[str]:
+    """Return the prompts that `history` lists, in its order."""
+    return [task["prompt"] for task in cli.history(*arguments)]
+
+
+def test_in_a_pipe(tasks: Cli) -> None:
+    """The newest first; the error has a column of its own."""
+    rows = [line.split("\t")[1:] for line in tasks("history").lines]
+    assert rows == [
+        ["", "unknown", "a moon", "", ""],
+        ["cccc0000-4", "processing", "a boat", "", ""],
+        ["bbbb0000-3", "failed", "a wolf", "", "prompt was moderated"],
+        ["aaaa1111-2", "finished", "a lamp", "", ""],
+        ["aaaa0000-1", "finished", "a kite", str(tasks.cwd / "kite.png"), ""],
+    ]
+
+
+def test_on_a_terminal(tasks: Cli) -> None:
+    """One line per task, the newest at the bottom; sandbox and unsaved tasks are recognisable."""
+    done = tasks("history", tty=["stdout"], env={"COLUMNS": "80", "LINES": "24", "TERM": "dumb"})
+    lines = [line.split() for line in done.lines]
+    assert lines[0] == ["task", "when", "status", "model", "prompt", "file"]
+    assert [[each for each in line if each not in ("0s", "1s", "2s", "ago")] for line in lines[1:]] == [
+        ["aaaa0000", "finished", "pro", "a", "kite", "kite.png"],
+        ["aaaa1111", "not", "saved", "pro", "a", "lamp"],
+        ["bbbb0000", "failed", "dev", "a", "wolf"],
+        ["cccc0000", "processing", "pro", "(sandbox)", "a", "boat"],
+        ["-", "unknown", "pro", "a", "moon"],
+    ]
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--status", "failed"], ["a wolf"]),
+        (["--status", "failed", "--status", "unknown"], ["a moon", "a wolf"]),
+        (["--status", "not-saved"], ["a lamp"]),
+        (["--status", "finished"], ["a lamp", "a kite"]),
+        (["--model", "flux-dev"], ["a wolf"]),
+        (["--since", "1h", "--limit", "2"], ["a moon", "a boat"]),
+        (["--until", "today"], []),
+        (["--search", "KITE"], ["a kite"]),
+        (["aaaa1"], ["a lamp"]),
+        (["kite.png"], ["a kite"]),
+    ],
+)
+def test_filters(tasks: Cli, arguments: list[str], expected: list[str]) -> None:
+    """Each alone and together."""
+    assert prompts(tasks, *arguments) == expected
+
+
+def test_a_picture_that_was_moved(tasks: Cli) -> None:
+    """It is recognised by its content, wherever it is; another picture is not."""
+    (tasks.cwd / "kite.png").rename(tasks.home / "best.png")
+    assert prompts(tasks, str(tasks.home / "best.png")) == ["a kite"]
+    (tasks.cwd / "other.png").write_bytes(png(7))
+    done = tasks("history", "other.png")
+    assert (done.code, done.stderr) == (6, "error: other.png is not a picture in the history\n")
+
+
+def test_a_prefix_of_several_tasks(tasks: Cli) -> None:
+    """Exit 2, and the candidates."""
+    for command in ("history", "show", "forget", "fetch", "wait"):
+        done = tasks(command, "aaaa", env={"APIFRAME_API_KEY": "test-key-0123456789"})
+        assert done.code == 2
+        assert "task ID prefix aaaa is ambiguous: 2 tasks" in done.stderr
+        assert "give one of aaaa1111-2, aaaa0000-1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nothing.png"], 6, "there is no file nothing.png"),
+        (["kite.png", "--status", "failed"], 2, "cannot be combined"),
+        (["--since", "soon"], 2, "--since"),
+        (["--status", "odd"], 2, "--status"),
+    ],
+)
+def test_wrong_arguments(tasks: Cli, arguments: list[str], code: int, message: str) -> None:
+    """One clear error each."""
+    done = tasks("history", *arguments)
+    assert done.code == code
+    assert message in done.stderr
+
+
+def test_an_empty_history(cli: Cli, tasks: Cli, tmp_path: Path) -> None:
+    """A terminal says so; a pipe stays empty."""
+    empty = {"XDG_STATE_HOME": str(tmp_path / "empty")}
+    assert cli("history", env=empty).stderr == cli("history", "--json", env=empty).stdout == ""
+    assert cli("history", tty=["stdout"], env=empty).stderr == "the history is empty\n"
+    assert tasks("history", "--search", "nothing", tty=["stdout"]).stderr == "no task matches\n"
+
+
+def test_pager(tasks: Cli) -> None:
+    """A history longer than the screen goes to the pager; without a pager it is printed."""
+    (tasks.home / "pager").write_text(f"#!/bin/sh\ncat > {tasks.home}/paged\n")
+    (tasks.home / "pager").chmod(0o755)
+    env = {"PAGER": str(tasks.home / "pager"), "COLUMNS": "80", "LINES": "4", "TERM": "xterm"}
+    assert tasks("history", tty=["stdout"], env=env).stdout == ""
+    assert (tasks.home / "paged").read_text().count("\n") == 6
+    (tasks.home / "paged").unlink()
+    assert len(tasks("history", tty=["stdout"], env={**env, "LINES": "24"}).lines) == 6
+    assert len(tasks("history", tty=["stdout"], env={**env, "PAGER": "/no/such/pager"}).lines) == 6
+    assert len(tasks("history", tty=["stdout"], env={**env, "TERM": "dumb"}).lines) == 6
+    assert not (tasks.home / "paged").exists()
+
+
+def a_record(**columns: object) -> Record:
+    """Return a saved task."""
+    values: dict[str, object] = {
+        "number": 1,
+        "created": NOW,
+        "service": SERVICE,
+        "status": Status.FINISHED,
+        "task_id": "64cd7965-1b78-42c8-b929-9d7751a2e149",
+        "model": "flux-pro",
+        "prompt": "a sunflower field in the wind under a very big sky",
+        "request": {},
+        "path": "/pictures/2025/a-sunflower-field-in-the-wind-64cd7965.png",
+        **columns,
+    }
+    return Record(**values)  # type: ignore[arg-type] # each is of its own type
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (200, "task when status model prompt file"),
+        (80, "task when status model prompt file"),
+        (60, "task when status prompt file"),
+        (50, "task when status prompt"),
+        (40, "task status prompt"),
+        (20, "task status"),
+    ],
+)
+def test_widths(width: int, columns: str) -> None:
+    """No line is wider than the terminal: what is least important goes first."""
+    wide = a_record(prompt="日本の庭園と桜の木、夕暮れ時の美しい景色" * 3, path=None)
+    lines = history_lines.lines([a_record(), wide, a_record(service="sandbox")], width, NOW)
+    header = lines[0].plain.split()
+    assert header[: len(columns.split())] == columns.split()[: len(header)]
+    if width > 30:
+        assert header == columns.split()
+        assert max(line.cell_len for line in lines) <= width
+
+
+def test_shares() -> None:
+    """Prompt and file share the space; of a path the end is kept, of a prompt the beginning."""
+    line = history_lines.lines([a_record()], 80, NOW)[1].plain
+    assert line.startswith("64cd7965  0s ago  finished  pro    a sunflower")
+    assert line.endswith("64cd7965.png")
+    assert line.count("…") == 2
+    assert len(line) == 80
+    short = history_lines.lines([a_record(prompt="x", path="/p/x.png")], 80, NOW)[1].plain
+    assert short == "64cd7965  0s ago  finished  pro    x       /p/x.png"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "0s ago"),
+        (59, "59s ago"),
+        (60, "1m ago"),
+        (7200, "2h ago"),
+        (86400 * 29, "29d ago"),
+        (86400 * 31, "Oct 25"),
+        (86400 * 400, "2024-10"),
+    ],
+)
+def test_ages(seconds: float, text: str) -> None:
+    """At most seven characters."""
+    assert history_lines.age(seconds, NOW - seconds) == text
+
+
+def test_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As short as they can be: relative to the working directory, or to the home."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    cases: dict[str | None, str] = {
+        None: "",
+        "-": "(stdout)",
+        f"{tmp_path}/x.png": "x.png",
+        "/home/me/x.png": "~/x.png",
+        "/home/mean/x.png": "/home/mean/x.png",
+    }
+    for path, shown in cases.items():
+        assert history_lines._file(path) == shown
+    monkeypatch.setenv("HOME", "/")
+    assert history_lines._file("/x.png") == "/x.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "ago"),
+    [
+        ("2h", 7200),
+        ("7d", 7 * 86400),
+        ("1h30m", 5400),
+        ("2025-11-25T11:00:00", 3600),
+        ("2025-11-25 11:00", 3600),
+        ("2025-11-25T12:00+02:00", 7200),
+        ("today", 43200),
+        ("2025-11-25", 43200),
+        ("Yesterday", 43200 + 86400),
+    ],
+)
+def test_moments(monkeypatch: pytest.MonkeyPatch, text: str, ago: float) -> None:
+    """Dates are local, ages are before now."""
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    assert parse_moment(text, NOW) == NOW - ago
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize("text", ["", "5", "soon", "2025-13-01", "-2h"])
+def test_no_moments(text: str) -> None:
+    """What is none is rejected."""
+    with pytest.raises(ValueError, match="takes a date"):
+        parse_moment(text, NOW)
+
+
+# forget
+
+
+def test_forgetting(tasks: Cli) -> None:
+    """By ID or prefix; the picture stays, and `wait --all` has nothing left to do."""
+    done = tasks("forget", "aaaa1", "bbbb0000-3")
+    assert (done.code, done.stdout) == (0, "")
+    assert done.stderr == "removed 2 records from the history; 1 not saved\n"
+    assert prompts(tasks) == ["a moon", "a boat", "a kite"]
+    assert tasks("forget", "aaaa0000-1", "-q").stderr == ""
+    assert tasks.files() == ["kite.png"]
+    env = {"APIFRAME_API_KEY": "test-key-0123456789", "FLUX_CLI_API_URL": SERVICE}
+    assert tasks("wait", "--all", env=env).stderr == "nothing left to save\n"
+
+
+def test_forgetting_from_stdin(tasks: Cli) -> None:
+    """What `history --json` prints can be piped in."""
+    listed = tasks("history", "--json", "--status", "not-saved").stdout
+    assert tasks("forget", "-", input=listed).code == 0
+    assert prompts(tasks) == ["a moon", "a boat", "a wolf", "a kite"]
+    assert tasks("forget", "-", input="").stderr == "removed 0 records from the history\n"
+
+
+def test_forgetting_what_is_old(tasks: Cli) -> None:
+    """Also what never got an ID."""
+    assert tasks("forget", "--before", "1h").stderr == "removed 0 records from the history\n"
+    assert tasks("forget", "--before", "0s").stderr == "removed 5 records from the history; 2 not saved\n"
+    assert prompts(tasks) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "give either task IDs or `--before`"),
+        (["aaaa1", "--before", "1h"], 2, "give either task IDs or `--before`"),
+        (["aaaa1", "dddd0000"], 6, "there is no task dddd0000 in the history"),
+        (["--before", "soon"], 2, "--before"),
+    ],
+)
+def test_forgetting_nothing(tasks: Cli, arguments: list[str], code: int, message: str) -> None:
+    """One error, and no task is removed."""
+    done = tasks("forget", *arguments)
+    assert done.code == code
+    assert message in done.stderr
+    assert len(prompts(tasks)) == 5
+
+
+def test_nothing_to_forget(cli: Cli) -> None:
+    """No history is created for it."""
+    assert cli("forget", "--before", "1h").code == 0
+    assert not cli.history_file.exists()
+
+
+# show
+
+
+def test_show_without_an_argument(tasks: Cli, add_saved: Callable[[str], None]) -> None:
+    """The newest picture that exists."""
+    assert tasks("show").lines == [str(tasks.cwd / "kite.png")]
+    add_saved("newer.png")
+    add_saved("gone.png")
+    (tasks.cwd / "gone.png").unlink()
+    assert tasks("show").lines == [str(tasks.cwd / "newer.png")]
+
+
+@pytest.fixture
+def add_saved(tasks: Cli) -> Callable[[str], None]:
+    """Return a function that adds a saved task."""
+
+    def add(name: str) -> None:
+        (tasks.cwd / name).write_bytes(png())
+        with closing(History(tasks.history_file)) as history:
+            (number,) = history.begin(SERVICE, [{"prompt": name}])
+            history.accepted(number, f"task-{name}")
+            history.ended(number, Status.FINISHED, path=str(tasks.cwd / name))
+
+    return add
+
+
+def test_show_without_any_picture(cli: Cli) -> None:
+    """Exit 6."""
+    done = cli("show")
+    assert done.code == 6
+    assert "the history has no saved picture" in done.stderr
+
+
+def test_show_a_picture_that_was_renamed(tasks: Cli) -> None:
+    """It is found in its directory by its content."""
+    (tasks.cwd / "kite.png").rename(tasks.cwd / "best.png")
+    (tasks.cwd / "another.png").write_bytes(png(9))
+    (tasks.cwd / "directory.png").mkdir()
+    assert tasks("show", "aaaa0").lines == [str(tasks.cwd / "best.png")]
+    (tasks.cwd / "best.png").unlink()
+    done = tasks("show", "aaaa0")
+    assert done.code == 6
+    assert "kite.png no longer exists" in done.stderr
+
+
+def test_show_what_is_not_a_file(cli: Cli) -> None:
+    """Neither a named pipe nor a directory is opened."""
+    os.mkfifo(cli.cwd / "pipe.png")
+    for name in ("pipe.png", "."):
+        done = cli("show", name)
+        assert (done.code, done.stderr) == (6, f"error: {name} is not a file\n")
+
+
+def test_json(tasks: Cli) -> None:
+    """Everything that is recorded."""
+    (task,) = map(json.loads, tasks("history", "kite.png", "--json").lines)
+    assert task["sha256"] == digest(tasks)
+    assert (task["service"], task["model"], task["exit_code"]) == (SERVICE, "flux-pro", None)
+
+
+def test_an_unreadable_record(tasks: Cli) -> None:
+    """The others are listed, with a warning."""
+    with closing(History(tasks.history_file)) as history:
+        history._connection.execute("UPDATE submissions SET status = 'odd' WHERE prompt = 'a wolf'")
+    done = tasks("history")
+    assert (done.code, len(done.lines)) == (0, 4)
+    assert done.stderr == f"warning: skipped 1 unreadable record of the history {tasks.history_file}\n"
