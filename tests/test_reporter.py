@@ -1,6 +1,7 @@
 """The handler of a run's events: what reaches stdout and stderr, and that no failure in it stops a run."""
 
 import io
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from flux_cli.errors import ExitCode
 from flux_cli.options import PictureOptions
 from flux_cli.pictures.naming import Target
 from flux_cli.ui import preview
-from flux_cli.ui.reporter import Reporter, reporting
+from flux_cli.ui.reporter import Reporter, batch_reporting, reporting
 from flux_cli.ui.task_bars import TaskBars
 
 Capture = pytest.CaptureFixture[str]
@@ -63,11 +64,11 @@ def report(
     some: Sequence[Job],
     *events: object,
     quiet: bool = False,
-    json: bool = False,
+    as_json: bool = False,
     wanted: PictureOptions | None = None,
 ) -> Reporter:
     """Handle events and close the reporter."""
-    with reporting(some, flags="", service="sandbox", quiet=quiet, json=json, wanted=wanted) as reporter:
+    with reporting(some, flags="", service="sandbox", quiet=quiet, json=as_json, wanted=wanted) as reporter:
         for event in events:
             reporter.handle(event)  # type: ignore[arg-type] # events, but `object` reads better above
     return reporter
@@ -150,6 +151,36 @@ def test_an_error_that_holds_for_all_is_printed_once(capfd: Capture) -> None:
     result = Result(Status.UNSENT, ExitCode.NOT_ALLOWED, error="not sent: no credits left", hint="buy some")
     report(some, *(Ended(job, result) for job in some))
     assert capfd.readouterr().err == "error: not sent: no credits left\nhint: buy some\n"
+
+
+class Rows:
+    """The counts of a batch."""
+
+    total, running, over, failed, unknown = 400, 3, 12, 1, 0
+
+
+def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:
+    """Except for what holds for all rows; results are printed as they come, with their rows."""
+    rows = jobs(4)
+    for line, job in enumerate(rows, 2):
+        job.row, job.line = f"row-{line}", line
+    one, two, three, four = rows
+    three.task_id = four.task_id = None
+    rejected = Result(Status.FAILED, ExitCode.USAGE, error="the service rejected the request: width")
+    unsent = Result(Status.UNSENT, ExitCode.SERVICE_DOWN, error="not sent: DNS lookup failed")
+    with batch_reporting(
+        Rows(), "rows.csv", service="x", quiet=False, json=True, force=False, sidecar=False
+    ) as reporter:
+        for job, result in ((two, finished(two)), (one, failed(one)), (three, rejected), (four, unsent)):
+            reporter.handle(Ended(job, result))
+    out, err = capfd.readouterr()
+    assert [json.loads(line)["line"] for line in out.splitlines()] == [3, 2, 4, 5]
+    assert err.splitlines() == [
+        "12/400 finished rows.csv:3 in 3.2 s: 2a5b8f64-1b78",
+        "error: rows.csv:2: task 1a5b8f64 failed: prompt was moderated",
+        "error: rows.csv:4: the service rejected the request: width",
+        "error: not sent: DNS lookup failed",
+    ]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")

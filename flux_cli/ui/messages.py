@@ -57,8 +57,10 @@ class Messages:
             console.warning(f"{self._prefix(job)}{message}{missing}")
 
     def _error(self, job: Job, result: Result) -> None:
-        if job.task_id is None:
-            self._once(console.error, result.error or "")
+        if result.status in (Status.UNSENT, Status.UNKNOWN):
+            self._once(console.error, result.error or "")  # most likely the same for every task
+        elif job.task_id is None:
+            console.error(f"{self._prefix(job)}{result.error}")
         else:
             failed = " failed" if result.status is Status.FAILED else ""
             console.error(f"{self._prefix(job)}task {short(job.task_id)}{failed}: {result.error}")

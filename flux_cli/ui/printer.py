@@ -100,4 +100,4 @@ class ResultPrinter:
 
 def _row(job: Job) -> dict[str, object]:
     """Return the keys that say which row of a batch a job is."""
-    return {} if job.row is None else {"row": job.row, "line": getattr(job, "line", None)}
+    return {} if job.row is None else {"row": job.row, "line": job.line}

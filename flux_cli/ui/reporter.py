@@ -132,7 +132,7 @@ def batch_reporting(
     """
 
     def row(job: Job) -> str:
-        return f"{name}:{getattr(job, 'line', 0)}"
+        return f"{name}:{job.line}"
 
     messages = Messages(quiet=quiet, prefix=lambda job: f"{row(job)}: ")
     printer = ResultPrinter(None, json=json)
