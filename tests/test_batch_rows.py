@@ -340,7 +340,7 @@ BAD = [
     (
         "jsonl",
         '{"prompt": "a", "image_prompt": "-"}',
-        ["rows:1: column 17 (`image_prompt`) takes a file or a URL, standard input has the rows"],
+        ["rows:1: column 17 (`image_prompt`) must be a file or a URL: stdin contains the rows"],
     ),
     (
         "jsonl",

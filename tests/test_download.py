@@ -16,7 +16,7 @@ from PIL import Image
 from flux_cli.api.task import Status, Task
 from flux_cli.errors import LocalFileError
 from flux_cli.pictures import formats
-from flux_cli.pictures.download import DownloadError, Partial, Retry, absolute_url, fetch_image, image_session
+from flux_cli.pictures.download import DownloadError, Partial, Retry, fetch_image, image_session
 from flux_cli.pictures.formats import (
     AVIF,
     GIF,
@@ -327,20 +327,6 @@ def test_data_urls(tmp_path: Path) -> None:
         for url in ("data:image/png;base64,*", "data:image/png", f"data:;base64,{encoded[:40]}", "data:,%3Chtml"):
             assert failed(server, tmp_path, url=url).kind is not None
         assert not server.received
-
-
-@pytest.mark.parametrize(
-    ("url", "absolute"),
-    [
-        ("/x.png", "https://api.test:9/x.png"),
-        ("//cdn.test/x.png", "https://cdn.test/x.png"),
-        ("https://cdn.test/x.png", "https://cdn.test/x.png"),
-        ("x.png", "x.png"),
-    ],
-)
-def test_relative_urls(url: str, absolute: str) -> None:
-    """A URL without a host is one of the API's host; nothing else is completed."""
-    assert absolute_url(url, "https://api.test:9/base") == absolute
 
 
 @pytest.mark.parametrize(

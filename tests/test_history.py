@@ -22,7 +22,7 @@ from flux_cli.storage.history import History, open_readonly, patiently
 from flux_cli.storage.record import Record
 from tests.conftest import KEY, Cli
 from tests.faults.mounts import make_read_only, tmpfs
-from tests.server import Request, Server, reply, submitted
+from tests.server import Request, Server, png, reply, submitted
 
 SERVICE = "https://api.example"
 
@@ -435,8 +435,6 @@ READERS = (
 
 def saved(cli: Cli) -> None:
     """Record a task whose picture exists."""
-    from tests.server import png
-
     (cli.cwd / "x.png").write_bytes(png())
     with closing(History(cli.history_file)) as history:
         history.ended(add(history, "task-0"), Status.FINISHED, path=str(cli.cwd / "x.png"))
@@ -692,7 +690,7 @@ def test_the_id_is_on_the_disk_before_anything_is_asked_or_told(cli: Cli) -> Non
 
 def test_the_images_of_a_request_are_described_not_kept(cli: Cli) -> None:
     """Neither the bytes of an image prompt nor a webhook's secret get into the file."""
-    image = b"\x89PNG\r\n\x1a\n" + os.urandom(30_000)
+    image = png(30_000)
     (cli.cwd / "in.png").write_bytes(image)
     with Server() as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}

@@ -518,7 +518,7 @@ def test_all_that_is_wrong_is_told_with_an_image_prompt_that_cannot_be_read(flux
     page = f"{service.url}/__page__"
     done = flux("imagine", "x", "--image-prompt", page)
     assert done.code == 5
-    assert f"`--image-prompt` cannot be had from {page}" in done.stderr
+    assert f"`--image-prompt` cannot be downloaded from {page}" in done.stderr
 
 
 @pytest.mark.parametrize("command", ["--help", "wait --help"])

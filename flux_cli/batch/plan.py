@@ -1,18 +1,17 @@
 """What a run does with each row of a batch, and the counts of its outcome."""
 
-import functools
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
-from flux_cli.api.request import Body, is_http_url
+from flux_cli.api.request import Body
 from flux_cli.api.task import Status
 from flux_cli.batch.rows import Row, target_for
 from flux_cli.batch.shards import Shard
 from flux_cli.engine.job import Job, Result
-from flux_cli.errors import ExitCode, LocalFileError, worst
+from flux_cli.errors import ExitCode, worst
 from flux_cli.pictures import image_prompt
 from flux_cli.storage.files import local_errors
 
@@ -298,21 +297,5 @@ def bodies(row: Row, settings: Settings) -> tuple[Body, dict[str, object], str |
     if source is None:
         return body, recorded, None
     del body["image_prompt"]
-    recorded["image_prompt"] = _described(str(source))
+    recorded["image_prompt"] = image_prompt.description(str(source))
     return body, recorded, str(source)
-
-
-@functools.lru_cache(maxsize=64)
-def _described_file(source: str, _changed: int, _size: int) -> Mapping[str, object]:
-    return image_prompt.load(source).described()
-
-
-def _described(source: str) -> Mapping[str, object]:
-    """Return what is recorded of an image prompt; for a URL only the URL, since it has not been fetched yet."""
-    if not is_http_url(source):
-        try:
-            about = Path(source).expanduser().stat()
-            return _described_file(source, about.st_mtime_ns, about.st_size)
-        except (OSError, LocalFileError):
-            pass  # it was removed after the check; its row will report that when it is to be sent
-    return {"type": None, "bytes": None, "sha256": None, "source": source}

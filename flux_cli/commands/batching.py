@@ -59,7 +59,7 @@ def flag_defaults(
             raise UsageError("FILE and `--image-prompt` cannot both come from stdin")
         image = image_prompt.load(request.image_prompt)
         body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
-        broken += filter(None, [image.broken_rule()])
+        broken += filter(None, [image.violation()])
     if broken:
         rules = violations({**body, "prompt": "…"}, flag) if format_name == "text" else ()
         raise ViolationsError([*broken, *rules])

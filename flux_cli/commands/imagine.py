@@ -205,7 +205,7 @@ def _bodies(
     elif unreadable is not None:
         body["image_prompt"] = ""  # there is one, for the rules
     if not no_validate:
-        broken += filter(None, [image.broken_rule() if image else None, *violations(body, request.name_of)])
+        broken += filter(None, [image.violation() if image else None, *violations(body, request.name_of)])
     if unreadable is not None:
         if not broken:
             raise unreadable

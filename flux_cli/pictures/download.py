@@ -258,26 +258,23 @@ def _checked_url(url: str, allow_http: bool) -> str:
     return url
 
 
-def absolute_url(url: str, api_url: str) -> str:
-    """Return a picture's URL; one that begins with a slash has the scheme, or scheme and host, of the API's."""
-    try:
-        return urljoin(api_url, url) if url.startswith("/") else url
-    except ValueError:
-        raise DownloadError(f"invalid URL: {url[:60]}", Retry.FINAL) from None
+def decode_data_url(url: str) -> bytes:
+    """Return the content of a `data:` URL (RFC 2397). Raises ValueError if it has none."""
+    head, comma, text = url[5:].partition(",")
+    if not comma:
+        raise ValueError("no comma")
+    content = unquote_to_bytes(text)
+    if not head.lower().endswith(";base64"):
+        return content
+    content = re.sub(rb"[\s=]", b"", content).translate(bytes.maketrans(b"-_", b"+/"))
+    return base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
 
 
 def _write_data_url(url: str, partial: Partial, on_bytes: OnBytes, limit: int) -> None:
-    """Write the content of a `data:` URL (RFC 2397) to the file."""
-    head, comma, text = url[5:].partition(",")
-    content = unquote_to_bytes(text)
-    if head.lower().endswith(";base64"):
-        content = re.sub(rb"[\s=]", b"", content).translate(bytes.maketrans(b"-_", b"+/"))
-        try:
-            content = base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
-        except ValueError:
-            comma = ""
-    if not comma:
-        raise DownloadError("invalid data: URL", Retry.FINAL)
+    try:
+        content = decode_data_url(url)
+    except ValueError:
+        raise DownloadError("invalid data: URL", Retry.FINAL) from None
     if len(content) > limit:
         raise _too_large(limit)
     partial.clear()

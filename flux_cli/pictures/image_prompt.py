@@ -1,137 +1,262 @@
-"""An image prompt: read from a file, standard input or a URL, and checked before it is sent."""
+"""Image prompts: read from a file, standard input or a URL, and checked to be complete before anything is sent."""
 
 import base64
+import functools
 import hashlib
+import io
 import os
+import re
+import stat
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, is_http_url
+from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, is_http_url, shown
 from flux_cli.errors import FluxError, LocalFileError, ServiceDownError, UsageError
-from flux_cli.pictures.formats import PROMPT_TYPES, SNIFF_BYTES, ImageType, sniff
+from flux_cli.pictures.formats import PROMPT_TYPES, SNIFF_BYTES, ImageType, find_damage, sniff
+
+if TYPE_CHECKING:
+    import requests
 
 DOWNLOAD_SECONDS = 60.0
-"""How long the download of an image prompt may take."""
+"""The limit for the download of an image prompt."""
+
+_URL = re.compile(r"(https?|file|data):|([a-z][a-z0-9+.-]{1,20})://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """The bytes of an image prompt and where they came from: an absolute path, a URL, or None for stdin."""
+    """The bytes of an image prompt.
+
+    Attributes:
+        source: Where they came from: an absolute path or a URL without credentials and query; None if they cannot
+            be read again (stdin, a `data:` URL).
+    """
 
     content: bytes
     source: str | None
 
     @property
     def kind(self) -> ImageType | None:
-        """The image's type, None if it has none that is known."""
+        """The image type, or None if it is not recognised."""
         return sniff(self.content[:SNIFF_BYTES])
 
-    def broken_rule(self) -> str | None:
-        """Return what is wrong with it, if anything is."""
-        broken = _broken(len(self.content), self.kind)
+    def violation(self) -> str | None:
+        """Return the rule that the image breaks, or None."""
+        broken = _violation(io.BytesIO(self.content), len(self.content))
         return f"`--image-prompt` {broken}" if broken else None
 
     def encoded(self) -> str:
-        """Return it as the request holds it: base64 of the bytes."""
+        """Return the value for the request: the bytes in base64."""
         return base64.b64encode(self.content).decode()
 
     def described(self) -> dict[str, object]:
-        """Return what stands for it where the bytes are too much: type, size in bytes, SHA-256 and source."""
-        return {
-            "type": self.kind.mime if self.kind else None,
-            "bytes": len(self.content),
-            "sha256": hashlib.sha256(self.content).hexdigest(),
-            "source": self.source,
-        }
+        """Return what the history and sidecars record instead of the bytes."""
+        return _description(
+            source=self.source,
+            kind=self.kind.mime if self.kind else None,
+            size=len(self.content),
+            sha256=hashlib.sha256(self.content).hexdigest(),
+        )
 
 
 def load(source: str) -> ImagePrompt:
-    """Read an image prompt from a path, `-` (standard input, bytes) or an http(s) URL.
+    """Read an image prompt from a path, `-` (stdin) or a `file:`, `data:`, http or https URL.
 
-    At most a byte more than the largest image prompt is read; whether it is one, `broken_rule` tells.
+    At most one byte more than the largest image prompt is read. The image itself is checked by `violation`.
 
     Raises:
         LocalFileError: The file cannot be read.
-        ServiceDownError: The URL cannot be had.
-        UsageError: What it serves is no image.
+        ServiceDownError: The URL cannot be downloaded.
+        UsageError: The URL is invalid, or it has no image.
     """
     if source == "-":
         return ImagePrompt(sys.stdin.buffer.read(MAX_IMAGE_PROMPT_BYTES + 1), None)
-    if source.startswith(("http://", "https://")) and is_http_url(source):
-        return ImagePrompt(_downloaded(source), source)
-    if not source:
-        raise LocalFileError("`--image-prompt` takes a file, a URL or -, not nothing")
-    path = Path(source).expanduser()
+    scheme = _scheme(source)
+    if scheme == "data":
+        from flux_cli.pictures.download import decode_data_url
+
+        try:
+            return ImagePrompt(decode_data_url(source), None)
+        except ValueError:
+            raise UsageError(f"`--image-prompt` is not a valid data: URL: {quoted(source)}") from None
+    if scheme in ("http", "https"):
+        return ImagePrompt(_downloaded(source), public_source(source))
+    path = _path(source)
     try:
         with path.open("rb") as file:
             content = file.read(MAX_IMAGE_PROMPT_BYTES + 1)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise LocalFileError(f"cannot read the image prompt {source}: {reason.lower()}") from None
+        raise LocalFileError(f"cannot read the image prompt {quoted(source)}: {_reason(error)}") from None
     return ImagePrompt(content, str(path.absolute()))
 
 
 def load_checked(source: str) -> ImagePrompt:
-    """Read an image prompt that has to be one. Raises as `load` does, and UsageError where it is none."""
+    """Read an image prompt and check it. Raises the errors of `load`, and UsageError if it breaks a rule."""
     image = load(source)
-    if broken := image.broken_rule():
-        raise UsageError(f"{broken}: {source}")
+    if broken := image.violation():
+        raise UsageError(f"{broken}: {quoted(source)}")
     return image
 
 
 def problem(source: str) -> str | None:
-    """Return what is wrong with a path or URL as an image prompt, as far as it shows without reading all of it."""
+    """Return what is wrong with the image prompt of a batch row, or None; http URLs are not downloaded."""
     if source == "-":
-        return "takes a file or a URL, standard input has the rows"
-    if source.startswith(("http://", "https://")) and is_http_url(source):
-        return None
+        return "must be a file or a URL: stdin contains the rows"
     try:
-        with Path(source).expanduser().open("rb") as file:
-            return _broken(os.fstat(file.fileno()).st_size, sniff(file.read(SNIFF_BYTES)))
+        scheme = _scheme(source)
+        if scheme in ("http", "https"):
+            return None
+        if scheme == "data":
+            image = load(source)
+            return _violation(io.BytesIO(image.content), len(image.content))
+        path = _path(source)
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            return f"is not a regular file: {quoted(source)}"
+        return _file_violation(path, about.st_mtime_ns, about.st_size)
+    except (UsageError, LocalFileError) as error:
+        return error.message.removeprefix("`--image-prompt` ")
     except (OSError, ValueError) as error:
-        return f"cannot be read: {source}: {(getattr(error, 'strerror', None) or str(error)).lower()}"
+        return f"cannot be read: {quoted(source)}: {_reason(error)}"
 
 
-def _broken(size: int, kind: ImageType | None) -> str | None:
+def description(source: str) -> dict[str, object]:
+    """Return what is recorded of an image prompt before it is sent; one with an http URL is not downloaded."""
+    scheme = _scheme(source)
+    if scheme == "data":
+        return load(source).described()
+    if scheme in (None, "file"):
+        try:
+            about = _path(source).stat()
+            return dict(_file_description(source, about.st_mtime_ns, about.st_size))
+        except (OSError, ValueError, LocalFileError):
+            pass  # it was removed after the check
+    return _description(source=public_source(source))
+
+
+def public_source(source: str) -> str:
+    """Return a source as it may be recorded: a URL without credentials, query and fragment."""
+    if _scheme(source) not in ("http", "https"):
+        return source
+    parts = urlsplit(source)
+    return parts._replace(netloc=_host(parts), query="", fragment="").geturl()
+
+
+def quoted(source: str) -> str:
+    """Return a source as messages quote it: without credentials, at most 60 characters."""
+    try:
+        return shown(public_source(source))
+    except UsageError:
+        return shown(source)
+
+
+def _scheme(source: str) -> str | None:
+    """Return the scheme of a URL in lower case, or None for a path. Raises UsageError for a URL of no use."""
+    match = _URL.match(source)
+    if not match or (match[2] and os.path.lexists(source)):
+        return None
+    scheme = (match[1] or match[2]).lower()
+    if scheme in ("http", "https") and not is_http_url(source):
+        raise UsageError("`--image-prompt` is not a valid URL")
+    if scheme == "file" and urlsplit(source).netloc.lower() not in ("", "localhost"):
+        raise UsageError("`--image-prompt` is a file: URL of another host")
+    if match[2]:
+        raise UsageError(f"`--image-prompt` cannot be a {shown(scheme)}: URL; use a file, https: or data:")
+    return scheme
+
+
+def _path(source: str) -> Path:
+    if not source:
+        raise LocalFileError("`--image-prompt` is empty: give a file, a URL or -")
+    if _scheme(source) == "file":
+        return Path(os.path.abspath(unquote(urlsplit(source).path, errors="surrogateescape")))
+    return Path(os.path.expanduser(source))  # Path's own raises for a user that does not exist
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
+def _violation(file: BinaryIO, size: int) -> str | None:
     if size > MAX_IMAGE_PROMPT_BYTES:
-        return f"takes at most {MAX_IMAGE_PROMPT_BYTES // 2**20} MiB"
+        return f"must be at most {MAX_IMAGE_PROMPT_BYTES // 2**20} MiB"
+    file.seek(0)
+    kind = sniff(file.read(SNIFF_BYTES))
     if kind not in PROMPT_TYPES:
         what = "an empty file" if not size else "a file of another kind" if kind is None else kind.mime
-        return f"takes a PNG, JPEG or WebP image, not {what}"
-    return None
+        return f"must be a PNG, JPEG or WebP image, not {what}"
+    damage = find_damage(file, kind)
+    return f"cannot be used: {damage.value}" if damage else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_violation(path: Path, _changed: int, size: int) -> str | None:
+    """Check a file once, though many rows may use it."""
+    with path.open("rb") as file:
+        return _violation(file, size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _file_description(source: str, _changed: int, _size: int) -> dict[str, object]:
+    return load(source).described()
+
+
+def _description(
+    *, source: str | None, kind: str | None = None, size: int | None = None, sha256: str | None = None
+) -> dict[str, object]:
+    return {"type": kind, "bytes": size, "sha256": sha256, "source": source}
+
+
+def _host(parts: SplitResult) -> str:
+    return parts.netloc.rpartition("@")[2]
 
 
 def _downloaded(url: str) -> bytes:
-    from flux_cli.pictures.download import (  # requests: 160 ms
-        DownloadError,
-        NotAnImageError,
-        Partial,
-        fetch_image,
-        image_session,
-    )
+    from flux_cli.pictures.download import DownloadError, NotAnImageError, Partial, fetch_image, image_session
 
     until = time.monotonic() + DOWNLOAD_SECONDS
 
     def in_time(_received: int, _total: int | None) -> None:
         if time.monotonic() > until:
-            raise ServiceDownError(f"the image prompt {url} took more than {DOWNLOAD_SECONDS:.0f} s to arrive")
+            raise ServiceDownError(
+                f"the download of the image prompt {quoted(url)} took more than {DOWNLOAD_SECONDS:.0f} s"
+            )
 
+    parts = urlsplit(url)
+    session = image_session()
+    session.auth = _credentials(parts)
     with tempfile.NamedTemporaryFile() as file:
         try:
             fetch_image(
-                url,
+                parts._replace(netloc=_host(parts), fragment="").geturl(),
                 Partial(cast(BinaryIO, file)),  # it acts as one; `fetch_image` needs its name
-                session=image_session(),
+                session=session,
                 allow_http=True,
                 on_bytes=in_time,
                 limit=MAX_IMAGE_PROMPT_BYTES,
             )
         except DownloadError as error:
             kind: type[FluxError] = UsageError if isinstance(error, NotAnImageError) else ServiceDownError
-            raise kind(f"`--image-prompt` cannot be had from {url}: {error.reason}") from None
+            raise kind(f"`--image-prompt` cannot be downloaded from {quoted(url)}: {error.reason}") from None
         file.seek(0)
-        return file.read()
+        return file.read(MAX_IMAGE_PROMPT_BYTES + 1)
+
+
+def _credentials(parts: SplitResult) -> "Callable[[requests.PreparedRequest], requests.PreparedRequest]":
+    """Return what authenticates requests to the URL's own origin with its user name, and no others."""
+    from requests.auth import HTTPBasicAuth
+
+    basic = HTTPBasicAuth(unquote(parts.username or ""), unquote(parts.password or ""))
+
+    def authenticate(prepared: "requests.PreparedRequest") -> "requests.PreparedRequest":
+        target = urlsplit(prepared.url or "")
+        same = (target.scheme, target.hostname, target.port) == (parts.scheme, parts.hostname, parts.port)
+        return basic(prepared) if same and parts.username is not None else prepared
+
+    return authenticate

@@ -113,7 +113,7 @@ def check(target: Target) -> None:
     directory = target.directory / fixed
     try:
         make_directory(directory)
-    except FileExistsError:
+    except (FileExistsError, NotADirectoryError):
         raise LocalFileError(f"{directory} is not a directory") from None
     except OSError as error:
         raise LocalFileError(

@@ -17,7 +17,6 @@ from flux_cli.pictures.download import (
     DownloadError,
     OnBytes,
     Partial,
-    absolute_url,
     fetch_image,
     image_session,
 )
@@ -137,7 +136,7 @@ class Saver:
         on_bytes(0, None)  # a stopped run leaves no file behind
         with self._session() as session, transfer.partial(_directory(target, values)) as partial:
             kind = fetch_image(
-                absolute_url(url or "", self._api_url),
+                url or "",
                 partial,
                 session=session,
                 allow_http=self._api_url.startswith("http:"),

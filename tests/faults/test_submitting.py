@@ -10,7 +10,7 @@ import pytest
 from flux_cli.api.task import Status
 from tests.conftest import KEY, Cli
 from tests.faults.table import Row, check_all
-from tests.server import Action, Reply, Server, http, in_turn, reply, slowly, submitted
+from tests.server import Action, Reply, Server, http, in_turn, png, reply, slowly, submitted
 
 UNKNOWN = r"may have been accepted and billed"
 HOW_TO_CHECK = r"`flux-cli account` and `flux-cli history`"
@@ -48,7 +48,7 @@ GOOD = json.dumps({"task_id": "task-0"}).encode()
 
 def with_large_image(cli: Cli) -> None:
     """Put an image prompt into the working directory that does not fit into the socket's buffers."""
-    (cli.cwd / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(9_000_000))
+    (cli.cwd / "large.png").write_bytes(png(9_000_000))
 
 
 REFUSED = [
