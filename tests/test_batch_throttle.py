@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli.engine.throttle import FAILING_SECONDS, FIRST_WINDOW, LOOK_GRACE_SECONDS, Throttle
+from flux_cli.engine.throttle import CHECK_GRACE_SECONDS, FAILING_SECONDS, FIRST_WINDOW, Throttle
 from tests import lean
 from tests.conftest import KEY, Cli
 
@@ -77,13 +77,13 @@ def test_while_the_service_cannot_say_how_tasks_stand_nothing_is_submitted() -> 
     throttle = Throttle(ceiling=64)
     now = 100.0
     for _ in range(8):
-        pause = throttle.look_failed(now, sent=now - 0.5)
-        assert not throttle.admits(in_flight=0, unanswered=0, now=now + pause + LOOK_GRACE_SECONDS / 2)
+        pause = throttle.check_failed(now, sent=now - 0.5)
+        assert not throttle.admits(in_flight=0, unanswered=0, now=now + pause + CHECK_GRACE_SECONDS / 2)
         now += pause
-    throttle.looked()
-    assert throttle.failed_looks == 0
-    throttle.look_failed(1000.0, sent=999.0)
-    throttle.look_failed(1000.0 + FAILING_SECONDS + 1, sent=1000.0 + FAILING_SECONDS)
+    throttle.checked()
+    assert throttle.failed_checks == 0
+    throttle.check_failed(1000.0, sent=999.0)
+    throttle.check_failed(1000.0 + FAILING_SECONDS + 1, sent=1000.0 + FAILING_SECONDS)
     assert throttle.admits(in_flight=0, unanswered=0, now=1000.0 + FAILING_SECONDS + 2)
 
 
@@ -104,7 +104,7 @@ def test_whatever_happens_something_can_be_submitted_again(ceiling: int, story: 
         elif what == "failed":
             throttle.failed(now, now - number)
         else:
-            throttle.look_failed(now, now - number)
+            throttle.check_failed(now, now - number)
         assert 1 <= throttle.limit <= ceiling
         assert 1 <= throttle.window <= ceiling
     assert throttle.admits(in_flight=0, unanswered=0, now=EVER)

@@ -23,11 +23,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flux_cli.commands.listen import Teller
+from flux_cli.api.client import Client
+from flux_cli.api.transport import Transport
+from flux_cli.commands.listen import EventDisplay
 from flux_cli.errors import UsageError
 from flux_cli.pictures.saving import Saver
+from flux_cli.webhooks.bridge import Bridge, Orders
 from flux_cli.webhooks.event import MAX_BODY_BYTES, Event, check_secret, is_secret, read_event, read_secret_file
-from flux_cli.webhooks.listener import Listener, Orders
+from flux_cli.webhooks.journal import EventJournal
 from flux_cli.webhooks.receiver import MAX_CONNECTIONS, Reception, receiving
 from tests.conftest import Cli, Done, Service, wait_until
 
@@ -558,10 +561,12 @@ def test_a_closed_stdout_ends_it_with_141_after_saving(flux: Cli, listen: Listen
     assert flux.files() == []
 
 
-def test_more_than_can_be_kept_is_sent_away() -> None:
-    """A sender that floods does not fill the memory; by the service's bodies there is room for thousands."""
-    watcher = Teller("", json=False, quiet=True, verbose=False)
-    listener = Listener(None, Saver("http://127.0.0.1:1"), None, watcher, Orders(None))
+def test_a_flood_is_rejected(tmp_path: Path) -> None:
+    """A sender cannot fill the memory; there is room for thousands of the service's bodies."""
+    client = Client(Transport("http://127.0.0.1:1", ""))
+    display = EventDisplay("", json=False, quiet=True, verbose=False)
+    saver = Saver("http://127.0.0.1:1")
+    listener = Bridge(client, saver, None, "", display, Orders(None), EventJournal(tmp_path), confirms=False)
     usual = read_event(GOOD.encode())
     assert all(listener.deliver(usual) for _ in range(10_000))
     large = read_event(GOOD.encode() + b" " * (MAX_BODY_BYTES - len(GOOD)))

@@ -5,7 +5,8 @@ from pathlib import Path
 from flux_cli.api.task import Status, Task
 from flux_cli.batch.plan import Counts, State, state_of
 from flux_cli.batch.results_file import ResultsFile
-from flux_cli.engine.job import Job, Observer, Result
+from flux_cli.engine.job import Job, Result
+from flux_cli.engine.observers import Observer
 from flux_cli.errors import ExitCode, LocalFileError
 from flux_cli.storage.record import Record
 

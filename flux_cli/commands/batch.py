@@ -211,6 +211,6 @@ def batch(
         batching.prepared(rows, read.name, wanted) as (plan, history, results),
         connect(choice, wanted.secret) as connected,
     ):
-        way = batching.run_plan(connected.name, concurrency, limit)
+        way = batching.run_plan(concurrency, limit)
         saver = Saver(connected.url, connected.client.trace, original=original)
         return batching.run(plan, read.name, history, results, connected, saver, way, service, sidecar=sidecar)

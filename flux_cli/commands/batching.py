@@ -16,6 +16,8 @@ from flux_cli.batch.rows import Checks, Row
 from flux_cli.batch.shards import Shard, claimed
 from flux_cli.commands.service import Service
 from flux_cli.engine import run as engine
+from flux_cli.engine.observers import handler
+from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError, ViolationsError, worst
 from flux_cli.options import PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.pictures import image_prompt, naming
@@ -27,6 +29,8 @@ from flux_cli.ui.batch_progress import RowPrinter, batch_observer
 
 PATIENCE_SECONDS = 3600.0
 """The longest that one row waits for a service that asks to slow down, or that cannot be reached."""
+PICTURE_SECONDS = 600.0
+"""How long one picture is tried for; a later run tries again."""
 CREDITS_SECONDS = 5.0
 """The timeout for fetching the credits, which are only displayed."""
 
@@ -146,14 +150,13 @@ def _known(rows: Sequence[Row], wanted: Settings, history: History, results: Res
     return known
 
 
-def run_plan(service: str, concurrency: int, timeout: float | None) -> engine.Plan:
+def run_plan(concurrency: int, timeout: float | None) -> engine.Plan:
     """Return the plan of the engine's run: with much patience."""
     return engine.Plan(
-        service,
         concurrency=concurrency,
         timeout=timeout,
         patience=PATIENCE_SECONDS,
-        picture_patience=PATIENCE_SECONDS,
+        picture_patience=PICTURE_SECONDS,
     )
 
 
@@ -188,7 +191,8 @@ def run(
                 quiet=options.quiet,
             )
             recorder = Recorder(printer, counts, results)
-            code = engine.Run(service.client, saver, history, recorder, way).run(plan.jobs())
+            store = HistoryStore(history, service.name)
+            code = engine.Run(service.client, saver, store, handler(recorder), way).run(plan.jobs())
             codes = [printer.exit_code(code), counts.exit_code]
         codes += _finish(results, recorder)
         after = None if options.quiet else _credits(service)

@@ -120,8 +120,8 @@ def _downloaded(
     from flux_cli.engine.events import Ended, Event, NotDeliveredError
     from flux_cli.engine.job import Job, Result
     from flux_cli.engine.run import Plan, Run
+    from flux_cli.engine.store import HistoryStore
     from flux_cli.pictures.saving import Saver
-    from flux_cli.ui.observing import EventObserver
     from flux_cli.ui.reporter import reporting
 
     jobs = []
@@ -146,8 +146,8 @@ def _downloaded(
                 results[event.job.task_id] = replace(lost, exit_code=error.exit_code, resumable=True)
                 raise
 
-        plan = Plan(service.name, timeout=DEFAULT_TIMEOUT)
-        Run(service.client, saver, history, EventObserver(handle), plan).run(jobs)
+        store = HistoryStore(history, service.name) if history else None
+        Run(service.client, saver, store, handle, Plan(timeout=DEFAULT_TIMEOUT)).run(jobs)
     return [results.get(result.task_id, result) for result in seen]
 
 

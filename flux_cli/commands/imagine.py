@@ -130,7 +130,7 @@ def imagine(
     with connect(choice, request.webhook_secret) as connected:
         if count > running.CONFIRMED_PICTURES and not service.quiet and connected.name != SANDBOX:
             running.announce_cost(count, running.credits_left(connected))
-        plan = Plan(connected.name, wait=not no_wait, timeout=limit)
+        plan = Plan(wait=not no_wait, timeout=limit)
         return running.run_jobs(jobs, connected, history, service, output, plan, pictures)
 
 

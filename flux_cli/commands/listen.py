@@ -1,6 +1,7 @@
 """`flux-cli listen`: receive webhooks here."""
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,7 +99,8 @@ def listen(
         raise MissingExtraError("`flux-cli listen`", "listen") from error
     from flux_cli.pictures.saving import Saver
     from flux_cli.webhooks import event as webhook
-    from flux_cli.webhooks.listener import Listener, Orders
+    from flux_cli.webhooks.bridge import Bridge, Orders
+    from flux_cli.webhooks.journal import EventJournal
 
     config = settings.load()
     secret = _secret(secret_file, insecure, config)
@@ -110,18 +112,21 @@ def listen(
     with _connected(service, config, secret) as (connected, has_key):
         if target is not None:
             naming.check(target)
-        teller = Teller(connected.flags, json=service.json, quiet=service.quiet, verbose=service.verbose)
+        display = EventDisplay(connected.flags, json=service.json, quiet=service.quiet, verbose=service.verbose)
         saver = Saver(connected.url, connected.client.trace, original=output.original)
         orders = Orders(target, until, forward_to, secret)
-        listener = Listener(connected.client if has_key else None, saver, _history(), teller, orders)
-        reception = Reception(secret, listener.deliver, listener.refused, listener.failed)
-        with receiving(host, port, reception) as url:
+        with contextlib.closing(EventJournal()) as journal, contextlib.closing(display):
+            bridge = Bridge(
+                connected.client, saver, _history(), connected.name, display, orders, journal, confirms=has_key
+            )
+            reception = Reception(secret, bridge.deliver, bridge.rejected, bridge.failed)
+            with receiving(host, port, reception) as url:
 
-            def introduce() -> None:
-                if not service.quiet:
-                    _introduce(url, secret=secret is not None, has_key=has_key)
+                def introduce() -> None:
+                    if not service.quiet:
+                        _introduce(url, secret=secret is not None, has_key=has_key)
 
-            return listener.run(introduce)
+                return bridge.run(introduce)
 
 
 def _secret(file: Path | None, insecure: bool, config: settings.Config) -> str | None:
@@ -178,69 +183,76 @@ def _history() -> "History | None":
 
 
 def _introduce(url: str, *, secret: bool, has_key: bool) -> None:
-    """Tell, before anything comes, how to make it come and what will be believed."""
+    """Print how to make events arrive, and what will be trusted."""
     console.note(f"listening; submit with --webhook-url {url}{' and the same secret' if secret else ''}")
     console.note(
-        "the service cannot reach this machine by itself: from outside it takes a tunnel or a proxy, "
-        "whose public URL is then the one to give"
+        "the service cannot reach this machine directly: use a tunnel or a proxy, and submit with its public URL"
     )
     if not secret:
         console.warning("without a secret anybody who can reach this port can send webhooks")
     if not has_key:
-        console.warning("no API key: the service cannot be asked, so what webhooks say is believed and downloaded")
+        console.warning("no API key: task statuses cannot be checked, so what webhooks say is trusted")
 
 
-class Teller:
-    """Prints an event a line on stdout, and on stderr what people should know."""
+class EventDisplay:
+    """Prints one event per line on stdout, and messages on stderr."""
 
     def __init__(self, flags: str, *, json: bool, quiet: bool, verbose: bool) -> None:
         self._flags = flags
         self._json = json
         self._quiet = quiet
         self._verbose = verbose
-        self._refusals: set[int] = set()
+        self._rejections: set[int] = set()
+        self._unsaved: dict[str, None] = {}
 
-    def event(self, result: "Result") -> None:
-        """Print the event, and tell of an error."""
+    def update(self, result: "Result") -> None:
+        """Print the event, and its error."""
         if self._json:
             console.out_json(result.as_json())
         else:
             console.out("\t".join(console.clean(cell) for cell in _row(result)))
         if result.error is not None:
-            console.error(f"{result.task_id}: {result.error}")
+            console.error(f"task {result.task_id}: {result.error}")
             if result.hint:
                 console.hint(result.hint)
-        if result.resumable:
-            console.hint(wait_command(result.task_id, self._flags))
+        if result.resumable and result.task_id:
+            self._unsaved[result.task_id] = None
+        elif result.task_id:
+            self._unsaved.pop(result.task_id, None)
 
     def repeated(self, task: "Task") -> None:
-        """Tell of it where everything is told."""
+        """Print it if everything is wanted."""
         if self._verbose:
-            console.note(f"{task.task_id}: {task.status}, again; nothing to do")
+            console.note(f"task {task.task_id}: {task.status}, repeated")
 
-    def refused(self, status: int, reason: str) -> None:
-        """Tell of the first refusal of each kind: it may be a mistake here, or only the internet's noise."""
-        if self._verbose or not (self._quiet or status in self._refusals):
-            self._refusals.add(status)
-            console.warning(f"a request was refused: {reason} ({status})")
+    def rejected(self, status: int, reason: str) -> None:
+        """Warn of the first rejection of each kind: it may be a mistake here, or only the internet's noise."""
+        if self._verbose or not (self._quiet or status in self._rejections):
+            self._rejections.add(status)
+            console.warning(f"rejected a request: {reason} ({status})")
 
-    def trouble(self, message: str) -> None:
-        """Warn of it."""
+    def problem(self, message: str) -> None:
+        """Print a warning."""
         if not self._quiet:
             console.warning(message)
 
-    def ending(self) -> None:
-        """Say what is waited for."""
+    def stopping(self) -> None:
+        """Print that it ends soon, and how it ends at once."""
         if not self._quiet:
-            console.note("ending after what is under way; Ctrl-C ends at once")
+            console.note("ending when what has begun is finished; Ctrl-C ends at once")
 
-    def left(self, task_id: str) -> None:
-        """Say how to go on."""
-        console.hint(f"the task is over, its picture not saved: {wait_command(task_id, self._flags)}")
+    def close(self) -> None:
+        """Print how to get the pictures that are not saved: one command for all of them."""
+        if len(self._unsaved) == 1:
+            (task_id,) = self._unsaved
+            console.hint(f"already charged; resume with: {wait_command(task_id, self._flags)}")
+        elif self._unsaved:
+            ids = " ".join(map(shlex.quote, self._unsaved))
+            console.hint(f"already charged; resume with: flux-cli wait{self._flags} -- {ids}")
 
 
 def _row(result: "Result") -> tuple[str, str, str, str]:
-    """Return an event's columns: the task, how it stands, how far it is, and its file, URL or error."""
+    """Return an event's columns: task ID, status, percentage, and its file, URL or error."""
     task = result.task
     percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
     where = result.error or (str(result.path) if result.path else None) or (task.image_url if task else None)

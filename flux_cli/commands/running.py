@@ -8,6 +8,7 @@ from flux_cli.api.request import shown
 from flux_cli.commands.service import Service
 from flux_cli.engine.job import Job
 from flux_cli.engine.run import Plan, Run
+from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, FluxError, UsageError
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, PictureOptions, ServiceOptions
 from flux_cli.pictures import naming
@@ -17,7 +18,6 @@ from flux_cli.storage.config import Config
 from flux_cli.storage.durations import parse_duration
 from flux_cli.storage.history import History
 from flux_cli.ui import console
-from flux_cli.ui.observing import EventObserver
 from flux_cli.ui.reporter import reporting
 
 CONFIRMED_PICTURES = 10
@@ -57,6 +57,7 @@ def run_jobs(
 ) -> ExitCode:
     """Run jobs, show their progress, print their results, and return the command's exit code."""
     saver = Saver(service.url, service.client.trace, original=output.original)
+    store = HistoryStore(history, service.name) if history else None
     with reporting(
         jobs,
         flags=service.flags,
@@ -66,7 +67,7 @@ def run_jobs(
         force=output.force,
         wanted=pictures,
     ) as reporter:
-        code = Run(service.client, saver, history, EventObserver(reporter.handle), plan).run(jobs)
+        code = Run(service.client, saver, store, reporter.handle, plan).run(jobs)
     return reporter.exit_code(code)
 
 

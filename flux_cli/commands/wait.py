@@ -87,6 +87,6 @@ def wait(
         for n, (task_id, record) in enumerate(records.items(), 1)
     ]
     with connect(choice) as connected:
-        plan = Plan(connected.name, timeout=limit, concurrency=max(16, len(jobs)))
+        plan = Plan(timeout=limit, concurrency=max(16, len(jobs)))
         store = history if isinstance(history, History) else None
         return running.run_jobs(jobs, connected, store, service, output, plan, pictures)

@@ -1,10 +1,10 @@
-"""A task on its way from request to file, how it ended, and who watches."""
+"""A task on its way from request to file, and how it ended."""
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flux_cli.api.request import Body
 from flux_cli.api.task import Status, Task
@@ -14,23 +14,25 @@ from flux_cli.errors import ExitCode
 
 if TYPE_CHECKING:
     from flux_cli.pictures.naming import Target
+    from flux_cli.pictures.saving import Transfer
 
 
 @dataclass(eq=False)
 class Job:
-    """One task to be submitted, or one that was and is to be waited for.
+    """One task to be submitted, or one that was submitted and is to be waited for.
 
     Attributes:
-        target: Where its picture goes; None to wait and not to download.
-        request: The body to send, with the image prompt in it; None for a task that exists already.
-        recorded: What the history keeps of the request: no secret, the image prompt described.
+        target: Where its picture goes; None to wait without downloading.
+        request: The body to send; None for a task that exists already.
+        recorded: What is kept of the request: no secret, the image prompt described.
         image_prompt: The path or URL of an image prompt that is read only when the request is sent, since many of
-            them would take much memory; None where the body holds it, or there is none.
-        n: Its place among its siblings, from 1; `{n}` in a template.
-        task_id: The service's id, once there is one.
-        number: Its number in the history, where it has one.
-        age: Seconds since the submission when the job was made, where that is known; else None.
-        batch: The batch it belongs to, `row`, its row there, and `line`, where that row starts in its file.
+            them would take much memory; None if the body holds it, or there is none.
+        n: Its number among its siblings, from 1; `{n}` in a template.
+        task_id: The service's ID, once there is one.
+        number: Its number in the history, if it has one.
+        age: Seconds between the submission and the creation of the job, if known.
+        batch: The batch that it belongs to; `row` is its key there, `line` where it begins in the batch's file.
+        task: The service's last response; given with a task whose status was just checked.
     """
 
     target: "Target | None"
@@ -44,36 +46,49 @@ class Job:
     batch: str | None = None
     row: str | None = None
     line: int | None = None
-
     task: Task | None = None
-    """The last answer of the service; given with a task that has just been looked at."""
+
+    # The rest belongs to the run.
     dispatch: Dispatch = field(default_factory=Dispatch)
     pace: Pace = field(default_factory=Pace)
     began: float = field(default_factory=time.monotonic)
-    """When work on it began here, by the monotonic clock."""
-    tries: int = 0
-    """Submissions that certainly did not arrive, or looks that failed in a row."""
-    trouble: str | None = None
-    """What went wrong last, as long as nothing has gone right since."""
+    """When the run took the job up, or the service accepted it, by the run's clock."""
+    attempts: int = 0
+    """Submissions that were certainly not accepted, or status checks that failed, in a row."""
+    last_error: str | None = None
+    """What went wrong last, unless something has gone right since."""
     waited: float = 0.0
-    """Seconds spent at the service's wish after a 429."""
+    """Seconds spent in rate-limit backoff, or waiting for a network, before the submission was accepted."""
+    transfer: "Transfer | None" = None
+    """The download, from its first attempt on."""
+    download_attempts: int = 0
+    download_began: float | None = None
+    expired_since: float | None = None
+    """When the picture's URL was first refused with 403, 404 or 410."""
+    finished_since: float | None = None
+    """When the service first said `finished` without an image URL."""
 
     @property
     def prompt(self) -> str:
-        """The prompt where it is known, else the task's id: what people recognise it by."""
+        """The prompt if known, else the task's ID: what people recognise it by."""
         return str(self.recorded.get("prompt") or self.task_id or "")
 
-    def seconds(self) -> float:
-        """Return the task's age in seconds, as far as it is known here."""
-        return time.monotonic() - self.began + (self.age or 0.0)
+    @property
+    def known_start(self) -> bool:
+        """Whether it is known when the task was submitted."""
+        return self.request is not None or self.age is not None
+
+    def seconds(self, now: float | None = None) -> float:
+        """Return the task's age in seconds at a time of the run's clock, as far as it is known here."""
+        return (time.monotonic() if now is None else now) - self.began + (self.age or 0.0)
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a task stands when its job ends; the JSON object of a task, and what to tell people.
+    """What is known of a task when its job ends: the JSON object of a task, and what to tell people.
 
-    `content` is the picture itself where it goes to standard output. `resumable` says that a paid task lives on,
-    and can be waited for.
+    `content` is the picture itself if it goes to stdout. `resumable` says that the task was charged, its picture
+    is not saved, and it can be waited for. `warning` is about the saved file.
     """
 
     status: Status
@@ -83,10 +98,12 @@ class Result:
     path: Path | None = None
     original_path: Path | None = None
     content: bytes | None = field(default=None, repr=False)
+    sha256: str | None = None
     request: Mapping[str, object] = field(default_factory=dict)
     elapsed: float | None = None
     error: str | None = None
     hint: str | None = None
+    warning: str | None = None
     resumable: bool = False
 
     def as_json(self) -> dict[str, object]:
@@ -109,25 +126,3 @@ class Result:
             "exit_code": int(self.exit_code),
             "raw": task.response if task else None,
         }
-
-
-class Observer(Protocol):
-    """Who is told what happens, from one thread, in order."""
-
-    def submitted(self, job: Job) -> None:
-        """The service accepted the job: it has a task id, and costs money."""
-
-    def waiting(self, job: Job) -> None:
-        """The service answered that the task still runs, or was asked for the first time."""
-
-    def trouble(self, job: Job, message: str) -> None:
-        """Something failed that will be tried again."""
-
-    def unrecorded(self, job: Job, message: str) -> None:
-        """What happened could not be written to the history: nothing but this run knows of it."""
-
-    def downloading(self, job: Job, received: int, total: int | None) -> None:
-        """So many bytes of the picture are here."""
-
-    def ended(self, job: Job, result: Result) -> None:
-        """The job is over."""

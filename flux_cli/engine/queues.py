@@ -2,39 +2,60 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from flux_cli.api.client import MAX_FETCH_MANY
 from flux_cli.engine.job import Job
 
 GATHER_SECONDS = 0.1
-"""How long a look may be put off, or brought forward, so that one request asks for several tasks."""
+"""How long a status check may be delayed, or advanced, so that one request covers several tasks."""
 
 
-class Coming:
-    """The jobs that are still to come; true while there are any. One is always looked at ahead."""
+class Source(Protocol):
+    """Where a run gets its jobs from."""
+
+    @property
+    def next(self) -> Job | None:
+        """The job that `take` returns, None if there is none now."""
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no more jobs will come."""
+
+    def take(self) -> Job:
+        """Remove and return the next job."""
+
+
+class Listed:
+    """The jobs of an iterable, which is read one job ahead."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._jobs = iter(jobs)
+        self.next: Job | None = next(self._jobs, None)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all jobs were taken."""
+        return self.next is None
+
+    def take(self) -> Job:
+        """Return the next job, and read one more."""
+        job = self.next
+        if job is None:
+            raise IndexError("no jobs are left")
         self.next = next(self._jobs, None)
-
-    def __bool__(self) -> bool:
-        return self.next is not None
-
-    def __iter__(self) -> Iterator[Job]:
-        while self.next is not None:
-            job, self.next = self.next, next(self._jobs, None)
-            yield job
+        return job
 
 
-class UnderWay:
-    """The jobs that have begun, each in one of these places at a time; true while there are any.
+class Queues:
+    """The jobs that were taken up, each in one of these queues at a time.
 
     Attributes:
-        to_submit: When each may be sent, by the monotonic clock.
+        to_submit: When each may be sent, by the run's clock.
         submitting: When each was sent.
-        running: When each is to be looked at.
-        looking: Those that are being asked for, in `looks` requests.
-        to_save: Finished ones, in the order in which they finished.
+        running: When each is due for a status check.
+        checking: Those whose status is being checked, in `checks` requests.
+        to_save: When each finished task's picture may be downloaded, in the order in which they finished.
         saving: Those whose pictures are being saved.
     """
 
@@ -42,47 +63,92 @@ class UnderWay:
         self.to_submit: dict[Job, float] = {}
         self.submitting: dict[Job, float] = {}
         self.running: dict[Job, float] = {}
-        self.looking: set[Job] = set()
-        self.looks = 0
-        self.to_save: deque[Job] = deque()
+        self.checking: set[Job] = set()
+        self.checks = 0
+        self.to_save: dict[Job, float] = {}
         self.saving: set[Job] = set()
 
     def __bool__(self) -> bool:
-        return any((self.to_submit, self.submitting, self.running, self.looking, self.to_save, self.saving))
+        """Return whether any job is in a queue."""
+        return any((self.to_submit, self.submitting, self.running, self.checking, self.to_save, self.saving))
 
     @property
     def accepted(self) -> int:
-        """How many tasks run, as far as is known."""
-        return len(self.running) + len(self.looking)
+        """How many tasks are running, as far as is known."""
+        return len(self.running) + len(self.checking)
 
     @property
     def in_flight(self) -> int:
-        """How many tasks run or may do so."""
+        """How many tasks are running or may be."""
         return self.accepted + len(self.submitting)
 
     @property
-    def paid(self) -> list[Job]:
-        """Those that the service has accepted, and whose pictures are not here."""
-        return [*self.running, *self.looking, *self.to_save, *self.saving]
+    def charged(self) -> list[Job]:
+        """The jobs that the service has accepted and whose pictures are not saved."""
+        return [*self.running, *self.checking, *self.to_save, *self.saving]
 
-    def due(self, now: float, failed_looks: int) -> list[Job]:
-        """Take out up to 20 tasks to ask for at once; none as long as it is better to wait for company."""
+    def due(self, now: float, failed_checks: int) -> list[Job]:
+        """Take out up to 20 tasks to check with one request; none if it is better to wait for more to be due."""
         if not self.running or (due := min(self.running.values())) > now:
             return []
         horizon = now + (GATHER_SECONDS if len(self.running) > 1 else 0.0)
         group = sorted((at, index, job) for index, (job, at) in enumerate(self.running.items()) if at <= horizon)
         if len(group) < MAX_FETCH_MANY and due > now - GATHER_SECONDS and len(self.running) > MAX_FETCH_MANY:
             return []
-        # Looks that fail get smaller, since one bad task may be what fails them, until it is clear that all do.
-        tries = group[0][2].tries if failed_looks <= MAX_FETCH_MANY.bit_length() else 0
-        jobs = [job for _, _, job in group[: max(1, MAX_FETCH_MANY >> max(0, tries - 1))]]
+        # Groups whose checks fail get smaller, since one bad task may be the cause, until clearly all fail.
+        attempts = group[0][2].attempts if failed_checks <= MAX_FETCH_MANY.bit_length() else 0
+        jobs = [job for _, _, job in group[: max(1, MAX_FETCH_MANY >> max(0, attempts - 1))]]
         for job in jobs:
             del self.running[job]
-        self.looking.update(jobs)
-        self.looks += 1
+        self.checking.update(jobs)
+        self.checks += 1
         return jobs
 
+    def next_times(self, now: float, *, may_check: bool, may_save: bool) -> Iterator[float]:
+        """Yield the times at which something in the queues becomes due."""
+        yield from (due for due in self.to_submit.values() if due > now)
+        if may_check:
+            yield from (at + (GATHER_SECONDS if at <= now else 0.0) for at in self.running.values())
+        if may_save:
+            yield from self.to_save.values()
+
     def clear(self) -> None:
-        """Forget them all."""
-        for place in (self.to_submit, self.submitting, self.running, self.looking, self.to_save, self.saving):
-            place.clear()
+        """Forget all jobs; their partial files are removed."""
+        for job in self.charged:
+            if job.transfer is not None:
+                job.transfer.close()
+        for queue in (self.to_submit, self.submitting, self.running, self.checking, self.to_save, self.saving):
+            queue.clear()
+
+    def remove(self, job: Job) -> None:
+        """Take a job out of whichever queue it is in."""
+        for queue in (self.to_submit, self.submitting, self.running, self.to_save):
+            queue.pop(job, None)
+        self.checking.discard(job)
+        self.saving.discard(job)
+
+
+class Inbox:
+    """Jobs that arrive while the run goes on; used in the run's own thread."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self.closed = False
+
+    def add(self, job: Job) -> None:
+        """Append a job."""
+        self._jobs.append(job)
+
+    @property
+    def next(self) -> Job | None:
+        """The oldest job that was not taken yet."""
+        return self._jobs[0] if self._jobs else None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it was closed and all jobs were taken."""
+        return self.closed and not self._jobs
+
+    def take(self) -> Job:
+        """Remove and return the oldest job."""
+        return self._jobs.popleft()

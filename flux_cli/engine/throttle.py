@@ -16,7 +16,7 @@ STEP = 0.05
 """The n-th acceptance after a refusal raises the limit by n steps: a try for one more after 6, for 30 after 35."""
 FAILING_SECONDS = 120.0
 """How long looks that fail keep submissions back."""
-LOOK_GRACE_SECONDS = 1.0
+CHECK_GRACE_SECONDS = 1.0
 """How long the answer to the next look is waited for before something is submitted."""
 
 
@@ -30,7 +30,7 @@ class Throttle:
         window: The most unanswered submissions now, between 1 and the ceiling.
         quiet_until: Nothing is submitted before this time.
         failures: Times in a row that submissions failed in a way that tells of the service, not of a request.
-        failed_looks: Times in a row that the service could not say how tasks stand; those at one time count once.
+        failed_checks: Times in a row that the service could not say how tasks stand; those at one time count once.
     """
 
     ceiling: int
@@ -38,12 +38,12 @@ class Throttle:
     window: int = field(init=False)
     quiet_until: float = 0.0
     failures: int = 0
-    failed_looks: int = 0
+    failed_checks: int = 0
     _delays: int = 0
     _failing_since: float | None = None
     _accepted: int = 0
     _slowed_at: float = float("-inf")
-    _look_failed_at: float = float("-inf")
+    _check_failed_at: float = float("-inf")
 
     def __post_init__(self) -> None:
         self.limit = self.ceiling
@@ -53,26 +53,26 @@ class Throttle:
         """Say whether one more may be submitted beside so many tasks in flight, so many of them unanswered yet."""
         return now >= self.quiet_until and in_flight < int(self.limit) and unanswered < self.window
 
-    def look_failed(self, now: float, sent: float, asked: float = 0.0) -> float:
+    def check_failed(self, now: float, sent: float, asked: float = 0.0) -> float:
         """Note that the service could not say how tasks stand; return the seconds until the next look at them.
 
         A service in trouble gets no submissions, whose outcome could be lost with the answer. After two minutes
         that is no longer taken for a sign, since it may lie with the tasks that were asked for.
         """
-        if sent > self._look_failed_at:
-            self.failed_looks += 1
-            self._look_failed_at = now
+        if sent > self._check_failed_at:
+            self.failed_checks += 1
+            self._check_failed_at = now
         if self._failing_since is None:
             self._failing_since = now
-        pause = max(backoff(self.failed_looks), asked)
+        pause = max(backoff(self.failed_checks), asked)
         if now - self._failing_since <= FAILING_SECONDS:
-            self.quiet_until = max(self.quiet_until, now + pause + LOOK_GRACE_SECONDS)
+            self.quiet_until = max(self.quiet_until, now + pause + CHECK_GRACE_SECONDS)
             self.window = 1
         return pause
 
-    def looked(self) -> None:
+    def checked(self) -> None:
         """Note that the service said how tasks stand."""
-        self.failed_looks, self._failing_since = 0, None
+        self.failed_checks, self._failing_since = 0, None
 
     def accepted(self, running: int) -> None:
         """Note that a submission was accepted; `running` tasks the service bears, then, this one included."""

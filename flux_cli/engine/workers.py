@@ -1,208 +1,174 @@
-"""What blocks on the network or a disk: each errand runs in a thread of its own and reports to the run's loop.
+"""Long-lived threads for everything that blocks on the network or a disk.
 
-Daemon threads that only report back, so that a deadline or a signal never waits for a socket.
+An operation runs in a worker and reports back; its report is handled in the thread that calls `wait`. The workers
+are daemons whose operations have time limits, so that neither a deadline nor a signal ever waits for a socket.
 """
 
 import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
-from flux_cli.api.backoff import backoff
-from flux_cli.api.client import Client
-from flux_cli.api.task import Status, Task
-from flux_cli.engine.job import Job
-from flux_cli.errors import BadResponseError, FluxError, ServiceDownError
-from flux_cli.pictures import image_prompt
-from flux_cli.pictures.download import DownloadError, OnBytes, Retry
-from flux_cli.pictures.saving import Saved, Saver, Transfer
+from flux_cli.api.connections import Abort, abortable
 
-MAX_LARGE_BODIES = 4
-"""Requests under way at once whose image prompts are read only then, up to 20 MiB each."""
-LOOK_SECONDS = 30.0
-"""How long one status request may take."""
-PROGRESS_SECONDS = 0.1
-"""How often a download reports its bytes."""
-
-SAVE_ATTEMPTS = 5
-"""How often a picture is tried, and its URL asked for once more, before it is given up."""
-
-OnTrouble = Callable[[str], None]
-"""Gets what went wrong and will be tried again."""
-
-_Outcome = TypeVar("_Outcome")
+ABANDON_SECONDS = 5.0
+"""How long an operation that was aborted may take to report, before it is taken for lost: a DNS lookup cannot be
+aborted."""
+MAX_WAIT_SECONDS = 0.5
+"""The longest wait without a look at the signals: one that arrives just before a wait does not end it."""
+PAUSE_SECONDS = 1.0
+"""A wait that took this much longer than it should means that the process was stopped, or the machine asleep."""
+RESUME_SECONDS = 2.0
+"""The time that operations get after such a pause, to read what has arrived meanwhile."""
+START_AGAIN_SECONDS = 1.0
+"""How soon another thread is tried after one could not be started."""
 
 
-@dataclass(frozen=True)
-class Delivered:
-    """A saved picture, the task as last seen, and why the original that was asked for is missing."""
+@dataclass(eq=False)
+class Operation:
+    """A piece of blocking work.
 
-    task: Task
-    saved: Saved
-    lacking: FluxError | None = None
+    Attributes:
+        work: Runs in a worker, with this operation as its argument.
+        done: Is called with the result, in the thread that calls `wait`.
+        failed: Is called there with the exception instead.
+        seconds: The time limit; `extend` starts it again. None for no limit.
+        overdue: Returns the exception that stands for an operation that never reported.
+    """
+
+    work: Callable[["Operation"], Any]
+    done: Callable[[Any], None]
+    failed: Callable[[Exception], None]
+    seconds: float | None
+    overdue: Callable[[], Exception]
+    abort: Abort = field(default_factory=Abort)
+    ends_at: float = float("inf")
+    reported: bool = False
+
+    def extend(self) -> None:
+        """Start the time limit again: the operation made progress."""
+        if self.seconds is not None:
+            self.ends_at = time.monotonic() + self.seconds
 
 
-class UnsendableError(FluxError):
-    """A request's image prompt cannot be read any more."""
+class Workers:
+    """The threads of one run. Everything but an operation's own work happens in the thread that calls `wait`."""
 
-
-class _StoppedError(Exception):
-    """Ends a download that nobody waits for any more."""
-
-
-class Errands:
-    """Starts errands, from the thread that calls `handle`; their reports are called there."""
-
-    def __init__(self, client: Client, saver: Saver) -> None:
-        self._client = client
-        self._saver = saver
+    def __init__(self) -> None:
+        self._todo: queue.SimpleQueue[Operation] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._large_bodies = threading.BoundedSemaphore(MAX_LARGE_BODIES)
-        self._stopped = threading.Event()
+        self._running: set[Operation] = set()
+        self._idle = 0
+        self._failed_at = float("-inf")
+        self._starved_since: float | None = None
+        self.threads = 0
+        self.stopped = threading.Event()
+        """Set when nobody waits any more; an operation may look at it."""
 
-    def submit(self, job: Job, accepted: Callable[[str], None], failed: Callable[[Exception], None]) -> None:
-        """Send a job's request once; report the task's id, or what `Client.submit` raises, or UnsendableError."""
-        self._start(partial(self._submit, job), accepted, failed)
+    def reserve(self, count: int) -> int:
+        """Have threads ready for so many operations; return for how many there are, which may be fewer."""
+        while self._idle < count:
+            if time.monotonic() - self._failed_at < START_AGAIN_SECONDS:
+                break
+            try:
+                threading.Thread(target=self._serve, daemon=True).start()
+            except RuntimeError:  # the limit on processes: go on with the threads that there are
+                self._failed_at = time.monotonic()
+                break
+            self.threads += 1
+            self._idle += 1
+        if self.threads or self._starved_since is None:
+            self._starved_since = None if self.threads else time.monotonic()
+        return min(self._idle, count)
 
-    def look(
-        self,
-        jobs: Sequence[Job],
-        looked: Callable[[dict[str, Task | FluxError]], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        """Ask how up to 20 tasks stand; report it, or what `Client.fetch_many` raises."""
-        ids = [job.task_id or "" for job in jobs]
-        self._start(lambda: self._client.fetch_many(ids, LOOK_SECONDS), looked, failed)
+    def start(self, operation: Operation) -> bool:
+        """Start an operation; return False if no thread is free and none can be started now."""
+        if not self.reserve(1):
+            return False
+        self._idle -= 1
+        operation.extend()
+        self._running.add(operation)
+        self._todo.put(operation)
+        return True
 
-    def save(
-        self,
-        job: Job,
-        on_bytes: OnBytes,
-        on_trouble: OnTrouble,
-        saved: Callable[[Delivered], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        """Save a finished task's picture.
+    @property
+    def starved_seconds(self) -> float:
+        """For how long not even one thread could be started."""
+        return 0.0 if self._starved_since is None else time.monotonic() - self._starved_since
 
-        Report its bytes and what is tried again; at the end where it is, or what `Saver.save` raises.
-        """
-        last = 0.0
-
-        def progress(received: int, total: int | None) -> None:
-            nonlocal last
-            if self._stopped.is_set():
-                raise _StoppedError
-            if time.monotonic() - last >= PROGRESS_SECONDS:
-                last = time.monotonic()
-                self._reports.put(lambda: on_bytes(received, total))
-
-        def trouble(message: str) -> None:
-            self._reports.put(lambda: on_trouble(message))
-
-        assert job.task is not None and job.target is not None  # noqa: S101, PT018 - only such jobs are saved
-        transfer = Transfer(job.target, job.recorded, job.n)
-        self._start(
-            partial(deliver, self._client, self._saver, job.task, transfer, progress, trouble), saved, failed
-        )
-
-    def stop(self) -> None:
-        """Let downloads end without a report."""
-        self._stopped.set()
+    def post(self, report: Callable[[], None]) -> None:
+        """Have `report` called by the thread that waits; safe in any thread and in a signal handler."""
+        self._reports.put(report)
 
     def wake(self) -> None:
-        """Let `handle` return; safe in a signal handler."""
-        self._reports.put(lambda: None)
+        """Let `wait` return."""
+        self.post(lambda: None)
 
-    def handle(self, seconds: float = 0.0) -> None:
-        """Wait so long for a report, and call all that have come."""
+    def wait(self, seconds: float) -> None:
+        """Wait for a report, at most this long, and handle all reports that have arrived."""
+        now = time.monotonic()
+        ends_at = min((operation.ends_at for operation in self._running), default=float("inf"))
+        timeout = min(seconds, max(0.0, ends_at - now), MAX_WAIT_SECONDS)
+        report: Callable[[], None] | None = None
         with contextlib.suppress(queue.Empty):
-            if seconds > 0:
-                self._reports.get(timeout=seconds)()
-            while True:
-                self._reports.get_nowait()()
+            report = self._reports.get(timeout=timeout) if timeout > 0 else self._reports.get_nowait()
+        self._allow_for_pause(time.monotonic() - now - timeout)
+        while report is not None:
+            report()
+            report = None
+            with contextlib.suppress(queue.Empty):
+                report = self._reports.get_nowait()
+        self._end_overdue()
 
-    def _submit(self, job: Job) -> str:
-        with contextlib.ExitStack() as stack:
-            body = job.request or {}
-            if job.image_prompt is not None or "image_prompt" in body:
-                stack.enter_context(self._large_bodies)
-            if job.image_prompt is not None:
-                try:
-                    image = image_prompt.load_checked(job.image_prompt)
-                except FluxError as error:
-                    unsendable = UnsendableError(error.message, error.hint)
-                    unsendable.exit_code = error.exit_code
-                    raise unsendable from error
-                body = {**body, "image_prompt": image.encoded()}
-            return self._client.submit(body, job.dispatch)
+    def stop(self) -> None:
+        """Abort everything that still runs and let the threads end."""
+        self.stopped.set()
+        for operation in self._running:
+            operation.abort.abort()
+        for _ in range(self.threads):
+            self._todo.put(_STOP)
 
-    def _start(
-        self,
-        work: Callable[[], _Outcome],
-        done: Callable[[_Outcome], None],
-        failed: Callable[[Exception], None],
-    ) -> None:
-        def errand() -> None:
+    def _serve(self) -> None:
+        while (operation := self._todo.get()) is not _STOP:
             try:
-                outcome = work()
-            except _StoppedError:
-                pass
+                with abortable(operation.abort):
+                    result = operation.work(operation)
             except Exception as error:
-                self._reports.put(partial(failed, error))
+                # What an aborted socket raises would be misleading.
+                late = operation.abort.aborted and not self.stopped.is_set()
+                self._report(operation, operation.failed, operation.overdue() if late else error)
             else:
-                self._reports.put(partial(done, outcome))
+                self._report(operation, operation.done, result)
 
-        threading.Thread(target=errand, daemon=True).start()
+    def _report(self, operation: Operation, handle: Callable[[Any], None], value: Any) -> None:
+        def report() -> None:
+            self._idle += 1
+            if not operation.reported:
+                operation.reported = True
+                self._running.discard(operation)
+                handle(value)
 
+        self._reports.put(report)
 
-def deliver(
-    client: Client | None, saver: Saver, task: Task, transfer: Transfer, on_bytes: OnBytes, on_trouble: OnTrouble
-) -> Delivered:
-    """Save a picture with a few attempts. Raises DownloadError or LocalFileError if it cannot be saved now."""
-    refreshed = False
-    attempt = 1
-    with contextlib.closing(transfer):
-        while True:
-            try:
-                return Delivered(task, saver.save(task, transfer, on_bytes))
-            except FluxError as error:
-                again = isinstance(error, DownloadError) and error.kind is not Retry.FINAL
-                expired = isinstance(error, DownloadError) and error.kind is Retry.EXPIRED and client is not None
-                if not again or attempt == SAVE_ATTEMPTS or (expired and refreshed):
-                    if transfer.saved is not None:
-                        return Delivered(task, transfer.saved, error)
-                    raise
-                if not expired:
-                    on_trouble(error.message)
-            attempt += 1
-            if expired and client is not None:
-                task, refreshed = _refreshed(client, task, on_bytes, on_trouble), True
+    def _allow_for_pause(self, late: float) -> None:
+        if late > PAUSE_SECONDS:
+            earliest = time.monotonic() + RESUME_SECONDS
+            for operation in self._running:
+                operation.ends_at = max(operation.ends_at, earliest)
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        for operation in [each for each in self._running if now >= each.ends_at]:
+            if not operation.abort.aborted:
+                operation.abort.abort()
+                operation.ends_at = now + ABANDON_SECONDS
             else:
-                _pause(backoff(attempt - 1), on_bytes)
+                operation.reported = True
+                self._running.discard(operation)
+                operation.failed(operation.overdue())
 
 
-def _refreshed(client: Client, task: Task, on_bytes: OnBytes, on_trouble: OnTrouble) -> Task:
-    for attempt in range(1, SAVE_ATTEMPTS + 1):
-        try:
-            fresh = client.fetch(task.task_id)
-        except (ServiceDownError, BadResponseError) as error:
-            if attempt == SAVE_ATTEMPTS:
-                raise
-            on_trouble(error.message)
-            _pause(backoff(attempt), on_bytes)
-        else:
-            if fresh.status is Status.FINISHED:
-                return fresh
-            break
-    raise DownloadError("its URL expired, and the service gives no other")
-
-
-def _pause(seconds: float, on_bytes: OnBytes) -> None:
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        on_bytes(0, None)
-        time.sleep(min(0.1, left))
+_STOP = Operation(lambda _: None, lambda _: None, lambda _: None, None, lambda: Exception())

@@ -39,13 +39,13 @@ def read_event(body: bytes) -> Event:
         ValueError: It is no JSON object that names a task; the message says which.
     """
     try:
-        said = Response(200, {}, body).json()
+        content = Response(200, {}, body).json()
     except ValueError:
         raise ValueError("the body is not JSON") from None
-    task_id = read_task_id(said) if isinstance(said, dict) else None
+    task_id = read_task_id(content) if isinstance(content, dict) else None
     if task_id is None:
         raise ValueError("the body is not a JSON object with a task_id")
-    return Event(read_task(said, task_id), body)
+    return Event(read_task(content, task_id), body)
 
 
 def is_secret(given: list[str], secret: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from flux_cli.errors import UsageError
+from flux_cli.errors import ServiceDownError, UsageError
 from flux_cli.webhooks.event import MAX_BODY_BYTES, PATH, SECRET_HEADER, Event, is_secret, read_event
 
 REQUEST_SECONDS = 10.0
@@ -25,6 +25,9 @@ LINGER_SECONDS = 2.0
 MAX_CONNECTIONS = 256
 """With one more the oldest goes. A thousand idle ones would use up the file descriptors that downloads need."""
 BACKLOG = 1024
+"""Connections that wait in the system to be accepted."""
+ACCEPTS_PER_TURN = 16
+"""Connections accepted before those that are there are read: in a burst, all would be too many at once."""
 
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -78,7 +81,11 @@ def receiving(host: str, port: int, reception: Reception) -> Iterator[str]:
         ) from None
     url = _url(listening)
     thread = _ServerThread(listening, reception)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:
+        listening.close()
+        raise ServiceDownError(f"cannot start the receiver: {error}", "raise the limit on processes") from None
     try:
         yield url
     finally:
@@ -128,12 +135,17 @@ class _ServerThread(threading.Thread):
         server = web.Server(self._answer, handler_cancellation=True)
 
         def connection() -> _Connection:
-            return _Connection(server, self._open, self._loop, self._reception.seconds)
+            return _Connection(server, self._open, self._loop, self._reception.seconds, self._evicted)
 
-        listening = await self._loop.create_server(connection, sock=self._listening, backlog=BACKLOG)
+        # asyncio accepts as many connections in one turn as its backlog says, and sets the system's to the same.
+        listening = await self._loop.create_server(connection, sock=self._listening, backlog=ACCEPTS_PER_TURN)
+        self._listening.listen(BACKLOG)
         await self._ended.wait()
         listening.close()
         await server.shutdown(timeout=0.1)
+
+    def _evicted(self) -> None:
+        self._reception.refused(408, f"more than {MAX_CONNECTIONS} connections at once, closed the oldest")
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Tell what no handler has caught: no file descriptors left, mostly. The server goes on."""
@@ -189,6 +201,7 @@ class _Connection(web.RequestHandler):
         connections: "dict[_Connection, None]",
         loop: asyncio.AbstractEventLoop,
         seconds: float,
+        evicted: Callable[[], None],
     ) -> None:
         # A compressed body is not unpacked, and so not JSON: a few kilobytes could become gigabytes.
         super().__init__(
@@ -203,6 +216,7 @@ class _Connection(web.RequestHandler):
         self._all = connections
         self._expiry: asyncio.TimerHandle | None = None
         self._seconds = seconds
+        self._evicted = evicted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock, and close the oldest connection if this is one too many."""
@@ -211,6 +225,7 @@ class _Connection(web.RequestHandler):
         self._all[self] = None
         if len(self._all) > MAX_CONNECTIONS:
             next(iter(self._all))._expire()
+            self._evicted()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clock."""

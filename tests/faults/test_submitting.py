@@ -105,7 +105,7 @@ REFUSED = [
         "429 for ever, until the deadline",
         5,
         2,
-        says=("gave up before it was sent",),
+        says=("timed out before it was sent",),
         magic="[[rate-limit 99 3]]",
         status=Status.UNSENT,
         command=QUICK,
@@ -129,8 +129,8 @@ UNKNOWN_OUTCOMES = [
     ),
     unknown("64 MiB of JSON", "[[huge-answer]]", "larger than 8 MiB"),
     unknown("JSON 100,000 deep", "[[deep-json]]"),
-    unknown("a byte now and then, until the deadline", "[[trickle]]", "no answer had come yet"),
-    unknown("silence, until the deadline", "[[hang]]", "no answer had come yet"),
+    unknown("a byte now and then, until the deadline", "[[trickle]]", "no response had arrived yet"),
+    unknown("silence, until the deadline", "[[hang]]", "no response had arrived yet"),
 ]
 
 ON_THE_WIRE = [
@@ -235,14 +235,14 @@ def never_sent(fault: str, *says: str, url: str = "{url}", **options: object) ->
         server=lambda: Server(**options),  # type: ignore[arg-type] # whichever of the server's
         status=Status.UNSENT,
         url=url,
-        command=QUICK if "gave up before it was sent" in says else Row.command,
+        command=QUICK if "timed out before it was sent" in says else Row.command,
     )
 
 
 NEVER_SENT = [
     never_sent("a host that does not exist", "DNS lookup failed", url="http://nowhere.invalid"),
     never_sent("nobody listens", "connection refused", "retrying", url="http://127.0.0.1:1"),
-    never_sent("nobody accepts, until the deadline", "gave up before it was sent", accepts=False),
+    never_sent("nobody accepts, until the deadline", "timed out before it was sent", accepts=False),
     never_sent("TLS with somebody who does not speak it", "cannot reach", url="https://127.0.0.1:{port}"),
     never_sent(
         "reset in the TLS handshake", "reset", url="https://127.0.0.1:{port}", greeting=[0.1, Action.RESET]
@@ -250,7 +250,7 @@ NEVER_SENT = [
     never_sent("closed in the TLS handshake", "cannot reach", url="https://127.0.0.1:{port}", greeting=[0.1]),
     never_sent(
         "silence in the TLS handshake",
-        "gave up before it was sent",
+        "timed out before it was sent",
         url="https://127.0.0.1:{port}",
         greeting=[60.0],
     ),

@@ -73,7 +73,7 @@ OVERCOME = [
 ]
 
 RESUMABLE = [
-    resumable("it never ends", 7, "[[never]]", "gave up waiting, the task still runs"),
+    resumable("it never ends", 7, "[[never]]", "timed out, the task is still running"),
     resumable("it never ends, and -q", 7, "[[never]]", command=f"{BRIEF} -q"),
     resumable("it says `finished`, and gives no picture", 7, "[[no-image]]"),
     *(

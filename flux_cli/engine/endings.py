@@ -1,0 +1,131 @@
+"""How the jobs of a run end: their results, exit codes, last changes and last events."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+
+from flux_cli.api.task import Status, Task
+from flux_cli.engine.events import Ended
+from flux_cli.engine.job import Job, Result
+from flux_cli.engine.outbox import Outbox
+from flux_cli.engine.queues import Queues, Source
+from flux_cli.engine.store import Closed
+from flux_cli.errors import ExitCode, FluxError, LocalFileError, OutcomeUnknownError
+from flux_cli.pictures.saving import Saved
+
+TIMED_OUT = ExitCode.GAVE_UP_WAITING
+
+
+class Endings:
+    """Ends jobs: takes them out of their queue, and puts their results into the outbox."""
+
+    def __init__(self, queues: Queues, outbox: Outbox, waits: bool, clock: Callable[[], float]) -> None:
+        self._queues = queues
+        self._outbox = outbox
+        self._waits = waits
+        self._clock = clock
+        self.codes: set[ExitCode] = set()
+        self.saved_any = False
+
+    def end(self, job: Job, bare: Result) -> None:
+        """End a job; what is known of it is added to the result."""
+        result = replace(
+            bare,
+            task=job.task,
+            task_id=job.task_id,
+            request=job.recorded,
+            elapsed=self._clock() - job.began if self._waits else None,
+        )
+        self._queues.remove(job)
+        self.codes.add(result.exit_code)
+        self.saved_any |= result.path is not None or result.content is not None
+        if job.transfer is not None:
+            job.transfer.close()
+        if result.content is None:  # the outbox records that one once stdout has taken it
+            self._outbox.change(Closed(job, result))
+        self._outbox.emit(Ended(job, result))
+
+    def end_saved(self, job: Job, saved: Saved) -> None:
+        """End a job whose picture is saved."""
+        self.end(job, _saved_result(saved))
+
+    def end_not_saved(self, job: Job, error: FluxError) -> None:
+        """End a job whose picture cannot be saved now; if only the original is missing, say so."""
+        code = ExitCode.LOCAL_FILE if isinstance(error, LocalFileError) else ExitCode.SERVICE_DOWN
+        saved = job.transfer.saved if job.transfer else None
+        if saved is None:
+            self.end_resumable(job, code, error.message, error.hint)
+        else:
+            result = _saved_result(saved)
+            why = f"the original is not saved: {error.message}"
+            self.end(job, replace(result, exit_code=code, error=why, hint=error.hint, resumable=True))
+
+    def end_rejected(self, job: Job, status: Status, error: FluxError) -> None:
+        """End a job that is not accepted, of unknown outcome, or unknown to the service."""
+        self.end(job, Result(status, error.exit_code, error=error.message, hint=error.hint))
+
+    def end_unsent(self, job: Job, reason: FluxError) -> None:
+        """End a job that is not sent because of another one's error."""
+        error = f"not sent: {reason.message}"
+        self.end(job, Result(Status.UNSENT, reason.exit_code, error=error, hint=reason.hint))
+
+    def end_resumable(self, job: Job, code: ExitCode, error: str, hint: str | None = None) -> None:
+        """End a job whose task was charged and can be waited for again."""
+        status = job.task.status if job.task else Status.PROCESSING
+        self.end(job, Result(status, code, error=error, hint=hint, resumable=True))
+
+    def time_out(self, source: Source) -> None:
+        """End every job because the deadline has passed, saying what is known of it."""
+        self._end_unsubmitted(TIMED_OUT, "timed out before it was sent")
+        while source.next is not None:
+            job = source.take()
+            if job.task_id is None:
+                self.end(job, Result(Status.UNSENT, TIMED_OUT, error="timed out before it was sent"))
+            else:
+                self.end_resumable(job, TIMED_OUT, "timed out")
+        for job in self._queues.charged:
+            if job.last_error:
+                self.end_resumable(job, ExitCode.SERVICE_DOWN, f"timed out: {job.last_error}")
+            elif job in self._queues.running or job in self._queues.checking:
+                self.end_resumable(job, TIMED_OUT, f"timed out, the task is still running{_remark(job.task)}")
+            else:
+                self.end_resumable(job, TIMED_OUT, "timed out during the download")
+
+    def abandon(self, error: BaseException) -> None:
+        """End every job because the run itself has to end; one that cannot be ended does not keep the others."""
+        code: ExitCode = getattr(error, "exit_code", ExitCode.UNEXPECTED)
+        code = ExitCode.SIGINT if isinstance(error, KeyboardInterrupt) else code
+        reason = error.message if isinstance(error, FluxError) else "interrupted"
+        with contextlib.suppress(Exception):
+            self._end_unsubmitted(code, f"{reason} before it was sent")
+        for job in self._queues.charged:
+            with contextlib.suppress(Exception):
+                self.end_resumable(job, code, reason)
+
+    def _end_unsubmitted(self, code: ExitCode, reason: str) -> None:
+        for job in [*self._queues.to_submit, *self._queues.submitting]:
+            if job.dispatch.cancel():
+                cause = job.last_error or ("no connection yet" if job in self._queues.submitting else None)
+                # There is no task that could be waited for.
+                unsent = ExitCode.SERVICE_DOWN if code is TIMED_OUT and cause else code
+                self.end(job, Result(Status.UNSENT, unsent, error=f"{reason}: {cause}" if cause else reason))
+            else:
+                error = OutcomeUnknownError("no response had arrived yet")
+                unknown = code if code > ExitCode.OUTCOME_UNKNOWN else error.exit_code  # a signal's code stays
+                self.end(job, Result(Status.UNKNOWN, unknown, error=error.message, hint=error.hint))
+
+
+def _saved_result(saved: Saved) -> Result:
+    return Result(
+        Status.FINISHED,
+        path=saved.path,
+        original_path=saved.original_path,
+        content=saved.content,
+        sha256=saved.sha256,
+        warning=saved.warning,
+    )
+
+
+def _remark(task: Task | None) -> str:
+    """Return the service's own remark on a running task, to be appended to a sentence."""
+    return f" ({task.remark})" if task and task.remark else ""

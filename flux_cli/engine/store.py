@@ -1,0 +1,122 @@
+"""What a run writes down: intents before they are sent, task IDs as they arrive, and how each job ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from flux_cli.api.task import Status, Task
+
+if TYPE_CHECKING:
+    from flux_cli.engine.job import Job, Result
+    from flux_cli.storage.history import History
+
+
+@dataclass(frozen=True)
+class Intent:
+    """The job's request is about to be sent: from now on it may have been accepted and charged."""
+
+    job: "Job"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The service accepted the job and gave it this ID."""
+
+    job: "Job"
+    task_id: str
+
+
+@dataclass(frozen=True)
+class Postponed:
+    """The request was certainly not accepted, and will be sent again."""
+
+    job: "Job"
+    error: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The service finished the task; its picture is not saved yet."""
+
+    job: "Job"
+    task: Task
+
+
+@dataclass(frozen=True)
+class Closed:
+    """The job is over, as `result` says; a task that is still running stays as it was."""
+
+    job: "Job"
+    result: "Result"
+
+
+Change = Intent | Accepted | Postponed | Finished | Closed
+
+
+class Store(Protocol):
+    """Where a run commits its changes, from the thread that runs the loop."""
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Make changes durable, all or none.
+
+        Raises:
+            StoreBusyError: Another process holds it; a later attempt may succeed.
+            LocalFileError: It cannot be written.
+        """
+
+
+class HistoryStore:
+    """Commits a run's changes to the history."""
+
+    def __init__(self, history: "History", service: str) -> None:
+        self._history = history
+        self._service = service
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Commit the changes in one transaction. Raises as `Store.commit` does."""
+        fresh = [change.job for change in changes if isinstance(change, Intent) and change.job.number is None]
+        with self._history.transaction():
+            # The intents are the last changes, so what is known of their jobs is written before them.
+            for change in changes:
+                if change.job.number is not None:
+                    self._apply(change, change.job.number)
+            numbers = self._begin(fresh) if fresh else []
+        for job, number in zip(fresh, numbers, strict=True):
+            job.number = number
+
+    def _begin(self, jobs: Sequence["Job"]) -> list[int]:
+        batch = jobs[0].batch
+        rows = [job.row or "" for job in jobs] if batch else None
+        return self._history.begin(self._service, [job.recorded for job in jobs], batch, rows)
+
+    def _apply(self, change: Change, number: int) -> None:
+        history = self._history
+        match change:
+            case Intent():
+                history.resending(number)
+            case Accepted(task_id=task_id):
+                history.accepted(number, task_id)
+            case Postponed(error=error):
+                history.ended(number, Status.UNSENT, error=error)
+            case Finished(task=task):
+                history.ended(number, task.status, **_urls(task))
+            case Closed(result=result) if result.status is not Status.PROCESSING:
+                history.ended(number, result.status, **columns(result))
+
+
+def columns(result: "Result") -> dict[str, str | int | None]:
+    """Return what the history keeps of a result."""
+    path = str(result.path.absolute()) if result.path else "-" if result.content is not None else None
+    return {
+        **_urls(result.task),
+        "path": path,
+        "original_path": str(result.original_path.absolute()) if result.original_path else None,
+        "error": result.error,
+        "exit_code": int(result.exit_code),
+    }
+
+
+def _urls(task: Task | None) -> dict[str, str | int | None]:
+    if task is None:
+        return {}
+    return {"image_url": task.image_url, "original_image_url": task.original_image_url}

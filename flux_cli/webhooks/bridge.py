@@ -1,0 +1,323 @@
+"""From webhooks to the engine: each event once, as a job whose task is due for a status check now.
+
+The server's thread only hands events over. Everything else happens in the thread of the engine's loop, except for
+forwarding, which has a thread of its own: its receiver may be slow, or gone.
+"""
+
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from flux_cli.api.client import Client
+from flux_cli.api.task import Status, Task
+from flux_cli.engine.events import Downloading, Ended
+from flux_cli.engine.events import Event as RunEvent
+from flux_cli.engine.job import Job, Result
+from flux_cli.engine.queues import Inbox
+from flux_cli.engine.run import Plan, Run
+from flux_cli.engine.store import HistoryStore
+from flux_cli.errors import ExitCode, FluxError, LocalFileError, ServiceDownError, worst
+from flux_cli.pictures.naming import Target
+from flux_cli.pictures.saving import Saver
+from flux_cli.storage.history import History
+from flux_cli.storage.record import Record
+from flux_cli.webhooks.event import Event, forward
+from flux_cli.webhooks.journal import EventJournal
+
+MAX_CONCURRENT = 32
+"""Tasks that are checked or saved at once."""
+MAX_WAITING_BYTES = 8 * 1024 * 1024
+"""Bodies that may wait: more than 20,000 of the service's. Beyond that the sender is told to try later."""
+MAX_REMEMBERED = 10_000
+"""Tasks whose last event is remembered; the history knows older ones that are over."""
+FORWARD_SECONDS = 15.0
+"""How long events are still forwarded after everything else has ended."""
+
+
+class Display(Protocol):
+    """What people and scripts see; called from the thread of the engine's loop."""
+
+    def update(self, result: Result) -> None:
+        """Show a running task, or one that is over and whose picture is saved. May raise BrokenPipeError."""
+
+    def repeated(self, task: Task) -> None:
+        """Show that an event arrived that was handled before."""
+
+    def rejected(self, status: int, reason: str) -> None:
+        """Show that a request was answered with this status."""
+
+    def problem(self, message: str) -> None:
+        """Show that something failed that stops nothing."""
+
+    def stopping(self) -> None:
+        """Show that it ends when what has begun is finished."""
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What to do with events.
+
+    Attributes:
+        target: Where pictures go; None to save none.
+        until: End when so many tasks are over; None for never.
+        forward_to: The URL that events are forwarded to, with `secret` in the header.
+    """
+
+    target: Target | None
+    until: int | None = None
+    forward_to: str | None = None
+    secret: str | None = None
+
+
+class Bridge:
+    """Hands webhook events to one run. `deliver`, `rejected` and `failed` may be called from any thread.
+
+    Without `confirms` there is no key to check a task's status with: what an event says is trusted.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        saver: Saver,
+        history: History | None,
+        service: str,
+        display: Display,
+        orders: Orders,
+        journal: EventJournal,
+        *,
+        confirms: bool,
+    ) -> None:
+        self._history = history
+        self._display = display
+        self._orders = orders
+        self._journal = journal
+        self._confirms = confirms
+        self._inbox = Inbox()
+        store = HistoryStore(history, service) if history else None
+        self._run = Run(
+            client, saver, store, self._handle, Plan(concurrency=MAX_CONCURRENT, finish_downloads=True)
+        )
+        self._run.on_stopping = self._stopping
+        self._events: dict[Job, Event] = {}  # those whose tasks are being checked or saved
+        self._seen: OrderedDict[str, tuple[Status, float | None] | None] = OrderedDict()
+        """The last event of each task; None if it says that the task is over."""
+        self._started = 0
+        self._over: dict[str, ExitCode] = {}
+        self._began = time.time()
+        self._broken_pipe: BrokenPipeError | None = None
+        self._forwarder = _Forwarder(orders, partial(self._problem_from_thread)) if orders.forward_to else None
+        self._closed = threading.Event()
+        # Each is counted in one thread only, so that no lock is needed.
+        self._bytes_taken = self._bytes_done = 0
+
+    def deliver(self, event: Event) -> bool:
+        """Take an event over, durably if its task is over; return False if there is no room or no time for it."""
+        full = self._bytes_taken - self._bytes_done > MAX_WAITING_BYTES
+        if full or self._closed.is_set() or self._run.stopping:
+            return False
+        if event.task.status is not Status.PROCESSING:
+            self._journal.add(event)
+        self._bytes_taken += len(event.body)
+        self._run.workers.post(lambda: self._arrived(event))
+        return True
+
+    def rejected(self, status: int, reason: str) -> None:
+        """Report that a request was rejected."""
+        self._run.workers.post(lambda: self._display.rejected(status, reason))
+
+    def failed(self, error: BaseException) -> None:
+        """End with this error: the server cannot go on."""
+
+        def end() -> None:
+            raise error
+
+        self._run.workers.post(end)
+
+    def run(self, ready: Callable[[], None]) -> ExitCode:
+        """Handle events until `Orders.until` is reached; return the exit code for the tasks.
+
+        `ready` is called once signals end the run in an orderly way.
+
+        Raises:
+            KeyboardInterrupt, SignalReceived: A signal asked to end.
+            BrokenPipeError: Nobody reads what the display writes.
+        """
+        self._run.workers.post(ready)
+        for event in self._journal.unprocessed:
+            self._bytes_taken += len(event.body)
+            self._run.workers.post(partial(self._arrived, event))
+        try:
+            if self._forwarder:
+                self._forwarder.start()
+            self._run.run(self._inbox)
+        finally:
+            self._closed.set()
+            if self._forwarder and (left := self._forwarder.finish(FORWARD_SECONDS)):
+                count = "1 event was" if left == 1 else f"{left} events were"
+                self._display.problem(f"{count} not forwarded")
+        if self._broken_pipe is not None:
+            raise self._broken_pipe
+        return worst(self._over.values())
+
+    # In the thread of the engine's loop
+
+    def _arrived(self, event: Event) -> None:
+        task = event.task
+        record = self._find(task.task_id)
+        if self._is_repeated(task, record):
+            self._display.repeated(task)
+            self._done(event)
+            return
+        running = task.status is Status.PROCESSING
+        self._remember(task.task_id, (task.status, task.percentage) if running else None)
+        if running:
+            self._show(_running(task, record))
+            self._forward(event)
+            self._done(event)
+            return
+        self._started += 1
+        job = Job(
+            self._orders.target,
+            recorded=record.request if record else {},
+            n=self._started,
+            task_id=task.task_id,
+            number=record.number if record else None,
+            age=record.age if record else None,
+            task=None if self._confirms else task,
+        )
+        self._events[job] = event
+        self._inbox.add(job)
+
+    def _is_repeated(self, task: Task, record: Record | None) -> bool:
+        """Return whether an event was here before: the same one, or any about a task that is over and handled."""
+        if task.task_id in self._seen and self._seen[task.task_id] in (None, (task.status, task.percentage)):
+            return True
+        if record is None or (record.ended or 0.0) >= self._began:
+            return False  # a task that another command has just finished is news here
+        saved = record.path is not None or (self._orders.target is None and record.status is Status.FINISHED)
+        return saved or (record.status is Status.FAILED and task.status is not Status.FINISHED)
+
+    def _remember(self, task_id: str, last: tuple[Status, float | None] | None) -> None:
+        self._seen[task_id] = last
+        self._seen.move_to_end(task_id)
+        if len(self._seen) > MAX_REMEMBERED:
+            self._seen.popitem(last=False)
+
+    def _handle(self, event: RunEvent) -> None:
+        """Handle an event of the run."""
+        if isinstance(event, Downloading) and event.job in self._events:
+            self._forward(self._events[event.job], once=True)
+        elif isinstance(event, Ended):
+            self._ended(event.job, event.result)
+
+    def _stopping(self, downloads: int) -> None:
+        if downloads or (self._forwarder and self._forwarder.left):
+            self._display.stopping()
+
+    def _ended(self, job: Job, result: Result) -> None:
+        event = self._events.pop(job)
+        interrupted = result.exit_code >= ExitCode.SIGHUP
+        if result.task is not None:  # the service confirms it, or nobody can
+            self._forward(event, once=True)
+        if result.error is None or not result.resumable:
+            self._journal.remove(event)
+        else:
+            self._seen.pop(event.task.task_id, None)  # another event about it is another chance
+        self._done(event)
+        if result.task is not None and not interrupted:
+            self._over[event.task.task_id] = result.exit_code
+        self._show(result)
+        if self._orders.until is not None and len(self._over) >= self._orders.until:
+            self._close()
+
+    def _close(self) -> None:
+        self._closed.set()
+        self._inbox.closed = True
+
+    def _show(self, result: Result) -> None:
+        if self._broken_pipe is not None:
+            return
+        try:
+            self._display.update(result)
+        except BrokenPipeError as error:
+            self._broken_pipe = error
+            self._close()
+
+    def _done(self, event: Event) -> None:
+        self._bytes_done += len(event.body)
+
+    def _forward(self, event: Event, *, once: bool = False) -> None:
+        if self._forwarder is not None:
+            self._forwarder.put(event, once=once)
+
+    def _problem_from_thread(self, message: str) -> None:
+        self._run.workers.post(lambda: self._display.problem(message))
+
+    def _find(self, task_id: str) -> Record | None:
+        try:
+            return self._history.find(task_id) if self._history else None
+        except LocalFileError as error:
+            self._display.problem(error.message)
+            return None
+
+
+def _running(task: Task, record: Record | None) -> Result:
+    elapsed = time.time() - record.created if record else None
+    request = record.request if record else {}
+    return Result(task.status, task=task, task_id=task.task_id, request=request, elapsed=elapsed)
+
+
+class _Forwarder:
+    """Forwards events one after the other, in a thread of its own."""
+
+    def __init__(self, orders: Orders, problem: Callable[[str], None]) -> None:
+        self._orders = orders
+        self._problem = problem
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._put = self._forwarded = 0
+        self._last: OrderedDict[str, Event] = OrderedDict()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Raises ServiceDownError if there can be none."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ServiceDownError(f"cannot forward events: {error}") from None
+
+    def put(self, event: Event, *, once: bool) -> None:
+        """Forward an event; with `once` not a second time."""
+        task_id = event.task.task_id
+        if once and self._last.get(task_id) is event:
+            return
+        self._last[task_id] = event
+        if len(self._last) > MAX_REMEMBERED:
+            self._last.popitem(last=False)
+        self._put += 1
+        self._queue.put(event)
+
+    @property
+    def left(self) -> int:
+        """How many events are not forwarded yet."""
+        return self._put - self._forwarded
+
+    def finish(self, seconds: float) -> int:
+        """Wait for what is left, at most this long; return how many events were not forwarded."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return self.left
+
+    def _work(self) -> None:
+        url = self._orders.forward_to or ""
+        while (event := self._queue.get()) is not None:
+            try:
+                forward(event, url, self._orders.secret)
+            except FluxError as error:
+                self._problem(error.message)
+            self._forwarded += 1
