@@ -35,7 +35,7 @@ SHORT_PAUSES = {
     "flux_cli.engine.polling.NEAR_SECONDS": 0.05,
     "flux_cli.engine.polling.BLIND_SECOND": 0.2,
     "flux_cli.engine.run.FIRST_SECONDS": 0.05,
-    "flux_cli.engine.run.GATHER_SECONDS": 0.02,
+    "flux_cli.engine.queues.GATHER_SECONDS": 0.02,
 }
 """Constants that are smaller for commands in this process: the default ones spare the service, and no test needs
 them. `tests/test_polling.py` and others look at the real ones."""

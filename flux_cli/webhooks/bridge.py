@@ -31,6 +31,8 @@ from flux_cli.webhooks.journal import EventJournal
 
 MAX_CONCURRENT = 32
 """Tasks that are checked or saved at once."""
+PICTURE_SECONDS = 600.0
+"""How long one picture is tried for."""
 MAX_WAITING_BYTES = 8 * 1024 * 1024
 """Bodies that may wait: more than 20,000 of the service's. Beyond that the sender is told to try later."""
 MAX_REMEMBERED = 10_000
@@ -98,10 +100,9 @@ class Bridge:
         self._journal = journal
         self._confirms = confirms
         self._inbox = Inbox()
+        plan = Plan(concurrency=MAX_CONCURRENT, picture_patience=PICTURE_SECONDS, finish_downloads=True)
         store = HistoryStore(history, service) if history else None
-        self._run = Run(
-            client, saver, store, self._handle, Plan(concurrency=MAX_CONCURRENT, finish_downloads=True)
-        )
+        self._run = Run(client, saver, store, self._handle, plan)
         self._run.on_stopping = self._stopping
         self._events: dict[Job, Event] = {}  # those whose tasks are being checked or saved
         self._seen: OrderedDict[str, tuple[Status, float | None] | None] = OrderedDict()
