@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from flux_cli.api.request import DEFAULT_MODEL, MODELS, Field
+from flux_cli.api.request import DEFAULT_MODEL, FIELDS, MODELS, Field
 from flux_cli.errors import ExitCode, FluxError, UsageError
 from flux_cli.ui import console
 
@@ -122,22 +122,31 @@ def faults() -> Iterator[Candidate]:
         yield fault.name, fault.effect
 
 
-def setting_names(ctx: typer.Context) -> Iterator[Candidate]:
-    """Yield the names of the settings; `set` does not accept the key."""
-    from flux_cli.storage import config
+def setting_names(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
+    """Yield the names of the settings; `set` does not accept the key. Those for one model follow `models.`."""
+    from flux_cli.storage.settings import SETTINGS
 
-    yield from (name for name in config.NAMES if (ctx.info_name, name) != ("set", "api_key"))
+    yield from (name for name in SETTINGS if (ctx.info_name, name) != ("set", "api_key"))
+    if incomplete.startswith("models."):
+        own = [name for name, setting in SETTINGS.items() if setting.per_model]
+        yield from (f"models.{model}.{name}" for model in MODELS for name in own)
 
 
 def setting_values(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
     """Yield values for the setting whose name precedes."""
-    name = ctx.params.get("name")
-    if name == "model":
-        yield from models()
-    elif name == "sandbox":
-        yield from ("true", "false")
-    elif name == "output_dir":
+    from flux_cli.storage.settings import SETTINGS
+
+    name = str(ctx.params.get("name")).rpartition(".")[2]
+    field = FIELDS.get(name)
+    candidates = for_field(field) if field else None
+    if name == "output_dir":
         yield DirectoryPlace(incomplete)
+    elif name == "image_prompt":
+        yield Place(incomplete)
+    elif candidates:
+        yield from candidates()
+    elif name in SETTINGS and SETTINGS[name].kind is bool:
+        yield from ("true", "false")
 
 
 def task_ids(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:

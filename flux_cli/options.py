@@ -3,13 +3,13 @@
 import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from flux_cli import completion
-from flux_cli.api.request import FIELDS, Body, Field, flag, parse_text, random_seed, shown
+from flux_cli.api.request import FIELDS, Body, Field, JsonValue, flag, parse_text, random_seed, shown
 from flux_cli.storage.durations import parse_duration, parse_moment
 
 REQUEST, OUTPUT, WAITING, SERVICE = "Request", "Output", "Waiting", "Service"
@@ -204,6 +204,20 @@ class RequestOptions:
         variable = FIELDS[name].envvar if name in FIELDS else None
         return variable if variable and name in self.values and name not in self.from_flags else flag(name)
 
+    def with_defaults(self, defaults: Mapping[str, JsonValue]) -> "RequestOptions":
+        """Return these options, completed from the config file.
+
+        The model and the webhook secret are left alone. A default for the strength needs an image prompt.
+        """
+        values = {
+            name: value if isinstance(value, bool) else str(value)
+            for name, value in defaults.items()
+            if name in FIELDS and name not in ("prompt", "model", "webhook_secret")
+        }
+        if "image_prompt" not in {**values, **self.values}:
+            values.pop("image_prompt_strength", None)
+        return replace(self, values={**values, **self.values})
+
     def given(self) -> tuple[Body, list[str]]:
         """Return the fields that were given, and one line for each value that has the wrong type.
 
@@ -275,7 +289,7 @@ class PictureOptions:
     sidecar: Annotated[
         bool,
         typer.Option(
-            "--sidecar",
+            "--sidecar/--no-sidecar",
             help="Write the request next to the picture, as PICTURE.json; see --like.",
             rich_help_panel=OUTPUT,
         ),
@@ -291,6 +305,11 @@ class PictureOptions:
     viewer: Annotated[
         bool, typer.Option("--open", help="Open the picture in the default viewer.", rich_help_panel=OUTPUT)
     ] = False
+    from_flags: frozenset[str] = frozenset()
+
+    def with_default(self, *, sidecar: bool) -> "PictureOptions":
+        """Return these options with a default for `--sidecar`."""
+        return self if "sidecar" in self.from_flags else replace(self, sidecar=sidecar)
 
 
 DEFAULT_TIMEOUT = 600.0

@@ -19,7 +19,7 @@ from flux_cli.errors import WORST_FIRST, ExitCode
 from flux_cli.main import app
 from flux_cli.pictures.naming import FIELD_NAMES
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
-from flux_cli.storage import config
+from flux_cli.storage.settings import SETTINGS, Setting
 from man import commands, prose
 from man.commands import Context, paragraphs, words
 from man.roff import Block, bold, literal, page, paragraph, section, terms
@@ -37,7 +37,7 @@ def pages() -> Iterator[tuple[str, str]]:
     for name, context in contexts.items():
         summary = COMMANDS[name][0].lower() + COMMANDS[name][1:].rstrip(".")
         yield _page(f"{PROGRAM}-{name}", 1, summary, _command(name, context))
-    yield _page(f"{PROGRAM}-config", 5, "the settings of flux-cli", _settings(contexts))
+    yield _page(f"{PROGRAM}-config", 5, "the settings of flux-cli", _settings())
     yield _page(f"{PROGRAM}-exit-codes", 7, "what flux-cli says with its exit code", _exit_codes())
 
 
@@ -113,18 +113,20 @@ def _subcommand(context: Context) -> list[Block]:
     return [*paragraphs(context.command.help), *commands.arguments(context)]
 
 
-def _settings(contexts: Mapping[str, Context]) -> Iterator[Block]:
-    every = [param for context in contexts.values() for param in commands.options_of(context) if param.envvar]
-    variables = {"api_key": config.KEY_VARIABLE, **{param.name: param.envvar for param in every}}
+def _settings() -> Iterator[Block]:
     yield section("DESCRIPTION", *paragraphs(prose.ABOUT_CONFIG))
-    yield section("NAMES", _list(prose.SETTINGS, config.NAMES))
+    yield section("NAMES", _list({name: _setting_help(setting) for name, setting in SETTINGS.items()}))
     yield section("EXAMPLES", literal(prose.CONFIG_EXAMPLE))
-    winners = {variables[name]: f"Wins over `{name}`." for name in config.NAMES if name in variables}
+    winners = {setting.envvar: f"Overrides `{name}`." for name, setting in SETTINGS.items() if setting.envvar}
     moved = {name: text for name, text in prose.DIRECTORIES.items() if _is_below(name, ["config"])}
     yield section("ENVIRONMENT", _list({**winners, **moved}))
     yield section("FILES", _list({prose.FILES["config"][0]: prose.CONFIG_FILE}))
     yield section("EXIT STATUS", words(prose.CONFIG_EXIT_STATUS))
     yield _see_also("", "config", "login", "exit-codes(7)")
+
+
+def _setting_help(setting: Setting) -> str:
+    return f"{setting.help}{f' Default: {setting.default}.' if setting.default else ''}"
 
 
 def _exit_codes() -> Iterator[Block]:

@@ -6,7 +6,7 @@ blank lines between; what stands between backticks is to be typed as it stands.
 
 from flux_cli.errors import ExitCode
 from flux_cli.pictures import naming
-from flux_cli.storage import config
+from flux_cli.storage.settings import KEY_VARIABLE
 from flux_cli.webhooks.event import SECRET_VARIABLE
 
 ABOUT = """
@@ -86,8 +86,8 @@ The key is checked with the service before it is stored in a file that only you 
 the key, since command lines are public.
 """,
     "config": """
-The names and what they mean are in flux-cli-config(5). What is shown is what the file says, whatever the
-environment says instead.
+The names and what they mean are in flux-cli-config(5). `list` shows what is in effect and where it comes from:
+the environment, the file or the default. `get` shows what the file sets.
 """,
     "listen": f"""
 It takes what is posted to `/webhook` at an address that it tells on stderr. Give that address as `--webhook-url`
@@ -313,27 +313,26 @@ case $? in
 esac"""
 
 ABOUT_CONFIG = """
-The settings are in a TOML file, which `flux-cli login` and `flux-cli config` write. It is made so that only you
-can read it, and replaced as a whole; comments in it stay, and so do names that this version does not know.
+The settings are in a TOML file, which `flux-cli login` and `flux-cli config` write. Only you can read it, and it
+is replaced in one step; comments in it stay, and so do names that this version does not know.
 
-Flags win over the environment, the environment over this file, and this file over the defaults.
+Flags override the environment, the environment overrides this file, and this file overrides the defaults. A
+default for a request flag applies to the models that accept it. The table `models` has tables with defaults for
+one model, which override the others: `flux-cli config set models.flux-pro.steps 40` writes one. The rows of a
+batch override both; `--like` ignores both.
 """
-
-SETTINGS = {
-    "api_key": "The key for the service. Set it with `flux-cli login`, not with `flux-cli config set`.",
-    "api_url": "The service's address. Default: https://api.apiframe.pro.",
-    "model": "The model of requests that name none. Default: flux-pro.",
-    "output_dir": "The directory of pictures without `-o`. Default: the current one.",
-    "webhook_secret": "Sent with requests that have a webhook URL, and asked for by `flux-cli listen`.",
-    "sandbox": "true or false: use the embedded service unless an address is given.",
-}
 
 CONFIG_EXAMPLE = """\
 # better pictures, and all in one place
 model = "flux-pro-1.1"
-output_dir = "/home/me/Pictures/flux\""""
+output_dir = "/home/me/Pictures/flux"
+timeout = "20m"
 
-KEY = {config.KEY_VARIABLE: "The key for the service; it wins over the one that `flux-cli login` stored."}
+[models."flux-pro-1.1-ultra"]
+aspect_ratio = "21:9"
+"""
+
+KEY = {KEY_VARIABLE: "The key for the service; it wins over the one that `flux-cli login` stored."}
 SECRET = {
     SECRET_VARIABLE: """
         The default for `--webhook-secret`, sent where there is a webhook URL; what `flux-cli listen` asks for.
@@ -358,7 +357,7 @@ VARIABLES_OF: dict[str, dict[str, str]] = {
     "imagine": _PREVIEWS,
     "wait": _PREVIEWS,
     "show": _PREVIEWS,
-    "logout": {config.KEY_VARIABLE: "Where it is set, a key is used even after logout, which warns of that."},
+    "logout": {KEY_VARIABLE: "Where it is set, a key is used even after logout, which warns of that."},
     "listen": {
         SECRET_VARIABLE: "The secret that webhooks have to carry; `--secret-file` wins over it.",
     },

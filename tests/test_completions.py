@@ -341,7 +341,7 @@ def test_an_unknown_shell_is_a_wrong_value(cli: Cli) -> None:
         ("flux-cli imagine ", []),
         ("flux-cli imagine 'a kite --ra", []),
         ('flux-cli imagine "a kite" --ra', ["--raw"]),
-        ("flux-cli config ", ["path", "list", "get", "set", "unset"]),
+        ("flux-cli config ", ["path", "list", "get", "set", "unset", "edit"]),
         ("flux-cli config set api_k", []),
         ("flux-cli config get api_k", ["api_key"]),
         ("flux-cli config set sandbox ", ["true", "false"]),

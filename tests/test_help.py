@@ -131,7 +131,12 @@ def stage(flux: Cli) -> Cli:
     flux.env["FLUX_CLI_WEBHOOK_SECRET"] = "a-long-and-random-text"
     bin_directory = flux.home / "bin"
     bin_directory.mkdir()
-    for name, script in {"pass": f"echo {KEY}", "xdg-open": "exit 0", "www-browser": "exit 0"}.items():
+    for name, script in {
+        "pass": f"echo {KEY}",
+        "xdg-open": "exit 0",
+        "www-browser": "exit 0",
+        "nano": "exit 0",
+    }.items():
         (bin_directory / name).write_text(f"#!/bin/sh\n{script}\n")
         (bin_directory / name).chmod(0o755)
     flux.env["PATH"] = f"{bin_directory}:{FLUX_CLI.parent}:{flux.env['PATH']}"

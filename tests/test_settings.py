@@ -1,11 +1,25 @@
-"""The key and the settings: `login`, `logout`, `config`, `account`, `models`."""
+"""The key and the settings: `login`, `logout`, `config`, `account`, `models`, and defaults for flags."""
 
+import json
 import os
 import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from tests.conftest import KEY, Cli, Service
+from flux_cli import sandbox
+from flux_cli.api.request import FIELDS
+from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.storage import config
+from flux_cli.storage.config import Config
+from flux_cli.storage.settings import SETTINGS, check_key, parse_name, parse_value, problem
+from tests.cli import KEY, Cli
+from tests.conftest import Service
+
+OTHER_KEY = "afk_0123456789abcdef"
 
 
 @pytest.fixture
@@ -13,6 +27,24 @@ def keyless(cli: Cli, service: Service) -> Cli:
     """The command pointed at the sandbox, without a key."""
     cli.env["FLUX_CLI_API_URL"] = service.url
     return cli
+
+
+def write_config(cli: Cli, content: str | bytes, mode: int = 0o600) -> None:
+    """Write the config file."""
+    cli.config.parent.mkdir(parents=True, exist_ok=True)
+    cli.config.write_bytes(content.encode() if isinstance(content, str) else content)
+    cli.config.chmod(mode)
+
+
+def dry_run(cli: Cli, *arguments: str) -> Mapping[str, object]:
+    """Return the request that `imagine` would send."""
+    done = cli("imagine", "x", "--dry-run", *arguments)
+    assert done.code == 0, done.stderr
+    (body,) = done.objects
+    return {name: value for name, value in body.items() if name not in ("prompt", "model")}
+
+
+# login and logout
 
 
 def test_login_checks_and_stores_a_piped_key(keyless: Cli) -> None:
@@ -26,13 +58,55 @@ def test_login_checks_and_stores_a_piped_key(keyless: Cli) -> None:
     assert keyless("account").code == 0
 
 
-def test_a_refused_key_is_not_stored(cli: Cli, tmp_path: object) -> None:
-    """401 is exit 3; with `--no-verify` nobody is asked."""
-    from pathlib import Path
+@pytest.mark.skipif(os.name == "nt", reason="no umask there")
+def test_no_directory_is_open_to_others(keyless: Cli) -> None:
+    """Not even with a umask that would allow it."""
+    before = os.umask(0)
+    try:
+        keyless("login", "--no-verify", input=KEY)
+    finally:
+        os.umask(before)
+    for path in (keyless.config, keyless.config.parent, keyless.config.parent.parent):
+        assert path.stat().st_mode & 0o077 == 0
 
-    from flux_cli import sandbox
 
-    with sandbox.running(Path(str(tmp_path)) / "strict", key="the-right-key") as strict:
+@pytest.mark.parametrize(
+    "text",
+    [
+        f" {KEY}\r\n",
+        f"\ufeff{KEY}\n",
+        f"{KEY}\nlogin: me\nurl: https://apiframe.pro\n",
+        f"\t{KEY}\u00a0",
+    ],
+)
+def test_what_surrounds_a_key_is_trimmed(keyless: Cli, text: str) -> None:
+    """And only the first line of stdin is read, as password managers print more."""
+    assert keyless("login", "--no-verify", input=text).code == 0
+    assert keyless.config.read_text() == f'api_key = "{KEY}"\n'
+
+
+def test_what_surrounds_a_key_in_the_environment_is_trimmed(keyless: Cli) -> None:
+    """A key that is only white space is none."""
+    for text in (f"\ufeff{KEY}\r", f" {KEY}\n"):
+        assert keyless("account", env={"APIFRAME_API_KEY": text}).code == 0
+    assert keyless("account", env={"APIFRAME_API_KEY": " \r\n"}).code == 3
+    assert check_key(f"\udcef\udcbb\udcbf{KEY}") == KEY
+
+
+def test_the_hidden_prompt(keyless: Cli) -> None:
+    """On a terminal the key is asked for without an echo; the question is on stderr."""
+    with mock.patch("getpass.getpass", return_value=f"{KEY} ") as asked:
+        done = keyless("login", "--no-verify", tty=["stdin"])
+    assert done.code == 0
+    assert asked.call_count == 1
+    assert keyless.config.read_text() == f'api_key = "{KEY}"\n'
+    with mock.patch("getpass.getpass", side_effect=EOFError):
+        assert keyless("login", "--no-verify", tty=["stdin"]).code == 130
+
+
+def test_a_rejected_key_is_not_stored(cli: Cli, tmp_path: Path) -> None:
+    """401 is exit 3; with `--no-verify` the service is not asked."""
+    with sandbox.running(tmp_path / "strict", key="the-right-key") as strict:
         env = {"FLUX_CLI_API_URL": strict.url}
         done = cli("login", input=KEY, env=env)
         assert done.code == 3
@@ -45,58 +119,135 @@ def test_a_refused_key_is_not_stored(cli: Cli, tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "two words", "tab\tkey", "line\nbreak", "clé-secrète-9", "esc\x1bape", "k\x7fey"]
+    "key", ["", "two words", "tab\tkey", "\nsecond", "clé-secrète-9", "esc\x1bape", "k\x7fey"]
 )
-def test_a_key_that_cannot_be_one_is_refused_without_an_echo(keyless: Cli, key: str) -> None:
-    """From stdin and from the environment alike: exit 2 (or 3 for none at all), nothing stored or sent."""
+def test_an_invalid_key_is_refused_without_an_echo(keyless: Cli, key: str) -> None:
+    """From stdin and from the environment: exit 2 (3 if there is none), nothing is stored or sent."""
     done = keyless("login", input=key)
     assert done.code == 2
     assert not keyless.config.exists()
-    if key:
+    if key.strip():
         assert key not in done.stderr
-        done = keyless("account", env={"APIFRAME_API_KEY": key})
+        done = keyless("account", env={"APIFRAME_API_KEY": f"a{key}"})
         assert done.code == 2
         assert key not in done.stdout + done.stderr
 
 
+def test_a_key_that_is_too_long_is_refused(keyless: Cli) -> None:
+    """Half a key must not be stored."""
+    done = keyless("login", "--no-verify", input="k" * 5000)
+    assert (done.code, keyless.config.exists()) == (2, False)
+    assert "longer than 4096" in done.stderr
+
+
+def test_a_key_of_the_other_api(cli: Cli, service: Service) -> None:
+    """Exit 3 before anything is sent to the default URL; elsewhere the service decides. Storing it warns."""
+    env = {"APIFRAME_API_KEY": OTHER_KEY}
+    for arguments in (["account"], ["imagine", "x"], ["fetch", "task-1"]):
+        done = cli(*arguments, env=env)
+        assert done.code == 3
+        assert "belongs to the service's other API" in done.stderr
+        assert OTHER_KEY not in done.stderr
+    done = cli("login", input=OTHER_KEY)
+    assert (done.code, cli.config.exists()) == (3, False)
+    assert "was not stored" in done.stderr
+    assert service.running.stats.submissions == 0
+    done = cli("login", "--no-verify", "--quiet", input=OTHER_KEY)
+    assert done.code == 0
+    assert "warning: the key starts with afk_" in done.stderr
+    assert cli("account", env={"FLUX_CLI_API_URL": service.url}).code == 3
+
+
 def test_logout_removes_the_key_and_keeps_the_rest(keyless: Cli) -> None:
-    """Other settings and comments stay; the file keeps its mode."""
+    """Other settings and comments stay; the file keeps its mode. Without a key nothing is written."""
     keyless("login", "--no-verify", input=KEY)
-    keyless.config.write_text("# mine\n" + keyless.config.read_text() + 'model = "flux-dev" # cheap\n')
+    write_config(keyless, "# mine\n" + keyless.config.read_text() + 'model = "flux-dev" # cheap\n')
     assert keyless("logout").code == 0
     assert keyless.config.read_text() == '# mine\nmodel = "flux-dev" # cheap\n'
     assert stat.S_IMODE(keyless.config.stat().st_mode) == 0o600
     assert keyless("account").code == 3
+    before = keyless.config.stat()
     assert "no key was stored" in keyless("logout").stderr
+    assert keyless.config.stat() == before
 
 
-def test_config_sets_gets_lists_and_unsets(cli: Cli) -> None:
-    """Every setting goes in and comes out; secrets come out masked."""
+# config
+
+
+def test_config_sets_gets_and_unsets(cli: Cli) -> None:
+    """Every setting but the key goes in and comes out; secrets come out masked."""
     values = {
         "api_url": "https://api.example.com",
         "model": "flux-dev",
         "output_dir": "pictures",
         "webhook_secret": "hush-hush-hush-hush",
         "sandbox": "true",
+        "timeout": "20m",
+        "sidecar": "true",
+        "count": "4",
+        "image_prompt": "cat.png",
+        "image_prompt_strength": "0.5",
+        "prompt_upsampling": "false",
+        "width": "512",
+        "height": "256",
+        "aspect_ratio": "21:9",
+        "steps": "40",
+        "guidance": "2.5",
+        "interval": "3",
+        "seed": "random",
+        "safety_tolerance": "6",
+        "raw": "true",
+        "webhook_url": "https://example.com/hook",
     }
+    assert {"api_key", *values} == SETTINGS.keys() >= FIELDS.keys() - {"prompt"}
     for name, value in values.items():
-        assert cli("config", "set", name, value).code == 0
-    assert cli("config", "get", "model").lines == ["flux-dev"]
-    assert cli("config", "get", "webhook_secret").lines == ["…hush"]
+        done = cli("config", "set", name, value)
+        assert done.code == 0, done.stderr
+        assert cli("config", "get", name).lines == ["…hush" if name == "webhook_secret" else value]
     assert cli("config", "get", "api_key").code == 1
-    assert [line.split(" = ")[0] for line in cli("config", "list").lines] == list(values)
-    assert "hush-hush" not in cli("config", "list").stdout
-    assert cli("config", "unset", "sandbox").code == 0
-    assert cli("config", "get", "sandbox").code == 1
+    for name in values:
+        assert cli("config", "unset", name).code == 0
+        assert cli("config", "get", name).code == 1
+    assert cli.config.read_text() == ""
     assert cli("config", "path").lines == [str(cli.config)]
+
+
+def test_config_list_shows_sources(cli: Cli) -> None:
+    """The environment overrides the file, the file overrides the defaults; secrets are masked in all of them."""
+    write_config(
+        cli, 'api_key = "0123456789abcdef"\nmodel = "flux-dev"\nsteps = 40\n[models.flux-pro]\nsteps = 50\n'
+    )
+    env = {"FLUX_CLI_MODEL": "flux-schnell", "FLUX_CLI_WEBHOOK_SECRET": "hush-hush-hush-hush"}
+    assert cli("config", "list", env=env).lines == [
+        "api_key = …cdef  # file",
+        "api_url = https://api.apiframe.pro  # default",
+        "model = flux-schnell  # environment: FLUX_CLI_MODEL",
+        "output_dir = .  # default",
+        "webhook_secret = …hush  # environment: FLUX_CLI_WEBHOOK_SECRET",
+        "sandbox = false  # default",
+        "timeout = 10m  # default",
+        "sidecar = false  # default",
+        "count = 1  # default",
+        "steps = 40  # file",
+        "models.flux-pro.steps = 50  # file",
+    ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["set", "colour", "red"], "known: api_key, api_url"),
-        (["get", "colour"], "known: api_key, api_url"),
-        (["unset", "colour"], "known: api_key, api_url"),
+        (["set", "colour", "red"], "unknown setting `colour`; known: api_key, api_url"),
+        (["get", "widht"], "unknown setting `widht`; did you mean `width`?"),
+        (["unset", "models.flux-pro.api_url"], "unknown setting `models.flux-pro.api_url`"),
+        (["set", "models.flux-por.steps", "4"], "unknown model `flux-por`"),
+        (["set", "width", "5000"], "`width` must be 256 to 1440, not 5000"),
+        (["set", "width", "wide"], "`width` must be a whole number, not `wide`"),
+        (["set", "aspect_ratio", "9"], "`aspect_ratio` must be `W:H`"),
+        (["set", "models.flux-dev.aspect_ratio", "1:1"], "needs `flux-pro-1.1-ultra`, the model is `flux-dev`"),
+        (["set", "count", "0"], "`count` must be a whole number from 1, not 0"),
+        (["set", "timeout", "soon"], "`timeout` takes seconds"),
+        (["set", "model", "flux-dve"], "unknown model `flux-dve`; did you mean `flux-dev`?"),
+        (["set", "webhook_url", "here"], "`webhook_url` must be an http or https URL"),
         (["set", "sandbox", "perhaps"], "true or false"),
         (["set", "api_url", "api.example.com"], "not an http or https URL"),
         (["set", "api_key", KEY], "use `flux-cli login`"),
@@ -104,7 +255,7 @@ def test_config_sets_gets_lists_and_unsets(cli: Cli) -> None:
         (["sett", "model", "x"], "sett"),
     ],
 )
-def test_config_refuses_what_it_cannot_hold(cli: Cli, arguments: list[str], message: str) -> None:
+def test_config_rejects_invalid_input(cli: Cli, arguments: list[str], message: str) -> None:
     """Exit 2, and no file is made; a key given on the command line is not repeated."""
     done = cli("config", *arguments)
     assert done.code == 2
@@ -118,17 +269,24 @@ def test_config_refuses_what_it_cannot_hold(cli: Cli, arguments: list[str], mess
     [
         (b"api_key = ", "is not TOML"),
         (b'api_key = "secret-key-123"\nmodel = [', "is not TOML"),
-        (b"api_key = 3", "`api_key` has to be text"),
-        (b"sandbox = 'yes'", "`sandbox` has to be true or false"),
-        (b"model = ['a']", "`model` has to be text"),
-        (b"\xff\xfe", "is not TOML"),
+        (b"api_key = 3", "`api_key` must be text"),
+        (b"sandbox = 'yes'", "`sandbox` must be true or false"),
+        (b"model = ['a']", "`model` must be text"),
+        (b"width = 5000", "`width` must be 256 to 1440, not 5000"),
+        (b"timeout = 'soon'", "`timeout` takes seconds"),
+        (b"[models.flux-dev]\nsteps = 'many'", "`models.flux-dev.steps` must be a whole number"),
+        (b"models = 3", "`models` must have one table per model"),
+        (b"\xff\xfe", "is not TOML: not UTF-8"),
     ],
 )
-def test_a_config_file_that_is_not_one_is_exit_6_and_left_alone(cli: Cli, content: bytes, message: str) -> None:
+def test_an_invalid_config_file_is_exit_6_and_left_alone(cli: Cli, content: bytes, message: str) -> None:
     """For commands that read it and commands that write it; the key in it is not shown."""
-    cli.config.parent.mkdir(parents=True)
-    cli.config.write_bytes(content)
-    for arguments in (["imagine", "x", "--dry-run"], ["config", "list"], ["config", "set", "model", "flux-dev"]):
+    write_config(cli, content)
+    for arguments in (
+        ["imagine", "x", "--dry-run"],
+        ["config", "list"],
+        ["config", "set", "api_url", "https://x.y"],
+    ):
         done = cli(*arguments)
         assert done.code == 6
         assert message in done.stderr
@@ -137,12 +295,51 @@ def test_a_config_file_that_is_not_one_is_exit_6_and_left_alone(cli: Cli, conten
     assert cli.config.read_bytes() == content
 
 
-def test_a_setting_of_a_newer_version_does_no_harm(cli: Cli) -> None:
-    """Unknown names are left alone, also when another one is changed."""
-    cli.config.parent.mkdir(parents=True)
-    cli.config.write_text('future = 1\nmodel = "flux-dev"\n')
+def test_all_invalid_values_are_reported(cli: Cli) -> None:
+    """One line for each; setting or removing the last one of them repairs the file."""
+    write_config(cli, "width = 1\nheight = 1\n")
+    done = cli("config", "list")
+    assert [line.rpartition(": ")[2] for line in done.stderr.splitlines()[:2]] == [
+        "`width` must be 256 to 1440, not 1",
+        "`height` must be 256 to 1440, not 1",
+    ]
+    write_config(cli, "width = 1\n")
+    assert cli("config", "list").stderr.splitlines()[1].endswith("remove it with `flux-cli config unset width`")
+    assert cli("config", "set", "width", "256").code == 0
+    write_config(cli, "width = 1\n")
+    assert cli("config", "unset", "width").code == 0
+    assert cli("config", "list").code == 0
+
+
+def test_unknown_names_are_warnings(cli: Cli) -> None:
+    """A newer version may have written them, so they stay; `--quiet` says nothing."""
+    write_config(cli, 'widht = 256\nmodel = "flux-x"\n[models.flux-y]\nsteps = 1\nfuture = 1\n')
+    done = cli("config", "get", "model")
+    assert done.lines == ["flux-x"]
+    assert "unknown setting `widht`; did you mean `width`?" in done.stderr
+    assert "unknown model `flux-x`" in done.stderr
+    assert "unknown model `flux-y`" in done.stderr
+    assert "unknown setting `future`" in done.stderr
     assert cli("config", "set", "model", "flux-pro").code == 0
-    assert cli.config.read_text() == 'future = 1\nmodel = "flux-pro"\n'
+    assert cli.config.read_text() == 'widht = 256\nmodel = "flux-pro"\n[models.flux-y]\nsteps = 1\nfuture = 1\n'
+    assert "widht" not in cli("imagine", "x", "--dry-run", "--quiet").stderr
+
+
+def test_a_byte_order_mark_and_dos_line_ends(cli: Cli) -> None:
+    """As editors on Windows write them."""
+    write_config(cli, b'\xef\xbb\xbfmodel = "flux-dev"\r\n# mine\r\n')
+    assert cli("config", "get", "model").lines == ["flux-dev"]
+    assert cli("config", "set", "width", "512").code == 0
+    assert cli.config.read_bytes() == b'model = "flux-dev"\r\n# mine\r\nwidth = 512\n'
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no permissions there")
+def test_a_secret_that_others_can_read(cli: Cli) -> None:
+    """It is a warning, with the remedy; a file without a secret may be shared."""
+    write_config(cli, f'api_key = "{KEY}"\n', 0o644)
+    assert f"readable by others; run: chmod 600 {cli.config}" in cli("config", "list").stderr
+    write_config(cli, 'model = "flux-dev"\n', 0o644)
+    assert cli("config", "list").stderr == ""
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights there")
@@ -158,7 +355,216 @@ def test_a_config_file_kept_elsewhere_stays_there(cli: Cli) -> None:
     assert elsewhere.read_text() == '# kept\nmodel = "flux-dev"\n'
 
 
-def test_account_tells_what_the_service_tells(flux: Cli) -> None:
+def test_per_model_settings_in_the_file(cli: Cli) -> None:
+    """Each model has a table, which goes when it is empty; quotes around the model are optional."""
+    assert cli("config", "set", 'models."flux-pro-1.1-ultra".aspect_ratio', "21:9").code == 0
+    assert cli("config", "set", "models.flux-pro-1.1-ultra.raw", "true").code == 0
+    assert cli.config.read_text() == '[models."flux-pro-1.1-ultra"]\naspect_ratio = "21:9"\nraw = true\n'
+    assert cli("config", "get", "models.flux-pro-1.1-ultra.aspect_ratio").lines == ["21:9"]
+    assert cli("config", "set", "model", "flux-dev").code == 0
+    assert cli("config", "unset", "models.flux-pro-1.1-ultra.aspect_ratio").code == 0
+    assert cli("config", "unset", "models.flux-pro-1.1-ultra.raw").code == 0
+    assert cli("config", "unset", "models.flux-pro-1.1-ultra.raw").code == 0
+    assert cli.config.read_text().strip() == 'model = "flux-dev"'
+
+
+def test_processes_that_change_the_file_at_the_same_time(cli: Cli) -> None:
+    """No setting is lost, whichever process is first: `config set`, `config unset`, `login` and `logout`."""
+    write_config(cli, "steps = 40\n")
+    values = {"width": "512", "height": "256", "guidance": "2.5", "interval": "3", "count": "2", "seed": "7"}
+    processes = [cli.start("config", "set", name, value) for name, value in values.items()]
+    processes += [cli.start("config", "unset", "steps"), cli.start("login", "--no-verify", stdin=key_file(cli))]
+    assert [process.wait(60) for process in processes] == [0] * len(processes)
+    listed = cli("config", "list").lines
+    assert {line.split(" = ")[0] for line in listed if line.endswith("# file")} == {"api_key", *values}
+
+
+def key_file(cli: Cli) -> int:
+    """Return a descriptor of a file with the key."""
+    path = cli.home / "key"
+    path.write_text(KEY)
+    return os.open(path, os.O_RDONLY)
+
+
+# config edit
+
+
+def editor(cli: Cli, code: str) -> dict[str, str]:
+    """Return an environment whose editor is a Python script; `path` is the file."""
+    script = cli.home / "editor.py"
+    script.write_text(f"import pathlib, sys\npath = pathlib.Path(sys.argv[-1])\n{code}\n")
+    return {"VISUAL": f"'{sys.executable}' {script}", "EDITOR": "false"}
+
+
+def test_config_edit(cli: Cli) -> None:
+    """A valid file replaces the old one, readable by its owner only; without a change nothing is written."""
+    done = cli("config", "edit", env=editor(cli, "path.write_text('model = \"flux-dev\"\\n')"))
+    assert done.code == 0, done.stderr
+    assert cli.config.read_text() == 'model = "flux-dev"\n'
+    assert stat.S_IMODE(cli.config.stat().st_mode) == 0o600
+    before = cli.config.stat()
+    assert cli("config", "edit", env=editor(cli, "")).code == 0
+    assert cli.config.stat() == before
+    assert {path.name for path in cli.config.parent.iterdir()} == {"config.toml", ".lock"}
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("path.write_text('width = 5000')", "`width` must be 256 to 1440"),
+        ("path.write_text('width = ')", "is not TOML"),
+        ("path.write_text('width = 256'); sys.exit(3)", "failed with exit code 3"),
+        ("path.write_text('width = 256'); (path.parent / 'config.toml').write_text('')", "another process"),
+    ],
+)
+def test_config_edit_keeps_the_old_file(cli: Cli, code: str, message: str) -> None:
+    """If the new one cannot replace it; what was typed is not lost."""
+    write_config(cli, "# old\n")
+    done = cli("config", "edit", env=editor(cli, code))
+    assert done.code == 6
+    assert message in done.stderr
+    assert "width" not in cli.config.read_text()
+    (copy,) = cli.config.parent.glob("config-*.toml")
+    assert f"hint: your changes are in {copy}" in done.stderr
+    assert copy.read_text().startswith("width = ")
+
+
+def test_config_edit_without_an_editor(cli: Cli) -> None:
+    """A failing or missing editor leaves nothing behind."""
+    for env, code in (({"EDITOR": "no-such-editor"}, 6), ({"EDITOR": "false"}, 6), ({"VISUAL": "'"}, 2)):
+        assert cli("config", "edit", env=env).code == code
+    assert cli("config", "edit", env={"PATH": "/nowhere"}).code == 2
+    assert not cli.config.exists()
+    assert not list(cli.config.parent.glob("*.toml"))
+
+
+# No home
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null", "/no/such/home"])
+def test_without_a_usable_home(cli: Cli, monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    """Reading finds no settings; writing is exit 6 and names the variable. The XDG variable is enough."""
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without an entry in passwd
+    cli.env = {name: value for name, value in cli.env.items() if name not in ("HOME", "XDG_CONFIG_HOME")}
+    env = {} if home is None else {"XDG_CONFIG_HOME": home}
+    assert dry_run_with(cli, env) == 0
+    if home != "/no/such/home" or os.geteuid():  # root can make it
+        done = cli("config", "set", "model", "flux-dev", env=env)
+        assert done.code == 6
+        assert "XDG_CONFIG_HOME" in done.stderr
+    assert cli("config", "set", "model", "flux-dev", env={"XDG_CONFIG_HOME": str(cli.home / "config")}).code == 0
+
+
+def dry_run_with(cli: Cli, env: Mapping[str, str]) -> int:
+    """Return the exit code of a command that only reads."""
+    return cli("imagine", "x", "--dry-run", env=env).code
+
+
+def test_reading_writes_nothing(cli: Cli) -> None:
+    """Neither a directory nor a lock."""
+    for arguments in (["list"], ["path"], ["get", "model"], ["unset", "model"]):
+        cli("config", *arguments)
+    cli("logout")
+    assert not cli.config.parent.exists()
+
+
+# Defaults
+
+
+def test_defaults_for_request_flags(cli: Cli) -> None:
+    """Flags override the model's defaults, which override those for all models."""
+    write_config(
+        cli,
+        'width = 512\nsteps = 40\nseed = "random"\nprompt_upsampling = true\naspect_ratio = "1:1"\n'
+        "image_prompt_strength = 0.5\n[models.flux-dev]\nwidth = 256\nguidance = 3\n"
+        '[models."flux-pro-1.1-ultra"]\naspect_ratio = "21:9"\n',
+    )
+    general = {"prompt_upsampling": True, "width": 512, "steps": 40}
+    body = dict(dry_run(cli))
+    assert isinstance(body.pop("seed"), int)
+    assert body == general
+    assert dry_run(cli, "-m", "flux-dev", "--seed", "7") == {**general, "width": 256, "guidance": 3, "seed": 7}
+    assert dry_run(cli, "-m", "flux-pro-1.1-ultra", "--seed", "7", "--width", "300") == {
+        "prompt_upsampling": True,
+        "width": 300,
+        "aspect_ratio": "21:9",
+        "seed": 7,
+    }
+
+
+def test_defaults_do_not_change_an_earlier_request(flux: Cli) -> None:
+    """`--like` repeats it as it was."""
+    flux("imagine", "x", "--no-wait", "--seed", "7")
+    (record,) = flux.history()
+    write_config(flux, "width = 512\n")
+    assert dry_run(flux, "--like", str(record["task_id"])) == {"seed": 7}
+
+
+def test_defaults_for_count_sidecar_and_timeout(flux: Cli) -> None:
+    """They apply where their flags do, and flags override them."""
+    write_config(flux, 'count = 2\nsidecar = true\ntimeout = "1h"\nsandbox = false\n')
+    done = flux("imagine", "x")
+    assert done.code == 0, done.stderr
+    assert len(done.lines) == 2
+    assert len([name for name in flux.files() if name.endswith(".json")]) == 2
+    assert len(flux("imagine", "y", "-n", "1", "--no-sidecar", "-o", "y.png").lines) == 1
+    assert "y.png" in flux.files()
+    assert "y.png.json" not in flux.files()
+    assert flux("imagine", "z", "-n1", "-o", "-").code == 0
+    assert len(flux("imagine", "z", "--no-wait").lines) == 2
+    assert flux("wait", "--all").code == 0
+    assert len([name for name in flux.files() if name.endswith(".json")]) == 4
+    write_config(flux, "timeout = 0\n")
+    assert flux("imagine", "x").code == 7
+
+
+def test_defaults_in_a_batch(cli: Cli) -> None:
+    """Each row gets those of its model; flags and the row's own fields override them."""
+    write_config(cli, 'width = 512\nsteps = 40\nseed = "random"\n[models.flux-dev]\nwidth = 256\n')
+    rows = [{"prompt": "a"}, {"prompt": "b", "model": "flux-dev"}, {"prompt": "c", "width": 300}]
+    rows.append({"prompt": "d", "model": "flux-schnell"})
+    (cli.cwd / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    done = cli("batch", "rows.jsonl", "--dry-run", "--height", "600")
+    assert done.code == 0, done.stderr
+    names = ("width", "steps", "height", "seed")
+    assert [tuple(body.get(name) for name in names) for body in done.objects] == [
+        (512, 40, 600, None),
+        (256, 40, 600, None),
+        (300, 40, 600, None),
+        (512, None, 600, None),
+    ]
+
+
+def test_defaults_for_a_model_of_a_newer_version() -> None:
+    """It gets what every model accepts, and its own table."""
+    stored = Config(defaults={"width": 512, "steps": 40}, models={"flux-2": {"steps": 9}})
+    assert stored.defaults_for("flux-2") == {"width": 512, "steps": 9}
+    assert stored.defaults_for("flux-3") == {"width": 512}
+
+
+def test_names_and_values() -> None:
+    """Every setting knows whether a value of another type is invalid."""
+    for name in SETTINGS:
+        assert problem(parse_name(name), [1]) is not None
+        assert problem(parse_name(name), " ") is not None
+    with pytest.raises(UsageError, match="must be a finite number"):
+        parse_value(parse_name("guidance"), "inf")
+    assert "hush" not in str(problem(parse_name("webhook_secret"), ["hush"]))
+
+
+def test_an_unreadable_config(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory in its place is an error that names it and the variable."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(cli.home / "config"))
+    cli.config.mkdir(parents=True)
+    with pytest.raises(LocalFileError, match="cannot read") as caught:
+        config.load()
+    assert "XDG_CONFIG_HOME" in str(caught.value.hint)
+
+
+# account, models and the choice of the service
+
+
+def test_account_shows_what_the_service_returns(flux: Cli) -> None:
     """As rows and as JSON."""
     rows = dict(line.split("\t") for line in flux("account").lines)
     assert list(rows) == ["email", "credits", "total_images", "plan"]
@@ -170,17 +576,15 @@ def test_account_tells_what_the_service_tells(flux: Cli) -> None:
 
 def test_models_lists_each_with_its_parameters(cli: Cli) -> None:
     """The table of rules, for people and for programs."""
-    rows = dict(line.split("\t") for line in cli("models").lines)
-    assert rows["flux-pro-1.1-ultra"] == "image_prompt_strength aspect_ratio raw"
     objects = {each["model"]: each["parameters"] for each in cli("models", "--json").objects}
-    assert list(objects) == list(rows)
+    assert list(objects) == [line.split("\t")[0] for line in cli("models").lines]
     assert "interval" in objects["flux-pro"]
     assert "interval" not in objects["flux-dev"]
     assert "prompt" in objects["flux-schnell"]
 
 
 def test_an_unreachable_service_is_exit_5(cli: Cli) -> None:
-    """A port where nobody listens; one line that says so."""
+    """A port on which nothing listens; one line that says so."""
     env = {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": "http://127.0.0.1:9"}
     done = cli("account", env=env)
     assert done.code == 5
@@ -202,17 +606,13 @@ def test_flags_choose_the_service_over_the_environment(flux: Cli, service: Servi
 
 
 @pytest.mark.parametrize("setting", ["0", "1"])
-def test_a_flag_is_one_whatever_the_environment_says(flux: Cli, service: Service, setting: str) -> None:
-    """Both flags exclude each other also where a variable of the same meaning is set; a flag wins over both."""
+def test_a_flag_overrides_a_variable_of_the_same_meaning(flux: Cli, service: Service, setting: str) -> None:
+    """Both flags exclude each other also if such a variable is set; a flag overrides both variables."""
     env = {"FLUX_CLI_SANDBOX": setting, "FLUX_CLI_API_URL": "http://127.0.0.1:9"}
     assert flux("account", "--sandbox", "--api-url", "http://127.0.0.1:9", env=env).code == 2
     assert flux("account", "--api-url", "http://127.0.0.1:9", env=env).code == 5
     assert flux("account", "--sandbox", env=env).code == 0
-    before = service.running.stats.accepted
-    done = flux("imagine", "x [[never]]", "--sandbox", "--timeout", "1", env=env)
-    assert "flux-cli wait" in done.stderr
-    assert done.stderr.rstrip().endswith("--sandbox")
-    assert service.running.stats.accepted == before
+    assert service.running.stats.accepted == 0
 
 
 def test_an_empty_api_url_is_not_the_default(flux: Cli, cli: Cli) -> None:
@@ -224,24 +624,8 @@ def test_an_empty_api_url_is_not_the_default(flux: Cli, cli: Cli) -> None:
     assert cli("models", env={"FLUX_CLI_API_URL": ""}).code == 0
 
 
-def test_a_key_that_is_too_long_is_refused_and_not_cut(keyless: Cli) -> None:
-    """Half a key would be stored without a word."""
-    done = keyless("login", "--no-verify", input="k" * 5000)
-    assert (done.code, keyless.config.exists()) == (2, False)
-    assert "longer than 4096" in done.stderr
-
-
-def test_a_value_of_the_wrong_type_is_mended_by_hand(cli: Cli) -> None:
-    """No command can read the file, so the hint names none."""
-    cli.config.parent.mkdir(parents=True)
-    cli.config.write_text('sandbox = "yes"\n')
-    done = cli("config", "set", "sandbox", "true")
-    assert done.code == 6
-    assert done.stderr.splitlines()[1] == "hint: mend it in an editor, or remove the line"
-
-
 def test_a_wrong_path_in_the_api_url_is_about_the_url(flux: Cli, service: Service) -> None:
-    """There is no id to be checked."""
+    """There is no ID to be checked."""
     done = flux("account", "--api-url", f"{service.url}/nowhere")
     assert done.code == 5
     assert done.stderr.splitlines()[1] == "hint: check --api-url"

@@ -3,8 +3,8 @@
 import typer
 
 from flux_cli import options
+from flux_cli.commands.loading import load_config
 from flux_cli.options import ServiceOptions
-from flux_cli.storage import config as settings
 from flux_cli.ui import console, tables
 
 app = typer.Typer(add_completion=False)
@@ -16,7 +16,7 @@ def account(*, service: ServiceOptions) -> int:
     """Show the account: e-mail, credits, images made, plan."""
     from flux_cli.commands.service import choose, connect
 
-    with connect(choose(service, settings.load())) as connected:
+    with connect(choose(service, load_config(quiet=service.quiet))) as connected:
         found = connected.client.account()
     values = {
         "email": found.email,

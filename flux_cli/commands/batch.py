@@ -7,8 +7,8 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli.commands import SUMMARIES
+from flux_cli.commands.loading import load_config
 from flux_cli.options import RequestOptions, ServiceOptions
-from flux_cli.storage import config as settings
 
 app = typer.Typer(add_completion=False)
 
@@ -136,13 +136,13 @@ def batch(
         ),
     ] = False,
     sidecar: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--sidecar",
+            "--sidecar/--no-sidecar",
             help="Write the request of each picture next to it, as PICTURE.json for --like.",
             rich_help_panel=options.OUTPUT,
         ),
-    ] = False,
+    ] = None,
     timeout: Annotated[
         str | None,
         typer.Option(
@@ -176,7 +176,7 @@ def batch(
     from flux_cli.commands.service import choose, connect
     from flux_cli.pictures.saving import Saver
 
-    config = settings.load()
+    config = load_config(quiet=service.quiet)
     limit = running.timeout_seconds(timeout, default=None)
     own_rows = Shard.parse(shard)
     directory = batching.directory_of(output, config)
@@ -187,6 +187,7 @@ def batch(
         own_rows,
         directory,
         defaults,
+        config,
         validate=not no_validate,
         ignore_unknown=ignore_unknown_columns,
     )
@@ -211,6 +212,8 @@ def batch(
         batching.prepared(rows, read.name, wanted) as (plan, history, results),
         connect(choice, wanted.secret) as connected,
     ):
+        if sidecar is None:
+            sidecar = bool(config.defaults.get("sidecar"))
         way = batching.run_plan(concurrency, limit)
         saver = Saver(connected.url, connected.client.trace, original=original)
         return batching.run(plan, read.name, history, results, connected, saver, way, service, sidecar=sidecar)

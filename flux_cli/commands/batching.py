@@ -3,10 +3,11 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flux_cli.api.request import DEFAULT_MODEL, Body, flag, violations
+from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
 from flux_cli.batch import rows as batch_rows
 from flux_cli.batch.plan import Known, Plan, Settings, State, bodies, state_of
 from flux_cli.batch.reader import RowFile
@@ -22,8 +23,9 @@ from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError, Vio
 from flux_cli.options import PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.pictures import image_prompt, naming
 from flux_cli.pictures.saving import Saver
-from flux_cli.storage import config as settings
+from flux_cli.storage.config import Config
 from flux_cli.storage.history import History
+from flux_cli.storage.settings import SEED_RANDOM
 from flux_cli.ui import batch_summary, console
 from flux_cli.ui.batch_progress import RowPrinter, batch_observer
 
@@ -35,7 +37,7 @@ CREDITS_SECONDS = 5.0
 """The timeout for fetching the credits, which are only displayed."""
 
 
-def directory_of(output: str | None, config: settings.Config) -> Path:
+def directory_of(output: str | None, config: Config) -> Path:
     """Return the batch directory. Raises UsageError for an output that is no directory."""
     if output is None:
         return Path(config.output_dir or ".").expanduser()
@@ -45,7 +47,7 @@ def directory_of(output: str | None, config: settings.Config) -> Path:
 
 
 def flag_defaults(
-    request: RequestOptions, config: settings.Config, file: str, format_name: str
+    request: RequestOptions, config: Config, file: str, format_name: str
 ) -> tuple[Body, dict[str, Any]]:
     """Return the fields that the flags set for all rows: as they are sent, and as they are recorded.
 
@@ -71,7 +73,14 @@ def flag_defaults(
 
 
 def checked_rows(
-    file: RowFile, shard: Shard, directory: Path, defaults: Body, *, validate: bool, ignore_unknown: bool
+    file: RowFile,
+    shard: Shard,
+    directory: Path,
+    defaults: Body,
+    config: Config,
+    *,
+    validate: bool,
+    ignore_unknown: bool,
 ) -> list[Row]:
     """Parse and check the rows of a shard, report everything that is wrong, and return them.
 
@@ -81,6 +90,7 @@ def checked_rows(
     if validate and file.format == "text" and (broken := violations({**defaults, "prompt": "…"}, flag)):
         raise ViolationsError(broken)  # the same for every row, and caused by the flags
     found, errors = batch_rows.parse(file, shard, directory, ignore_unknown=ignore_unknown)
+    found = [_with_config_defaults(row, defaults, config) for row in found]
     checks = Checks(file, directory, defaults, validate=validate)
     for row in found:
         console.keep_secret(str(row.fields.get("webhook_secret", "")))
@@ -93,6 +103,19 @@ def checked_rows(
     if not file.lines:
         raise UsageError(f"{file.name} has no rows")
     return found
+
+
+def _with_config_defaults(row: Row, flags: Body, config: Config) -> Row:
+    """Return a row with the config file's defaults for its model, which flags and its own fields override."""
+    fields = {**flags, **row.fields}
+    added = {
+        name: value
+        for name, value in config.defaults_for(str(fields["model"])).items()
+        if name in FIELDS and name not in fields and value != SEED_RANDOM  # a later run would see another seed
+    }
+    if "image_prompt" not in {**fields, **added}:
+        added.pop("image_prompt_strength", None)
+    return replace(row, fields={**added, **row.fields}) if added else row
 
 
 def _rows(count: int) -> str:

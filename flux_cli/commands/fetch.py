@@ -7,9 +7,9 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli.api.task import Status, Task
+from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, TaskFailedError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
-from flux_cli.storage import config as settings
 from flux_cli.ui import console, tables
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def fetch(
     from flux_cli.commands.service import choose, connect
     from flux_cli.storage.history import History
 
-    config = settings.load()
+    config = load_config(quiet=service.quiet)
     reader = tasks.open_history()
     known = tasks.known(tasks.read_ids(task_ids), reader)
     tasks.check_service(known, service, config)

@@ -8,9 +8,10 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, violations
+from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, UsageError, ViolationsError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
-from flux_cli.storage import config as settings
+from flux_cli.storage.config import Config
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
@@ -56,16 +57,16 @@ def imagine(
     ] = None,
     request: RequestOptions,
     count: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--count",
             "-n",
             parser=options.integer(1),
             metavar="N",
-            help="How many pictures; with --seed S they get S, S+1 and so on.",
+            help="How many pictures; with --seed S they get S, S+1 and so on. Default: 1.",
             rich_help_panel=options.OUTPUT,
         ),
-    ] = 1,
+    ] = None,
     output: OutputOptions,
     pictures: PictureOptions,
     no_wait: Annotated[
@@ -90,12 +91,19 @@ def imagine(
     service: ServiceOptions,
 ) -> int:
     """Generate a picture from a prompt, and save it."""
-    config = settings.load()
+    config = load_config(quiet=service.quiet)
     earlier = _earlier(like)
     base = earlier.request if earlier else {}
+    model = _model(request, config, base.get("model"))
+    defaults = config.defaults_for(model)
+    if earlier is None:
+        request = request.with_defaults(defaults)
+    count = count if count is not None else int(defaults.get("count", 1))
+    if not no_wait and output.output != "-":
+        pictures = pictures.with_default(sidecar=bool(defaults.get("sidecar")))
     start: Body = {
         **{name: value for name, value in base.items() if name != "image_prompt"},
-        "model": _model(request, config, base.get("model")),
+        "model": model,
         "prompt": _prompt(prompt, request, base.get("prompt")),
     }
     body, recorded = _bodies(start, request, config, earlier, no_validate)
@@ -114,7 +122,7 @@ def imagine(
     from flux_cli.storage.record import SANDBOX
     from flux_cli.ui import saved
 
-    limit = running.timeout_seconds(timeout)
+    limit = running.timeout_seconds(timeout if timeout is not None else defaults.get("timeout"))
     choice = choose(service, config)
     if no_wait and output.output is not None:
         raise UsageError("`--no-wait` saves no picture, so `-o` cannot be used", "give `-o` to `flux-cli wait`")
@@ -142,7 +150,7 @@ def _earlier(like: str | None) -> "Earlier | None":
     return earlier.find(like)
 
 
-def _model(request: RequestOptions, config: settings.Config, earlier: str | None) -> str:
+def _model(request: RequestOptions, config: Config, earlier: str | None) -> str:
     """Return the model: the flag, the earlier request's, the environment's, the config file's, or the default."""
     if earlier is not None and "model" not in request.from_flags:
         return earlier
@@ -177,7 +185,7 @@ def _warn_of_flags(prompt: str) -> None:
 def _bodies(
     start: Body,
     request: RequestOptions,
-    config: settings.Config,
+    config: Config,
     earlier: "Earlier | None",
     no_validate: bool,
 ) -> tuple[Body, dict[str, Any]]:

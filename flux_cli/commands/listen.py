@@ -10,10 +10,11 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli.api.task import Task, wait_command
+from flux_cli.commands.loading import load_config
 from flux_cli.errors import LocalFileError, MissingExtraError, UsageError
 from flux_cli.options import OutputOptions, ServiceOptions
 from flux_cli.pictures import naming
-from flux_cli.storage import config as settings
+from flux_cli.storage.config import Config
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def listen(
     from flux_cli.webhooks.bridge import Bridge, Orders
     from flux_cli.webhooks.journal import EventJournal
 
-    config = settings.load()
+    config = load_config(quiet=service.quiet)
     secret = _secret(secret_file, insecure, config)
     if forward_to is not None:
         webhook.check_forward_url(forward_to)
@@ -129,7 +130,7 @@ def listen(
                 return bridge.run(introduce)
 
 
-def _secret(file: Path | None, insecure: bool, config: settings.Config) -> str | None:
+def _secret(file: Path | None, insecure: bool, config: Config) -> str | None:
     """Return the secret to ask for, or None where none is wanted.
 
     Raises:
@@ -152,7 +153,7 @@ def _secret(file: Path | None, insecure: bool, config: settings.Config) -> str |
     return secret
 
 
-def _target(output: OutputOptions, config: settings.Config, until: int | None) -> naming.Target:
+def _target(output: OutputOptions, config: Config, until: int | None) -> naming.Target:
     """Understand `-o`, for a number of pictures that is mostly not known. Raises UsageError."""
     if output.output == "-":
         raise UsageError("`-o -` and the events both want stdout", "give a directory or a template instead")
@@ -160,9 +161,7 @@ def _target(output: OutputOptions, config: settings.Config, until: int | None) -
 
 
 @contextlib.contextmanager
-def _connected(
-    options: ServiceOptions, config: settings.Config, secret: str | None
-) -> "Iterator[tuple[Service, bool]]":
+def _connected(options: ServiceOptions, config: Config, secret: str | None) -> "Iterator[tuple[Service, bool]]":
     """Yield the service, and whether there is a key to ask it with. Raises UsageError as `choose` does."""
     from flux_cli.commands.service import choose, connect
 

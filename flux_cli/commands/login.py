@@ -6,12 +6,15 @@ from typing import Annotated
 import typer
 
 from flux_cli import options
+from flux_cli.commands.loading import load_config
 from flux_cli.errors import FluxError, NotAllowedError, UsageError
 from flux_cli.options import ServiceOptions
-from flux_cli.storage import config as settings
+from flux_cli.storage import config
+from flux_cli.storage.settings import check_api_url, check_key
 from flux_cli.ui import console
 
 MAX_KEY_BYTES = 4096
+OTHER_API_PREFIX = "afk_"
 
 app = typer.Typer(add_completion=False)
 
@@ -30,40 +33,41 @@ def login(
     ] = False,
     service: ServiceOptions,
 ) -> int:
-    """Store the API key: typed at a hidden prompt, or read from stdin."""
-    config = settings.load()
-    key = settings.check_key(_read_key())
-    if len(key) > MAX_KEY_BYTES:
-        raise UsageError(f"the key is longer than {MAX_KEY_BYTES} characters", "give the key alone")
+    """Store the API key: typed at a hidden prompt, or the first line of stdin."""
+    loaded = load_config(quiet=service.quiet)
+    key = check_key(_read_key())
     console.keep_secret(key)
     if not no_verify:
-        if service.sandbox:
-            raise UsageError(
-                "the sandbox needs no key and cannot check one", "store it unchecked with --no-verify"
-            )
-        from flux_cli.api.client import DEFAULT_API_URL, Client
-        from flux_cli.api.transport import Transport
-
-        url = settings.check_api_url(
-            service.api_url if service.api_url is not None else config.api_url or DEFAULT_API_URL
-        )
-        try:
-            account = Client(Transport(url, key, (), console.note if service.verbose else None)).account()
-        except NotAllowedError as error:
-            raise NotAllowedError(
-                f"{error.message}; the key was not stored", "copy it again, and check it"
-            ) from None
-        except FluxError as error:
-            raise type(error)(
-                f"the key could not be checked, and was not stored: {error.message}",
-                "try again, or store it unchecked with --no-verify",
-            ) from None
-        if not service.quiet:
-            console.note(f"the key is valid{f', for {account.email}' if account.email else ''}")
-    settings.set_value("api_key", key)
+        _verify(key, service, loaded.api_url)
+    config.set_value("api_key", key)
+    if key.lower().startswith(OTHER_API_PREFIX):
+        console.warning(f"the key starts with {OTHER_API_PREFIX}: it belongs to the service's other API")
     if not service.quiet:
-        console.note(f"stored in {settings.config_path()}")
+        console.note(f"the key was stored in {config.config_path()}")
     return 0
+
+
+def _verify(key: str, service: ServiceOptions, stored_url: str | None) -> None:
+    """Check a key with the service. Raises an error that says that it was not stored."""
+    if service.sandbox:
+        raise UsageError("the sandbox needs no key and cannot check one", "store it unchecked with --no-verify")
+    from flux_cli.api.client import DEFAULT_API_URL, Client, check_key_kind
+    from flux_cli.api.transport import Transport
+
+    url = check_api_url(service.api_url if service.api_url is not None else stored_url or DEFAULT_API_URL)
+    try:
+        check_key_kind(key, url)
+        account = Client(Transport(url, key, (), console.note if service.verbose else None)).account()
+    except NotAllowedError as error:
+        hint = error.hint if key.lower().startswith(OTHER_API_PREFIX) else "copy the key again, and check it"
+        raise NotAllowedError(f"the key was not stored: {error.message}", hint) from None
+    except FluxError as error:
+        raise type(error)(
+            f"the key was not stored, because it could not be checked: {error.message}",
+            "try again, or store it unchecked with --no-verify",
+        ) from None
+    if not service.quiet:
+        console.note(f"the key is valid{f', for {account.email}' if account.email else ''}")
 
 
 def _read_key() -> str:
@@ -71,11 +75,14 @@ def _read_key() -> str:
         from getpass import getpass
 
         try:
-            return getpass("APIFRAME API key (hidden): ", stream=sys.stderr).strip()
+            return getpass("APIFRAME API key (hidden): ", stream=sys.stderr)
         except (KeyboardInterrupt, EOFError):
             console.raw_stderr("\n")
             raise KeyboardInterrupt from None
+    line = sys.stdin.buffer.readline(2 * MAX_KEY_BYTES)
+    if len(line.strip()) > MAX_KEY_BYTES:
+        raise UsageError(f"the key is longer than {MAX_KEY_BYTES} characters", "give the key alone")
     try:
-        return sys.stdin.buffer.read(MAX_KEY_BYTES + 2).decode().removesuffix("\n").removesuffix("\r")
+        return line.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError("the key on stdin is not text") from None

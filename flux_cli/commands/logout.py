@@ -4,7 +4,8 @@ import os
 
 import typer
 
-from flux_cli.storage import config as settings
+from flux_cli.storage import config
+from flux_cli.storage.settings import KEY_VARIABLE
 from flux_cli.ui import console
 
 app = typer.Typer(add_completion=False)
@@ -13,8 +14,8 @@ app = typer.Typer(add_completion=False)
 @app.command(epilog="Examples:\n\n$ flux-cli logout\n\n$ flux-cli logout && pass show apiframe | flux-cli login")
 def logout() -> int:
     """Remove the stored API key."""
-    was_there = settings.unset("api_key")
-    console.note("the key was removed" if was_there else "no key was stored")
-    if os.environ.get(settings.KEY_VARIABLE):
-        console.warning(f"{settings.KEY_VARIABLE} is still set in the environment")
+    removed = config.unset("api_key")
+    console.note("the key was removed" if removed else "no key was stored")
+    if os.environ.get(KEY_VARIABLE):
+        console.warning(f"{KEY_VARIABLE} is still set in the environment")
     return 0

@@ -71,14 +71,18 @@ def run_jobs(
     return reporter.exit_code(code)
 
 
-def timeout_seconds(text: str | None, default: float | None = DEFAULT_TIMEOUT) -> float | None:
-    """Return a `--timeout` in seconds, None for no limit. Raises UsageError if the text is no duration."""
-    if text is None:
+def timeout_seconds(value: object, default: float | None = DEFAULT_TIMEOUT) -> float | None:
+    """Return a `--timeout`, or the one in the config, in seconds; None for no limit.
+
+    Raises:
+        UsageError: It is no duration.
+    """
+    if value is None:
         return default
     try:
-        seconds = parse_duration(text)
+        seconds = parse_duration(str(value))
     except ValueError as error:
-        raise UsageError(f"`--timeout` {error}, not `{shown(text)}`") from None
+        raise UsageError(f"`--timeout` {error}, not `{shown(value)}`") from None
     return seconds if math.isfinite(seconds) else None
 
 

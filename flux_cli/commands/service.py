@@ -16,8 +16,9 @@ from flux_cli.api.client import DEFAULT_API_URL, Client, check_key_kind
 from flux_cli.api.transport import Transport
 from flux_cli.errors import NotAllowedError, UsageError
 from flux_cli.options import ServiceOptions
-from flux_cli.storage.config import Config, check_api_url, find_key
+from flux_cli.storage.config import Config, find_key
 from flux_cli.storage.record import SANDBOX
+from flux_cli.storage.settings import check_api_url
 from flux_cli.ui import console
 
 _SANDBOX_KEY = "sandbox-key"

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flux_cli import completion, options
+from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, UsageError
 from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
-from flux_cli.storage import config as settings
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ def wait(
     from flux_cli.storage.history import History
     from flux_cli.ui import saved
 
-    limit = running.timeout_seconds(timeout)
-    config = settings.load()
+    config = load_config(quiet=service.quiet)
+    limit = running.timeout_seconds(timeout if timeout is not None else config.defaults.get("timeout"))
+    if output.output != "-":
+        pictures = pictures.with_default(sidecar=bool(config.defaults.get("sidecar")))
     if (last or every) and (task_ids or (last and every)):
         raise UsageError("task IDs, `--last` and `--all` exclude each other")
     history = tasks.open_history(required=last or every)

@@ -1,28 +1,48 @@
-"""The config file, 0600 and with its comments kept, and which setting wins.
+"""The config file: readable by its owner only, replaced atomically, with its comments kept.
 
-Flags win over the environment, the environment over the file, the file over defaults; typer handles the first
-two (`envvar=`), `Config` holds the third.
+Flags override the environment, the environment overrides the file, and the file overrides the defaults. Typer
+handles the first two (`envvar=`); `Config` has the third.
 """
 
+import contextlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from flux_cli.errors import LocalFileError, NotAllowedError, UsageError, missing_packages, program
+from flux_cli.api.request import FIELDS, MODELS, JsonValue
+from flux_cli.errors import LocalFileError, NotAllowedError, closest, missing_packages, program
+from flux_cli.storage.locks import lock
 from flux_cli.storage.paths import config_directory, make_directory
+from flux_cli.storage.settings import (
+    KEY_VARIABLE,
+    SETTINGS,
+    Name,
+    check_key,
+    parse_name,
+    parse_value,
+    problem,
+    trim_key,
+    unknown_model,
+)
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
 
-KEY_VARIABLE = "APIFRAME_API_KEY"
-SECRET_NAMES = ("api_key", "webhook_secret")
+_EMPTY_FILE = b"# The settings of flux-cli; see flux-cli-config(5).\n"
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the config file sets; None for what it leaves open."""
+    """What the config file sets; None for what it does not.
+
+    Attributes:
+        defaults: The defaults of the request flags and of `timeout`, `sidecar` and `count`.
+        models: The same for single models.
+        warnings: What the user should know about the file.
+    """
 
     api_key: str | None = None
     api_url: str | None = None
@@ -30,151 +50,161 @@ class Config:
     output_dir: str | None = None
     webhook_secret: str | None = None
     sandbox: bool | None = None
+    defaults: Mapping[str, JsonValue] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def defaults_for(self, model: str) -> dict[str, JsonValue]:
+        """Return the defaults that apply to a model; its own override the others.
+
+        A default for all models is left out if this one does not accept the field.
+        """
+        general = {
+            name: value
+            for name, value in self.defaults.items()
+            if name not in FIELDS or not FIELDS[name].models or model in FIELDS[name].models
+        }
+        return {**general, **self.models.get(model, {})}
+
+    def values(self) -> dict[str, JsonValue]:
+        """Return everything that is set, by the names that `config set` takes."""
+        own = {name: getattr(self, name) for name in _OWN if getattr(self, name) is not None}
+        per_model = {
+            f"models.{model}.{name}": value
+            for model, values in self.models.items()
+            for name, value in values.items()
+        }
+        return {**own, **self.defaults, **per_model}
 
 
-NAMES = tuple(field.name for field in fields(Config))
+_OWN = ("api_key", "api_url", "model", "output_dir", "webhook_secret", "sandbox")
 
 
 def config_path() -> Path:
-    """Return where the config file is, whether or not it exists."""
+    """Return where the config file is, whether or not it exists.
+
+    Raises:
+        LocalFileError: There is no home directory, nor a variable that names another place.
+    """
     return config_directory() / "config.toml"
 
 
 def load() -> Config:
-    """Read the config file; an absent one is an empty one.
-
-    Names that this version does not know are left alone: a newer version may have written them.
+    """Read the config file; an absent one is an empty one. Nothing is written.
 
     Raises:
-        LocalFileError: It cannot be read, is not TOML, or holds a value of the wrong type.
+        LocalFileError: It cannot be read, is not TOML, or contains an invalid value.
     """
-    path = config_path()
     try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+        path = config_path()
+    except LocalFileError:  # no home: there is no file, and only writing one is an error
         return Config()
-    except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {error.strerror}") from None
-    import tomllib  # 20 ms
-
-    try:
-        values = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        # The parser's message quotes no text of the file, so it cannot show the key.
-        raise LocalFileError(f"{path} is not TOML: {error}", "mend it, or remove it and log in again") from None
-    known = {name: value for name, value in values.items() if name in NAMES}
-    for name, value in known.items():
-        wanted = bool if name == "sandbox" else str
-        if not isinstance(value, wanted):
-            raise LocalFileError(
-                f"{path}: `{name}` has to be {'true or false' if wanted is bool else 'text in quotes'}",
-                "mend it in an editor, or remove the line",
-            )
-    return Config(**known)
+    content = _read(path)
+    if content is None:
+        return Config()
+    config = _checked(path, _parsed(path, content))
+    exposed = _exposed(path) if config.api_key or config.webhook_secret else ()
+    return replace(config, warnings=(*config.warnings, *exposed))
 
 
 def set_value(name: str, text: str) -> None:
-    """Set one name in the file, creating it 0600 in a 0700 directory if need be.
+    """Set one name in the file, creating it if necessary.
 
     Raises:
-        UsageError: No such name, or a value that it does not take; nothing is written.
-        LocalFileError: The file cannot be read, understood or written.
+        UsageError: There is no such setting, or the value is invalid; nothing is written.
+        LocalFileError: The file cannot be read or written, or contains something invalid.
     """
-    value: str | bool = _checked(name, text)
+    parsed = parse_name(name)
+    value = parse_value(parsed, text)
 
     def change(document: "TOMLDocument") -> None:
-        document[name] = value
+        _table(document, parsed)[parsed.setting.name] = value
 
-    _rewrite(change)
+    _update(change)
 
 
 def unset(name: str) -> bool:
     """Remove one name from the file; return whether it was there. Raises as `set_value` does."""
-    if name not in NAMES:
-        raise unknown_name(name)
-    if getattr(load(), name) is None:
-        return False
+    parsed = parse_name(name)
 
     def change(document: "TOMLDocument") -> None:
-        del document[name]
+        table = _table(document, parsed)
+        table.pop(parsed.setting.name, None)
+        models: Any = document.get("models")
+        if parsed.model is not None and not table:
+            del models[parsed.model]
+        if models is not None and not models:
+            del document["models"]
 
-    _rewrite(change)
+    path = config_path()
+    content = _read(path)
+    table: Any = _parsed(path, content) if content is not None else {}
+    for key in ("models", parsed.model) if parsed.model is not None else ():
+        table = table.get(key) if isinstance(table, dict) else None
+    if not isinstance(table, dict) or parsed.setting.name not in table:
+        return False  # nothing is written
+    _update(change)
     return True
 
 
-def _checked(name: str, text: str) -> str | bool:
-    if name not in NAMES:
-        raise unknown_name(name)
-    if name == "api_key":
-        return check_key(text)
-    if name == "sandbox":
-        from flux_cli.api.request import parse_text
-
-        try:
-            return bool(parse_text("raw", text))  # any field that takes true or false
-        except ValueError:
-            raise UsageError("`sandbox` takes true or false") from None
-    if name == "api_url":
-        return check_api_url(text)
-    if not text.strip():
-        raise UsageError(f"`{name}` must not be empty", f"to remove it: flux-cli config unset {name}")
-    return text
-
-
-def unknown_name(name: str) -> UsageError:
-    """Return the error for a setting that does not exist."""
-    return UsageError(f"`{name}` is not a setting; known: {', '.join(NAMES)}")
-
-
-def check_key(text: str) -> str:
-    """Return the key if it can be sent as a header.
+def edit(command: Sequence[str]) -> bool:
+    """Let an editor change a copy of the file; if it is valid, it replaces the file. Return whether it changed.
 
     Raises:
-        UsageError: It is empty or has a space, a line break, a control or a non-ASCII character; the message
-            does not repeat it.
+        LocalFileError: The editor failed, the copy is invalid, or another process has changed the file. The file
+            is left alone then, and a changed copy is kept.
     """
-    if not text:
-        raise UsageError("the key is empty")
-    if not text.isascii() or not text.isprintable() or " " in text:
-        raise UsageError(
-            "the key holds a space, a line break, a control or a non-ASCII character",
-            "copy it again, without what surrounds it",
-        )
-    return text
+    import tempfile
+
+    path = config_path()
+    stored = _read(path)
+    before = _EMPTY_FILE if stored is None else stored
+    with _local_errors(path):
+        make_directory(path.parent, 0o700)
+        handle, name = tempfile.mkstemp(prefix="config-", suffix=".toml", dir=path.parent)  # creates it 0600
+        with os.fdopen(handle, "wb") as file:
+            file.write(before)
+    copy = Path(name)
+    try:
+        _run_editor([*command, name])
+        after = _read(copy)
+        if after is not None and after != before:
+            _checked(path, _parsed(path, after))
+            with _locked(path):
+                if _read(path) != stored:
+                    raise LocalFileError(f"another process has changed {path} meanwhile")
+                _write(_real(path), after)
+    except LocalFileError as error:
+        if _read(copy) in (None, before):
+            copy.unlink(missing_ok=True)
+            raise
+        raise LocalFileError(f"{error.message}; the file was not changed", f"your changes are in {name}") from None
+    except BaseException:
+        copy.unlink(missing_ok=True)
+        raise
+    copy.unlink(missing_ok=True)
+    return after not in (None, before)
 
 
-def check_api_url(text: str) -> str:
-    """Return the service's URL in one spelling: the history tells services apart by it.
+def _run_editor(command: Sequence[str]) -> None:
+    import subprocess  # 10 ms
 
-    Scheme and host are in small letters, the scheme's own port and slashes at the end are left out.
-
-    Raises:
-        UsageError: It is not an http or https URL with a host, or holds a user name, a query or a fragment.
-    """
-    from urllib.parse import urlsplit
-
-    from flux_cli.api.request import is_http_url
-
-    if not is_http_url(text):
-        raise UsageError(
-            f"the API URL {text!r} is not an http or https URL", "it looks like https://api.apiframe.pro"
-        )
-    parts = urlsplit(text)
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise UsageError("the API URL takes no user name, query or fragment")
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    port = "" if parts.port in (None, {"http": 80, "https": 443}[parts.scheme]) else f":{parts.port}"
-    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+    try:
+        code = subprocess.run(command, check=False).returncode  # noqa: S603 - the user's own editor
+    except OSError as error:
+        raise LocalFileError(f"cannot run {command[0]}: {(error.strerror or str(error)).lower()}") from None
+    if code != 0:
+        raise LocalFileError(f"the editor {command[0]} failed with exit code {code}")
 
 
 def find_key(config: Config) -> str:
-    """Return the API key: from the environment, else from the config file.
+    """Return the API key: from the environment, otherwise from the config file.
 
     Raises:
         NotAllowedError: There is none.
         UsageError: It cannot be a key.
     """
-    key = os.environ.get(KEY_VARIABLE) or config.api_key
+    key = trim_key(os.environ.get(KEY_VARIABLE, "")) or config.api_key
     if not key:
         sandbox = "" if missing_packages("sandbox") else ", or try --sandbox"
         raise NotAllowedError("no API key", f"run `{program()} login` or set {KEY_VARIABLE}{sandbox}")
@@ -182,34 +212,174 @@ def find_key(config: Config) -> str:
 
 
 def masked(secret: str) -> str:
-    """Return a stand-in for a secret that tells no more than that there is one, and its end if it is long."""
+    """Return a stand-in for a secret: only its end, and only if it is long."""
     return f"…{secret[-4:]}" if len(secret) >= 16 else "…"
 
 
-def _rewrite(change: Callable[["TOMLDocument"], None]) -> None:
-    """Replace the file by a changed copy, atomically; comments and order stay."""
-    import tempfile  # both only needed to write: 3 ms, 35 ms
+def _read(path: Path) -> bytes | None:
+    """Return the content of a file, None if there is none."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}", _ELSEWHERE) from None
 
+
+_NO_TABLES = '`models` must have one table per model, like [models."flux-pro"]'
+_ELSEWHERE = "set XDG_CONFIG_HOME to use another directory"
+
+
+def _parsed(path: Path, content: bytes) -> dict[str, Any]:
+    import tomllib  # 20 ms
+
+    try:
+        return tomllib.loads(content.decode("utf-8-sig").replace("\r\n", "\n"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        # The parser's message quotes no text of the file, so it cannot show the key.
+        reason = error if isinstance(error, tomllib.TOMLDecodeError) else "not UTF-8"
+        raise LocalFileError(f"{path} is not TOML: {reason}", "correct it in an editor, or remove it") from None
+
+
+def _checked(path: Path, document: Mapping[str, Any]) -> Config:
+    """Return what a parsed file sets. Raises LocalFileError that names every invalid value."""
+    problems: list[tuple[str, str]] = []
+    warnings: list[str] = []
+    values = _checked_table(document, None, problems, warnings)
+    models: dict[str, dict[str, JsonValue]] = {}
+    tables = document.get("models", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        problems.append(("models", _NO_TABLES))
+        tables = {}
+    for model, table in tables.items():
+        if model not in MODELS:
+            warnings.append(f"unknown model `{model}` in the table `models`")
+        models[model] = _checked_table(table, model, problems, warnings)
+    if problems:
+        unset = f", or remove it with `flux-cli config unset {problems[0][0]}`" if len(problems) == 1 else ""
+        error = LocalFileError(
+            "; ".join(f"{path}: {message}" for _, message in problems),
+            f"correct it with `flux-cli config edit`{unset if problems[0][0] != 'models' else ''}",
+        )
+        error.messages = tuple(f"{path}: {message}" for _, message in problems)
+        raise error
+    own = {name: values.pop(name) for name in _OWN if name in values}
+    if isinstance(own.get("api_key"), str):
+        own["api_key"] = trim_key(str(own["api_key"]))
+    found = tuple(f"{path}: {warning}" for warning in warnings)
+    return Config(**cast("dict[str, Any]", own), defaults=values, models=models, warnings=found)
+
+
+def _checked_table(
+    table: Mapping[str, object], model: str | None, problems: list[tuple[str, str]], warnings: list[str]
+) -> dict[str, JsonValue]:
+    values: dict[str, JsonValue] = {}
+    for key, value in table.items():
+        if key == "models" and model is None:
+            continue
+        known = [name for name in SETTINGS if model is None or SETTINGS[name].per_model]
+        if key not in known:  # a newer version may have written it
+            close = closest(key, known)
+            warnings.append(f"unknown setting `{key}`" + (f"; did you mean `{close}`?" if close else ""))
+            continue
+        name = Name(SETTINGS[key], model)
+        if message := problem(name, value):
+            problems.append((str(name), message))
+        else:
+            values[key] = cast("JsonValue", value)
+            warnings += filter(None, [unknown_model(name, value)])
+    return values
+
+
+def _exposed(path: Path) -> tuple[str, ...]:
+    """Return a warning if others can read the file."""
+    with contextlib.suppress(OSError):
+        if os.name != "nt" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            return (f"{path} contains a secret and is readable by others; run: chmod 600 {path}",)
+    return ()
+
+
+def _table(document: "TOMLDocument", name: Name) -> Any:  # tomlkit's tables have no common type
+    """Return the table of a document that a name belongs to, created if necessary."""
+    if name.model is None:
+        return document
     import tomlkit
 
-    load()  # refuses what could not be read back, before anything is touched
+    if "models" not in document:
+        document["models"] = tomlkit.table(is_super_table=True)
+    models: Any = document["models"]
+    if isinstance(models, dict) and name.model not in models:
+        models[name.model] = tomlkit.table()
+    if not isinstance(models, dict) or not isinstance(models[name.model], dict):
+        raise LocalFileError(f"{config_path()}: {_NO_TABLES}", "correct it with `flux-cli config edit`")
+    return models[name.model]
+
+
+def _update(change: Callable[["TOMLDocument"], None]) -> None:
+    """Change the file under the lock. What would be invalid afterwards is not written."""
+    import tomlkit  # 35 ms, only needed to write
+
     path = config_path()
-    if path.is_symlink():
-        path = path.resolve()  # a file that is kept elsewhere stays there
-    try:
+    with _local_errors(path):
         make_directory(path.parent, 0o700)
-        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+    with _locked(path):
+        content = _read(path) or b""
+        _parsed(path, content)  # tomlkit's errors may quote the file
+        document = tomlkit.parse(content.decode("utf-8-sig"))
         change(document)
+        changed = tomlkit.dumps(document).encode()
+        _checked(path, _parsed(path, changed))
+        if changed != content:
+            _write(_real(path), changed)
+
+
+def _real(path: Path) -> Path:
+    """Return the path of the file itself: a symbolic link, as dotfile managers make them, stays one."""
+    return path.resolve() if path.is_symlink() else path
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the config file, so that no other process changes it between reading and writing."""
+    with _local_errors(path), open(path.with_name(".lock"), "ab", opener=_private) as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            lock(file, wait=True)
+        yield
+
+
+def _private(name: str, flags: int) -> int:
+    return os.open(name, flags, 0o600)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file in one step; the new one can be read by its owner only."""
+    import tempfile
+
+    with _local_errors(path):
         # mkstemp creates the file 0600, so that the key is never in one that others can read.
         handle, temporary = tempfile.mkstemp(prefix=".config-", suffix=".toml", dir=path.parent)
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(tomlkit.dumps(document))
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
             raise
+        with contextlib.suppress(OSError):  # Windows cannot open a directory
+            directory = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+
+@contextlib.contextmanager
+def _local_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise LocalFileError(f"cannot write {path}: {error.strerror}") from None
+        raise LocalFileError(
+            f"cannot write {path}: {(error.strerror or str(error)).lower()}", _ELSEWHERE
+        ) from None

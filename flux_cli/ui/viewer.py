@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flux_cli.api.request import FIELDS
 from flux_cli.errors import UsageError
-from flux_cli.storage.config import KEY_VARIABLE
+from flux_cli.storage.settings import KEY_VARIABLE
 
 FAILURE_SECONDS = 1.0
 """How long an opener takes to fail; one that still runs after this time shows the file."""
