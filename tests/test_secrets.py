@@ -10,7 +10,6 @@ import trustme
 
 from tests.conftest import KEY, Cli
 from tests.faults.table import with_key
-from tests.faults.warm import WarmCli
 from tests.server import Reply, Request, Server, finished, http, in_turn, png, reply, submitted
 
 SECRET = 'whsec-"quoted"-ü/é-0123456789'
@@ -28,7 +27,7 @@ def keyed(cli: Cli) -> Cli:
     netrc.write_text(NETRC)
     netrc.chmod(0o600)
     cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_WEBHOOK_SECRET": SECRET, "NETRC": str(netrc)}
-    return WarmCli.of(cli)
+    return cli
 
 
 def at(cli: Cli, url: str) -> Cli:
@@ -71,12 +70,12 @@ def test_credentials_in_an_image_url_are_not_sent_either(keyed: Cli) -> None:
         assert with_key(api) == []
 
 
-@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_a_redirect_of_the_api_is_never_followed(keyed: Cli, code: int) -> None:
+@pytest.mark.parametrize(("code", "exit_code"), [(301, 2), (302, 2), (303, 9), (307, 2), (308, 2)])
+def test_a_redirect_of_the_api_is_never_followed(keyed: Cli, code: int, exit_code: int) -> None:
     """Not to another host, and not on the same one: a followed submission could be a second one."""
     with Server() as elsewhere, Server() as api:
         api.routes = {"/flux-imagine": http(code, Location=f"{elsewhere.url}/flux-imagine")}
-        assert at(keyed, api.url)("imagine", "x").code == 9
+        assert at(keyed, api.url)("imagine", "x").code == exit_code
         api.routes = {"/account": http(code, Location=f"{elsewhere.url}/account")}
         assert at(keyed, api.url)("account").code == 1
         assert (elsewhere.received, api.submissions) == ([], 1)
@@ -259,18 +258,15 @@ def test_a_certificate_for_another_host_is_refused(keyed: Cli, authority: trustm
         assert "its certificate is not trusted" in done.stderr
 
 
-def test_https_does_not_fall_back_to_http(keyed: Cli, authority: trustme.CA, tmp_path: Path) -> None:
-    """A picture's URL and its redirects are https where the API is."""
+def test_http_is_upgraded_to_https(keyed: Cli, authority: trustme.CA, tmp_path: Path) -> None:
+    """A picture's URL and its redirects use https if the API does. The pictures' server speaks nothing else."""
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
     keyed.env["REQUESTS_CA_BUNDLE"] = str(bundle)
-    with Server() as plain, Server(tls=context(authority)) as api:
-        api.routes = {"/image": http(302, Location=f"{plain.url}/image/x.png")}
-        done = at(keyed, api.url)("imagine", "x")
-        assert (done.code, plain.received) == (5, [])
-        assert "is not https" in done.stderr
-        api.routes = {"/fetch": reply(finished("task-0", plain.url))}
-        assert keyed("wait", "--last").code == 5
-        assert plain.received == []
-        api.routes = {}
-        assert keyed("wait", "--last").code == 0
+    with Server(tls=context(authority)) as images, Server(tls=context(authority)) as api:
+        http_url = f"http://127.0.0.1:{images.port}"
+        api.routes = {"/image": http(302, Location=f"{http_url}/image/redirected.png")}
+        assert at(keyed, api.url)("imagine", "x").code == 0
+        api.routes = {"/fetch": reply(finished("task-1", http_url))}
+        assert keyed("wait", "task-1").code == 0
+    assert [request.path for request in images.received] == ["/image/redirected.png", "/image/task-1.png"]
