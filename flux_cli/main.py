@@ -49,7 +49,7 @@ class Group(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments; print the help if there are none."""
         if not args and not ctx.resilient_parsing:
-            console.out(ctx.get_help())
+            console.out_bytes(f"{ctx.get_help()}\n".encode())  # with its colours
             raise typer.Exit
         return super().parse_args(ctx, args)
 

@@ -5,15 +5,17 @@ import fcntl
 import os
 import select
 import struct
+import subprocess
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pyte
 from rich.style import Style
 from rich.text import Text
 
-from tests.conftest import Cli
+from tests.cli import FLUX_CLI, Cli
 
 NAMES = {name: name for name in ("black", "red", "green", "blue", "magenta", "cyan", "white")} | {
     "brown": "yellow"
@@ -25,9 +27,15 @@ class Screen:
     """A command that runs in a terminal of its own."""
 
     def __init__(
-        self, cli: Cli, *arguments: str, columns: int = 80, lines: int = 24, env: dict[str, str] | None = None
+        self,
+        cli: Cli,
+        *arguments: str,
+        columns: int = 80,
+        lines: int = 24,
+        env: dict[str, str] | None = None,
+        program: Sequence[str | Path] = (),
     ):
-        """Start the command."""
+        """Start the command, or another program."""
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         self.raw = b""
@@ -35,9 +43,10 @@ class Screen:
         self._master = master
         self._resize(columns, lines)
         environment = {"TERM": "xterm-256color", "LANG": "C.UTF-8", **(env or {})}
-        self.process = cli.start(
-            *arguments,
-            env=environment,
+        self.process = subprocess.Popen(
+            [*(program or [FLUX_CLI]), *arguments],
+            cwd=cli.cwd,
+            env={**cli.env, **environment},
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 import signal
 
 import pytest
 
-from tests.conftest import KEY, Cli, wait_until
+from tests.conftest import FLUX_CLI, KEY, Cli, wait_until
 from tests.screen import Screen
 from tests.server import Reply, Server, finished, http, in_turn, png, reply
 
@@ -155,3 +156,49 @@ def test_the_cursor_comes_back_at_the_deadline_and_on_errors(cli: Cli) -> None:
             screen = Screen(cli, "imagine", "x", "--timeout", "2")
             assert screen.end() == code
         assert screen.raw.rfind(b"\x1b[?25h") >= screen.raw.rfind(b"\x1b[?25l")
+
+
+def shell(cli: Cli) -> Screen:
+    """Return a shell with job control in which `flux-cli` is a command."""
+    path = f"{FLUX_CLI.parent}:{cli.env['PATH']}"
+    screen = Screen(cli, "--norc", "--noprofile", "-i", env={"PATH": path, "PS1": "$ "}, program=["bash"])
+    screen.until(lambda lines: lines[-1:] == ["$"])
+    return screen
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_ctrl_z_restores_the_terminal_and_fg_draws_again(cli: Cli) -> None:
+    """The shell gets a clean line and a visible cursor; the bar comes back in the foreground only."""
+    with Server({"/fetch": RUNNING}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
+        screen = shell(cli)
+        screen.type("flux-cli imagine kite\n")
+        screen.until(lambda lines: lines[-1].startswith("kite ") and "40%" in lines[-1])
+        assert screen.cursor_hidden
+        screen.type("\x1a")
+        screen.until(lambda lines: lines[-1] == "$" and any("Stopped" in line for line in lines))
+        assert not [line for line in screen.text if "━" in line]
+        assert not screen.cursor_hidden
+        screen.type("fg\n")
+        screen.until(lambda lines: lines[-1].startswith("kite ") and "40%" in lines[-1])
+        assert screen.cursor_hidden
+        server.routes = {}
+        screen.until(lambda lines: lines[-2:] == ["kite-task-0.png", "$"])
+        assert not [line for line in screen.text if "━" in line]
+        screen.type("exit\n")
+        assert screen.end() == 0
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_a_background_job_draws_nothing(cli: Cli) -> None:
+    """The prompt of the shell stays as it is until the path is printed."""
+    with Server({"/fetch": RUNNING}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
+        screen = shell(cli)
+        screen.type("flux-cli imagine kite &\n")
+        wait_until(lambda: len(server.requests("/fetch")) > 2)
+        server.routes = {}
+        screen.until(lambda lines: any("kite-task-0.png" in line for line in lines))
+        assert "━" not in screen.raw.decode()
+        screen.type("exit\n")
+        assert screen.end() == 0
