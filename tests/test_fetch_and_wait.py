@@ -1,83 +1,159 @@
-"""`flux-cli fetch` and `flux-cli wait`, as processes against the sandbox."""
+"""`flux-cli fetch` and `flux-cli wait` against the sandbox."""
 
 import json
+import shutil
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
+from flux_cli.storage.history import History
 from tests.conftest import Cli, Service
+from tests.faults.mounts import make_read_only, tmpfs
 
 SMALL = ("--width", "256", "--height", "256", "-q")
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+FINISHED, RUNNING, FAILED = "a [[seconds 0]]", "b [[never]]", "c [[fail]][[seconds 0]]"
 
 
 def submit(flux: Cli, prompt: str) -> str:
-    """Submit a prompt and return the task's id."""
+    """Submit a prompt and return the task ID."""
     done = flux("imagine", prompt, "--no-wait", *SMALL)
     assert done.code == 0, done.stderr
     return done.lines[0]
 
 
-def test_a_look_is_a_row_with_tabs_between(flux: Cli) -> None:
-    """`task_id`, status, percentage, image_url; nothing on stderr."""
-    running, finished = submit(flux, "a [[never]]"), submit(flux, "b [[seconds 0]]")
+# fetch: the status
+
+
+def test_fetch_in_a_pipe(flux: Cli) -> None:
+    """`task_id`, status, percentage, image_url and path, separated by tabs; nothing on stderr."""
+    running, finished = submit(flux, RUNNING), submit(flux, FINISHED)
     done = flux("fetch", running, finished)
     assert (done.code, done.stderr) == (0, "")
     first, second = (line.split("\t") for line in done.lines)
-    assert (first[0], first[1], first[3]) == (running, "processing", "")
+    assert (first[0], first[1], *first[3:]) == (running, "processing", "", "")
     assert 0 <= float(first[2]) < 100
-    assert (second[0], second[1], second[2]) == (finished, "finished", "100")
+    assert (second[0], second[1], second[2], second[4]) == (finished, "finished", "100", "")
     assert second[3].startswith("http://127.0.0.1:")
+    (path,) = flux("wait", finished, "-q").lines
+    assert flux("fetch", finished).lines[0].split("\t")[4] == str(flux.cwd / path)
 
 
 @pytest.mark.parametrize(
     ("prompts", "code"),
     [
-        (["a [[seconds 0]]"], 0),
-        (["a [[never]]"], 8),
-        (["a [[fail]][[seconds 0]]"], 4),
-        (["a [[seconds 0]]", "b [[never]]"], 8),
-        (["a [[never]]", "b [[fail]][[seconds 0]]"], 4),
+        ([FINISHED], 0),
+        ([RUNNING], 8),
+        ([FAILED], 4),
+        ([FINISHED, RUNNING], 8),
+        ([RUNNING, FAILED], 4),
     ],
 )
-def test_exit_status_tells_how_the_tasks_stand(flux: Cli, prompts: list[str], code: int) -> None:
-    """0 all finished, 4 any failed, 8 any running; without the flag a look that worked is 0."""
+def test_exit_status(flux: Cli, prompts: list[str], code: int) -> None:
+    """0 all finished, 4 any failed, 8 any running; without the flag 0, and no `error:` line."""
     ids = [submit(flux, prompt) for prompt in prompts]
-    assert flux("fetch", *ids, "--exit-status").code == code
-    assert flux("fetch", *ids).code == 0
+    done = flux("fetch", *ids, "--exit-status")
+    assert (done.code, "error:" in done.stderr) == (code, code != 0)
+    done = flux("fetch", *ids)
+    assert (done.code, "error:" in done.stderr) == (0, False)
+    assert ("failed: " in done.stderr) is (FAILED in prompts)
+    assert flux("fetch", *ids, "-q").stderr == ""
 
 
-def test_an_unknown_id_is_exit_4_and_the_others_are_told_all_the_same(flux: Cli) -> None:
-    """One bad id costs the rest nothing, in text and in JSON."""
-    known = submit(flux, "a [[seconds 0]]")
+def test_fetch_an_unknown_id(flux: Cli) -> None:
+    """Exit 4; the others are printed all the same, in text and in JSON."""
+    known = submit(flux, FINISHED)
     done = flux("fetch", UNKNOWN_ID, known)
     assert done.code == 4
     assert [line.split("\t")[0] for line in done.lines] == [known]
-    assert f"error: {UNKNOWN_ID}:" in done.stderr
+    assert "error: task 00000000: " in done.stderr
     first, second = flux("fetch", "--json", UNKNOWN_ID, known).objects
     assert (first["exit_code"], first["raw"], second["exit_code"]) == (4, None, 0)
     assert first["error"]
+    for command in ("fetch", "wait"):
+        (task,) = flux(command, "no-such-task", "--json").objects
+        assert (task["status"], task["exit_code"]) == ("failed", 4)  # `unknown` is for submissions
 
 
-def test_fetch_downloads_what_is_finished(flux: Cli) -> None:
-    """`-o` saves it; a task that still runs is only told of."""
-    finished, running = submit(flux, "a [[seconds 0]]"), submit(flux, "b [[never]]")
-    first, second = flux("fetch", "--json", "-o", "{n}.{ext}", finished, running).objects
-    assert (first["path"], second["path"]) == ("1.png", None)
-    assert flux.files() == ["1.png"]
-    assert flux.history("--search", finished)[0]["path"] == str(flux.cwd / "1.png")
+def test_fetch_20_ids_per_request(flux: Cli, service: Service) -> None:
+    """45 finished tasks take three requests, and come in the order asked for."""
+    ids = flux("imagine", FINISHED, "--no-wait", "-n", "45", *SMALL).lines
+    done = flux("fetch", "-", input="\n".join(ids))
+    assert [line.split("\t")[0] for line in done.lines] == ids
+    assert service.running.stats.fetches == 3
 
 
-@pytest.mark.parametrize("form", ["bare", "json", "mixed with blanks"])
-def test_ids_come_from_stdin(flux: Cli, form: str) -> None:
-    """Bare ids and JSON Lines, once each."""
-    one, two = submit(flux, "a [[seconds 0]]"), submit(flux, "b [[seconds 0]]")
+def test_fetch_last_and_all(flux: Cli) -> None:
+    """The newest task, saved or not; every task that is not saved."""
+    done = flux("fetch", "--last")
+    assert (done.code, "the history has no task" in done.stderr) == (2, True)
+    assert (flux("fetch", "--all").code, flux("fetch", "--all").stderr) == (0, "nothing left to save\n")
+    first, second, third = (submit(flux, prompt) for prompt in (FINISHED, RUNNING, FINISHED))
+    assert flux("wait", third, "-q").code == 0
+    assert [line.split("\t")[0] for line in flux("fetch", "--last").lines] == [third]
+    assert [line.split("\t")[0] for line in flux("fetch", "--all").lines] == [second, first]
+
+
+# fetch -o
+
+
+def test_fetch_downloads_finished_tasks(flux: Cli) -> None:
+    """`-o` prints the paths; a running task is only mentioned in JSON."""
+    finished, running, failed = (submit(flux, prompt) for prompt in (FINISHED, RUNNING, FAILED))
+    done = flux("fetch", "-o", "{n}.{ext}", failed, finished, running, "-q")
+    assert (done.code, done.stdout, done.stderr) == (0, "2.png\n", "")
+    assert flux.history("--search", finished)[0]["path"] == str(flux.cwd / "2.png")
+    first, second = flux("fetch", "--json", "-o", "again-{n}.{ext}", finished, running).objects
+    assert (first["path"], second["path"]) == ("again-1.png", None)
+    assert flux.files() == ["2.png", "again-1.png"]
+
+
+def test_fetch_to_stdout(flux: Cli) -> None:
+    """Without a picture stdout stays empty: 7 for a running task (8 with `--exit-status`), 4 for an unknown ID."""
+    running, finished = submit(flux, RUNNING), submit(flux, FINISHED)
+    done = flux("fetch", running, "-o", "-")
+    assert (done.code, done.stdout) == (7, "")
+    assert done.stderr == f"error: task {running[:8]} is still running\n"
+    assert flux("fetch", running, "-o", "-", "--exit-status").code == 8
+    done = flux("fetch", UNKNOWN_ID, "-o", "-")
+    assert (done.code, done.stdout) == (4, "")
+    assert flux("fetch", finished, "-o", "-").stdout_bytes.startswith(b"\x89PNG")
+
+
+def test_fetch_into_a_named_file(flux: Cli) -> None:
+    """As with `-o -`: 7 if the task is running, 4 if it failed; a directory takes what there is."""
+    running, failed = submit(flux, RUNNING), submit(flux, FAILED)
+    assert [flux("fetch", task, "-o", "x.png").code for task in (running, failed)] == [7, 4]
+    assert flux("fetch", running, "-o", "x.png", "--exit-status").code == 8
+    assert flux("fetch", running, "-o", "there/").code == 0
+    assert not (flux.cwd / "x.png").exists()
+
+
+# IDs
+
+
+@pytest.mark.parametrize("form", ["plain", "json", "mixed with blanks"])
+def test_ids_on_stdin(flux: Cli, form: str) -> None:
+    """Plain IDs and JSON Lines, each once; editors on Windows add a byte order mark and carriage returns."""
+    one, two = submit(flux, FINISHED), submit(flux, FINISHED)
     text = {
-        "bare": f"{one}\n{two}\n{one}\n",
+        "plain": f"\ufeff{one}\r\n{two}\n{one}\n",
         "json": "".join(json.dumps({"task_id": task_id, "prompt": "x"}) + "\n" for task_id in (one, two)),
         "mixed with blanks": f"\n  {one} {two}\r\n\n{json.dumps({'task_id': one})}",
     }[form]
     assert [line.split("\t")[0] for line in flux("fetch", "-", input=text).lines] == [one, two]
+
+
+@pytest.mark.parametrize("command", ["fetch", "wait"])
+def test_empty_stdin(flux: Cli, command: str) -> None:
+    """Nothing to do is exit 0."""
+    done = flux(command, "-", input="")
+    assert (done.code, done.stdout, done.stderr) == (0, "", "no task IDs on stdin\n")
+    assert flux(command, "-", "-q", input=" \n\n").stderr == ""
+    done = flux(command, "-", input='{"task_id": null}\n')
+    assert (done.code, "was never accepted" in done.stderr) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -85,36 +161,69 @@ def test_ids_come_from_stdin(flux: Cli, form: str) -> None:
     [
         ('{"id": 3}', "line 1 of stdin"),
         ('{"task_id": [3]}', "neither text nor a number"),
+        ('{"task_id": true}', "neither text nor a number"),
         ("{broken", "line 1 of stdin"),
         ("caf\xe9", "is not a task ID"),
         ("a\x1b[31mb", "is not a task ID"),
         ("x" * 201, "is not a task ID"),
     ],
 )
-def test_what_is_no_id_is_refused(flux: Cli, service: Service, text: str, message: str) -> None:
-    """Exit 2, one clear line, and the service is not asked."""
+def test_invalid_ids(flux: Cli, service: Service, text: str, message: str) -> None:
+    """Exit 2, one clear line, and no request."""
     done = flux("fetch", "-", input=text)
     assert done.code == 2
     assert message in done.stderr
     assert "\x1b" not in done.stderr
+    assert max(map(len, done.stderr.splitlines())) < 200
     assert service.running.stats.fetches == 0
 
 
-def test_a_pipeline_of_no_wait_and_wait_gets_the_picture(flux: Cli) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["wait"], "no task IDs"),
+        (["wait", "--last", "--all"], "exclude each other"),
+        (["wait", "--last", UNKNOWN_ID], "exclude each other"),
+        (["wait", "--last"], "nothing left to save"),
+        (["fetch"], "no task IDs"),
+        (["fetch", "--all", UNKNOWN_ID], "exclude each other"),
+    ],
+)
+def test_wrong_arguments(flux: Cli, arguments: list[str], message: str) -> None:
+    """Exit 2 for missing and contradicting arguments."""
+    done = flux(*arguments)
+    assert done.code == 2
+    assert message in done.stderr
+
+
+def test_prefixes(flux: Cli) -> None:
+    """A prefix stands for the task; one that the history does not know is sent unchanged."""
+    task_id = submit(flux, FINISHED)
+    assert flux("fetch", task_id[:4]).lines[0].split("\t")[0] == task_id
+    assert flux("wait", task_id[:8], "-q").lines == [f"a-seconds-0-{task_id[:8]}.png"]
+    done = flux("fetch", task_id[:3])
+    assert (done.code, f"error: task {task_id[:3]}: " in done.stderr) == (4, True)
+
+
+def test_a_task_of_the_sandbox(cli: Cli) -> None:
+    """Without `--sandbox` nothing is sent: the service would only say that it does not know it."""
+    (task_id,) = cli("imagine", "x", "--no-wait", "--sandbox", *SMALL).lines
+    for command in ("wait", "fetch"):
+        done = cli(command, task_id)
+        assert done.code == 2
+        assert done.stderr == f"error: task {task_id[:8]} belongs to the sandbox\nhint: add --sandbox\n"
+
+
+# wait
+
+
+def test_a_pipeline_of_no_wait_and_wait(flux: Cli) -> None:
     """The contract's pipeline, with JSON Lines between the two."""
     submitted = flux("imagine", "a kite", "--no-wait", "--json", "-n", "2", *SMALL)
     done = flux("wait", "-", "-q", input=submitted.stdout)
     assert done.code == 0, done.stderr
     assert flux.files() == sorted(done.lines)
     assert len(done.lines) == 2
-
-
-def test_many_ids_are_asked_for_twenty_at_a_time(flux: Cli, service: Service) -> None:
-    """45 finished tasks take three requests, and come in the order asked for."""
-    ids = flux("imagine", "a [[seconds 0]]", "--no-wait", "-n", "45", *SMALL).lines
-    done = flux("fetch", "-", input="\n".join(ids))
-    assert [line.split("\t")[0] for line in done.lines] == ids
-    assert service.running.stats.fetches == 3
 
 
 def test_wait_knows_what_the_history_knows(flux: Cli) -> None:
@@ -125,149 +234,100 @@ def test_wait_knows_what_the_history_knows(flux: Cli) -> None:
     assert task["path"] == f"a-kite-{task_id[:8]}.png"
 
 
-def test_wait_last_and_all_take_what_is_not_saved_yet(flux: Cli) -> None:
-    """The newest, then every one, then there is none left."""
+def test_wait_last_and_all(flux: Cli, service: Service) -> None:
+    """The newest task that is not saved, then every one, then nothing is left, which is no error for `--all`."""
     first, second, third = (submit(flux, prompt) for prompt in ("one", "two", "three"))
     assert flux("wait", "--last", "-q").lines == [f"three-{third[:8]}.png"]
     assert sorted(flux("wait", "--all", "-q").lines) == sorted([f"one-{first[:8]}.png", f"two-{second[:8]}.png"])
     done = flux("wait", "--all")
     assert (done.code, done.stderr) == (0, "nothing left to save\n")
     assert flux("wait", "--all", "-q").stderr == ""
+    assert service.submissions == 3
 
 
 def test_waiting_twice_yields_one_file(flux: Cli) -> None:
-    """The same picture under the same name is not made a second file."""
+    """The same picture under the same name does not become a second file."""
     task_id = submit(flux, "a kite")
     assert flux("wait", task_id, "-q").lines == flux("wait", task_id, "-q").lines
     assert len(flux.files()) == 1
 
 
-@pytest.mark.parametrize(
-    ("prompt", "reason"),
-    [
-        ("x [[fail]]", "errors"),
-        ("x [[fail error]]", "error"),
-        ("x [[fail message]]", "message"),
-        ("x [[moderated]]", "moderat"),
-    ],
-)
-def test_a_failed_task_prints_the_services_reason(flux: Cli, prompt: str, reason: str) -> None:
-    """Exit 4, wherever the service puts the reason; and the history keeps it."""
-    assert reason
-    done = flux("imagine", prompt, "--json", *SMALL)
-    (task,) = done.objects
-    assert (done.code, task["status"], task["exit_code"]) == (4, "failed", 4)
-    assert task["error"]
-    assert task["error"] in done.stderr
-    assert flux.history()[0]["error"] == task["error"]
-    assert flux.files() == []
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "x [[no-status]]",
-        "x [[no-percentage]]",
-        "x [[string-percentage]]",
-        "x [[completed]]",
-        "x [[status staged]]",
-        "x [[status quantum]]",
-    ],
-)
-def test_answers_are_read_tolerantly(flux: Cli, prompt: str) -> None:
-    """Each loose form of the service's answers ends in a picture."""
-    done = flux("imagine", prompt, *SMALL)
-    assert done.code == 0, done.stderr
-    assert len(flux.files()) == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["wait"], "no task IDs"),
-        (["wait", "--last", "--all"], "exclude each other"),
-        (["wait", "--last", UNKNOWN_ID], "exclude each other"),
-        (["wait", "--last"], "nothing left to save"),
-        (["fetch"], "TASK_ID"),
-    ],
-)
-def test_what_makes_no_sense_is_exit_2(flux: Cli, arguments: list[str], message: str) -> None:
-    """Missing and contradicting arguments."""
-    done = flux(*arguments)
-    assert done.code == 2
-    assert message in done.stderr
-
-
-def test_worst_of_several_tasks_is_the_exit_code(flux: Cli) -> None:
-    """A failed task among finished ones: 4, and the finished ones are saved."""
-    good, bad = submit(flux, "a"), submit(flux, "b [[fail]]")
+def test_a_failed_task(flux: Cli) -> None:
+    """Exit 4 and the service's reason, in the history too; the finished ones are saved."""
+    good, bad = submit(flux, "a"), submit(flux, "b [[moderated]]")
     done = flux("wait", good, bad, "--json", "-q")
     assert done.code == 4
-    assert sorted(task["exit_code"] for task in done.objects) == [0, 4]
+    assert [task["exit_code"] for task in done.objects] == [0, 4]
+    error = done.objects[1]["error"]
+    assert "moderat" in error
+    assert error in done.stderr
+    assert flux.history()[0]["error"] == error
     assert len(flux.files()) == 1
 
 
-def test_a_later_look_that_fails_takes_no_saved_picture_back(flux: Cli) -> None:
+def test_a_saved_picture_stays_saved(flux: Cli) -> None:
     """The service forgets a task that is saved: the history still says where the picture is."""
-    (path,) = flux("imagine", "a kite [[fetch-http 404 1000]]", "-q", "--no-wait", *SMALL).lines or [""]
-    (saved,) = flux("imagine", "a kite", "--json", *SMALL).objects
-    with sqlite3.connect(flux.history_file) as history:
-        history.execute(
-            "UPDATE submissions SET path = '/kept.png', status = 'finished' WHERE task_id = ?", (path,)
-        )
-    assert flux("wait", path, "-q").code == 4
-    (kept,) = [record for record in flux.history() if record["task_id"] == path]
+    task_id = submit(flux, "a kite [[fetch-http 404 1000]]")
+    with closing(sqlite3.connect(flux.history_file)) as history:
+        history.execute("UPDATE submissions SET path = '/kept.png', status = 'finished'")
+        history.commit()
+    assert flux("wait", task_id, "-q").code == 4
+    (kept,) = flux.history()
     assert (kept["status"], kept["path"], kept["exit_code"]) == ("finished", "/kept.png", None)
-    assert saved["path"] in flux.files()
 
 
-def test_a_gateways_page_is_no_word_of_the_service(flux: Cli) -> None:
-    """HTML with status 404 while the service is redeployed: the task is waited for, and is not called failed."""
-    done = flux("imagine", "a kite [[fetch-html 2]]", *SMALL)
-    assert done.code == 0, done.stderr
+# Histories that cannot be written, and other hosts' histories
 
 
-def test_fetch_to_stdout_claims_nothing_without_a_picture(flux: Cli) -> None:
-    """A running task is exit 7 (8 where the status is asked for), an unknown one 4; stdout stays empty."""
-    running = submit(flux, "a [[never]]")
-    done = flux("fetch", running, "-o", "-")
-    assert (done.code, done.stdout) == (7, "")
-    assert "still runs" in done.stderr
-    assert flux("fetch", running, "-o", "-", "--exit-status").code == 8
-    done = flux("fetch", UNKNOWN_ID, "-o", "-")
-    assert (done.code, done.stdout) == (4, "")
-    assert "does not know the task" in done.stderr
+def test_wait_with_a_read_only_history(flux: Cli, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The task is found and its picture saved; a warning says that nothing is recorded."""
+    task_id = submit(flux, "a kite")
+    with tmpfs(tmp_path_factory.mktemp("state")) as state:
+        shutil.copytree(flux.history_file.parent, state / "flux-cli")
+        make_read_only(state)
+        env = {"XDG_STATE_HOME": str(state)}
+        for command in (["wait", "--all"], ["wait", task_id[:8]], ["fetch", "--last"]):
+            done = flux(*command, env=env)
+            assert (done.code, done.stdout != "") == (0, True)
+            assert "nothing is recorded" in done.stderr
+        assert flux("imagine", "a lamp", env=env).code == 6
 
 
-def test_a_sandboxs_task_is_not_asked_for_elsewhere(cli: Cli) -> None:
-    """Without `--sandbox` the service would only say that it does not know it."""
-    (task_id,) = cli("imagine", "x", "--no-wait", "--sandbox", *SMALL).lines
-    for command in ("wait", "fetch"):
-        done = cli(command, task_id, env={"APIFRAME_API_KEY": "a-key-of-no-use"})
-        assert done.code == 2
-        assert "hint: add --sandbox" in done.stderr
-
-
-def test_fetch_into_a_named_file_claims_nothing_without_it(flux: Cli) -> None:
-    """As with `-o -`: 7 where the task still runs, 4 where it failed; a directory takes what there is."""
-    running, failed = (
-        flux("imagine", prompt, "--no-wait", "-q").lines[0] for prompt in ("a kite [[never]]", "x [[fail]]")
+def test_waiting_for_another_hosts_task(flux: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its outcome is recorded in this host's file, so that `wait --all` is done with it on every host."""
+    as_host: Callable[[str], None] = lambda name: monkeypatch.setattr(  # noqa: E731 - short
+        "flux_cli.storage.history.host_id", lambda: f"{name}-00000000"
     )
-    assert flux("wait", failed).code == 4
-    assert [flux("fetch", task, "-o", "x.png").code for task in (running, failed)] == [7, 4]
-    assert flux("fetch", running, "-o", "x.png", "--exit-status").code == 8
-    assert flux("fetch", running, "-o", "there/").code == 0
-    assert not (flux.cwd / "x.png").exists()
+    monkeypatch.setattr("flux_cli.storage.history.is_shared", lambda _: True)
+    as_host("one")
+    submit(flux, "a kite")
+    as_host("two")
+    assert len(flux("wait", "--all", "-q").lines) == 1
+    for host in ("one", "two", "three"):
+        as_host(host)
+        assert flux("wait", "--all").stderr == "nothing left to save\n"
+        assert [task["status"] for task in flux.history()] == ["finished"]
+    assert len(flux("show").lines) == 1
 
 
-def test_an_id_that_the_service_does_not_know_has_one_status(flux: Cli) -> None:
-    """`unknown` is for submissions whose outcome is in doubt."""
-    for command in ("fetch", "wait"):
-        (task,) = flux(command, "no-such-task", "--json").objects
-        assert (task["status"], task["exit_code"]) == ("failed", 4)
+@pytest.mark.parametrize("command", [["wait", "--all"], ["fetch", "--last"]])
+def test_a_history_that_cannot_be_read(flux: Cli, command: list[str]) -> None:
+    """Exit 6 if the tasks come from it; otherwise a warning."""
+    task_id = submit(flux, FINISHED)
+    for file in flux.history_file.parent.iterdir():
+        file.unlink()
+    flux.history_file.write_bytes(b"not a database at all, " * 1000)
+    done = flux(*command)
+    assert (done.code, done.stderr.startswith("error: the history ")) == (6, True)
+    done = flux(command[0], task_id)
+    assert (done.code, "warning: the history " in done.stderr) == (0, True)
 
 
-def test_ids_in_a_file_with_a_byte_order_mark(flux: Cli) -> None:
-    """As editors on Windows write them."""
-    (task_id,) = flux("imagine", "x", "--no-wait", "-q").lines
-    assert flux("wait", "-", "-q", input=f"\ufeff{task_id}\r\n").code == 0
+def test_a_history_that_another_process_holds(flux: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A status that cannot be recorded is a warning, and the rows are printed."""
+    task_id = submit(flux, FINISHED)
+    with closing(History(flux.history_file)) as history, history.transaction():
+        monkeypatch.setattr("flux_cli.storage.history.patiently.__defaults__", (0.0,))
+        done = flux("fetch", task_id)
+    assert (done.code, len(done.lines)) == (0, 1)
+    assert "cannot use the history" in done.stderr

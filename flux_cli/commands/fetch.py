@@ -1,5 +1,6 @@
-"""`flux-cli fetch`: one look at tasks."""
+"""`flux-cli fetch`: the status of tasks, and with `-o` the pictures of finished ones."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import typer
 from flux_cli import completion, options
 from flux_cli.api.task import Status, Task
 from flux_cli.commands.loading import load_config
-from flux_cli.errors import ExitCode, FluxError, TaskFailedError, worst
+from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, UsageError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
 from flux_cli.ui import console, tables
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from flux_cli.commands.service import Service
     from flux_cli.engine.job import Result
     from flux_cli.pictures.naming import Target
-    from flux_cli.storage.history import History
+    from flux_cli.storage.history import HistoryReader
     from flux_cli.storage.record import Record
 
 app = typer.Typer(add_completion=False)
@@ -30,158 +31,210 @@ EXIT_CODES = {
 
 @app.command(
     epilog="Examples:\n\n"
-    "$ flux-cli fetch 64cd7965-1b78-42c8-b929-9d7751a2e149\n\n"
+    "$ flux-cli fetch 64cd7965\n\n"
     "$ flux-cli fetch --json 64cd7965-1b78-42c8-b929-9d7751a2e149 | jq -r .image_url\n\n"
     "$ flux-cli fetch --exit-status - < ids.txt"
 )
 @options.expanded
 def fetch(
     task_ids: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="TASK_ID...", help="Tasks; - reads ids from stdin.", autocompletion=completion.task_ids
+            metavar="[TASK_ID]...",
+            help="Task IDs or prefixes of at least 4 characters; - reads them from stdin.",
+            autocompletion=completion.task_ids,
         ),
-    ],
+    ] = None,
     *,
+    last: Annotated[
+        bool, typer.Option("--last", help="The newest task.", rich_help_panel=options.SERVICE)
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every task that is not saved.", rich_help_panel=options.SERVICE)
+    ] = False,
     exit_status: Annotated[
         bool,
         typer.Option(
             "--exit-status",
-            help="Exit with 0 if all are finished, 4 if any failed, 8 if any still runs.",
+            help="Exit with 0 if all are finished, 4 if any failed, 8 if any is still running.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
     output: OutputOptions,
     service: ServiceOptions,
 ) -> int:
-    """Ask once how tasks stand."""
+    """Show the status of tasks."""
     from flux_cli.api.status import check_tasks
     from flux_cli.commands import tasks
     from flux_cli.commands.service import choose, connect
-    from flux_cli.storage.history import History
 
     config = load_config(quiet=service.quiet)
-    reader = tasks.open_history()
-    known = tasks.known(tasks.read_ids(task_ids), reader)
-    tasks.check_service(known, service, config)
-    history = reader if isinstance(reader, History) else None
-    ids = list(known)
-    choice = choose(service, config)
+    if (last or every) and (task_ids or (last and every)):
+        raise UsageError("task IDs, `--last` and `--all` exclude each other")
+    history = tasks.open_history(required=last or every)
+    if last or every:
+        choice = choose(service, config)
+        records = tasks.newest(history, choice.name) if last else tasks.unsaved(history, choice.name)
+    else:
+        records = tasks.known(tasks.read_ids(task_ids or []), history)
+        tasks.check_service(records, service, config)
+        choice = choose(service, config)
+    if last and not records:
+        raise UsageError("the history has no task", "give task IDs")
+    if not records:
+        return tasks.nothing_to_do(last=last, every=every, quiet=service.quiet)
     target = None
     if output.output is not None:
         from flux_cli.commands import running
 
-        target = running.target(output, service, config, len(ids))
+        target = running.target(output, service, config, len(records))
     with connect(choice) as connected:
-        looks = check_tasks(connected.client, ids)
-        seen = [_result(task_id, found, known[task_id], history, connected.name) for task_id, found in looks]
+        checks = check_tasks(connected.client, list(records))
+        results = [_result(task_id, found, records[task_id]) for task_id, found in checks]
+        _record(results, records, history, connected.name)
         if target is not None:
-            seen = _downloaded(seen, target, connected, history, output.original, service.quiet)
-    if target is not None and target.stdout:
-        for result in seen:
-            if result.content is None and result.error is None:
-                console.error(f"{result.task_id}: there is no picture yet, the task still runs")
-        _print_errors(seen)
-        return _picture_code(seen, exit_status)
-    _print(seen, json=service.json)
-    named = target is not None and target.explicit
-    return _picture_code(seen, exit_status) if named else _exit_code(seen, exit_status)
+            results = _downloaded(results, records, target, connected, history, output.original, service.quiet)
+    required = exit_status or (target is not None and (target.explicit or target.stdout))
+    _print(results, records, target, json=service.json)
+    _print_messages(results, required=required, quiet=service.quiet)
+    return _exit_code(results, required=required, exit_status=exit_status)
 
 
-def _result(
-    task_id: str, found: Task | FluxError, record: "Record | None", history: "History | None", service: str
-) -> "Result":
-    """Return what is known of a task, and note it in the history."""
+def _result(task_id: str, found: Task | FluxError, record: "Record | None") -> "Result":
+    """Return what the check of a task found out."""
     from flux_cli.engine.job import Result
 
     request = record.request if record else {}
     if isinstance(found, FluxError):
         status = Status.FAILED if isinstance(found, TaskFailedError) else Status.UNKNOWN
-        return Result(
-            status, found.exit_code, task_id=task_id, request=request, error=found.message, hint=found.hint
-        )
-    news = record and record.path is None and record.status is not found.status
-    if history and record and news and record.service == service:  # another service may not know the task
-        history.observed(task_id, found.status, image_url=found.image_url, error=found.error)
-    return Result(
-        found.status, EXIT_CODES[found.status], task=found, task_id=task_id, request=request, error=found.error
-    )
+        code, error, hint = found.exit_code, found.message, found.hint
+        return Result(status, code, task_id=task_id, request=request, error=error, hint=hint)
+    code = EXIT_CODES[found.status]
+    return Result(found.status, code, task=found, task_id=task_id, request=request, error=found.error)
+
+
+def _record(
+    results: "Sequence[Result]", records: "Mapping[str, Record | None]", history: "HistoryReader", service: str
+) -> None:
+    """Record each status that has changed; another service may not know a task. A failure is a warning."""
+    from flux_cli.storage.history import History, patiently
+
+    changed: list[Task] = []
+    for result in results:
+        record = records[result.task_id or ""]
+        if result.task and record and record.service == service and record.path is None:
+            changed += [result.task] if record.status is not result.status else []
+    if not changed or not isinstance(history, History):
+        return
+
+    def change() -> None:
+        with history.transaction():
+            for task in changed:
+                history.observed(task.task_id, task.status, image_url=task.image_url, error=task.error)
+
+    try:
+        patiently(change)
+    except LocalFileError as error:
+        console.warning(error.message)
 
 
 def _downloaded(
-    seen: "list[Result]",
+    results: "list[Result]",
+    records: "Mapping[str, Record | None]",
     target: "Target",
     service: "Service",
-    history: "History | None",
+    history: "HistoryReader",
     original: bool,
     quiet: bool,
 ) -> "list[Result]":
-    """Save the pictures of the finished ones; return all results, in the same order."""
+    """Save the pictures of the finished tasks; return all results, in the same order."""
+    from flux_cli.commands.tasks import number
     from flux_cli.engine.events import Ended, Event, NotDeliveredError
     from flux_cli.engine.job import Job, Result
     from flux_cli.engine.run import Plan, Run
     from flux_cli.engine.store import HistoryStore
     from flux_cli.pictures.saving import Saver
+    from flux_cli.storage.history import History
     from flux_cli.ui.reporter import reporting
 
-    jobs = []
-    for n, result in enumerate(seen, 1):
-        if result.status is Status.FINISHED:
-            record = history.find(result.task_id or "") if history else None
-            number = record.number if record and record.service == service.name else None
-            jobs.append(
-                Job(target, task_id=result.task_id, recorded=result.request, n=n, number=number, task=result.task)
-            )
-    results: dict[str | None, Result] = {}
+    jobs = [
+        Job(
+            target,
+            task_id=result.task_id,
+            recorded=result.request,
+            n=n,
+            number=number(records[result.task_id or ""], history, service.name),
+            task=result.task,
+        )
+        for n, result in enumerate(results, 1)
+        if result.status is Status.FINISHED
+    ]
+    ended: dict[str | None, Result] = {}
     saver = Saver(service.url, service.client.trace, original=original)
     with reporting(jobs, flags=service.flags, service=service.name, quiet=quiet, prints=False) as reporter:
 
         def handle(event: Event) -> None:
             if isinstance(event, Ended):
-                results[event.job.task_id] = event.result
+                ended[event.job.task_id] = event.result
             try:
                 reporter.handle(event)
             except NotDeliveredError as error:
-                lost = results[event.job.task_id]
-                results[event.job.task_id] = replace(lost, exit_code=error.exit_code, resumable=True)
+                lost = ended[event.job.task_id]
+                ended[event.job.task_id] = replace(lost, exit_code=error.exit_code, resumable=True)
                 raise
 
-        store = HistoryStore(history, service.name) if history else None
+        store = HistoryStore(history, service.name) if isinstance(history, History) else None
         Run(service.client, saver, store, handle, Plan(timeout=DEFAULT_TIMEOUT)).run(jobs)
-    return [results.get(result.task_id, result) for result in seen]
+    return [ended.get(result.task_id, result) for result in results]
 
 
-def _print(seen: "list[Result]", *, json: bool) -> None:
+def _print(
+    results: "Sequence[Result]", records: "Mapping[str, Record | None]", target: "Target | None", *, json: bool
+) -> None:
+    """Print the objects, with `-o` the paths, or a row per task; a picture for stdout has been written already."""
     if json:
-        for result in seen:
+        for result in results:
             console.out_json(result.as_json())
+    elif target is not None:
+        for result in results:
+            for path in filter(None, (result.path, result.original_path)):
+                console.out(str(path))
     else:
-        rows = [_row(result) for result in seen if result.task is not None]
+        rows = [_row(result, records[result.task_id or ""]) for result in results if result.task is not None]
         if rows:
-            tables.show(("task", "status", "%", "image"), rows, grow=("image",))
-    _print_errors(seen)
+            tables.show(("task", "status", "%", "image", "file"), rows, grow=("image", "file"))
 
 
-def _print_errors(seen: "list[Result]") -> None:
-    for result in seen:
-        if result.error is not None and not result.resumable:  # the others were told of when they ended
-            console.error(f"{result.task_id}: {result.error}")
+def _row(result: "Result", record: "Record | None") -> tuple[str, ...]:
+    task = result.task
+    percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
+    path = (record.path if record else None) or ""
+    return result.task_id or "", result.status.value, percentage, (task.image_url if task else None) or "", path
+
+
+def _print_messages(results: "Sequence[Result]", *, required: bool, quiet: bool) -> None:
+    """Print why tasks have no picture: as an error if the exit code counts it."""
+    from flux_cli.commands.tasks import short
+
+    for result in results:
+        name = f"task {short(result.task_id)}"
+        if result.resumable or result.path or result.content is not None:
+            continue  # the download has printed it
+        if result.status is Status.PROCESSING and required:
+            console.error(f"{name} is still running")
+        elif result.task is not None and result.error is not None and not required:
+            if not quiet:
+                console.note(f"{name} failed: {result.error}")
+        elif result.error is not None:
+            console.error(f"{name} failed: {result.error}" if result.task else f"{name}: {result.error}")
             if result.hint:
                 console.hint(result.hint)
 
 
-def _row(result: "Result") -> tuple[str, str, str, str]:
-    task = result.task
-    percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
-    return result.task_id or "", result.status.value, percentage, (task.image_url if task else None) or ""
+def _exit_code(results: "Sequence[Result]", *, required: bool, exit_status: bool) -> ExitCode:
+    """Return the worst exit code; the status of a task counts only if it is `required`.
 
-
-def _picture_code(seen: "list[Result]", exit_status: bool) -> ExitCode:
-    """Return the exit code where a picture was asked for: nothing less will do. 8 is for `--exit-status` alone."""
-    code = _exit_code(seen, exit_status=True)
+    8 is for `--exit-status` alone: without it a picture that was asked for and is not there yet is a timeout.
+    """
+    code = worst(each.exit_code for each in results if required or each.task is None or each.resumable)
     return ExitCode.GAVE_UP_WAITING if code == ExitCode.STILL_RUNNING and not exit_status else code
-
-
-def _exit_code(seen: "list[Result]", exit_status: bool) -> ExitCode:
-    """Return the worst that happened; how the tasks stand counts only where it is asked for."""
-    return worst(result.exit_code for result in seen if exit_status or result.task is None or result.resumable)

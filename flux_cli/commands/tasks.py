@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flux_cli.api.task import is_task_id
-from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.errors import ExitCode, LocalFileError, UsageError
 from flux_cli.options import ServiceOptions
 from flux_cli.storage.record import SANDBOX
 from flux_cli.ui import console
@@ -90,6 +90,28 @@ def known(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str, Recor
     return found
 
 
+def newest(history: "HistoryReader", service: str) -> "dict[str, Record | None]":
+    """Return the newest task of a service, if there is one."""
+    for record in history.records():
+        if record.task_id and record.service == service:
+            return {record.task_id: record}
+    return {}
+
+
+def unsaved(history: "HistoryReader", service: str, limit: int | None = None) -> "dict[str, Record | None]":
+    """Return the tasks of a service that are running or finished without a file, newest first."""
+    return {record.task_id: record for record in history.unsaved(service, limit) if record.task_id}
+
+
+def nothing_to_do(*, last: bool, every: bool, quiet: bool) -> ExitCode:
+    """Return the exit code of a command that was given no task. Raises UsageError for `--last`."""
+    if last:
+        raise UsageError("nothing left to save", "see `flux-cli history`")
+    if not quiet:
+        console.note("nothing left to save" if every else "no task IDs on stdin")
+    return ExitCode.OK
+
+
 def unambiguous(prefix: str, candidates: "Sequence[Record]") -> "Record | None":
     """Return the only candidate for a prefix, None if there is none. Raises UsageError for several."""
     if len(candidates) < 2:
@@ -111,7 +133,7 @@ def check_service(records: "Mapping[str, Record | None]", options: ServiceOption
         return
     for task_id, record in records.items():
         if record and record.service == SANDBOX:
-            raise UsageError(f"task {task_id[:SHORT]} belongs to the sandbox", "add --sandbox")
+            raise UsageError(f"task {short(task_id)} belongs to the sandbox", "add --sandbox")
 
 
 def read_ids(arguments: Sequence[str]) -> list[str]:
@@ -162,3 +184,8 @@ def read_stdin_text(limit: int = MAX_STDIN_BYTES) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError("stdin is not UTF-8 text") from None
+
+
+def short(task_id: str | None) -> str:
+    """Return the beginning of a task ID, for people."""
+    return (task_id or "-")[:SHORT]

@@ -1,17 +1,13 @@
 """`flux-cli wait`: wait for tasks that exist, and download their pictures."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from flux_cli import completion, options
 from flux_cli.commands.loading import load_config
-from flux_cli.errors import ExitCode, UsageError
+from flux_cli.errors import UsageError
 from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
-from flux_cli.ui import console
-
-if TYPE_CHECKING:
-    from flux_cli.storage.record import Record
 
 app = typer.Typer(add_completion=False)
 
@@ -60,21 +56,15 @@ def wait(
     if (last or every) and (task_ids or (last and every)):
         raise UsageError("task IDs, `--last` and `--all` exclude each other")
     history = tasks.open_history(required=last or every)
-    records: dict[str, Record | None]
     if last or every:
         choice = choose(service, config)
-        unsaved = history.unsaved(choice.name, 1 if last else None)
-        records = {record.task_id: record for record in unsaved if record.task_id}
+        records = tasks.unsaved(history, choice.name, 1 if last else None)
     else:
         records = tasks.known(tasks.read_ids(task_ids or []), history)
         tasks.check_service(records, service, config)
         choice = choose(service, config)
     if not records:
-        if last:
-            raise UsageError("nothing left to save", "see `flux-cli history`")
-        if not service.quiet:
-            console.note("nothing left to save" if every else "no task IDs on stdin")
-        return ExitCode.OK
+        return tasks.nothing_to_do(last=last, every=every, quiet=service.quiet)
     target = running.target(output, service, config, len(records))
     saved.check(pictures, target)
     jobs = [

@@ -6,6 +6,7 @@ has a rollback journal there, which other hosts can read beside.
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 import time
@@ -89,6 +90,8 @@ def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
         make_directory(path.parent, 0o700)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        if not os.access(path, os.W_OK):  # SQLite would say so at the first write
+            raise PermissionError(errno.EACCES, "it is read-only")
         connection = sqlite3.connect(path, timeout=OPEN_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = FULL")
@@ -107,16 +110,14 @@ def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """Open a history file without writing to it or beside it. Works in a read-only directory.
 
-    SQLite would create the two files of its write-ahead log even for a reader. So if there is none, which means
-    that no process has the file open, it is opened as immutable.
+    SQLite would create the two files of its write-ahead log even for a reader. So if there is neither a log nor a
+    journal, which means that no process has the file open, it is opened as immutable.
 
     Raises:
         LocalFileError: It cannot be opened or is from a newer version.
     """
     with translated(path):
-        with path.open("rb") as file:
-            write_ahead = file.read(20)[18:20] == b"\2\2"  # the header's format versions
-        immutable = write_ahead and not path.with_name(f"{path.name}-wal").exists()
+        immutable = not any(path.with_name(f"{path.name}-{each}").exists() for each in ("wal", "journal"))
         connection = sqlite3.connect(_uri(path, immutable=immutable), uri=True, timeout=OPEN_SECONDS)
         connection.isolation_level = None
         try:
