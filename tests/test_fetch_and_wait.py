@@ -196,6 +196,16 @@ def test_wrong_arguments(flux: Cli, arguments: list[str], message: str) -> None:
     assert message in done.stderr
 
 
+def test_a_picture_is_recognised_after_it_was_moved(flux: Cli) -> None:
+    """By its content, which is recorded when it is saved."""
+    (path,) = flux("imagine", "a kite", *SMALL).lines
+    (flux.cwd / path).rename(flux.cwd / "best.png")
+    (task,) = flux.history("best.png")
+    assert (task["prompt"], task["path"]) == ("a kite", str(flux.cwd / path))
+    assert flux("show", task["task_id"][:8]).lines == [str(flux.cwd / "best.png")]
+    assert json.loads(flux("imagine", "--like", "best.png", "--dry-run").stdout)["prompt"] == "a kite"
+
+
 def test_prefixes(flux: Cli) -> None:
     """A prefix stands for the task; one that the history does not know is sent unchanged."""
     task_id = submit(flux, FINISHED)
@@ -243,6 +253,14 @@ def test_wait_last_and_all(flux: Cli, service: Service) -> None:
     assert (done.code, done.stderr) == (0, "nothing left to save\n")
     assert flux("wait", "--all", "-q").stderr == ""
     assert service.submissions == 3
+
+
+def test_wait_any(flux: Cli) -> None:
+    """The first picture ends the wait with exit 0; the other task can be waited for later."""
+    running, finished = submit(flux, RUNNING), submit(flux, FINISHED)
+    done = flux("wait", "--all", "--any", "-q")
+    assert (done.code, done.lines) == (0, [f"a-seconds-0-{finished[:8]}.png"])
+    assert [line.split("\t")[0] for line in flux("fetch", "--all").lines] == [running]
 
 
 def test_waiting_twice_yields_one_file(flux: Cli) -> None:

@@ -36,6 +36,10 @@ def wait(
     every: Annotated[
         bool, typer.Option("--all", help="Every task that is not saved.", rich_help_panel=options.WAITING)
     ] = False,
+    first: Annotated[
+        bool,
+        typer.Option("--any", help="Stop after the first picture.", rich_help_panel=options.WAITING),
+    ] = False,
     timeout: options.Timeout = None,
     output: OutputOptions,
     pictures: PictureOptions,
@@ -79,6 +83,6 @@ def wait(
         for n, (task_id, record) in enumerate(records.items(), 1)
     ]
     with connect(choice) as connected:
-        plan = Plan(timeout=limit, concurrency=max(16, len(jobs)))
+        plan = Plan(timeout=limit, first_only=first, concurrency=max(16, len(jobs)))
         store = history if isinstance(history, History) else None
         return running.run_jobs(jobs, connected, store, service, output, plan, pictures)

@@ -111,6 +111,7 @@ def columns(result: "Result") -> dict[str, str | int | None]:
         **_urls(result.task),
         "path": path,
         "original_path": str(result.original_path.absolute()) if result.original_path else None,
+        "sha256": result.sha256,
         "error": result.error,
         "exit_code": int(result.exit_code),
     }
