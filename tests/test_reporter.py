@@ -25,7 +25,6 @@ from flux_cli.engine.events import (
 from flux_cli.engine.job import Job, Result
 from flux_cli.errors import ExitCode
 from flux_cli.options import PictureOptions
-from flux_cli.pictures.naming import Target
 from flux_cli.ui import preview
 from flux_cli.ui.reporter import Reporter, batch_reporting, reporting
 from flux_cli.ui.task_bars import TaskBars
@@ -256,12 +255,14 @@ def test_a_preview_that_fails_is_a_warning(capfd: Capture, monkeypatch: pytest.M
     assert "warning: no preview: ZeroDivisionError" in err
 
 
-def test_a_format_other_than_the_name_says_is_a_warning(capfd: Capture) -> None:
-    """Only if the user gave the name."""
+def test_a_warning_about_the_saved_file_is_printed(capfd: Capture) -> None:
+    """Unless `--quiet`."""
     (job,) = some = jobs(1)
-    job.target = Target(Path(), template="x.png", explicit=True)
-    report(some, Ended(job, replace(finished(job), path=Path("x.jpg"))))
-    assert "warning: saved as x.jpg" in capfd.readouterr().err
+    result = replace(finished(job), warning="1.png contains a JPEG")
+    report(some, Ended(job, result))
+    assert "warning: 1.png contains a JPEG\n" in capfd.readouterr().err
+    report(some, Ended(job, result), quiet=True)
+    assert capfd.readouterr().err == ""
 
 
 class Terminal(io.TextIOWrapper):

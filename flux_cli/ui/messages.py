@@ -34,7 +34,8 @@ class Messages:
         elif isinstance(event, Ended):
             if event.result.error is not None:
                 self._error(event.job, event.result)
-            self._warn_of_format(event.job, event.result)
+            if event.result.warning is not None:
+                self.warn(f"{self._prefix(event.job)}{event.result.warning}")
 
     def close(self) -> None:
         """Do nothing."""
@@ -66,11 +67,6 @@ class Messages:
             console.error(f"{self._prefix(job)}task {short(job.task_id)}{failed}: {result.error}")
         if result.hint:
             self._once(console.hint, result.hint)
-
-    def _warn_of_format(self, job: Job, result: Result) -> None:
-        target, path = job.target, result.path
-        if target is not None and target.explicit and path is not None and path.name != target.template:
-            self.warn(f"{self._prefix(job)}saved as {path}: the picture is of another format")
 
 
 class ResumeHints:
