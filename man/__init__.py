@@ -1,1 +1,1 @@
-"""The manual, and what makes it."""
+"""The manual: its sources, the pages for `man`, and the generator."""

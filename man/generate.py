@@ -1,202 +1,266 @@
-"""Write the manual: `python -m man.generate [DIRECTORY]`, from the options, their help and the program's tables.
+"""Write the manual: `python -m man.generate [DIRECTORY]`.
 
-A page for each command, `flux-cli.1`, `flux-cli-config.5` and `flux-cli-exit-codes.7`.
+Each `man/NAME.SECTION.rst` becomes the page `manSECTION/NAME.SECTION`. These lines in a source insert text:
+
+    .. insert:: usage, description, options, examples    what `--help` says of the command
+    .. insert:: common KEY …                             entries of `common.rst`
+    .. insert:: models, faults, commands, settings, …    tables of the program
 """
 
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import typer
+from docutils import nodes
+from docutils.core import publish_string
+from docutils.writers import manpage
 
 from flux_cli import __version__
 from flux_cli.api.request import FIELDS, MODELS, flag
-from flux_cli.api.task import Status
-from flux_cli.commands import SUMMARIES as COMMANDS
-from flux_cli.engine.job import Result
-from flux_cli.errors import WORST_FIRST, ExitCode
+from flux_cli.commands import SUMMARIES
 from flux_cli.main import app
-from flux_cli.pictures.naming import FIELD_NAMES
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
 from flux_cli.storage.settings import SETTINGS, Setting
-from man import commands, prose
-from man.commands import Context, paragraphs, words
-from man.roff import Block, bold, literal, page, paragraph, section, terms
+from flux_cli.ui import help  # noqa: A004 - a module
 
 PROGRAM = "flux-cli"
-DAY = date(2026, 11, 22)
-"""What the pages say at their foot. It goes up with the version, so that a page never changes by itself."""
+SOURCES = Path(__file__).parent
+DAY = date(2026, 11, 25)
+"""The date at the foot of the pages. It changes with the version, so that pages do not change by themselves."""
+_INSERT = re.compile(r"^\.\. insert:: (\w+) ?(.*)\n", re.MULTILINE)
+_ENTRY = re.compile(r"^(\S.*)\n((?:    .*\n|\n)+)", re.MULTILINE)
+_SPECIAL = re.compile(r"([\\*_|])")
 
 
-def pages() -> Iterator[tuple[str, str]]:
-    """Yield the file name and the text of each page."""
-    top = typer.main.get_command(app).make_context(PROGRAM, [], resilient_parsing=True)
-    contexts = {context.command.name: context for context in commands.subcommands(top)}
-    yield _page(PROGRAM, 1, "generate images with APIFRAME's Flux endpoint", _program(top, contexts))
-    for name, context in contexts.items():
-        summary = COMMANDS[name][0].lower() + COMMANDS[name][1:].rstrip(".")
-        yield _page(f"{PROGRAM}-{name}", 1, summary, _command(name, context))
-    yield _page(f"{PROGRAM}-config", 5, "the settings of flux-cli", _settings())
-    yield _page(f"{PROGRAM}-exit-codes", 7, "what flux-cli says with its exit code", _exit_codes())
+def pages() -> Iterator[tuple[Path, str]]:
+    """Yield the path below `man` and the text of each page."""
+    program = typer.main.get_command(app).make_context(PROGRAM, [], resilient_parsing=True)
+    for source in sorted(SOURCES.glob(f"{PROGRAM}*.rst")):
+        name, number = source.stem.split(".")
+        text = source.read_text(encoding="utf-8")
+        command = name.removeprefix(PROGRAM).lstrip("-")
+        if number == "1" and command:
+            context, summary = _context(program, command), _lower(SUMMARIES[command]).rstrip(".")
+        else:  # the first line is the summary
+            context, (summary, _, text) = program, text.partition("\n")
+        body = _INSERT.sub(lambda match: _inserted(match[1], match[2].split(), context), text)  # noqa: B023 - used now
+        yield Path(f"man{number}", source.stem), _roff(name, number, summary, body)
 
 
-def _page(name: str, number: int, summary: str, sections: Iterable[Block]) -> tuple[str, str]:
-    return f"{name}.{number}", page(name, number, summary, f"{PROGRAM} {__version__}", DAY, sections)
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
-def _program(top: Context, contexts: Mapping[str, Context]) -> Iterator[Block]:
-    yield section("SYNOPSIS", paragraph(*commands.usage(top)))
-    yield section("DESCRIPTION", *paragraphs(prose.ABOUT))
-    yield commands.options(top)
-    listed = terms(([bold(_reference(name))], [words(summary)]) for name, summary in COMMANDS.items())
-    yield section("COMMANDS", words("Each takes `--help`, and has a page of its own."), listed)
-    keys = _list(prose.JSON_KEYS, Result(Status.UNSENT).as_json())
-    yield section("JSON", *paragraphs(prose.ABOUT_JSON), keys)
-    shown = [example for name in prose.SHOWN for example in commands.examples(contexts[name])[:1]]
-    yield section("EXAMPLES", literal("\n".join(shown)))
-    yield section("COMPLETION", *paragraphs(prose.ABOUT_COMPLETION), literal(prose.COMPLETION_EXAMPLE))
-    options = {**commands.variables(contexts.values()), **prose.SECRET}
-    variables = {**prose.KEY, **options, **prose.LOOKS, **prose.DIRECTORIES, **prose.NETWORK}
-    yield section("ENVIRONMENT", _list(variables))
-    yield section("FILES", _files(prose.FILES))
-    yield section("EXIT STATUS", _exit_code_list(), words("See flux-cli-exit-codes(7)."))
-    yield _see_also(*COMMANDS, "config(5)", "exit-codes(7)")
+def _context(parent: Any, name: str) -> Any:
+    """Return the context of a command; its attributes are what help reads."""
+    command = parent.command.get_command(parent, name)
+    return command.make_context(name, [], parent=parent, resilient_parsing=True)
 
 
-def _command(name: str, context: Context) -> Iterator[Block]:
-    inner = commands.subcommands(context)
-    described = paragraphs(context.command.help) + paragraphs(prose.DESCRIPTIONS.get(name, ""))
-    arguments = commands.arguments(context)
-    yield section("SYNOPSIS", *(paragraph(*commands.usage(each)) for each in inner or [context]))
-    yield section("DESCRIPTION", *described)
-    if inner:
-        yield section("COMMANDS", terms((commands.usage(each), _subcommand(each)) for each in inner))
-    if arguments:
-        yield section("ARGUMENTS", *arguments)
-    yield commands.options(context)
-    if name in _TABLES:
-        yield _TABLES[name]()
-    yield section("EXAMPLES", literal("\n".join(commands.examples(context) or [f"$ {context.command_path}"])))
-    files = prose.FILES_OF[name]
-    yield section("ENVIRONMENT", _list(_variables(name, context)))
-    yield section("FILES", _files(files) if files else words(prose.NO_FILES))
-    yield section("EXIT STATUS", _exit_codes_of(name), words(prose.ABOUT_SIGNALS))
-    pages = ["config(5)"] if "config" in files else []
-    yield _see_also("", *prose.RELATED[name], *pages, "exit-codes(7)")
+def _inserted(kind: str, words: list[str], context: Any) -> str:
+    makers: dict[str, Callable[..., str]] = {
+        "usage": _usage,
+        "description": _description,
+        "options": _options,
+        "examples": _examples,
+        "subcommands": _subcommands,
+        "common": _common,
+        "commands": lambda _: _list((f"{PROGRAM}-{name}(1)", text) for name, text in SUMMARIES.items()),
+        "models": lambda _: _list((model, _special(model, purpose)) for model, purpose in MODELS.items()),
+        "faults": _faults,
+        "settings": lambda _: _list((setting.name, _setting(setting)) for setting in SETTINGS.values()),
+        "overrides": lambda _: _list((s.envvar, f"Overrides `{s.name}`.") for s in SETTINGS.values() if s.envvar),
+    }
+    return makers[kind](context, *words) + "\n"
 
 
-def _variables(name: str, context: Context) -> dict[str, str]:
-    """Return the environment variables that a command heeds, and what each does."""
-    asks, files = commands.asks_the_service(context), prose.FILES_OF[name]
-    special = prose.VARIABLES_OF.get(name, {})
-    variables = {**(prose.KEY if asks else {}), **commands.variables([context]), **special}
-    variables |= {name: text for name, text in prose.SECRET.items() if name in variables}
-    variables |= prose.LOOKS
-    variables |= {name: text for name, text in prose.DIRECTORIES.items() if _is_below(name, files)}
-    variables |= prose.NETWORK if asks else {}
-    return {**variables, **special}
+def _usage(context: Any) -> str:
+    contexts = [_context(context, name) for name in getattr(context.command, "commands", ()) if context.parent]
+    return "\n\n".join(_call(each) for each in contexts or [context]) + "\n"
 
 
-def _is_below(variable: str, files: Iterable[str]) -> bool:
-    """Say whether a variable moves one of these files."""
-    return ("config" in files) if variable == "XDG_CONFIG_HOME" else not {"history", "sandbox"}.isdisjoint(files)
+def _call(context: Any) -> str:
+    arguments = help.usage(context).removeprefix(context.command_path)
+    return f"**{context.command_path}** {_escaped(arguments.strip())}"
 
 
-def _exit_codes_of(name: str) -> Block:
-    return _list(
-        {str(code): text or prose.EXIT_CODES[ExitCode(code)] for code, text in prose.EXIT_CODES_OF[name].items()}
-    )
+def _description(context: Any) -> str:
+    paragraphs = (context.command.help or "").split("\n\n")
+    return "\n\n".join(_text(paragraph) for paragraph in paragraphs) + "\n"
 
 
-def _subcommand(context: Context) -> list[Block]:
-    return [*paragraphs(context.command.help), *commands.arguments(context)]
-
-
-def _settings() -> Iterator[Block]:
-    yield section("DESCRIPTION", *paragraphs(prose.ABOUT_CONFIG))
-    yield section("NAMES", _list({name: _setting_help(setting) for name, setting in SETTINGS.items()}))
-    yield section("EXAMPLES", literal(prose.CONFIG_EXAMPLE))
-    winners = {setting.envvar: f"Overrides `{name}`." for name, setting in SETTINGS.items() if setting.envvar}
-    moved = {name: text for name, text in prose.DIRECTORIES.items() if _is_below(name, ["config"])}
-    yield section("ENVIRONMENT", _list({**winners, **moved}))
-    yield section("FILES", _list({prose.FILES["config"][0]: prose.CONFIG_FILE}))
-    yield section("EXIT STATUS", words(prose.CONFIG_EXIT_STATUS))
-    yield _see_also("", "config", "login", "exit-codes(7)")
-
-
-def _setting_help(setting: Setting) -> str:
-    return f"{setting.help}{f' Default: {setting.default}.' if setting.default else ''}"
-
-
-def _exit_codes() -> Iterator[Block]:
-    worst = ", ".join(str(int(code)) for code in WORST_FIRST)
-    yield section("DESCRIPTION", words(prose.ABOUT_EXIT_CODES), words(prose.ABOUT_WORST.format(worst)))
-    yield section("EXIT STATUS", _exit_code_list())
-    yield section("EXAMPLES", literal(prose.EXIT_CODE_EXAMPLE))
-    yield section("ENVIRONMENT", words(prose.NO_VARIABLES))
-    yield section("FILES", _list({prose.FILES["history"][0]: prose.RECORDED_CODES}))
-    yield _see_also("", "imagine", "wait", "fetch", "history")
-
-
-def _models() -> Block:
-    special = {model: [flag(name) for name, field in FIELDS.items() if model in field.models] for model in MODELS}
-    texts = {model: f"{', '.join(flags)}." if flags else "None of them." for model, flags in special.items()}
-    return section("MODELS", words(prose.ABOUT_MODELS), _list(texts))
-
-
-def _file_names() -> Block:
-    fields = {f"{{{name}}}": text for name, text in prose.TEMPLATE_FIELDS.items()}
-    return section(
-        "FILE NAMES", words(prose.ABOUT_TEMPLATES), _list(fields, (f"{{{name}}}" for name in FIELD_NAMES))
-    )
-
-
-def _faults() -> Block:
-    stages = [
-        section(
-            f"In {stage}", _list({fault.usage: fault.effect for fault in FAULTS.values() if fault.stage is stage})
+def _subcommands(context: Any) -> str:
+    contexts = [_context(context, name) for name in context.command.commands]
+    entries = []
+    for each in contexts:
+        arguments = "\n".join(_entry(f"*{_escaped(name)}*", text) for name, text in help.arguments(each))
+        entries.append(
+            f"{_call(each)}\n    {_text(each.command.help)}\n\n" + re.sub("(?m)^(?=.)", "    ", arguments)
         )
-        for stage in Stage
-    ]
-    return section("FAULTS", *map(words, RULES), *stages)
+    return "\n".join(entries)
 
 
-_TABLES = {"imagine": _file_names, "models": _models, "sandbox": _faults}
-"""The sections that a command's page has of its own."""
+def _options(context: Any) -> str:
+    """Return the arguments, and the options in the groups of the help; the general ones come first."""
+    arguments = [_entry(f"*{_escaped(name)}*", text) for name, text in help.arguments(context)]
+    parts = [_section("ARGUMENTS", "=", arguments)] if arguments else []
+    groups = {title: [_option(option) for option in group] for title, group in help.options(context).items()}
+    parts.append(_section("OPTIONS", "=", groups.popitem()[1]))
+    parts += [_section(title, "-", entries) for title, entries in groups.items()]
+    return "\n".join(parts)
 
 
-def _exit_code_list() -> Block:
-    texts = {str(int(code)): text for code, text in prose.EXIT_CODES.items()}
-    return _list(texts, (str(int(code)) for code in ExitCode))
+def _option(option: help.Option) -> str:
+    names = ", ".join(f"**{name}**" for name in option.names)
+    placeholder = f" *{_escaped(option.placeholder)}*" if option.placeholder else ""
+    return _entry(names + placeholder, option.text)
 
 
-def _files(keys: Iterable[str]) -> Block:
-    return _list(dict(prose.FILES[key] for key in keys))
+def _examples(context: Any) -> str:
+    lines = help.examples(context) or [f"$ {context.command_path}"]
+    return "::\n\n" + "".join(f"    {line}\n" for line in lines)
 
 
-def _list(texts: Mapping[str, str], known: Iterable[str] | None = None) -> Block:
-    """Return a list of names and what they mean; the program exits if those are not the ones that are known."""
-    if known is not None and (missing := set(known) ^ set(texts)):
-        sys.exit(f"man/prose.py and the program differ in {sorted(missing)}")
-    return terms(([bold(name)], [words(text)]) for name, text in texts.items())
+def _special(model: str, purpose: str) -> str:
+    flags = [flag(name) for name, field in FIELDS.items() if model in field.models]
+    return f"{purpose[0].upper()}{purpose[1:]}." + (f" Also accepts {', '.join(flags)}." if flags else "")
 
 
-def _reference(name: str) -> str:
-    """Return how a page is referred to, with the manual's section; "" is the program's page."""
-    title = "-".join(filter(None, [PROGRAM, name]))
-    return title if title.endswith(")") else f"{title}(1)"
+def _setting(setting: Setting) -> str:
+    return setting.help + (f" Default: {setting.default}." if setting.default else "")
 
 
-def _see_also(*names: str) -> Block:
-    return section("SEE ALSO", words(", ".join(f"`{_reference(name)}`" for name in names)))
+def _faults(_: Any) -> str:
+    parts = [_text(rule) for rule in RULES]
+    for stage in Stage:
+        faults = [fault for fault in FAULTS.values() if fault.stage is stage]
+        entries = [_entry(f"**{_escaped(fault.usage)}**", fault.effect) for fault in faults]
+        parts.append(_section(f"In {stage}", "-", entries))
+    return "\n\n".join(parts)
+
+
+def _common(_: Any, *keys: str) -> str:
+    """Return entries of common.rst. Raises KeyError for one that is not there."""
+    entries = dict(_ENTRY.findall((SOURCES / "common.rst").read_text(encoding="utf-8")))
+    by_key = {term.strip("*/").rpartition("/")[2]: f"{term}\n{text}" for term, text in entries.items()}
+    return "\n".join(by_key[key] for key in keys)
+
+
+def _list(items: Iterable[tuple[str, str]]) -> str:
+    return "\n".join(_entry(f"**{_escaped(name)}**", text) for name, text in items)
+
+
+def _entry(term: str, text: str) -> str:
+    return f"{term}\n    {_text(text)}\n"
+
+
+def _section(title: str, line: str, entries: Iterable[str]) -> str:
+    return f"{title}\n{line * len(title)}\n" + "\n".join(entries)
+
+
+def _text(sentences: str) -> str:
+    """Return help text as reStructuredText: what is in backticks is bold."""
+    parts = " ".join(sentences.split()).split("`")
+    return "".join(f"\\ **{_escaped(part)}**\\ " if n % 2 else _escaped(part) for n, part in enumerate(parts))
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", text)
+
+
+def _roff(name: str, number: str, summary: str, body: str) -> str:
+    over, under = "#" * len(name), "^" * len(summary)
+    head = f"{over}\n{name}\n{over}\n\n{under}\n{summary}\n{under}\n\n"
+    facts = f":Version: {PROGRAM} {__version__}\n:Date: {DAY}\n:Manual section: {number}\n"
+    facts += f":Manual group: {PROGRAM} Manual\n\n"
+    writer = manpage.Writer()
+    writer.translator_class = _Translator
+    settings = {"output_encoding": "unicode", "smart_quotes": False, "halt_level": 2}
+    roff: str = publish_string(head + facts + body, writer=writer, settings_overrides=settings)
+    return _wrapped(roff)
+
+
+def _wrapped(roff: str) -> str:
+    """Return roff with lines of text of at most 80 bytes, except for tags and literal blocks."""
+    lines: list[str] = []
+    literal = False
+    for line in roff.splitlines():
+        literal = line == ".nf" or (literal and line != ".fi")
+        if literal or line.startswith(".") or (lines and lines[-1] == ".TP"):
+            lines.append(line)
+        else:
+            first, *others = textwrap.wrap(line, 78, break_long_words=False, break_on_hyphens=False) or [line]
+            lines += [first, *(f"\\&{other}" if other[0] in ".'" else other for other in others)]
+    return "\n".join(lines) + "\n"
+
+
+class _Translator(manpage.Translator):
+    """Changes what `mandoc -T lint` reports in the output of docutils."""
+
+    document_start = "Generated by man/generate.py from man/*.rst."
+
+    def append_header(self) -> None:
+        self.header_written = 1
+        facts: dict[str, str] = self._docinfo  # type: ignore[attr-defined] # the stubs omit it
+        # Names are copied from here, so none is hyphenated; and lines are not filled, which would leave gaps.
+        self.head.append(
+            f'.TH "{facts["title"].upper()}" "{facts["manual_section"]}" "{facts["date"]}" "{facts["version"]}" '
+            f'"{facts["manual_group"]}"\n.nh\n.ad l\n.SH NAME\n{facts["title"]} \\- {facts["subtitle"]}\n'
+        )
+
+    def deunicode(self, text: str) -> str:
+        # groff reads bytes beyond ASCII as Latin-1.
+        return re.sub(r"[^\x00-\x7f]", lambda match: f"\\[u{ord(match[0]):04X}]", text)
+
+    def visit_paragraph(self, node: nodes.paragraph) -> None:
+        self.ensure_eol()
+        if node.parent.index(node) > isinstance(node.parent, nodes.section):  # not right after the headline
+            self.body.append(".PP\n" if isinstance(node.parent, nodes.section) else ".sp\n")
+        self._in_literal = True  # so that the writer escapes dots at the start of lines
+
+    def visit_reference(self, node: nodes.reference) -> None:
+        pass
+
+    def depart_reference(self, node: nodes.reference) -> None:
+        pass
+
+    def visit_definition_list(self, node: nodes.definition_list) -> None:
+        if isinstance(node.parent, nodes.definition):
+            self.body.append(".RS\n")
+
+    def depart_definition_list(self, node: nodes.definition_list) -> None:
+        if isinstance(node.parent, nodes.definition):
+            self.body.append(".RE\n")
+
+    def depart_definition_list_item(self, _node: nodes.definition_list_item) -> None:
+        pass
+
+    def visit_term(self, _node: nodes.term) -> None:
+        self.body.append("\n")
+
+    def visit_literal_block(self, node: nodes.literal_block) -> None:
+        self.ensure_eol()
+        if node.parent.index(node) > 1:
+            self.body.append(".sp\n")
+        self.body.append(".RS 4\n.nf\n")
+        self._in_literal = True
+
+    def depart_literal_block(self, _node: nodes.literal_block) -> None:
+        self._in_literal = False
+        self.body.append("\n.fi\n.RE\n")
 
 
 def main() -> None:
-    """Write all pages into a directory, by default the one that this file is in."""
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-    for name, text in pages():
-        (directory / name).write_text(text, encoding="ascii", newline="\n")
+    """Write all pages below a directory, by default the one of this file."""
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCES
+    for path, text in pages():
+        (directory / path).parent.mkdir(exist_ok=True)
+        (directory / path).write_text(text, encoding="ascii", newline="\n")
 
 
 if __name__ == "__main__":
