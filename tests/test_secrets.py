@@ -270,3 +270,13 @@ def test_http_is_upgraded_to_https(keyed: Cli, authority: trustme.CA, tmp_path: 
         api.routes = {"/fetch": reply(finished("task-1", http_url))}
         assert keyed("wait", "task-1").code == 0
     assert [request.path for request in images.received] == ["/image/redirected.png", "/image/task-1.png"]
+
+
+@pytest.mark.parametrize("name", ["webhook_secret", "webhookSecret", "x-webhook-secret", "WEBHOOK_SECRET"])
+def test_a_webhook_secret_in_a_response_is_never_printed(cli: Cli, name: str) -> None:
+    """Also one that this machine does not know, since another one submitted the task."""
+    echo = {"request": [{name: "hush", "webhook_url": "https://example.com"}]}
+    with Server({"/fetch": lambda r: reply({**finished(r.json()["task_id"], r.origin), **echo})}) as server:
+        cli.env["APIFRAME_API_KEY"] = KEY
+        (task,) = at(cli, server.url)("fetch", "task-0", "--json").objects
+    assert task["raw"]["request"] == [{name: "[redacted]", "webhook_url": "https://example.com"}]

@@ -1,6 +1,7 @@
 """Removing keys and webhook secrets from text, however JSON or a URL has spelled them."""
 
 import re
+from collections.abc import Mapping
 
 MIN_KEY_CHARACTERS, MIN_SECRET_CHARACTERS = 8, 16
 """Shorter ones are not removed. A webhook secret is chosen by its owner: a short one could be a word that occurs
@@ -39,3 +40,20 @@ def _spellings(character: str) -> str:
 
 def _any_case(digits: str) -> str:
     return "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in digits)
+
+
+def without_webhook_secrets(value: object) -> object:
+    """Return parsed JSON in which every field that is called `webhook_secret`, in any spelling, is redacted.
+
+    The service may repeat the fields of a request, also one that another machine sent with another secret.
+    """
+    if isinstance(value, Mapping):
+        return {
+            name: REDACTED if _is_webhook_secret(name) else without_webhook_secrets(each)
+            for name, each in value.items()
+        }
+    return [without_webhook_secrets(each) for each in value] if isinstance(value, list) else value
+
+
+def _is_webhook_secret(name: object) -> bool:
+    return re.sub(r"[^a-z]", "", str(name).lower()).removeprefix("x") == "webhooksecret"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flux_cli.api.redaction import without_webhook_secrets
 from flux_cli.api.request import Body
 from flux_cli.api.task import Status, Task
 from flux_cli.api.transport import Dispatch
@@ -124,5 +125,5 @@ class Result:
             "elapsed": None if self.elapsed is None else round(self.elapsed, 3),
             "error": self.error,
             "exit_code": int(self.exit_code),
-            "raw": task.response if task else None,
+            "raw": without_webhook_secrets(task.response) if task else None,
         }
