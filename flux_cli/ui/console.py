@@ -1,6 +1,6 @@
-"""The two streams: stdout for data, stderr for people. Nothing raw from outside reaches a terminal here.
+"""The two streams: stdout for data, stderr for people. Text from outside never reaches a terminal unescaped.
 
-Written without rich, since most commands print a line or two and rich takes 90 ms to import.
+Does not use rich: most commands print a line or two, and importing rich takes 90 ms.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def keep_secret(text: str | None) -> None:
 
 
 def clean(text: object) -> str:
-    """Return a text as one line that a terminal takes literally: white space folded, controls as escapes."""
+    """Return a text as one line without control characters: white space is folded, the others are escaped."""
     return _UNSAFE.sub(_escape, _SPACES.sub(" ", str(text)))
 
 
@@ -64,39 +64,39 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def shortened(text: str, width: int) -> str:
-    """Return a cleaned text cut to so many characters."""
+    """Return a text, cleaned, with at most `width` characters."""
     text = clean(text)
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def wants_colour(stream: object) -> bool:
-    """Say whether colour is welcome on a stream: a capable terminal, and `NO_COLOR` unset or empty."""
+    """Return whether a stream is a terminal that gets colours: `NO_COLOR` is unset or empty."""
     return is_terminal(stream) and not os.environ.get("NO_COLOR")
 
 
 def is_terminal(stream: object) -> bool:
-    """Say whether a stream is a terminal that can do more than print line after line."""
+    """Return whether a stream is a terminal that can move its cursor."""
     isatty = getattr(stream, "isatty", None)
     return bool(isatty and isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def error(message: str) -> None:
-    """Tell what went wrong, in one line."""
+    """Print what went wrong, in one line."""
     _say("error:", message, _RED)
 
 
 def hint(message: str) -> None:
-    """Tell what to do about it, in one line."""
+    """Print what to do about it, in one line."""
     _say("hint:", message, _CYAN)
 
 
 def warning(message: str) -> None:
-    """Tell of something odd that stops nothing, in one line."""
+    """Print a warning, in one line."""
     _say("warning:", message, _CYAN)
 
 
 def note(message: str) -> None:
-    """Tell how things stand, in one line."""
+    """Print a message, in one line."""
     raw_stderr(clean(message) + "\n")
 
 
@@ -118,32 +118,31 @@ def write_terminal(text: str) -> None:
     stderr.flush()
 
 
-class _Forgiving:
-    """Stderr for as long as it is there: a terminal that was closed ends no task that is paid for."""
+class _ForgivingStderr:
+    """Stderr, ignoring errors: a terminal that was closed must not end a run whose tasks are charged."""
 
-    def __getattr__(self, name: str) -> Any:  # whatever else rich wants of a stream
+    def __getattr__(self, name: str) -> Any:  # rich uses more of a stream
         return getattr(sys.stderr, name)
 
     def write(self, text: str) -> int:
-        """Write a text, or forget it."""
+        """Write a text if possible."""
         return self._try(lambda: sys.stderr.write(text))
 
     def flush(self) -> None:
-        """Flush what was written, or forget it."""
+        """Flush if possible."""
         self._try(sys.stderr.flush)
 
     def _try(self, action: Callable[[], int | None]) -> int:
         try:
             return action() or 0
         except (OSError, ValueError):
-            with contextlib.suppress(
-                OSError, ValueError
-            ):  # Python's exit would complain of what is still to be written
+            with contextlib.suppress(OSError, ValueError):
+                # Otherwise Python reports at exit that its buffer cannot be written.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
             return 0
 
 
-stderr = cast("IO[str]", _Forgiving())
+stderr = cast("IO[str]", _ForgivingStderr())
 
 BAR_STYLES = {
     "bar.back": "bright_black",
@@ -154,7 +153,7 @@ BAR_STYLES = {
     "progress.percentage": "cyan",
     "progress.remaining": "none",
 }
-"""Colours that hold on dark and on light; rich's own are yellow, magenta and a grey that is nearly black."""
+"""Colours that are readable on dark and light backgrounds; some of rich's own are not."""
 
 
 def for_bars() -> "Console":
@@ -166,17 +165,17 @@ def for_bars() -> "Console":
 
 
 def out(line: str) -> None:
-    """Write one line of data to stdout, now. Raises BrokenPipeError where nobody reads."""
+    """Write one line of data to stdout and flush. Raises as `out_bytes` does."""
     text = clean(line) if sys.stdout.isatty() else line
     out_bytes((text + "\n").encode("utf-8", "surrogateescape"))
 
 
 def out_bytes(content: bytes) -> None:
-    """Write bytes to stdout, now.
+    """Write bytes to stdout and flush.
 
     Raises:
-        BrokenPipeError: Nobody reads.
-        LocalFileError: It is a file that cannot be written, on a full disk for one.
+        BrokenPipeError: The reader has closed the pipe.
+        LocalFileError: It is a file that cannot be written, on a full disk for example.
     """
     room = above_live_display() if sys.stdout.isatty() else contextlib.nullcontext()
     try:
@@ -191,32 +190,32 @@ def out_bytes(content: bytes) -> None:
 
 
 def out_json(value: Mapping[str, object], *, indent: int | None = None) -> None:
-    """Write one object as JSON in UTF-8 to stdout, on a line unless indented."""
+    """Write one object as JSON in UTF-8 to stdout, on one line unless indented."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     escaped = _UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
     out_bytes((escaped + "\n").encode())
 
 
 def fill_missing_streams() -> None:
-    """Put the null device where the caller closed a standard stream.
+    """Open the null device for each standard stream that the caller closed.
 
-    Else the next file that is opened takes its place, and gets what is meant for the stream.
+    Otherwise the next file that is opened gets its number, and what is written to the stream.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
-            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - stays open
 
 
 def discard_stdout() -> None:
-    """Let what is still to be written to a closed stdout vanish, so that Python's exit does not complain."""
+    """Replace a stdout that cannot be written by the null device, so that Python reports no error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def flush() -> None:
-    """Flush stdout before the program ends; where nobody reads any more, that is no error now."""
+    """Flush stdout before the program ends, ignoring errors."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

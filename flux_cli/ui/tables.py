@@ -1,4 +1,4 @@
-"""Rows for people or for programs: a table on a terminal, tab-separated lines in a pipe."""
+"""Tables: aligned columns on a terminal, tab-separated lines in a pipe."""
 
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-STATUS_STYLES = {"finished": "green", "failed": "red", "unknown": "red", "processing": "cyan", "unsent": "dim"}
+STATUS_STYLES = {"finished": "green", "failed": "red", "unknown": "red", "processing": "cyan"}
 
 GAP, INDENT = 2, 2
-LEAST_CUT, LEAST_FOLDED = 36, 80
-"""The least that is worth giving to a cell that ends in an ellipsis, and to one that goes on below."""
+MIN_CUT, MIN_FOLDED = 36, 80
+"""The minimum widths of a cell that is cut with an ellipsis, and of one that continues on the next line."""
 
 
 def show(
@@ -26,11 +26,12 @@ def show(
     cut: Collection[str] = (),
     header: bool = True,
 ) -> None:
-    """Print rows: on a terminal as a table, else with tabs between.
+    """Print rows: as a table on a terminal, otherwise with tabs between the cells.
 
-    The columns in `grow` give way to the others; those in `cut` end in an ellipsis then, the rest go on below.
-    Where that leaves them too little they have a line of their own, and where even the others are too wide, each
-    cell has. A tab or line break inside a value becomes a space: a line stays a row.
+    If the terminal is too narrow, the columns in `grow` become narrower. A cell that does not fit is cut with an
+    ellipsis if its column is in `cut`, and otherwise continues on the next line. If that leaves too little room,
+    growing columns get lines of their own; as a last resort every cell gets one. A tab or line break inside a
+    value becomes a space.
     """
     cleaned = [[console.clean(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
@@ -40,7 +41,8 @@ def show(
     from rich.cells import cell_len  # rich: 60 ms, only for people
     from rich.console import Console
 
-    screen = Console(highlight=False, no_color=not console.wants_colour(sys.stdout))
+    # Explicit answers: rich would otherwise ask its own environment variables (TTY_COMPATIBLE and others).
+    screen = Console(force_terminal=True, highlight=False, no_color=not console.wants_colour(sys.stdout))
     named = [[*columns], *cleaned]
     shapes = [
         _Column(number, max(cell_len(row[number]) for row in named), name in grow, name in cut)
@@ -59,17 +61,17 @@ def show(
 
 @dataclass(frozen=True)
 class _Column:
-    """A column: which, how wide its widest cell is, and what becomes of it where that is too much."""
+    """The layout of a column; `width` is that of its widest cell."""
 
     number: int
-    wanted: int
+    width: int
     grows: bool
     cut: bool
 
     @property
-    def least(self) -> int:
-        """The least width that it is worth showing in."""
-        return min(self.wanted, LEAST_CUT if self.cut else LEAST_FOLDED) if self.grows else self.wanted
+    def min_width(self) -> int:
+        """The smallest useful width."""
+        return min(self.width, MIN_CUT if self.cut else MIN_FOLDED) if self.grows else self.width
 
 
 Widths = dict[_Column, int]
@@ -77,25 +79,25 @@ Widths = dict[_Column, int]
 
 
 def _lines(columns: Sequence[_Column], available: int) -> list[Widths] | None:
-    """Return the lines that a row takes: one, two, or one for each growing column; None if that is too wide."""
+    """Return the lines of a row: one, two, or one more per growing column; None if that is still too wide."""
     fixed = [column for column in columns if not column.grows]
     growing = [column for column in columns if column.grows]
     for split in [columns], [fixed, growing], [fixed, *([column] for column in growing)]:
-        lines = [_shared(line, available - INDENT * bool(number)) for number, line in enumerate(split)]
+        lines = [_distribute(line, available - INDENT * bool(number)) for number, line in enumerate(split)]
         found = [line for line in lines if line is not None]
         if len(found) == len(lines):
             return found
     return None
 
 
-def _shared(columns: Sequence[_Column], available: int) -> Widths | None:
-    """Share a line out: to each column its least, what is left first to those that are not cut."""
-    widths = {column: column.least for column in columns}
+def _distribute(columns: Sequence[_Column], available: int) -> Widths | None:
+    """Return the widths of columns: each gets its minimum, the rest goes first to those that are not cut."""
+    widths = {column: column.min_width for column in columns}
     left = available - GAP * (len(columns) - 1) - sum(widths.values())
     if left < 0 and not (len(columns) == 1 and columns[0].grows):
         return None
     for column in sorted(columns, key=lambda column: column.cut):
-        more = min(left, column.wanted - widths[column])
+        more = min(left, column.width - widths[column])
         widths[column], left = widths[column] + more, left - more
     return widths
 
