@@ -202,10 +202,10 @@ def test_a_task_without_a_picture_here_says_how_to_get_it(flux: Cli) -> None:
     (deleted,) = flux("imagine", "x", "--json", *SMALL).objects
     (flux.cwd / deleted["path"]).unlink()
     for task_id, message, hint in (
-        (unsaved, "has no picture here", f"flux-cli wait {unsaved}"),
+        (unsaved, "is not saved", f"flux-cli wait {unsaved}"),
         (streamed, "went to stdout", f"flux-cli wait {streamed} -o FILE"),
-        (deleted["task_id"], "is gone", f"flux-cli wait {deleted['task_id']}"),
-        ("64cd7965", "there is no file 64cd7965, and no task of that id", ""),
+        (deleted["task_id"], "no longer exists", f"flux-cli wait {deleted['task_id']}"),
+        ("64cd7965", "there is no file 64cd7965, and no such task", ""),
     ):
         done = flux("show", task_id)
         assert done.code == 6
