@@ -1,9 +1,8 @@
-"""A plain client of the sandbox, which hides nothing of what came over the wire."""
+"""A plain HTTP client of the sandbox, which shows everything that came over the wire."""
 
 import contextlib
 import http.client
 import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +14,16 @@ import pytest
 from flux_cli.sandbox import Running, running
 
 KEY = "plain-key-0123456789"
-SECONDS = 0.1
-"""How long a task takes in these tests."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A whole answer, or what became of it.
+class Response:
+    """A response, whole or not.
 
     Attributes:
-        status: The HTTP status; 0 when none came.
+        status: The status code; 0 if none came.
         headers: With names in lower case.
-        body: The bytes that came, whether or not they were all.
+        body: The bytes that came.
         broken: The name of the exception that ended it, or nothing.
     """
 
@@ -41,7 +38,7 @@ class Answer:
 
     @property
     def reasons(self) -> list[str]:
-        """The messages of a refusal."""
+        """The messages of an error."""
         return [error["msg"] for error in self.json()["errors"]]
 
 
@@ -52,8 +49,8 @@ def exchange(
     headers: dict[str, str] | None = None,
     timeout: float = 20,
     most: int | None = None,
-) -> Answer:
-    """Make one request over a connection of its own. `most`: read only so many bytes of the body."""
+) -> Response:
+    """Make one request on a new connection. `most`: read only so many bytes of the body."""
     parts = urlsplit(url)
     target = f"{parts.path}?{parts.query}" if parts.query else parts.path
     with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=timeout)) as connection:
@@ -61,7 +58,7 @@ def exchange(
             connection.request(method, target, body, headers or {})
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            return Answer(0, {}, b"", type(error).__name__)
+            return Response(0, {}, b"", type(error).__name__)
         found = {name.lower(): value for name, value in response.getheaders()}
         pieces, broken = [], ""
         try:
@@ -73,37 +70,38 @@ def exchange(
             broken = type(error).__name__
         content = b"".join(pieces)
         announced = found.get("content-length")
-        if most is None and not broken and announced is not None and len(content) < int(announced):
+        if most is None and method != "HEAD" and not broken and announced and len(content) < int(announced):
             broken = "IncompleteRead"
-        return Answer(response.status, found, content, broken)
+        return Response(response.status, found, content, broken)
 
 
 @dataclass
 class Api:
-    """A client of one sandbox."""
+    """A client of one sandbox, whose tasks finish at once."""
 
     service: Running
     key: str = KEY
 
-    def post(self, path: str, body: object, **options: Any) -> Answer:
-        """Post JSON, or bytes as they are."""
+    def post(self, path: str, body: object, **options: Any) -> Response:
+        """Post JSON, or bytes unchanged."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Authorization": self.key, "Content-Type": "application/json"}
         return exchange("POST", self.service.url + path, content, headers, **options)
 
-    def imagine(self, prompt: str, **fields: object) -> Answer:
-        """Submit a small picture; `fields` are further ones of the request, None leaves one out."""
+    def imagine(self, prompt: str, timeout: float = 20, **fields: object) -> Response:
+        """Submit a small picture; `fields` are further ones of the request, None omits one."""
         body = {"model": "flux-pro", "prompt": prompt, "width": 256, "height": 256, **fields}
-        return self.post("/flux-imagine", {name: value for name, value in body.items() if value is not None})
+        content = {name: value for name, value in body.items() if value is not None}
+        return self.post("/flux-imagine", content, timeout=timeout)
 
     def submit(self, prompt: str, **fields: object) -> str:
-        """Submit a small picture that is accepted, and return its id."""
-        answer = self.imagine(prompt, **fields)
-        assert answer.status == 200, answer
-        return str(answer.json()["task_id"])
+        """Submit a small picture that is accepted, and return its ID."""
+        response = self.imagine(prompt, **fields)  # type: ignore[arg-type] # a field is not called timeout
+        assert response.status == 200, response
+        return str(response.json()["task_id"])
 
-    def fetch(self, task_id: str, **options: Any) -> Answer:
-        """Look at a task."""
+    def fetch(self, task_id: str, **options: Any) -> Response:
+        """Fetch a task."""
         return self.post("/fetch", {"task_id": task_id}, **options)
 
     def account(self) -> Any:
@@ -111,36 +109,13 @@ class Api:
         return exchange("GET", f"{self.service.url}/account", headers={"Authorization": self.key}).json()
 
     def finished(self, prompt: str, **fields: object) -> dict[str, Any]:
-        """Submit a task, wait for its end and return what is then said of it."""
-        return self.ended(self.submit(prompt, **fields))
+        """Submit a task and return its description at its end."""
+        task: dict[str, Any] = self.fetch(self.submit(prompt, **fields)).json()
+        return task
 
-    def ended(self, task_id: str) -> dict[str, Any]:
-        """Wait for a task's end and return what is then said of it."""
-        for _ in range(400):
-            answer: dict[str, Any] = self.fetch(task_id).json()
-            if answer.get("status") != "processing" and "percentage" not in answer:
-                return answer
-            if answer.get("status") in ("finished", "completed", "failed"):
-                return answer
-            time.sleep(0.02)
-        raise AssertionError(f"it never ends: {answer}")
-
-    def picture(self, prompt: str, **fields: object) -> Answer:
-        """Submit a task, wait for its end and download its picture."""
-        return exchange("GET", self.finished(prompt, **fields)["image_url"])
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Running]:
-    """A sandbox in this process."""
-    with running(tmp_path / "sandbox", seconds=SECONDS) as service:
-        yield service
-
-
-@pytest.fixture
-def api(service: Running) -> Api:
-    """A client of it."""
-    return Api(service)
+    def picture(self, prompt: str, headers: dict[str, str] | None = None, **options: Any) -> Response:
+        """Submit a task and download its picture."""
+        return exchange("GET", self.finished(prompt)["image_url"], headers=headers, **options)
 
 
 Start = Callable[..., Api]
@@ -148,11 +123,24 @@ Start = Callable[..., Api]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """A function that starts a sandbox as its arguments say, and returns a client of it."""
+    """A function that starts a sandbox with its arguments, and returns a client of it."""
     with contextlib.ExitStack() as stack:
 
         def start(**settings: Any) -> Api:
             directory = settings.pop("directory", tmp_path / "sandbox")
-            return Api(stack.enter_context(running(directory, **{"seconds": SECONDS, **settings})))
+            return Api(stack.enter_context(running(directory, **{"seconds": 0, **settings})))
 
         yield start
+
+
+@pytest.fixture
+def api(start: Start) -> Api:
+    """A client of a sandbox of its own."""
+    return start()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A client of a sandbox that the tests of a module share."""
+    with running(tmp_path_factory.mktemp("shared"), seconds=0) as service:
+        yield Api(service)

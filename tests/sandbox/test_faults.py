@@ -1,548 +1,39 @@
-"""Every fault of the table, asked for in a prompt and seen on the wire."""
+"""The table of faults, its parser, and each fault as it arrives over HTTP."""
 
+import base64
 import gzip
 import io
 import json
-import math
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flux_cli.api.task import Status, read_task
 from flux_cli.errors import UsageError
-from flux_cli.sandbox.faults import FAULTS, Stage, parse_faults, parse_prompt
-from tests.sandbox.conftest import Answer, Api, Start, exchange
+from flux_cli.sandbox.faults import FAULTS, FORMATS, Stage, parse_faults, parse_prompt
+from flux_cli.sandbox.injection import HANDLERS
+from tests.sandbox.conftest import Api, Response, Start, exchange
 
-Check = Callable[[Api], None]
-CHECKS: dict[str, Check] = {}
+# The table and its parser
 
 
-def seen(*names: str) -> Callable[[Check], Check]:
-    """Register what shows that faults happen."""
+def test_every_kind_has_a_handler_and_every_handler_is_used() -> None:
+    """The table and the handlers agree."""
+    assert {fault.kind for fault in FAULTS.values()} - {""} == set(HANDLERS)
 
-    def register(check: Check) -> Check:
-        CHECKS.update(dict.fromkeys(names, check))
-        return check
 
-    return register
-
-
-@pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.stage is not Stage.WEBHOOK])
-def test_each_fault_happens(api: Api, name: str) -> None:
-    """One row of the table each; those of the webhooks are in their own tests."""
-    CHECKS[name](api)
-
-
-def running(api: Api, prompt: str) -> dict[str, object]:
-    """Return what is said of a running task."""
-    answer: dict[str, object] = api.fetch(api.submit(f"{prompt} [[slow 60]]")).json()
-    return answer
-
-
-# What becomes of the task.
-
-
-@seen("fail")
-def _fail(api: Api) -> None:
-    for where in ("", "errors", "error", "message"):
-        answer = api.finished(f"[[fail {where}]]")
-        assert answer["status"] == "failed"
-        reason = answer[where] if where in ("error", "message") else answer["errors"][0]["msg"]
-        assert "asked for this failure" in reason
-        assert "image_url" not in answer
-    assert set(api.finished("[[fail none]]")) == {"task_id", "task_type", "status"}
-
-
-@seen("moderated")
-def _moderated(api: Api) -> None:
-    answer = api.finished("[[moderated]][[slow 1]]")
-    assert answer["status"] == "failed"
-    assert "moderation" in answer["errors"][0]["msg"]
-
-
-@seen("never")
-def _never(api: Api) -> None:
-    task_id = api.submit("[[never]][[slow 0]]")
-    answer = api.fetch(task_id).json()
-    assert (answer["status"], answer["percentage"]) == ("processing", 99)
-
-
-@seen("slow", "seconds")
-def _slow(api: Api) -> None:
-    for name in ("slow", "seconds"):
-        assert api.fetch(api.submit(f"[[{name} 1000]]")).json()["percentage"] == 0
-        assert api.fetch(api.submit(f"[[{name} 0]]")).json()["status"] == "finished"
-
-
-@seen("no-status")
-def _no_status(api: Api) -> None:
-    assert list(api.finished("[[no-status]]")) == ["task_id", "task_type", "original_image_url", "image_url"]
-
-
-@seen("completed")
-def _completed(api: Api) -> None:
-    assert api.finished("[[completed]]")["status"] == "completed"
-
-
-@seen("status")
-def _status(api: Api) -> None:
-    assert running(api, "[[status queued]]")["status"] == "queued"
-
-
-@seen("no-percentage")
-def _no_percentage(api: Api) -> None:
-    assert "percentage" not in running(api, "[[no-percentage]]")
-
-
-@seen("string-percentage")
-def _string_percentage(api: Api) -> None:
-    assert running(api, "[[string-percentage]]")["percentage"] == "0"
-
-
-@seen("percentage")
-def _percentage(api: Api) -> None:
-    for text in ("null", "-5", "1e400", '{"a": ["]", 1]}', '"40%"'):
-        answer = api.fetch(api.submit(f"[[percentage {text}]][[slow 60]]"))
-        assert f'"percentage": {text}'.encode() in answer.body
-        assert answer.json()["percentage"] == json.loads(text)
-
-
-@seen("percentage-backwards")
-def _percentage_backwards(api: Api) -> None:
-    task_id = api.submit("[[percentage-backwards]][[slow 0.6]]")
-    percentages = []
-    while (answer := api.fetch(task_id).json())["status"] == "processing":
-        percentages.append(answer["percentage"])
-    assert max(percentages) > 30
-    assert percentages != sorted(percentages)
-
-
-@seen("no-image")
-def _no_image(api: Api) -> None:
-    answer = api.finished("[[no-image]]")
-    assert answer["status"] == "finished"
-    assert "image_url" not in answer
-    assert exchange("GET", f"{api.service.images_url}/{answer['task_id']}.png").status == 404
-
-
-@seen("no-original")
-def _no_original(api: Api) -> None:
-    answer = api.finished("[[no-original]]")
-    assert "original_image_url" not in answer
-    assert exchange("GET", answer["image_url"]).status == 200
-
-
-@seen("image-url")
-def _image_url(api: Api) -> None:
-    for url in ("file:///etc/passwd", "http://[::1]:9/x.png", "not a URL"):
-        assert api.finished(f"[[image-url {url}]]")["image_url"] == url
-
-
-@seen("hostile-text")
-def _hostile_text(api: Api) -> None:
-    reason = api.finished("[[hostile-text]]")["errors"][0]["msg"]
-    assert all(evil in reason for evil in ("[bold red]", "[/foo]", "\x1b", "\x9b", "\r", "\n", "\u202e", "\x00"))
-
-
-@seen("unknown-task")
-def _unknown_task(api: Api) -> None:
-    assert api.fetch(api.submit("[[unknown-task]]")).status == 404
-
-
-# The answer to a submission, and the same at /fetch.
-
-
-def at_submission(api: Api, fault: str) -> Answer:
-    """Submit, and see that the task was accepted all the same."""
-    before = api.account()["credits"]
-    answer = api.imagine(f"[[{fault}]]")
-    assert api.account()["credits"] == before - 1
-    return answer
-
-
-def both(check: Callable[[Callable[..., Answer], Api], None], name: str) -> None:
-    """Register a check for a fault at submission, where it is billed, and for the same fault of /fetch."""
-
-    @seen(name)
-    def _submission(api: Api) -> None:
-        check(lambda arguments="", **_: at_submission(api, f"{name}{arguments}"), api)
-
-    @seen(f"fetch-{name}")
-    def _fetch(api: Api) -> None:
-        check(
-            lambda arguments="", **options: api.fetch(api.submit(f"[[fetch-{name}{arguments}]]"), **options), api
-        )
-
-
-def _html(ask: Callable[..., Answer], _: Api) -> None:
-    answer = ask()
-    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert b"<html>" in answer.body
-
-
-def _reset(ask: Callable[..., Answer], _: Api) -> None:
-    assert ask().broken == "ConnectionResetError"
-
-
-def _lost_reply(ask: Callable[..., Answer], _: Api) -> None:
-    assert ask().broken == "RemoteDisconnected"
-
-
-def _empty(ask: Callable[..., Answer], _: Api) -> None:
-    answer = ask()
-    assert (answer.status, answer.body, answer.broken) == (200, b"", "")
-
-
-def _truncated_json(ask: Callable[..., Answer], _: Api) -> None:
-    answer = ask()
-    assert (answer.status, answer.broken) == (200, "")
-    assert answer.body.startswith(b'{"task_id"')
-    with pytest.raises(ValueError, match="line 1"):
-        answer.json()
-
-
-def _cut_json(ask: Callable[..., Answer], _: Api) -> None:
-    answer = ask()
-    assert (answer.status, answer.broken) == (200, "IncompleteRead")
-    assert 0 < len(answer.body) < int(answer.headers["content-length"])
-
-
-def _json(ask: Callable[..., Answer], _: Api) -> None:
-    for text in ("null", "[]", "[[1], []]", "17", '{"task_id": 5}'):
-        assert ask(f" {text}").body == text.encode()
-
-
-def _redirect(ask: Callable[..., Answer], api: Api) -> None:
-    answer = ask()
-    assert answer.status == 307
-    assert answer.headers["location"].startswith(api.service.images_url)
-    assert ask(" https://example.com/x").headers["location"] == "https://example.com/x"
-
-
-def _trickle(ask: Callable[..., Answer], _: Api) -> None:
-    answer = ask(timeout=0.1)
-    assert (answer.status, answer.broken) == (200, "TimeoutError")
-
-
-def _hang(ask: Callable[..., Answer], _: Api) -> None:
-    assert ask(timeout=0.2).broken == "TimeoutError"
-
-
-def _huge_answer(ask: Callable[..., Answer], _: Api) -> None:
-    answer = ask()
-    assert len(answer.body) > 64 * 2**20
-    assert "task_id" in answer.json()
-
-
-def _deep_json(ask: Callable[..., Answer], _: Api) -> None:
-    answer = ask()
-    assert answer.body == b"[" * 100_000 + b"]" * 100_000
-
-
-for _check in (_html, _reset, _lost_reply, _empty, _truncated_json, _cut_json, _json, _redirect, _huge_answer):
-    both(_check, _check.__name__[1:].replace("_", "-"))
-both(_deep_json, "deep-json")
-
-
-@seen("trickle", "hang")
-def _slow_submission(api: Api) -> None:
-    for name in ("trickle", "hang"):
-        answer = api.post("/flux-imagine", {"model": "flux-pro", "prompt": f"[[{name}]]"}, timeout=0.15)
-        assert answer.broken == "TimeoutError"
-    assert api.account()["credits"] == 998
-
-
-@seen("fetch-trickle")
-def _slow_fetch(api: Api) -> None:
-    _trickle(lambda **options: api.fetch(api.submit("[[fetch-trickle]]"), **options), api)
-
-
-@seen("fetch-hang")
-def _silent_fetch(api: Api) -> None:
-    _hang(lambda **options: api.fetch(api.submit("[[fetch-hang]]"), **options), api)
-
-
-@seen("http")
-def _http(api: Api) -> None:
-    for code in (400, 401, 402, 403, 404, 408, 413, 422, 429, 500, 502, 503, 504, 201, 204, 418, 599):
-        before = api.account()["credits"]
-        answer = api.imagine(f"[[http {code}]]")
-        assert answer.status == code
-        accepted = before - api.account()["credits"]
-        assert accepted == (not 400 <= code < 500)
-        if code in (401, 500):
-            assert answer.json() == {}
-        elif 400 <= code < 500:
-            assert answer.reasons
-        elif code in (502, 503, 504):
-            assert b"<html>" in answer.body
-
-
-@seen("fetch-http")
-def _fetch_http(api: Api) -> None:
-    task_id = api.submit("[[fetch-http 503 2]] [[fetch-http 500]]")
-    assert api.fetch(task_id).status == 500, "of the same fault the last one counts"
-    task_id = api.submit("[[fetch-http 503 2]]")
-    assert [api.fetch(task_id).status for _ in range(3)] == [503, 503, 200]
-
-
-@seen("rate-limit", "fetch-rate-limit")
-def _rate_limit(api: Api) -> None:
-    for text, header in (("", "1"), (" 1 -5", "-5"), (" 1 nan", "nan"), (" 1 none", None), (" 1 99999", "99999")):
-        answers = [api.imagine(f"a kite [[rate-limit{text}]]") for _ in range(4)]
-        assert [answer.status for answer in answers] == [429, 200, 429, 200], "it can be rehearsed again"
-        assert answers[0].headers.get("retry-after") == header
-    dated = api.imagine("[[rate-limit 1 date]]").headers["retry-after"]
-    assert parsedate_to_datetime(dated).tzinfo is not None
-    task_id = api.submit("[[fetch-rate-limit 2 7]]")
-    answers = [api.fetch(task_id) for _ in range(3)]
-    assert [answer.status for answer in answers] == [429, 429, 200]
-    assert answers[0].headers["retry-after"] == "7"
-
-
-@seen("no-task-id")
-def _no_task_id(api: Api) -> None:
-    assert at_submission(api, "no-task-id").json() == {}
-
-
-@seen("task-id")
-def _task_id(api: Api) -> None:
-    for text in ("null", "17", '"../../x"', '""'):
-        assert at_submission(api, f"task-id {text}").body == f'{{"task_id": {text}}}'.encode()
-
-
-@seen("left-out")
-def _left_out(api: Api) -> None:
-    ids = [api.submit("a [[left-out 1]]"), api.submit("b"), api.submit("c [[left-out]]")]
-    for expected in ({ids[1]}, {ids[0], ids[1]}, {ids[0], ids[1]}):
-        answer = api.post("/fetch-many", {"task_ids": ids}).json()
-        assert {task["task_id"] for task in answer["tasks"]} == expected
-    assert api.fetch(ids[2]).status == 200
-
-
-@seen("fetch-flaky")
-def _fetch_flaky(api: Api) -> None:
-    task_id = api.submit("[[fetch-flaky 7]]")
-    answers = [api.fetch(task_id) for _ in range(8)]
-    expected = [
-        (503, ""),
-        (0, "ConnectionResetError"),
-        (429, ""),
-        (200, ""),
-        (500, ""),
-        (200, "IncompleteRead"),
-        (504, ""),
-        (200, ""),
-    ]
-    assert [(answer.status, answer.broken) for answer in answers] == expected
-    assert b"<html>" in answers[3].body
-    assert answers[7].json()["task_id"] == task_id
-
-
-# The download.
-
-
-def download(api: Api, fault: str, **options: int) -> Answer:
-    """Download a picture that meets a fault."""
-    return exchange("GET", api.finished(f"[[{fault}]]")["image_url"], **options)  # type: ignore[arg-type] # numbers
-
-
-def is_png(content: bytes) -> bool:
-    """Say whether bytes are a whole PNG."""
-    try:
-        Image.open(io.BytesIO(content)).load()
-    except OSError:
-        return False
-    return content.startswith(b"\x89PNG")
-
-
-@seen("image-http")
-def _image_http(api: Api) -> None:
-    url = api.finished("[[image-http 503 2]]")["image_url"]
-    assert [exchange("GET", url).status for _ in range(3)] == [503, 503, 200]
-    assert download(api, "image-http 404").status == 404
-
-
-@seen("expired-url")
-def _expired_url(api: Api) -> None:
-    first = api.finished("[[expired-url]]")
-    assert api.ended(first["task_id"])["image_url"] == first["image_url"], "it has not expired before it was tried"
-    assert exchange("GET", first["image_url"]).status == 403
-    second = api.ended(first["task_id"])
-    assert second["image_url"] != first["image_url"]
-    assert exchange("GET", first["image_url"]).status == 403
-    for name in ("image_url", "original_image_url"):
-        assert exchange("GET", second[name]).status == 200
-
-
-@seen("html-image", "json-image", "empty-image")
-def _not_an_image(api: Api) -> None:
-    html, told, empty = (download(api, f"{name}-image") for name in ("html", "json", "empty"))
-    assert [answer.status for answer in (html, told, empty)] == [200, 200, 200]
-    assert b"<html>" in html.body
-    assert "message" in told.json()
-    assert (empty.body, empty.headers["content-type"]) == (b"", "image/png")
-
-
-@seen("image-reset")
-def _image_reset(api: Api) -> None:
-    answer = download(api, "image-reset")
-    assert answer.broken in ("ConnectionResetError", "IncompleteRead")
-
-
-@seen("cut-download")
-def _cut_download(api: Api) -> None:
-    url = api.finished("[[cut-download 1]]")["image_url"]
-    cut, good = exchange("GET", url), exchange("GET", url)
-    assert (cut.status, cut.broken) == (200, "IncompleteRead")
-    assert good.body.startswith(cut.body)
-    assert len(cut.body) == len(good.body) // 2
-    assert is_png(good.body)
-
-
-@seen("short-length")
-def _short_length(api: Api) -> None:
-    answer = download(api, "short-length")
-    assert (answer.status, answer.broken) == (200, "")
-    assert not is_png(answer.body)
-
-
-@seen("no-length", "cut-no-length")
-def _no_length(api: Api) -> None:
-    for name in ("no-length", "cut-no-length"):
-        answer = download(api, name)
-        assert (answer.status, answer.broken) == (200, "")
-        assert not {"content-length", "transfer-encoding"} & set(answer.headers)
-        assert is_png(answer.body) == (name == "no-length")
-
-
-@seen("chunked", "cut-chunked")
-def _chunked(api: Api) -> None:
-    good, cut = download(api, "chunked"), download(api, "cut-chunked")
-    for answer in (good, cut):
-        assert answer.headers["transfer-encoding"] == "chunked"
-        assert "content-length" not in answer.headers
-    assert is_png(good.body)
-    assert cut.broken == "IncompleteRead"
-
-
-@seen("gzip", "cut-gzip")
-def _gzip(api: Api) -> None:
-    good, cut = download(api, "gzip"), download(api, "cut-gzip")
-    assert good.headers["content-encoding"] == cut.headers["content-encoding"] == "gzip"
-    assert is_png(gzip.decompress(good.body))
-    assert cut.broken == ""
-    with pytest.raises(EOFError):
-        gzip.decompress(cut.body)
-
-
-@seen("image-trickle")
-def _image_trickle(api: Api) -> None:
-    answer = download(api, "image-trickle", most=3)
-    assert answer.body == b"\x89PN"
-    assert int(answer.headers["content-length"]) > 1000
-
-
-@seen("image-hang")
-def _image_hang(api: Api) -> None:
-    answer = exchange("GET", api.finished("[[image-hang]]")["image_url"], timeout=0.5)
-    assert answer.broken == "TimeoutError"
-    assert len(answer.body) == int(answer.headers["content-length"]) // 2
-
-
-@seen("huge-image")
-def _huge_image(api: Api) -> None:
-    answer = download(api, "huge-image", most=2**20)
-    assert int(answer.headers["content-length"]) == 300 * 2**20
-    assert answer.body.startswith(b"\x89PNG")
-    assert len(answer.body) >= 2**20
-
-
-@seen("image-redirect")
-def _image_redirect(api: Api) -> None:
-    answer = download(api, "image-redirect")
-    assert answer.status == 302
-    assert is_png(exchange("GET", api.service.images_url + answer.headers["location"]).body)
-    assert download(api, "image-redirect ftp://x/y").headers["location"] == "ftp://x/y"
-
-
-@seen("redirect-loop")
-def _redirect_loop(api: Api) -> None:
-    url = api.finished("[[redirect-loop]]")["image_url"]
-    for _ in range(3):
-        answer = exchange("GET", url)
-        assert answer.status == 302
-        assert url.endswith(answer.headers["location"])
-
-
-@seen("jpeg-as-png")
-def _jpeg_as_png(api: Api) -> None:
-    url = api.finished("[[jpeg-as-png]]")["image_url"]
-    answer = exchange("GET", url)
-    assert url.endswith(".png")
-    assert answer.headers["content-type"] == "image/png"
-    assert answer.body.startswith(b"\xff\xd8\xff")
-
-
-@seen("webp", "gif")
-def _other_formats(api: Api) -> None:
-    for name in ("webp", "gif"):
-        url = api.finished(f"[[{name}]]")["image_url"]
-        answer = exchange("GET", url)
-        assert url.endswith(f".{name}")
-        assert answer.headers["content-type"] == f"image/{name}"
-        assert Image.open(io.BytesIO(answer.body)).format == name.upper()
-
-
-# Several at once, for all requests, and how they are read.
-
-
-def test_several_faults_in_one_prompt_happen_in_the_table_s_order(api: Api) -> None:
-    """At one stage the first that is not used up; at different stages all of them."""
-    task_id = api.submit("a [[fetch-html 1]] [[fetch-http 502 1]] [[no-status]] [[image-http 500 1]]")
-    first, second = api.fetch(task_id), api.fetch(task_id)
-    assert (first.status, second.status) == (502, 200)
-    assert b"<html>" in second.body
-    done = api.ended(task_id)
-    assert "status" not in done
-    assert [exchange("GET", done["image_url"]).status for _ in range(2)] == [500, 200]
-
-
-def test_a_fault_happens_per_task(api: Api) -> None:
-    """The same prompt twice: each task has its own count."""
-    one, other = api.submit("[[fetch-http 503 1]]"), api.submit("[[fetch-http 503 1]]")
-    assert [api.fetch(task_id).status for task_id in (one, other, one, other)] == [503, 503, 200, 200]
-
-
-def test_a_fault_of_one_task_spoils_the_answer_of_fetch_many(api: Api) -> None:
-    """Once for each time that it was asked for."""
-    ids = [api.submit("a [[fetch-http 503 1]]"), api.submit("b"), api.submit("c [[fetch-reset 1]]")]
-    answers = [api.post("/fetch-many", {"task_ids": ids}) for _ in range(3)]
-    assert [(answer.status, answer.broken) for answer in answers] == [
-        (0, "ConnectionResetError"),
-        (503, ""),
-        (200, ""),
-    ]
-    assert len(answers[2].json()["tasks"]) == 3
-
-
-def test_a_server_s_faults_are_every_request_s(start: Start) -> None:
-    """At /account those of a submission; a prompt's own arguments win."""
-    api = start(faults=["http 503 1", "[[fetch-http 502 1]]"])
-    assert exchange("GET", f"{api.service.url}/account", headers={"Authorization": "k"}).status == 503
-    assert api.account()["credits"] == 1000
-    assert api.imagine("a").status == 503
-    task_id = api.submit("a")
-    assert api.fetch(task_id).status == 502
-    assert api.fetch(task_id).status == 200
-    failing = start(faults=["fail message", "slow 0"])
-    assert "message" in failing.fetch(failing.submit("a")).json()
-    assert "error" in failing.fetch(failing.submit("a [[fail error]]")).json()
+def test_every_fault_is_tested() -> None:
+    """Each row of the stages submission, fetch and image has a check below."""
+    rows = {name for name, fault in FAULTS.items() if fault.stage in (Stage.SUBMISSION, Stage.FETCH, Stage.IMAGE)}
+    both = {f"{prefix}{name}" for name in (*RESPONSES, "endless-continue") for prefix in ("", "fetch-")}
+    assert both | {"image-endless-continue"} | {*SUBMISSION_FAULTS, *FETCH_FAULTS, *IMAGES, *IMAGE_FAULTS} == rows
 
 
 @pytest.mark.parametrize(
@@ -557,80 +48,458 @@ def test_a_server_s_faults_are_every_request_s(start: Start) -> None:
         ("html 0", "TIMES"),
         ("html 1 2", "html [TIMES]"),
         ("percentage {", "percentage JSON"),
+        ("fail here", "FIELD is one of"),
+        ("charset klingon", "charset CHARSET"),
+        ("redirect http://\x7f", "control characters"),
         ("", "unknown fault"),
     ],
 )
-def test_a_fault_that_makes_no_sense_is_refused(start: Start, fault: str, message: str) -> None:
-    """For a server as a usage error; in a prompt, where its name is known, as a 400."""
+def test_an_invalid_fault_is_rejected(start: Start, fault: str, message: str) -> None:
+    """A usage error for a server; 400 in a prompt if the name is known."""
     with pytest.raises(UsageError, match=re.escape(message)):
         start(faults=[fault])
-    name = fault.split(" ")[0]
-    if name in FAULTS:
-        assert start().imagine(f"[[{fault}]]").status == 400
+    if fault.split(" ")[0] in FAULTS and fault.isprintable():
+        response = start().imagine(f"[[{fault}]]")
+        assert (response.status, message in response.reasons[0]) == (400, True)
 
 
 @pytest.mark.parametrize(
     "prompt", ["a [[wiki link]]", "[[]]", "[[ ]]", "[[", "]] [[fail", "[fail]", "[[fails]]", "[[http503]]"]
 )
-def test_brackets_that_are_no_fault_mean_nothing(api: Api, prompt: str) -> None:
-    """A prompt may hold them."""
-    assert api.finished(prompt)["status"] == "finished"
+def test_other_brackets_mean_nothing(prompt: str) -> None:
+    """A prompt can contain them."""
+    assert not parse_prompt(prompt).values
 
 
 @pytest.mark.parametrize("prompt", ["[[fail]]", "[[FAIL]]", "[[ fail ]]", "a[[fail]]b", "[[\nfail\n]]"])
-def test_a_fault_is_known_in_any_case_and_with_spaces(api: Api, prompt: str) -> None:
-    """As people write them."""
-    assert api.finished(prompt)["status"] == "failed"
-
-
-def test_a_slip_in_a_prompt_is_noted_in_the_log(start: Start) -> None:
-    """A test that rehearses nothing should not pass in silence."""
-    lines: list[str] = []
-    start(log=lines.append).submit("a [[lost-repl]] kite")
-    assert any("lost-repl" in line and line.startswith("note:") for line in lines)
+def test_case_and_spaces_do_not_matter(prompt: str) -> None:
+    """Faults are found however people write them."""
+    assert list(parse_prompt(prompt).values) == ["fail"]
 
 
 @given(st.text())
-def test_any_prompt_can_be_read(prompt: str) -> None:
-    """Nothing but ValueError comes of it, and what is found is in the table."""
+def test_any_prompt_is_parsed(prompt: str) -> None:
+    """It raises nothing but ValueError."""
     try:
-        asked = parse_prompt(prompt)
+        assert set(parse_prompt(prompt).values) <= set(FAULTS)
     except ValueError:
         assert "[[" in prompt
-    else:
-        assert set(asked.values) <= set(FAULTS)
 
 
 @given(
     st.sampled_from(sorted(FAULTS)),
     st.text(st.characters(blacklist_characters="[]", blacklist_categories=["Cs"]), max_size=20),
 )
-def test_any_argument_is_understood_alike_in_a_prompt_and_for_a_server(name: str, argument: str) -> None:
-    """Both read the same table."""
+def test_arguments_are_parsed_alike_in_prompts_and_options(name: str, argument: str) -> None:
+    """Both use the same table."""
 
-    def read(source: Callable[[], object]) -> object:
+    def parsed(parse: Callable[[], object]) -> object:
         try:
-            return source()
+            return parse()
         except ValueError:
             return None
 
-    in_prompt = read(lambda: parse_prompt(f"x [[{name} {argument}]]").values)
-    by_name = read(lambda: parse_faults([f"{name} {argument}"]).values)
-    assert in_prompt == by_name
+    in_prompt = parsed(lambda: parse_prompt(f"x [[{name} {argument}]]").values)
+    assert in_prompt == parsed(lambda: parse_faults([f"{name} {argument}"]).values)
 
 
-def test_what_is_said_of_tasks_is_read_by_the_program_as_it_is_meant(api: Api) -> None:
-    """The sandbox and the client agree on what finished, failed and running look like."""
-    for prompt, status in (
-        ("[[slow 60]]", Status.PROCESSING),
-        ("[[slow 60]][[status staged]][[no-percentage]]", Status.PROCESSING),
-        ("[[slow 60]][[percentage 1e400]]", Status.PROCESSING),
-        ("[[slow 0]]", Status.FINISHED),
-        ("[[slow 0]][[no-status]]", Status.FINISHED),
-        ("[[slow 0]][[no-image]]", Status.PROCESSING),
-        ("[[slow 0]][[fail none]]", Status.FAILED),
+def test_an_unknown_name_in_a_prompt_is_logged(start: Start) -> None:
+    """A typing error should not go unnoticed."""
+    lines: list[str] = []
+    start(log=lines.append).submit("a [[lost-repl]] kite")
+    assert any("lost-repl" in line and line.startswith("note:") for line in lines)
+
+
+# Faults of a submission and of a fetch
+
+Check = Callable[[Response], object]
+
+
+def is_html(response: Response) -> bool:
+    """Return whether a gateway's page came."""
+    return b"<html>" in response.body and response.headers["content-type"].startswith("text/html")
+
+
+def is_cut(response: Response) -> bool:
+    """Return whether half of the promised bytes came."""
+    return (
+        response.broken == "IncompleteRead" and len(response.body) == int(response.headers["content-length"]) // 2
+    )
+
+
+def is_truncated(response: Response) -> bool:
+    """Return whether half of the JSON came, with the right length."""
+    return not response.broken and response.body.startswith(b'{"task_id"') and not response.body.endswith(b"}")
+
+
+RESPONSES: Mapping[str, tuple[str, int, Check]] = {
+    "http": ("503", 503, is_html),
+    "html": ("", 200, is_html),
+    "reset": ("", 0, lambda response: response.broken == "ConnectionResetError"),
+    "lost-reply": ("", 0, lambda response: response.broken == "RemoteDisconnected"),
+    "empty": ("", 200, lambda response: (response.body, response.broken) == (b"", "")),
+    "truncated-json": ("", 200, is_truncated),
+    "cut-json": ("", 200, is_cut),
+    "json": ("[[1], []]", 200, lambda response: response.body == b"[[1], []]"),
+    "nested": ("result", 200, lambda response: response.json()["result"]["task_id"]),
+    "padded-json": ("", 200, lambda response: re.fullmatch(rb"[^{]+\{.*\}[^}]+", response.body, re.S)),
+    "charset": ("utf-16", 200, lambda response: "task_id" in json.loads(response.body.decode("utf-16"))),
+    "redirect": ("", 307, lambda response: response.headers["location"].startswith("http://127.0.0.1:")),
+    "rate-limit": ("", 429, lambda response: response.headers["retry-after"] == "1"),
+    "early-hints": ("", 103, lambda response: response.headers["link"]),  # http.client takes it for the response
+    "slow-header": ("", 0, lambda response: response.broken == "TimeoutError"),
+    "trickle": ("", 200, lambda response: response.broken == "TimeoutError"),
+    "hang": ("", 0, lambda response: response.broken == "TimeoutError"),
+    "huge-answer": ("", 200, lambda response: len(response.body) == 64 * 2**20 and "padding" in response.json()),
+    "deep-json": ("", 200, lambda response: response.body == b"[" * 100_000 + b"]" * 100_000),
+}
+"""The argument, the status code, and what has to hold for the response."""
+ENDLESS = ("slow-header", "trickle", "hang")
+NOT_ACCEPTED = ("rate-limit", "redirect")
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_response_of_a_submission(shared: Api, name: str) -> None:
+    """The task is accepted unless the client can know that it is not."""
+    argument, status, check = RESPONSES[name]
+    before = shared.service.stats.accepted
+    response = shared.imagine(f"[[{name} {argument}]]", timeout=0.1 if name in ENDLESS else 20)
+    assert response.status == status
+    assert check(response)
+    assert shared.service.stats.accepted - before == (name not in NOT_ACCEPTED)
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+def test_response_of_a_fetch(shared: Api, name: str) -> None:
+    """The same faults, with a prefix."""
+    argument, status, check = RESPONSES[name]
+    task_id = shared.submit(f"[[fetch-{name} {argument}]]")
+    response = shared.fetch(task_id, timeout=0.1 if name in ENDLESS else 20)
+    assert response.status == status
+    assert check(response)
+
+
+@pytest.mark.parametrize(
+    "code", [200, 201, 202, 204, 301, 303, 308, 400, 401, 405, 408, 409, 413, 425, 429, 500, 504]
+)
+def test_http_statuses(shared: Api, code: int) -> None:
+    """2xx has the usual body, 3xx a Location; a clear rejection costs nothing."""
+    before = shared.service.stats.accepted
+    response = shared.imagine(f"[[http {code}]]")
+    assert response.status == code
+    accepted = code < 300 or code in (303, 408, 409, 425) or code >= 500
+    assert shared.service.stats.accepted - before == accepted
+    if code < 300:
+        assert code == 204 or response.json()["task_id"]
+    elif code < 400:
+        assert response.headers["location"].endswith("/flux-imagine")
+    elif code >= 502:
+        assert is_html(response)
+    else:
+        assert response.json() == {} if code in (401, 500) else response.reasons
+
+
+@pytest.mark.parametrize(
+    ("arguments", "header"), [("1 -5", "-5"), ("1 nan", "nan"), ("1 none", None), ("1 99999", "99999")]
+)
+def test_rate_limit_headers(shared: Api, arguments: str, header: str | None) -> None:
+    """Any Retry-After; after the last 429 the same prompt can be used again."""
+    responses = [shared.imagine(f"a kite [[rate-limit {arguments}]]") for _ in range(4)]
+    assert [response.status for response in responses] == [429, 200, 429, 200]
+    assert responses[0].headers.get("retry-after") == header
+
+
+def test_rate_limit_date(shared: Api) -> None:
+    """Retry-After can be a date."""
+    header = shared.imagine("[[rate-limit 1 date]]").headers["retry-after"]
+    assert parsedate_to_datetime(header).tzinfo is not None
+
+
+def first_bytes(url: str, request: bytes, count: int) -> bytes:
+    """Send a request and return the first bytes of the response."""
+    parts = urlsplit(url)
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10) as connection:
+        connection.sendall(request)
+        with connection.makefile("rb") as stream:
+            return stream.read(count)
+
+
+def test_interim_responses(shared: Api) -> None:
+    """103 comes before the response; 100 comes again and again."""
+    forever = b"HTTP/1.1 100 Continue\r\n\r\n" * 3
+    for fault, path, expected in (
+        ("early-hints", "/flux-imagine", b"HTTP/1.1 103 Early Hints\r\n"),
+        ("endless-continue", "/flux-imagine", forever),
+        ("fetch-endless-continue", "/fetch", forever),
     ):
-        task_id = api.submit(prompt)
-        task = read_task(api.fetch(task_id).json(), task_id)
-        assert task.status is status, prompt
-        assert task.percentage is None or math.isfinite(task.percentage)
+        prompt = f"[[{fault}]]"
+        body = {"task_id": shared.submit(prompt)} if path == "/fetch" else {"model": "flux-pro", "prompt": prompt}
+        content = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: k\r\nContent-Length: {len(content)}\r\n\r\n"
+        assert first_bytes(shared.service.url, head.encode() + content, len(expected)) == expected
+    url = shared.finished("[[image-endless-continue]]")["image_url"]
+    request = f"GET {urlsplit(url).path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    assert first_bytes(url, request, len(forever)) == forever
+
+
+def check_task_ids(api: Api) -> None:
+    """Any JSON value, or none at all."""
+    for text in ("null", "17", '"../../x"', '""'):
+        assert api.imagine(f"[[task-id {text}]]").body == f'{{"task_id": {text}}}'.encode()
+    assert api.imagine("[[no-task-id]]").json() == {}
+
+
+def check_rejected(api: Api) -> None:
+    """Status 200 with a reason, and nothing is charged."""
+    before = api.service.stats.accepted
+    response = api.imagine("[[rejected]]")
+    assert (response.status, list(response.json())) == (200, ["error"])
+    assert list(api.imagine("[[rejected detail]]").json()) == ["detail"]
+    assert api.service.stats.accepted == before
+
+
+def check_left_out(api: Api) -> None:
+    """/fetch-many omits the task; /fetch has it."""
+    ids = [api.submit("a [[left-out 1]]"), api.submit("b"), api.submit("c [[left-out]]")]
+    for expected in ({ids[1]}, {ids[0], ids[1]}, {ids[0], ids[1]}):
+        tasks = api.post("/fetch-many", {"task_ids": ids}).json()["tasks"]
+        assert {task["task_id"] for task in tasks} == expected
+    assert api.fetch(ids[2]).status == 200
+
+
+def check_flaky(api: Api) -> None:
+    """Seven failures, each different, and then the task."""
+    task_id = api.submit("[[fetch-flaky 7]]")
+    responses = [api.fetch(task_id) for _ in range(8)]
+    assert [response.status for response in responses] == [503, 0, 429, 200, 500, 200, 504, 200]
+    assert is_html(responses[3])
+    assert responses[5].broken
+    assert responses[7].json()["task_id"] == task_id
+
+
+SUBMISSION_FAULTS = {"task-id": check_task_ids, "no-task-id": check_task_ids, "rejected": check_rejected}
+FETCH_FAULTS = {"left-out": check_left_out, "fetch-flaky": check_flaky}
+
+
+@pytest.mark.parametrize(
+    "check",
+    list(dict.fromkeys([*SUBMISSION_FAULTS.values(), *FETCH_FAULTS.values()])),
+    ids=lambda check: check.__name__,
+)
+def test_special_responses(shared: Api, check: Callable[[Api], None]) -> None:
+    """Faults of one endpoint."""
+    check(shared)
+
+
+def test_unknown_task(shared: Api) -> None:
+    """A task can be accepted and then unknown."""
+    assert shared.fetch(shared.submit("[[unknown-task]]")).status == 404
+
+
+def test_task_ids_as_numbers_and_with_spaces(shared: Api) -> None:
+    """The task is found under the ID without decoration."""
+    number = shared.imagine("[[number-id]]").json()["task_id"]
+    assert isinstance(number, int)
+    for task_id in (number, str(number)):
+        assert shared.post("/fetch", {"task_id": task_id}).json()["task_id"] == number
+    spaced = shared.submit("[[spaced-id]]")
+    assert spaced != spaced.strip()
+    assert shared.fetch(spaced.strip()).status == 200
+
+
+# Faults of the download
+
+
+def is_picture(response: Response, kind: str = "PNG") -> bool:
+    """Return whether the body is a whole picture."""
+    try:
+        with Image.open(io.BytesIO(response.body)) as image:
+            image.load()
+            return image.format == kind
+    except (OSError, SyntaxError):
+        return False
+
+
+def is_png_of_no_length(response: Response) -> bool:
+    """Return whether a picture came that ended with the connection."""
+    return is_picture(response) and not {"content-length", "transfer-encoding"} & set(response.headers)
+
+
+IMAGES: Mapping[str, tuple[str, int, Check]] = {
+    "image-http": ("404", 404, lambda response: response.reasons),
+    "image-rate-limit": ("1 7", 429, lambda response: response.headers["retry-after"] == "7"),
+    "html-image": ("", 200, is_html),
+    "json-image": ("", 200, lambda response: response.json()["message"]),
+    "empty-image": (
+        "",
+        200,
+        lambda response: not response.body and response.headers["content-type"] == "image/png",
+    ),
+    "image-reset": ("", 200, lambda response: response.broken),
+    "cut-download": ("", 200, is_cut),
+    "short-length": ("", 200, lambda response: not response.broken and not is_picture(response)),
+    "no-length": ("", 200, is_png_of_no_length),
+    "cut-no-length": ("", 200, lambda response: not response.broken and not is_picture(response)),
+    "chunked": ("", 200, lambda response: is_picture(response) and "content-length" not in response.headers),
+    "cut-chunked": ("", 200, lambda response: response.broken == "IncompleteRead"),
+    "gzip": ("", 200, lambda response: gzip.decompress(response.body).startswith(b"\x89PNG")),
+    "cut-gzip": ("", 200, lambda response: not response.broken and response.body.startswith(b"\x1f\x8b")),
+    "content-encoding": ("br", 200, lambda response: is_picture(response)),
+    "damaged-image": ("", 200, lambda response: not response.broken and not is_picture(response)),
+    "trailing-data": ("", 200, lambda response: is_picture(response) and response.body.endswith(bytes(65536))),
+    "image-early-hints": ("", 103, lambda response: response.headers["link"]),
+    "image-slow-header": ("", 0, lambda response: response.broken == "TimeoutError"),
+    "image-hang": ("", 200, lambda response: len(response.body) == int(response.headers["content-length"]) // 2),
+    "redirect-loop": ("", 302, lambda response: response.headers["location"].endswith(".png")),
+    "jpeg-as-png": ("", 200, lambda response: is_picture(response, "JPEG")),
+    "webp": (
+        "",
+        200,
+        lambda response: response.headers["content-type"] == "image/webp" and is_picture(response, "WEBP"),
+    ),
+    "gif": (
+        "",
+        200,
+        lambda response: response.headers["content-type"] == "image/gif" and is_picture(response, "GIF"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_download(shared: Api, name: str) -> None:
+    """Each fault of the download."""
+    argument, status, check = IMAGES[name]
+    timeout = {"image-slow-header": 0.1, "image-hang": 1}.get(name, 20)
+    response = shared.picture(f"[[{name} {argument}]]", timeout=timeout)
+    assert response.status == status
+    assert check(response)
+
+
+def check_expired_url(api: Api) -> None:
+    """A new fetch gives a new URL, after the old one was tried."""
+    first = api.finished("[[expired-url]]")
+    assert api.fetch(first["task_id"]).json()["image_url"] == first["image_url"]
+    assert exchange("GET", first["image_url"]).status == 403
+    second = api.fetch(first["task_id"]).json()
+    assert exchange("GET", first["image_url"]).status == 403
+    for name in ("image_url", "original_image_url"):
+        assert exchange("GET", second[name]).status == 200
+
+
+def check_ranges(api: Api) -> None:
+    """A cut download resumes; a server can ignore, misread or outdate the range."""
+    for fault, status in (
+        ("", 206),
+        ("[[ignore-range]]", 200),
+        ("[[wrong-range]]", 206),
+        ("[[changed-file]]", 200),
+    ):
+        url = api.finished(f"[[cut-download 1]] {fault}")["image_url"]
+        cut = exchange("GET", url)
+        headers = {"Range": f"bytes={len(cut.body)}-", "If-Range": cut.headers["etag"]}
+        rest = exchange("GET", url, headers=headers)
+        assert rest.status == status
+        whole = exchange("GET", f"{url}?again=1").body
+        assert (cut.body + rest.body == whole) == (not fault)
+        assert is_picture(rest) == (status == 200)
+        assert (rest.headers.get("etag") == cut.headers["etag"]) == (fault in ("", "[[wrong-range]]"))
+
+
+def check_first_bytes(api: Api) -> None:
+    """One byte after the other; or 300 MiB that begin like a PNG."""
+    assert api.picture("[[image-trickle]]", most=2).body == b"\x89P"
+    response = api.picture("[[huge-image]]", most=2**20)
+    assert int(response.headers["content-length"]) == 300 * 2**20
+    assert response.body.startswith(b"\x89PNG")
+
+
+def check_redirects(api: Api) -> None:
+    """To a good URL, to any URL, and in raw UTF-8."""
+    response = api.picture("[[image-redirect]]")
+    assert (
+        response.status,
+        is_picture(exchange("GET", api.service.images_url + response.headers["location"])),
+    ) == (302, True)
+    assert api.picture("[[image-redirect ftp://x/y]]").headers["location"] == "ftp://x/y"
+    location = api.picture("[[utf8-redirect]]").headers["location"]
+    assert location.endswith("größe".encode().decode("latin-1"))
+    for value, status in (("gr%C3%B6%C3%9Fe", 200), ("gr%C3%83%C2%B6%C3%83%C2%9Fe", 404)):
+        assert exchange("GET", f"{api.service.images_url}{urlsplit(location).path}?again={value}").status == status
+
+
+def check_formats(api: Api) -> None:
+    """Each has its extension and content type; none is a PNG."""
+    for name in FORMATS:
+        url = api.finished(f"[[format {name}]]")["image_url"]
+        response = exchange("GET", url)
+        assert url.endswith(f".{name}")
+        assert response.headers["content-type"].partition("/")[2].startswith(name.replace("svg", "svg+xml"))
+        assert response.body[:4] != b"\x89PNG"
+
+
+IMAGE_FAULTS: Mapping[str, Callable[[Api], None]] = {
+    "expired-url": check_expired_url,
+    "ignore-range": check_ranges,
+    "wrong-range": check_ranges,
+    "changed-file": check_ranges,
+    "image-trickle": check_first_bytes,
+    "huge-image": check_first_bytes,
+    "image-redirect": check_redirects,
+    "utf8-redirect": check_redirects,
+    "format": check_formats,
+}
+
+
+@pytest.mark.parametrize("check", list(dict.fromkeys(IMAGE_FAULTS.values())), ids=lambda check: check.__name__)
+def test_special_downloads(shared: Api, check: Callable[[Api], None]) -> None:
+    """Faults that take more than one request to see."""
+    check(shared)
+
+
+def test_urls_without_an_origin(shared: Api) -> None:
+    """As data, without a scheme, and on the API's own host; the latter needs no key."""
+    url = shared.finished("[[data-url]]")["image_url"]
+    assert is_picture(Response(200, {}, base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    url = shared.finished("[[protocol-relative]]")["image_url"]
+    assert url.startswith("//")
+    assert is_picture(exchange("GET", f"http:{url}"))
+    url = shared.finished("[[host-relative]]")["image_url"]
+    assert url.startswith("/")
+    assert is_picture(exchange("GET", shared.service.url + url))
+
+
+# Several faults
+
+
+def test_several_faults_take_effect_in_the_order_of_the_table(shared: Api) -> None:
+    """At one stage the first that is not used up; at different stages all; of the same the last."""
+    task_id = shared.submit("a [[fetch-html 1]] [[fetch-http 503 1]] [[fetch-http 502 1]] [[no-status]]")
+    first, second = shared.fetch(task_id), shared.fetch(task_id)
+    assert (first.status, second.status, is_html(second)) == (502, 200, True)
+    assert "status" not in shared.fetch(task_id).json()
+
+
+def test_counts_are_per_task(shared: Api) -> None:
+    """The same prompt twice: each task has its own count."""
+    one, other = shared.submit("[[fetch-http 503 1]]"), shared.submit("[[fetch-http 503 1]]")
+    assert [shared.fetch(task_id).status for task_id in (one, other, one, other)] == [503, 503, 200, 200]
+
+
+def test_fetch_many_meets_one_fault_at_a_time(shared: Api) -> None:
+    """The faults of the other tasks happen later."""
+    ids = [shared.submit("a [[fetch-http 503 1]]"), shared.submit("b"), shared.submit("c [[fetch-reset 1]]")]
+    responses: list[Any] = [shared.post("/fetch-many", {"task_ids": ids}) for _ in range(3)]
+    assert [response.status for response in responses] == [0, 503, 200]
+    assert len(responses[2].json()["tasks"]) == 3
+
+
+def test_a_server_s_faults_apply_to_every_request(start: Start) -> None:
+    """/account has those of a submission; a prompt's own arguments win."""
+    api = start(faults=["http 503 1", "[[fetch-http 502 1]]", "fail message"])
+    assert exchange("GET", f"{api.service.url}/account", headers={"Authorization": "k"}).status == 503
+    assert api.account()["credits"] == 1000
+    assert api.imagine("a").status == 503
+    task_id = api.submit("a")
+    assert api.fetch(task_id).status == 502
+    assert "message" in api.fetch(task_id).json()
+    assert "error" in start(faults=["fail message"]).finished("a [[fail error]]")

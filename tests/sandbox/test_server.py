@@ -1,0 +1,266 @@
+"""`flux-cli sandbox`: its output, its options, how it ends, and that it keeps its tasks."""
+
+import contextlib
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.sandbox import Running, running
+from flux_cli.sandbox.faults import FAULTS
+from flux_cli.sandbox.validation import is_loopback
+from tests.conftest import Cli, interrupt
+from tests.sandbox.conftest import Api, Start, exchange
+
+
+@contextlib.contextmanager
+def process(cli: Cli, *options: str) -> Iterator[tuple[Api, "subprocess.Popen[bytes]"]]:
+    """Run `flux-cli sandbox` on free ports; yield a client of it and its process."""
+    process = cli.start("sandbox", "--port", "0", "--seconds", "0", *options)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().decode().strip()
+        yield Api(cast(Running, SimpleNamespace(url=url))), process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_its_output_configures_a_client(cli: Cli) -> None:
+    """The URL, and two lines for a shell; SIGINT ends it."""
+    with process(cli) as (api, server):
+        assert server.stdout is not None
+        exports = [server.stdout.readline().decode().strip() for _ in range(2)]
+        assert exports == [f"export FLUX_CLI_API_URL={api.service.url}", "export APIFRAME_API_KEY=anything"]
+        env = dict(line.removeprefix("export ").split("=", 1) for line in exports)
+        done = cli("imagine", "a kite", "--width", "256", "--height", "256", "-o", "kite.png", env=env)
+        assert (done.code, done.lines) == (0, ["kite.png"]), done.stderr
+        done = interrupt(server)
+    assert done.code == 130
+    assert "warning" not in done.stderr
+
+
+def test_a_signal_ends_it_while_it_is_busy(cli: Cli) -> None:
+    """Rendering, waiting and holding connections; without a traceback."""
+    with process(cli) as (api, server):
+        url = api.finished("a kite", width=1440, height=1440)["image_url"]
+        for target in (url, url.replace(".png", "-original.png")):
+            threading.Thread(target=exchange, args=("GET", target), daemon=True).start()
+        threading.Thread(target=api.imagine, args=("[[hang]]",), daemon=True).start()
+        done = interrupt(server, signal.SIGTERM)
+    assert done.code == 143
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+def test_its_log(cli: Cli) -> None:
+    """One line per request, without keys, queries and control characters."""
+    with process(cli, "--key", "sandbox-only-key") as (api, server):
+        api.key = "sandbox-only-key"
+        task_id = api.submit("a kite [[fetch-http 503]]")
+        api.fetch(task_id)
+        api.post("/fetch?key=sandbox-only-key", {"task_id": task_id})
+        exchange("GET", f"{api.service.url}/account", headers={"Authorization": "a-wrong-key"})
+        exchange("GET", f"{api.service.url}/%1b%5b31mred%0d%0aFAKE", headers={"Authorization": api.key})
+        api.fetch("\x1b]0;owned\x07\u202e\x9b31m")
+        exchange("GET", f"{api.service.url}/{'x' * 3000}", headers={"Authorization": api.key})
+        log = interrupt(server).stderr
+    lines = [line.split(" ", 1)[1] for line in log.splitlines()[1:]]
+    assert lines[0].startswith(f"POST /flux-imagine 200 {task_id} ")
+    assert lines[1].startswith(f"POST /fetch 503 {task_id} [[fetch-http]] ")
+    assert lines[2].startswith(f"POST /fetch 503 {task_id} ")
+    assert lines[3].startswith("GET /account 401 ")
+    assert len(lines) == 7
+    assert all(line.endswith(" ms") and len(line) < 400 for line in lines)
+    assert "sandbox-only-key" not in log
+    assert "a-wrong-key" not in log
+    assert not {character for character in log if not character.isprintable()} - {"\n"}
+
+
+def test_tasks_survive_a_kill(cli: Cli) -> None:
+    """Every ID that a client has seen is known afterwards, with its picture; credits stay charged."""
+    with process(cli) as (api, server):
+        ids = [api.submit(prompt) for prompt in ("a kite", "[[slow 1000]]", "[[fail]]")]
+        before = exchange("GET", api.fetch(ids[0]).json()["image_url"]).body
+        server.kill()
+        server.wait()
+    with process(cli) as (api, _):
+        tasks = [api.fetch(task_id).json() for task_id in ids]
+        assert exchange("GET", tasks[0]["image_url"]).body == before
+        assert [task["status"] for task in tasks] == ["finished", "processing", "failed"]
+        assert api.account()["credits"] == 997
+
+
+def test_embedded_and_standing_servers_share_their_tasks(cli: Cli) -> None:
+    """Both use the default directory; the embedded one charges no credits."""
+    (task_id,) = cli("imagine", "a kite", "--sandbox", "--no-wait", "-q").lines
+    with running(cli.home / "state" / "flux-cli" / "sandbox", seconds=0) as service:
+        api = Api(service)
+        assert api.fetch(task_id).status == 200
+        assert api.account()["credits"] == 1000
+        other = api.submit("b")
+    done = cli("wait", other, "--sandbox", "-q")
+    assert done.code == 0, done.stderr
+
+
+def test_many_servers_start_at_once_in_a_new_directory(tmp_path: Path) -> None:
+    """Several processes, one file: each serves, and a credit is charged for each."""
+    code = (
+        "import sys, json, urllib.request; from pathlib import Path; from flux_cli.sandbox import running\n"
+        "with running(Path(sys.argv[1])) as service:\n"
+        "    body = json.dumps({'model': 'flux-pro', 'prompt': 'x'}).encode()\n"
+        "    request = urllib.request.Request(service.url + '/flux-imagine', body, {'Authorization': 'k'})\n"
+        "    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))\n"
+        "    print(json.load(opener.open(request))['task_id'])\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "new")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(5)]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 5, outputs
+    with running(tmp_path / "new") as service:
+        assert all(Api(service).fetch(out.decode().strip()).status == 200 for out, _ in outputs)
+        assert Api(service).account()["credits"] == 995
+
+
+def test_a_state_directory_of_0_1_0(tmp_path: Path) -> None:
+    """Its tasks, credits and pending webhooks are used."""
+    with contextlib.closing(sqlite3.connect(tmp_path / "tasks.sqlite3", isolation_level=None)) as old:
+        old.executescript(
+            "CREATE TABLE tasks (task_id TEXT PRIMARY KEY, submitted REAL NOT NULL, seconds REAL NOT NULL,"
+            " seed TEXT NOT NULL, body TEXT NOT NULL, image_prompt TEXT, webhook_due REAL,"
+            " webhook_event INTEGER NOT NULL DEFAULT 0, webhook_tries INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;"
+            "CREATE TABLE image_prompts (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL);"
+            "CREATE TABLE account (only INTEGER PRIMARY KEY CHECK (only = 1), credits INTEGER NOT NULL,"
+            " total_images INTEGER NOT NULL); INSERT INTO account VALUES (1, 17, 3); PRAGMA user_version = 1;"
+        )
+        task_id, body = "64cd7965-1b78-42c8-b929-9d7751a2e149", json.dumps({"model": "flux-pro", "prompt": "x"})
+        old.execute(
+            "INSERT INTO tasks (task_id, submitted, seconds, seed, body) VALUES (?, unixepoch(), 0, '0x7', ?)",
+            (task_id, body),
+        )
+    with running(tmp_path) as service:
+        assert Api(service).fetch(task_id).json()["status"] == "finished"
+        assert (Api(service).account()["credits"], Api(service).account()["total_images"]) == (17, 3)
+
+
+def test_permissions(start: Start, tmp_path: Path) -> None:
+    """The directory and its files are for their owner only."""
+    start(directory=tmp_path / "deep" / "er").submit("a kite")
+    assert (tmp_path / "deep" / "er").stat().st_mode & 0o777 == 0o700
+    for path in (tmp_path / "deep" / "er").iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_file_of_something_else(tmp_path: Path) -> None:
+    """Damaged, newer, or a file for a directory: an error with the path, and nothing is changed."""
+    file = tmp_path / "tasks.sqlite3"
+    file.write_bytes(b"not a database at all" * 50)
+    with pytest.raises(LocalFileError, match=r"tasks\.sqlite3"), running(tmp_path):
+        pass
+    assert file.read_bytes() == b"not a database at all" * 50
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(LocalFileError, match="99"), running(tmp_path):
+        pass
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(LocalFileError, match="file"), running(tmp_path / "file"):
+        pass
+
+
+def test_a_port_in_use(cli: Cli, start: Start) -> None:
+    """Exit code 2 with the port and a hint, for the port of images too."""
+    port = int(start().service.url.rpartition(":")[2])
+    for taken in (port, port - 1):
+        done = cli("sandbox", "--port", str(taken))
+        error, hint = done.stderr.splitlines()
+        assert done.code == 2
+        assert error.startswith("error: cannot listen on ports")
+        assert str(port) in error
+        assert hint == "hint: try another --port"
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--seconds", "nan"], "seconds"),
+        (["--seconds", "-1"], "--seconds"),
+        (["--fault", "lost-repl"], "lost-reply"),
+        (["--host", "203.0.113.7"], "203.0.113.7"),
+        (["--port", "65535"], "--port"),
+        (["--credits", "-1"], "--credits"),
+        (["--key", ""], "empty"),
+    ],
+)
+def test_invalid_options(cli: Cli, options: list[str], word: str) -> None:
+    """Exit code 2, and nothing on stdout."""
+    done = cli("sandbox", "--port", "0", *options)
+    assert (done.code, done.stdout) == (2, "")
+    assert word in done.stderr
+
+
+def test_the_list_of_faults(cli: Cli) -> None:
+    """In a pipe one row per fault: its usage, its stage, its effect. On a terminal in sections."""
+    rows = [line.split("\t") for line in cli("sandbox", "--list-faults").lines]
+    assert rows == [[fault.usage, fault.stage, fault.effect] for fault in FAULTS.values()]
+    done = cli("sandbox", "--list-faults", tty=True, env={"COLUMNS": "60"})
+    assert "Faults of the webhooks:" in done.lines
+    assert max(map(len, done.lines[:-5])) <= 60
+
+
+def test_host(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any address but this machine's own draws a warning."""
+
+    @contextlib.contextmanager
+    def fake(*_: object, **options: Any) -> Iterator[Running]:
+        raise UsageError(f"host {options['host']}")
+        yield
+
+    monkeypatch.setattr("flux_cli.sandbox.running", fake)
+    for host in ("127.0.0.1", "localhost", "::1"):
+        assert "warning" not in cli("sandbox", "--host", host).stderr
+    for host in ("0.0.0.0", "192.168.1.7", "::", "myhost"):  # noqa: S104 - not bound to
+        assert "warning: the sandbox accepts requests from other machines" in cli("sandbox", "--host", host).stderr
+    assert not is_loopback("127.0.0.1.nip.io")
+
+
+def test_on_every_address_it_uses_the_name_of_the_request(start: Start) -> None:
+    """A container's clients reach it by names that it does not know; the pictures have to be there too."""
+    api = start(host="0.0.0.0")  # noqa: S104 - on free ports, for a moment
+    assert api.service.url.startswith("http://127.0.0.1:")
+    body = json.dumps({"task_id": api.submit("a kite")}).encode()
+    for host, expected in (("sandbox:8788", "http://sandbox:"), ("[::1]:1", "http://[::1]:"), ("a b<", "http://")):
+        headers = {"Authorization": "k", "Host": host}
+        url = exchange("POST", f"{api.service.url}/fetch", body, headers).json()["image_url"]
+        assert url.startswith(expected)
+        assert "<" not in url
+
+
+@pytest.mark.parametrize(
+    ("ending", "last_word"),
+    [
+        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+        ("sys.exit(3)", ""),
+        ("1 / 0", "ZeroDivisionError"),
+        ("pass", ""),
+    ],
+)
+def test_the_interpreter_exits_cleanly(tmp_path: Path, ending: str, last_word: str) -> None:
+    """However the main thread ends, even if the block is never left."""
+    code = (
+        "import sys; from pathlib import Path; from flux_cli.sandbox import running\n"
+        f"server = running(Path(sys.argv[1])); server.__enter__(); {ending}"
+    )
+    command = [sys.executable, "-X", "dev", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stderr.rstrip().rpartition("\n")[2].partition(":")[0] == last_word
+    assert "thread" not in done.stderr
