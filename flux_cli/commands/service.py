@@ -102,7 +102,7 @@ def connect(choice: Choice, secret: str | None = None) -> Iterator[Service]:
         if url is None:
             from flux_cli import sandbox
 
-            url = stack.enter_context(sandbox.running(sandbox.default_directory())).url
+            url = stack.enter_context(sandbox.running(sandbox.default_directory(), free=True)).url
             _bypass_proxy()
         transport = Transport(url, choice.key, tuple(secrets), console.note if choice.verbose else None)
         yield Service(Client(transport), choice.name, url, choice.flags)
