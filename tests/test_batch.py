@@ -576,12 +576,12 @@ def test_pictures_that_are_gone_are_told_of(flux: Cli, service: Service) -> None
     assert "warning" not in flux("batch", "rows.txt", "-o", "out", *SMALL, "-q").stderr
 
 
-def test_a_picture_under_another_name_than_its_row_gave_is_told_of(flux: Cli) -> None:
-    """As `imagine` does."""
+def test_the_explicit_name_of_a_row_is_kept_with_a_warning(flux: Cli) -> None:
+    """As for `imagine`."""
     (flux.cwd / "rows.jsonl").write_text('{"prompt": "x [[jpeg-as-png]]", "output": "one.png"}\n')
     done = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
-    assert (done.code, done.lines) == (0, ["out/one.jpg"])
-    assert "warning: saved as out/one.jpg" in done.stderr
+    assert (done.code, done.lines) == (0, ["out/one.png"])
+    assert "one.png contains a JPEG" in done.stderr
 
 
 def test_all_broken_flags_are_told_of_at_once(flux: Cli, service: Service) -> None:

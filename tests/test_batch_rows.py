@@ -331,7 +331,7 @@ BAD = [
         json.dumps({"prompt": "a", "output": f"{'n' * 300}.png"}),
         [f"rows:1: column 17 (`output`) is too long for a file name: {'n' * 59}…"],
     ),
-    ("jsonl", '{"prompt": "a", "output": "{x}"}', ["rows:1: column 17 (`output`) does not know the field {x}"]),
+    ("jsonl", '{"prompt": "a", "output": "{x}"}', ["rows:1: column 17 (`output`) has an unknown field {x}"]),
     (
         "jsonl",
         '{"prompt": "a", "image_prompt": "/nowhere/in.png"}',

@@ -300,8 +300,8 @@ def test_output_to_stdout_is_the_picture_itself(flux: Cli) -> None:
         (["-o", "-", "-n", "2"], 2, "takes one picture"),
         (["-o", "-", "--json"], 2, "both want stdout"),
         (["-o", "one.png", "-n", "2"], 2, "one file for several pictures"),
-        (["-o", "{slug}.{ext}", "-n", "2"], 2, "several pictures one name"),
-        (["-o", "{nope}.png"], 2, "does not know the field {nope}"),
+        (["-o", "{slug}.{ext}", "-n", "2"], 2, "several pictures the same name"),
+        (["-o", "{nope}.png"], 2, "has an unknown field {nope}"),
         (["-o", "{slug!r}.png"], 2, "field {slug}"),
         (["-o", "{slug.__class__}.png"], 2, "field"),
         (["-o", "{"], 2, "not a template"),
@@ -344,11 +344,11 @@ def test_force_replaces_and_a_made_up_name_gives_way(flux: Cli) -> None:
 
 
 def test_the_extension_follows_the_bytes(flux: Cli) -> None:
-    """JPEG bytes under a `.png` URL become `.jpg`, whatever the name said."""
+    """JPEG bytes under a `.png` URL become `.jpg`, unless the user chose the name."""
     prompt = "a kite [[jpeg-as-png]]"
     (name,) = flux("imagine", prompt, *SMALL).lines
     assert name.endswith(".jpg")
-    assert flux("imagine", prompt, "-o", "named.png", *SMALL).lines == ["named.jpg"]
+    assert flux("imagine", prompt, "-o", "named.png", *SMALL).lines == ["named.png"]
     assert flux("imagine", prompt, "-o", "named.jpeg", *SMALL).lines == ["named.jpeg"]
     for path in flux.cwd.iterdir():
         assert path.read_bytes().startswith(b"\xff\xd8\xff")
@@ -443,12 +443,12 @@ def test_force_never_replaces_a_picture_of_the_same_run(flux: Cli, service: Serv
     assert {(flux.cwd / name).read_bytes()[:4] for name in flux.files()} == {b"\x89PNG"}
 
 
-def test_a_name_that_the_bytes_contradict_is_told_of(flux: Cli) -> None:
-    """The path on stdout is the true one, and a warning says why it is not the one asked for."""
+def test_an_explicit_name_is_kept_with_a_warning(flux: Cli) -> None:
+    """Whatever format the bytes have."""
     small = [flag for flag in SMALL if flag != "-q"]
     done = flux("imagine", "x [[jpeg-as-png]]", "-o", "hero.png", *small)
-    assert done.lines == ["hero.jpg"]
-    assert "warning: saved as hero.jpg" in done.stderr
+    assert done.lines == ["hero.png"]
+    assert "warning: hero.png contains a JPEG" in done.stderr
 
 
 def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(flux: Cli, service: Service) -> None:

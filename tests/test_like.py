@@ -1,10 +1,7 @@
-"""`--sidecar` and `--like`: what made a picture, beside it; and an earlier request as the start of a new one."""
+"""`--sidecar` and `--like`: the request of a picture next to it, and as the start of a new one."""
 
 import hashlib
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from hypothesis import strategies as st
 from flux_cli.errors import LocalFileError
 from flux_cli.pictures import sidecar
 from tests.conftest import Cli, Service
+from tests.server import Server, http, reply
 from tests.test_imagine import SMALL, png
 
 ULTRA = ("-m", "flux-pro-1.1-ultra", "--aspect-ratio", "21:9", "--raw")
@@ -130,15 +128,53 @@ def test_what_needs_a_file_is_refused_where_there_will_be_none(
 
 
 def test_like_starts_from_a_sidecar_a_picture_or_a_task(flux: Cli) -> None:
-    """All three give the very same request, and a real run records it."""
+    """All give the same request, and a real run records it."""
     name = imagine(flux, "wide dunes", "--seed", "3", "--prompt-upsampling", "--sidecar", *ULTRA)
     recorded = flux.history()[0]
-    for like in (f"{name}.json", name, str(flux.cwd / name), recorded["task_id"]):
+    for like in (f"{name}.json", name, str(flux.cwd / name), recorded["task_id"], recorded["task_id"][:8]):
         assert dry_run(flux, "--like", like) == recorded["request"]
-    (flux.cwd / f"{name}.json").unlink()
-    assert dry_run(flux, "--like", name) == recorded["request"]  # by its path in the history
     imagine(flux, "--like", name)
     assert flux.history()[0]["request"] == recorded["request"]
+
+
+def test_like_recognises_a_picture_that_was_moved(flux: Cli) -> None:
+    """By its content: renamed, copied, and beside the sidecar of another picture; by its path if it was edited."""
+    name = imagine(flux, "wide dunes", "--seed", "3", "--sidecar", *SMALL)
+    other = imagine(flux, "a kite", "--sidecar", *SMALL)
+    recorded = flux.history()[1]["request"]
+    (flux.cwd / f"{name}.json").unlink()
+    assert dry_run(flux, "--like", name) == recorded
+    (flux.cwd / "moved").mkdir()
+    (flux.cwd / name).rename(flux.cwd / "moved" / "best.png")
+    assert dry_run(flux, "--like", "moved/best.png") == recorded
+    (flux.cwd / "moved" / "best.png").rename(flux.cwd / other)
+    assert dry_run(flux, "--like", other) == recorded
+    (flux.cwd / other).write_bytes(png())
+    assert dry_run(flux, "--like", other)["prompt"] == "a kite"
+
+
+def test_a_picture_without_history_is_known_by_its_sidecar_only(cli: Cli) -> None:
+    """Even if its bytes have changed since; without a sidecar it is exit 6."""
+    (cli.cwd / "x.png").write_bytes(png())
+    request = {"model": "flux-pro", "prompt": "x"}
+    content = {"flux_cli_sidecar": 1, "request": request, "sha256": "0" * 64}
+    (cli.cwd / "x.png.json").write_text(json.dumps(content))
+    assert dry_run(cli, "--like", "x.png") == request
+    (cli.cwd / "x.png.json").unlink()
+    done = cli("imagine", "--like", "x.png", "--dry-run")
+    assert done.code == 6
+    assert "x.png has no sidecar and is not in the history" in done.stderr
+
+
+def test_an_ambiguous_prefix_is_a_usage_error(flux: Cli) -> None:
+    """It lists the candidates; a prefix of fewer than 4 characters is not one."""
+    with Server({"/flux-imagine": lambda r: reply({"task_id": f"twin-{r.number}"})}) as server:
+        for prompt in ("a", "b"):
+            assert flux("imagine", prompt, "--no-wait", "--api-url", server.url).code == 0
+    done = flux("imagine", "--like", "twin", "--dry-run")
+    assert done.code == 2
+    assert "twin-0" in done.stderr
+    assert flux("imagine", "--like", "twi", "--dry-run").code == 6
 
 
 def test_flags_and_a_prompt_override_what_was(flux: Cli) -> None:
@@ -180,7 +216,7 @@ def test_a_flag_that_the_rules_forbid_is_reported_as_usual(flux: Cli, service: S
     done = flux("imagine", "--like", f"{name}.json", "-m", "flux-dev")
     assert (done.code, service.submissions) == (2, 1)
     assert "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-dev`" in done.stderr
-    assert f"what no flag sets comes from {name}.json" in done.stderr
+    assert f"fields without a flag come from {name}.json" in done.stderr
 
 
 def with_image_prompt(flux: Cli, source: str, **more: Any) -> str:
@@ -200,7 +236,7 @@ def test_the_image_prompt_is_read_again(flux: Cli, service: Service) -> None:
     assert service.submissions == 2
 
 
-@pytest.mark.parametrize(("change", "message"), [("other", "is not the one of"), ("gone", "no such file")])
+@pytest.mark.parametrize(("change", "message"), [("other", "has changed since"), ("gone", "no such file")])
 def test_an_image_prompt_that_changed_costs_nothing(
     flux: Cli, service: Service, change: str, message: str
 ) -> None:
@@ -226,43 +262,22 @@ def test_an_image_prompt_from_stdin_has_to_be_given_again(flux: Cli, service: Se
     name = with_image_prompt(flux, "-", input=png())
     done = flux("imagine", "--like", name)
     assert (done.code, service.submissions) == (2, 1)
-    assert "came from stdin and was not kept" in done.stderr
+    assert "was not kept: it was not a file or URL" in done.stderr
     assert dry_run(flux, "--like", name, "--image-prompt", "-", input=png())["prompt"] == "x"
 
 
-@pytest.fixture
-def website() -> Iterator[tuple[str, list[bytes]]]:
-    """A URL, and a list whose last bytes are what it serves."""
-    contents: list[bytes] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(contents[-1])))
-            self.end_headers()
-            self.wfile.write(contents[-1])
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/in.png", contents
-        server.shutdown()
-
-
-def test_an_image_prompt_from_a_url_has_to_be_the_same(
-    flux: Cli, service: Service, website: tuple[str, list[bytes]]
-) -> None:
-    """Downloaded again and compared; another image behind the URL is exit 2."""
-    url, contents = website
-    contents.append(png())
-    name = with_image_prompt(flux, url)
-    assert dry_run(flux, "--like", name)["image_prompt"]["source"] == url
-    contents.append(png(9, 9))
-    done = flux("imagine", "--like", name)
+def test_an_image_prompt_from_a_url_has_to_be_the_same(flux: Cli, service: Service) -> None:
+    """Downloaded again and compared; its credentials and query are recorded nowhere, another image is exit 2."""
+    with Server({"/in.png": http(200, png())}) as server:
+        url = f"{server.url}/in.png"
+        name = with_image_prompt(flux, url.replace("://", "://me:hush@") + "?token=hush")
+        assert dry_run(flux, "--like", name)["image_prompt"]["source"] == url
+        assert "hush" not in (flux.cwd / f"{name}.json").read_text()
+        assert not [path for path in flux.history_file.parent.iterdir() if b"hush" in path.read_bytes()]
+        server.routes = {"/in.png": http(200, png(9, 9))}
+        done = flux("imagine", "--like", name)
     assert (done.code, service.submissions) == (2, 1)
-    assert "is not the one of" in done.stderr
+    assert "has changed since" in done.stderr
 
 
 def test_a_sidecar_from_elsewhere_cannot_have_a_private_file_sent(flux: Cli, service: Service) -> None:

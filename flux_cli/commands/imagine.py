@@ -16,7 +16,7 @@ from flux_cli.ui import console
 
 if TYPE_CHECKING:
     from flux_cli.pictures.image_prompt import ImagePrompt
-    from flux_cli.pictures.reuse import Earlier
+    from flux_cli.pictures.reuse import RecordedRequest
 
 app = typer.Typer(add_completion=False)
 
@@ -92,11 +92,11 @@ def imagine(
 ) -> int:
     """Generate a picture from a prompt, and save it."""
     config = load_config(quiet=service.quiet)
-    earlier = _earlier(like)
-    base = earlier.request if earlier else {}
+    origin = _recorded_request(like)
+    base = origin.request if origin else {}
     model = _model(request, config, base.get("model"))
     defaults = config.defaults_for(model)
-    if earlier is None:
+    if origin is None:
         request = request.with_defaults(defaults)
     count = count if count is not None else int(defaults.get("count", 1))
     if not no_wait and output.output != "-":
@@ -106,7 +106,7 @@ def imagine(
         "model": model,
         "prompt": _prompt(prompt, request, base.get("prompt")),
     }
-    body, recorded = _bodies(start, request, config, earlier, no_validate)
+    body, recorded = _bodies(start, request, config, origin, no_validate)
     if dry_run:
         if "webhook_secret" in body:
             recorded["webhook_secret"] = "[redacted]"  # noqa: S105 - the opposite of a password
@@ -142,27 +142,29 @@ def imagine(
         return running.run_jobs(jobs, connected, history, service, output, plan, pictures)
 
 
-def _earlier(like: str | None) -> "Earlier | None":
+def _recorded_request(like: str | None) -> "RecordedRequest | None":
     if like is None:
         return None
-    from flux_cli.pictures import reuse as earlier
+    from flux_cli.commands.tasks import unambiguous
+    from flux_cli.pictures import reuse
+    from flux_cli.storage.history import open_readonly
 
-    return earlier.find(like)
+    return reuse.find(like, lambda text: unambiguous(text, open_readonly().resolve(text)))
 
 
-def _model(request: RequestOptions, config: Config, earlier: str | None) -> str:
-    """Return the model: the flag, the earlier request's, the environment's, the config file's, or the default."""
-    if earlier is not None and "model" not in request.from_flags:
-        return earlier
+def _model(request: RequestOptions, config: Config, recorded: str | None) -> str:
+    """Return the model: the flag, the recorded request's, the environment's, the config file's, or the default."""
+    if recorded is not None and "model" not in request.from_flags:
+        return recorded
     return request.model if request.model is not None else config.model or DEFAULT_MODEL
 
 
-def _prompt(argument: str | None, request: RequestOptions, earlier: str | None) -> str:
-    """Return the prompt: the argument, the earlier request's, or what is on stdin."""
+def _prompt(argument: str | None, request: RequestOptions, recorded: str | None) -> str:
+    """Return the prompt: the argument, the recorded request's, or what is on stdin."""
     if argument is not None and argument != "-":
         return argument
-    if argument is None and earlier is not None:
-        return earlier
+    if argument is None and recorded is not None:
+        return recorded
     if request.image_prompt == "-":
         raise UsageError(
             "PROMPT and `--image-prompt` cannot both come from stdin", "give the prompt as an argument"
@@ -186,7 +188,7 @@ def _bodies(
     start: Body,
     request: RequestOptions,
     config: Config,
-    earlier: "Earlier | None",
+    origin: "RecordedRequest | None",
     no_validate: bool,
 ) -> tuple[Body, dict[str, Any]]:
     """Return the body to send, and what is kept and shown of it: the fields to start from, the flags' over them.
@@ -194,7 +196,7 @@ def _bodies(
     Raises:
         ViolationsError: Rules are broken; it names them all.
         LocalFileError, DownloadError: The image prompt cannot be read.
-        UsageError: The earlier request's image prompt cannot be had again.
+        UsageError: The recorded request's image prompt cannot be read again.
     """
     given, broken = request.given()
     body: Body = {**start, **given}
@@ -205,7 +207,7 @@ def _bodies(
     image: ImagePrompt | None = None
     unreadable: FluxError | None = None
     try:
-        image = _image_prompt(request, earlier)
+        image = _image_prompt(request, origin)
     except FluxError as error:
         unreadable = error
     if image is not None:
@@ -219,16 +221,16 @@ def _bodies(
             raise unreadable
         broken.append(unreadable.message)
     if broken:
-        raise ViolationsError(broken, f"what no flag sets comes from {earlier.name}" if earlier else None)
+        raise ViolationsError(broken, f"fields without a flag come from {origin.name}" if origin else None)
     return body, recorded
 
 
-def _image_prompt(request: RequestOptions, earlier: "Earlier | None") -> "ImagePrompt | None":
+def _image_prompt(request: RequestOptions, origin: "RecordedRequest | None") -> "ImagePrompt | None":
     if request.image_prompt is not None:
         from flux_cli.pictures import image_prompt
 
         return image_prompt.load(request.image_prompt)
-    return earlier.image_prompt() if earlier else None
+    return origin.image_prompt() if origin else None
 
 
 def _numbered(body: Body, recorded: dict[str, Any], count: int) -> list[tuple[Body, dict[str, Any]]]:

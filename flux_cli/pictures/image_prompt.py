@@ -142,18 +142,18 @@ def description(source: str) -> dict[str, object]:
 
 def public_source(source: str) -> str:
     """Return a source as it may be recorded: a URL without credentials, query and fragment."""
-    if _scheme(source) not in ("http", "https"):
+    try:
+        parts = urlsplit(source)
+    except ValueError:
         return source
-    parts = urlsplit(source)
+    if parts.scheme not in ("http", "https"):
+        return source
     return parts._replace(netloc=_host(parts), query="", fragment="").geturl()
 
 
 def quoted(source: str) -> str:
     """Return a source as messages quote it: without credentials, at most 60 characters."""
-    try:
-        return shown(public_source(source))
-    except UsageError:
-        return shown(source)
+    return shown(public_source(source))
 
 
 def _scheme(source: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a picture's file is called: templates, slugs, and names that are safe everywhere whatever a prompt says."""
+"""File names of pictures: templates, slugs, and names that are legal on every system."""
 
 import os
 import re
@@ -17,8 +17,8 @@ from flux_cli.storage.paths import make_directory
 DEFAULT_TEMPLATE = "{slug}-{id8}.{ext}"
 FIELD_NAMES = ("task_id", "id8", "model", "seed", "slug", "n", "date", "ext")
 
-MAX_SLUG = 60
-"""Characters of a prompt that go into a file name."""
+MAX_SLUG, MAX_SLUG_BYTES = 60, 120
+"""How much of a prompt goes into a file name, in characters and in bytes of UTF-8."""
 MAX_NAME_BYTES = 200
 """Below the 255 bytes of common file systems, with room for `-12` and `.json`."""
 
@@ -33,9 +33,9 @@ class Target:
     Attributes:
         directory: The directory that `template` is relative to.
         template: A name with fields, or a literal file name if `explicit`.
-        explicit: The user named this very file: it must not exist, and no other name will do.
-        stdout: The bytes go to standard output, and no file is made.
-        force: An existing file is replaced.
+        explicit: The user chose this name: it is kept, whatever format the bytes have, and must not exist.
+        stdout: The bytes go to stdout, and no file is written.
+        force: Whether an existing file is replaced.
     """
 
     directory: Path
@@ -45,14 +45,12 @@ class Target:
     force: bool = False
 
     def path(self, values: Mapping[str, str], kind: ImageType, *, original: bool = False) -> Path:
-        """Return the path for a picture of this type.
-
-        The extension follows the bytes: an explicit name that promises another image type gets the right one.
-        """
+        """Return the path for a picture of this type. The extension of a generated name follows the bytes."""
         if self.explicit:
             path = self.directory / self.template
-            extension = path.suffix[1:]
-            if is_image_extension(extension) and not kind.fits(extension):
+            if not original:
+                return path
+            if is_image_extension(path.suffix[1:]) and not kind.fits(path.suffix[1:]):
                 path = path.with_suffix(f".{kind.extension}")
         else:
             path = self.directory / _filled(self.template, {**values, "ext": kind.extension})
@@ -64,16 +62,16 @@ class Target:
 
 
 def plan(output: str | None, output_dir: str | None, count: int | None, force: bool) -> Target:
-    """Understand `-o`: a file, a directory, a template, or `-`.
+    """Parse `-o`: a file, a directory, a template, or `-`.
 
     Args:
-        output: What the user gave, or None.
+        output: The value of the option, or None.
         output_dir: The directory to use without `-o`, from the config; None for the current one.
-        count: How many pictures there will be, or None where that is not known.
+        count: The number of pictures, or None if it is unknown.
         force: Whether existing files may be replaced.
 
     Raises:
-        UsageError: A template's field is not known, or one name would have to serve several pictures.
+        UsageError: The template has an unknown field, or several pictures would get the same name.
     """
     if output is None:
         return Target(Path(os.path.expanduser(output_dir or ".")), force=force)
@@ -83,7 +81,7 @@ def plan(output: str | None, output_dir: str | None, count: int | None, force: b
         return Target(Path(), stdout=True)
     if not output.strip() or "\0" in output:
         raise UsageError("`-o` must not be blank", "give a file, a directory, a template or -")
-    output = os.path.expanduser(output)  # Path's own raises where there is no such user
+    output = os.path.expanduser(output)  # Path's own raises for a user that does not exist
     if "{" in output or "}" in output:
         output += DEFAULT_TEMPLATE if output.endswith(("/", os.sep)) else ""
         _check_template(output, count)
@@ -93,23 +91,21 @@ def plan(output: str | None, output_dir: str | None, count: int | None, force: b
         return Target(path, force=force)
     if count != 1:
         raise UsageError(
-            f"`-o {output}` names one file for several pictures",
+            f"`-o {output}` is one file for several pictures",
             "use a directory, or a template such as 'cat-{n}.{ext}'",
         )
     return Target(path.parent, path.name, explicit=True, force=force)
 
 
 def check(target: Target) -> None:
-    """See, before anything is paid for, that pictures can be written there.
-
-    Makes the directory if it does not exist.
+    """Check, before anything is charged, that pictures can be written there. Creates the directory if necessary.
 
     Raises:
-        LocalFileError: The explicit file exists (and is not to be replaced), or the directory cannot be written.
+        LocalFileError: The explicit file exists (without `force`), or the directory cannot be written.
     """
     if target.stdout:
         return
-    fixed = Path(target.template.split("{")[0] + "x").parent  # what of a template's path no field can change
+    fixed = Path(target.template.split("{")[0] + "x").parent  # the part of the path that depends on no field
     directory = target.directory / fixed
     try:
         make_directory(directory)
@@ -117,9 +113,9 @@ def check(target: Target) -> None:
         raise LocalFileError(f"{directory} is not a directory") from None
     except OSError as error:
         raise LocalFileError(
-            f"cannot make the directory {directory}: {(error.strerror or str(error)).lower()}"
+            f"cannot create the directory {directory}: {(error.strerror or str(error)).lower()}"
         ) from None
-    with temporary(directory):  # to ask for permission says little: root may write to /proc, where nothing can be
+    with temporary(directory):  # os.access says little: root has permission to write to /proc, and cannot
         pass
     if target.explicit:
         _check_name(target.directory / target.template, target.force)
@@ -135,13 +131,13 @@ def _check_name(path: Path, force: bool) -> None:
         raise LocalFileError(f"{path} exists", "choose another name, or replace it with --force")
     linked = os.readlink(path) if path.is_symlink() else ""
     if not (path.is_file() or (linked and not path.exists())) or linked.startswith("/proc/"):
-        raise LocalFileError(f"{path} is not a file that could be replaced", "for standard output there is `-o -`")
+        raise LocalFileError(f"{path} is not a regular file and cannot be replaced", "use `-o -` for stdout")
 
 
 def values_for(
     task_id: str, request: Mapping[str, object], n: int = 1, when: float | None = None
 ) -> dict[str, str]:
-    """Return what the fields of a template stand for, each safe as a part of a file name.
+    """Return the values of a template's fields, each safe as part of a file name.
 
     `when` is the Unix time for `{date}` (local, YYYY-MM-DD), now if None.
     """
@@ -158,13 +154,47 @@ def values_for(
 
 
 def slug(prompt: str) -> str:
-    """Return a prompt as a part of a file name: lower-case ASCII letters, digits and dashes, never empty."""
-    plain = unicodedata.normalize("NFKD", prompt[:1000]).encode("ascii", "ignore").decode()
-    words = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
-    if len(words) > MAX_SLUG:
-        cut = words[: MAX_SLUG + 1].rpartition("-")[0]
-        words = (cut if len(cut) > MAX_SLUG // 2 else words[:MAX_SLUG]).strip("-")
-    return words or "image"
+    """Return a prompt as part of a file name: words in lower case, joined by dashes; never empty.
+
+    Letters of every script are kept, unless the file system's encoding lacks them. A prompt of symbols only gets
+    their Unicode names.
+    """
+    words = _words(unicodedata.normalize("NFC", prompt[:1000].lower()))
+    try:
+        os.fsencode(words)
+    except UnicodeEncodeError:  # the C locale
+        words = _words(unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode())
+    if not words:
+        names = (
+            unicodedata.name(each, "")
+            for each in dict.fromkeys(prompt[:100])
+            if unicodedata.category(each) == "So"
+        )
+        words = _words(" ".join(names).lower())
+    return _cut(words) or "image"
+
+
+def _words(text: str) -> str:
+    """Return the words of a text, joined by dashes: letters and digits, with the marks that follow them."""
+    kept = ""
+    for character in text:
+        category = unicodedata.category(character)
+        if category[0] in "LN" or (category[0] == "M" and kept and not kept.endswith("-")):
+            kept += character
+        elif category != "Cf" and not kept.endswith("-"):  # joiners may be in the middle of a word
+            kept += "-"
+    return kept.strip("-")
+
+
+def _cut(words: str) -> str:
+    """Shorten words to the limits of a slug, after a whole word if that is not too short."""
+    short = words[:MAX_SLUG]
+    while len(short.encode()) > MAX_SLUG_BYTES:
+        short = short[:-1]
+    if len(short) < len(words) and words[len(short)] != "-":
+        whole = short.rpartition("-")[0]
+        short = whole if len(whole) > len(short) // 2 else short
+    return short.strip("-")
 
 
 def _safe(text: str) -> str:
@@ -172,10 +202,17 @@ def _safe(text: str) -> str:
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:
-    """Fill a template; each part of the resulting path is kept legal on Linux, macOS and Windows."""
+    """Fill a template; each part that has a field is legal on Linux, macOS and Windows."""
     *directories, name = Path(template).parts
-    filled = [_legal(part.format_map(values)) if "{" in part else part for part in directories]
-    return str(Path(*filled, _legal(name.format_map(values))))
+    filled = [_part(part, values) if "{" in part else part for part in directories]
+    return str(Path(*filled, _part(name, values)))
+
+
+def _part(part: str, values: Mapping[str, str]) -> str:
+    name = part.format_map(values)
+    if part.startswith("{"):  # with a dash it could be taken for an option, with a dot it would be hidden
+        name = re.sub(r"^[-.]+", "_", name)
+    return _legal(name)
 
 
 def _legal(name: str) -> str:
@@ -197,10 +234,12 @@ def _check_template(template: str, count: int | None) -> None:
         raise UsageError(f"`-o` is not a template: {error}", _TEMPLATE_HINT) from None
     for field, spec, how in fields:
         if field not in FIELD_NAMES or spec or how:
-            raise UsageError(f"`-o` does not know the field {{{field}}}", _TEMPLATE_HINT)
+            raise UsageError(f"`-o` has an unknown field {{{field}}}", _TEMPLATE_HINT)
     names = {field for field, _, _ in fields}
     if count is not None and count > 1 and not names & {"task_id", "id8", "n", "seed"}:
-        raise UsageError("`-o` gives several pictures one name", "put {n}, {seed} or {task_id} into the template")
+        raise UsageError(
+            "`-o` gives several pictures the same name", "add {n}, {seed} or {task_id} to the template"
+        )
 
 
 _TEMPLATE_HINT = f"fields: {' '.join('{' + name + '}' for name in FIELD_NAMES)}"

@@ -1,47 +1,50 @@
-"""An earlier request, for `--like`: found by its task id, its sidecar or its picture; and its image prompt."""
+"""A recorded request as the start of a new one (`--like`): found by task ID, sidecar or picture."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flux_cli.errors import FluxError, LocalFileError, UsageError
 from flux_cli.pictures import image_prompt, sidecar
 from flux_cli.pictures.formats import SNIFF_BYTES, sniff
-from flux_cli.pictures.image_prompt import ImagePrompt
+from flux_cli.pictures.image_prompt import ImagePrompt, quoted
+
+if TYPE_CHECKING:
+    from flux_cli.storage.record import Record
 
 _GIVE_ONE = "give an image with --image-prompt"
 
 
 @dataclass(frozen=True)
-class Earlier:
-    """An earlier request as it was recorded, without its webhook.
+class RecordedRequest:
+    """A request as the history or a sidecar has it, without its webhook.
 
     Attributes:
         name: What the user called it.
-        request: The fields of the body; an image prompt is described there, not held.
+        request: The fields of the body, with a description in place of an image prompt.
     """
 
     name: str
     request: Mapping[str, Any]
 
     def image_prompt(self) -> ImagePrompt | None:
-        """Read the image prompt again, None if there was none.
+        """Read the image prompt again; return None if there was none.
 
-        It has to be the very image that was sent then: another one would cost the same and show something else,
-        and a sidecar from elsewhere must not be able to send a file that its writer does not have.
+        Only the image that was sent is accepted: another one would be charged and generate something else, and a
+        sidecar from elsewhere must not be able to send a file whose content its author does not have.
 
         Raises:
-            UsageError: It came from standard input, or its URL serves another image now.
-            LocalFileError: Its file is gone, or has changed.
-            DownloadError: Its URL cannot be had.
+            UsageError: It came from stdin or a `data:` URL, or its URL has another image now.
+            LocalFileError: Its file is missing, or has changed.
+            ServiceDownError: Its URL cannot be downloaded.
         """
         described = self.request.get("image_prompt")
         if described is None:
             return None
         source = described.get("source") if isinstance(described, Mapping) else None
         if not isinstance(described, Mapping) or not isinstance(source, str) or source in ("", "-"):
-            raise UsageError(f"the image prompt of {self.name} came from stdin and was not kept", _GIVE_ONE)
+            raise UsageError(f"the image prompt of {self.name} was not kept: it was not a file or URL", _GIVE_ONE)
         try:
             image = image_prompt.load(source)
         except FluxError as error:
@@ -49,43 +52,46 @@ class Earlier:
             raise
         if image.described()["sha256"] != described.get("sha256"):
             kind = UsageError if source.startswith(("http://", "https://")) else LocalFileError
-            raise kind(f"the image prompt {source} is not the one of {self.name} any more", _GIVE_ONE)
+            raise kind(f"the image prompt {quoted(source)} has changed since {self.name} was generated", _GIVE_ONE)
         return image
 
 
-def find(text: str) -> Earlier:
-    """Find an earlier request: a sidecar, a picture that has one or is in the history, or a task id.
+def find(text: str, find_task: Callable[[str], "Record | None"]) -> RecordedRequest:
+    """Find a recorded request by its sidecar, its picture (which may have been renamed) or its task.
+
+    Args:
+        text: What the user gave.
+        find_task: Looks up a task ID in the history.
 
     Raises:
-        LocalFileError: There is no such thing, or it cannot be read.
+        LocalFileError: There is none, or it cannot be read.
     """
     path = Path(text).expanduser()
     if path.is_file():
         request = _of_picture(path) if _is_picture(path) else sidecar.read(path).request
+    elif record := find_task(text):
+        request = record.request
     else:
-        request = _of_task(text)
-    return Earlier(text, {name: value for name, value in request.items() if not name.startswith("webhook_")})
+        raise LocalFileError(f"there is no file {text}, and no such task in the history")
+    return RecordedRequest(
+        text, {name: value for name, value in request.items() if not name.startswith("webhook_")}
+    )
 
 
 def _of_picture(path: Path) -> Mapping[str, object]:
+    """Return the request of a picture: from a sidecar with its hash, the history, or any sidecar with its name."""
+    from flux_cli.storage.files import sha256_of
+    from flux_cli.storage.history import open_readonly
+
     beside = sidecar.path_for(path)
-    if beside.exists():
-        return sidecar.read(beside).request
-    from flux_cli.storage.history import open_readonly
-
-    record = open_readonly().find_picture(path)
-    if record is not None:
+    found = sidecar.read(beside) if beside.exists() else None
+    if found is not None and found.sha256 in (None, sha256_of(path)):
+        return found.request
+    if record := open_readonly().find_picture(path):
         return record.request
-    raise LocalFileError(f"{path} has no sidecar, and the history does not know it")
-
-
-def _of_task(text: str) -> Mapping[str, object]:
-    from flux_cli.storage.history import open_readonly
-
-    record = open_readonly().find(text)
-    if record is None:
-        raise LocalFileError(f"there is no file {text}, and no task of that id in the history")
-    return record.request
+    if found is not None:
+        return found.request
+    raise LocalFileError(f"{path} has no sidecar and is not in the history")
 
 
 def _is_picture(path: Path) -> bool:

@@ -20,7 +20,7 @@ from flux_cli.pictures.download import (
     fetch_image,
     image_session,
 )
-from flux_cli.pictures.formats import KNOWN_TYPES, PNG, ImageType, is_image_extension
+from flux_cli.pictures.formats import KNOWN_TYPES, PNG, WEBP, ImageType, is_image_extension
 from flux_cli.pictures.naming import Target, values_for
 from flux_cli.storage.files import local_errors, place, sync, temporary
 from flux_cli.storage.paths import make_directory
@@ -181,7 +181,8 @@ def _warning(path: Path, kind: ImageType) -> str | None:
     if kind not in KNOWN_TYPES:
         return f"{path} has an unusual format: {kind.mime}"
     if is_image_extension(path.suffix[1:]) and not kind.fits(path.suffix[1:]):
-        return f"{path} contains {kind.mime.partition('/')[2].upper()} data"
+        name = "WebP" if kind is WEBP else kind.mime.partition("/")[2].upper()
+        return f"{path} contains {'an' if name[0] in 'AEIOU' else 'a'} {name}"
     return None
 
 

@@ -1,10 +1,8 @@
-"""The sidecar: `<image>.json` beside an image, enough to make it again and to know where it came from.
+"""The sidecar of a picture, `<image>.json`: enough to generate it again and to know where it came from.
 
-It travels with the picture, so it holds no secret, and no webhook: where a result was posted is no part of how
-the picture was made.
+It is shared with the picture, so it contains no secret, no webhook, and no credentials or query of a URL.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -12,23 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_cli.errors import LocalFileError
-from flux_cli.storage.files import place, sync, temporary
+from flux_cli.pictures.image_prompt import public_source
+from flux_cli.storage.files import place, sha256_of, sync, temporary
 
 VERSION = 1
-"""The number under `flux_cli_sidecar`, which also marks the file as one."""
+"""The value of `flux_cli_sidecar`, which also marks the file as a sidecar."""
 MAX_BYTES = 4 * 1024 * 1024
-"""No sidecar is larger: prompts are short, and image prompts are described, not held."""
+"""No sidecar is larger: prompts are short, and image prompts are described, not included."""
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a sidecar tells.
+    """The contents of a sidecar.
 
     Attributes:
-        request: The body that was sent, with an image prompt described instead of held.
-        created: When the task was submitted (Unix time, seconds), where that was known.
+        request: The body that was sent, with a description in place of an image prompt.
+        created: When the task was submitted (Unix time, seconds), if known.
         service: The API's URL, or `sandbox`.
-        sha256: Of the image's bytes, in hexadecimal digits.
+        sha256: The hash of the image's bytes, in hexadecimal.
     """
 
     request: Mapping[str, object]
@@ -39,7 +38,7 @@ class Sidecar:
 
 
 def path_for(image: Path) -> Path:
-    """Return where an image's sidecar is: `pic.png.json` for `pic.png`."""
+    """Return the path of an image's sidecar: `pic.png.json` for `pic.png`."""
     return image.with_name(f"{image.name}.json")
 
 
@@ -52,22 +51,18 @@ def write(
     service: str,
     force: bool,
 ) -> Path:
-    """Write the sidecar of an image that is on disk, whole or not at all; return its path.
+    """Write the sidecar of a saved image atomically; return its path.
 
-    One that already tells of the same task and the same bytes is left as it is.
+    One for the same task and the same bytes is kept.
 
     Raises:
-        LocalFileError: Another file has that name and `force` is not set, or it cannot be written.
+        LocalFileError: Another file has that name (without `force`), or it cannot be written.
     """
     path = path_for(image)
-    try:
-        with image.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise LocalFileError(f"cannot read {image}: {(error.strerror or str(error)).lower()}") from None
-    if not force and _tells_of(path, task_id, sha256):
+    sha256 = sha256_of(image)
+    if not force and _is_for(path, task_id, sha256):
         return path
-    kept = {name: value for name, value in request.items() if not name.startswith("webhook_")}
+    kept = {name: _public(value) for name, value in request.items() if not name.startswith("webhook_")}
     content = {
         "flux_cli_sidecar": VERSION,
         "task_id": task_id,
@@ -89,7 +84,7 @@ def read(path: Path) -> Sidecar:
     """Read a sidecar.
 
     Raises:
-        LocalFileError: It cannot be read, or is no sidecar.
+        LocalFileError: It cannot be read, or is not a sidecar.
     """
     try:
         with path.open("rb") as file:
@@ -113,7 +108,14 @@ def read(path: Path) -> Sidecar:
     )
 
 
-def _tells_of(path: Path, task_id: str | None, sha256: str) -> bool:
+def _public(value: object) -> object:
+    """Return a field without the secrets of an image prompt's URL: histories of 0.1.0 contain whole URLs."""
+    if isinstance(value, Mapping) and isinstance(source := value.get("source"), str):
+        return {**value, "source": public_source(source)}
+    return value
+
+
+def _is_for(path: Path, task_id: str | None, sha256: str) -> bool:
     try:
         found = read(path)
     except LocalFileError:
@@ -122,7 +124,7 @@ def _tells_of(path: Path, task_id: str | None, sha256: str) -> bool:
 
 
 def _is_request(value: object) -> bool:
-    """Say whether a JSON value can be a recorded request: an object of plain values, and an image prompt's."""
+    """Return whether a JSON value can be a recorded request: plain values, and a described image prompt."""
     return isinstance(value, dict) and all(
         isinstance(each, str | int | float | bool) or (name == "image_prompt" and isinstance(each, dict))
         for name, each in value.items()

@@ -13,7 +13,7 @@ from flux_cli.batch.plan import Counts
 from flux_cli.engine.job import Job, Result
 from flux_cli.ui import console
 from flux_cli.ui.pictures import PicturePrinter
-from flux_cli.ui.progress import Display, Silence, new_name
+from flux_cli.ui.progress import Display, Silence
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
@@ -68,7 +68,7 @@ class BatchLines(BatchSilence):
     def ended(self, job: Job, result: Result) -> None:
         """Tell how it ended."""
         super().ended(job, result)
-        self._tell_new_name(job, result)
+        self._warn_of_file(result)
         if result.status is Status.FINISHED and result.error is None:
             took = f" in {result.elapsed:.1f} s" if result.elapsed is not None else ""
             count = f"{self._tally.over}/{self._tally.rows}"
@@ -109,9 +109,9 @@ class BatchBars(Display, BatchSilence):
         self._running.pop(job, None)
         if result.status is Status.FINISHED and result.error is None:
             self._ends.append(time.monotonic())
-            if new_name(job, result):
+            if result.warning is not None:
                 with self.paused():
-                    self._tell_new_name(job, result)
+                    self._warn_of_file(result)
         else:
             with self.paused():
                 super().ended(job, result)

@@ -61,9 +61,9 @@ class Silence:
             self._troubled.add(job)
             console.warning(f"{message}; trying again")
 
-    def _tell_new_name(self, job: Job, result: Result) -> None:
-        if new_name(job, result):
-            console.warning(f"saved as {result.path}: its bytes are not what the name asked for promises")
+    def _warn_of_file(self, result: Result) -> None:
+        if result.warning is not None:
+            console.warning(result.warning)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -88,15 +88,9 @@ class Lines(Silence):
         if result.error is None and result.status is Status.FINISHED:
             took = f" in {result.elapsed:.1f} s" if result.elapsed is not None else ""
             console.note(f"finished {job.task_id}{took}")
-            self._tell_new_name(job, result)
+            self._warn_of_file(result)
         elif result.error is None and result.status is Status.PROCESSING:
             console.hint(wait_command(job.task_id, self._flags))
-
-
-def new_name(job: Job, result: Result) -> bool:
-    """Say whether the bytes did not let the picture have the very name that was asked for."""
-    target, path = job.target, result.path
-    return target is not None and target.explicit and path is not None and path.name != target.template
 
 
 class Display(Silence):
@@ -168,7 +162,7 @@ class Bars(Display):
             self._progress.remove_task(self._bars.pop(job))
         with self.paused():
             super().ended(job, result)
-            self._tell_new_name(job, result)
+            self._warn_of_file(result)
             if result.error is None and result.status is Status.PROCESSING:
                 console.hint(wait_command(job.task_id, self._flags))
 
