@@ -32,6 +32,8 @@ SCRIPTS = {"bash": "flux-cli.bash", "zsh": "_flux-cli", "fish": "flux-cli.fish",
 _DESCRIPTION_WIDTH = 100
 _SAFE = re.compile(r"[\w@%+=:,./{}-]*", re.ASCII)
 """Words that no shell expands, splits or executes. Braces appear in templates of file names."""
+_SAFE_ID = re.compile(r"[A-Za-z0-9_][\w@%+=:,.-]*", re.ASCII)
+"""Task IDs come from the service. One that looks like an option or contains braces is not offered either."""
 
 MAX_TASKS = 50
 """How many tasks are offered at once: about one screen."""
@@ -48,13 +50,13 @@ class Item:
     type: str = "plain"
 
 
-class Place(str):
+class FileNames(str):
     """A request to the shell to complete file names itself."""
 
     kind = "file"
 
 
-class DirectoryPlace(Place):
+class DirectoryNames(FileNames):
     """The same for directories."""
 
     kind = "dir"
@@ -62,12 +64,12 @@ class DirectoryPlace(Place):
 
 def files(incomplete: str) -> Iterator[Candidate]:
     """Let the shell complete files."""
-    yield Place(incomplete)
+    yield FileNames(incomplete)
 
 
 def directories(incomplete: str) -> Iterator[Candidate]:
     """Let the shell complete directories."""
-    yield DirectoryPlace(incomplete)
+    yield DirectoryNames(incomplete)
 
 
 def models() -> Iterator[Candidate]:
@@ -111,7 +113,7 @@ def output(incomplete: str) -> Iterator[Candidate]:
     if brace and "}" not in name:
         yield from (f"{before}{{{field}}}" for field in naming.FIELD_NAMES)
     else:
-        yield Place(incomplete)
+        yield FileNames(incomplete)
 
 
 def faults() -> Iterator[Candidate]:
@@ -140,9 +142,9 @@ def setting_values(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
     field = FIELDS.get(name)
     candidates = for_field(field) if field else None
     if name == "output_dir":
-        yield DirectoryPlace(incomplete)
+        yield DirectoryNames(incomplete)
     elif name == "image_prompt":
-        yield Place(incomplete)
+        yield FileNames(incomplete)
     elif candidates:
         yield from candidates()
     elif name in SETTINGS and SETTINGS[name].kind is bool:
@@ -160,7 +162,7 @@ def task_ids(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
 def tasks_or_files(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
     """Yield task IDs, and let the shell complete files, too."""
     yield from task_ids(ctx, incomplete)
-    yield Place(incomplete)
+    yield FileNames(incomplete)
 
 
 def saved_tasks_or_files(incomplete: str) -> Iterator[Candidate]:
@@ -168,7 +170,7 @@ def saved_tasks_or_files(incomplete: str) -> Iterator[Candidate]:
     for task_id, status, prompt, path in _newest_tasks(incomplete, saved=True):
         if path and os.path.exists(path):
             yield task_id, f"{status}: {prompt or ''}"
-    yield Place(incomplete)
+    yield FileNames(incomplete)
 
 
 def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, str | None, str | None]]:
@@ -196,7 +198,8 @@ def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, s
                     rows.append((created, (task[0], task[1], task[2], task[3])))
     tasks: dict[str, tuple[str, str, str | None, str | None]] = {}
     for _, task in sorted(rows, key=lambda row: -row[0])[:MAX_TASKS]:
-        tasks.setdefault(task[0], task)  # each ID once: what two lines share, bash may insert
+        if _SAFE_ID.fullmatch(task[0]):
+            tasks.setdefault(task[0], task)  # each ID once: what two lines share, bash may insert
     return list(tasks.values())
 
 

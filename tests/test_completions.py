@@ -87,7 +87,7 @@ class ShellHome(Cli):
 
     def answer(self, line: str, **env: str) -> list[list[str]]:
         """Return what the program answers to a script: kind, word and description of each candidate."""
-        done = self.run(str(FLUX_CLI), env={"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": line, **env})
+        done = self(env={"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": line, **env})
         assert (done.code, done.stderr) == (0, "")
         return [each.split("\t") for each in done.stdout.splitlines()]
 
@@ -132,7 +132,7 @@ SHOW_ALL = {"bash": "\x1b?", "zsh": "\x04"}
 
 def opened(home: ShellHome, shell: str) -> Screen:
     """Open a terminal with a shell in it, and wait for its prompt."""
-    screen = Screen(home, *SHELLS[shell], columns=120, lines=40)
+    screen = Screen(home, columns=120, lines=40, program=SHELLS[shell])
     clear(screen)
     return screen
 
@@ -224,7 +224,7 @@ def test_bash_lists_models_and_files_with_tasks(home: ShellHome) -> None:
     assert [line[:32] for line in screen.text[1:4]] == [
         "flux-pro            (the default",
         "flux-pro-1.1        (better and ",
-        "flux-pro-1.1-ultra  (highest res",
+        "flux-pro-1.1-ultra  (the highest",
     ]
     clear(screen)
     screen.type(f"flux-cli imagine --like {SHOW_ALL['bash']}")
@@ -344,6 +344,10 @@ def test_an_unknown_shell_is_a_wrong_value(cli: Cli) -> None:
         ("flux-cli config ", ["path", "list", "get", "set", "unset", "edit"]),
         ("flux-cli config set api_k", []),
         ("flux-cli config get api_k", ["api_key"]),
+        ("flux-cli config set models.flux-dev.st", ["models.flux-dev.steps"]),
+        ("flux-cli forget 1d5e", [OLDEST]),
+        ("flux-cli wait --an", ["--any"]),
+        ("flux-cli fetch --l", ["--last"]),
         ("flux-cli config set sandbox ", ["true", "false"]),
         ("flux-cli sandbox --fault fetch-f", ["fetch-flaky"]),
         ("flux-cli wait ", [NEWEST, NEW, OLD, OLDEST]),
@@ -406,6 +410,30 @@ def test_many_tasks_are_cut_and_a_prefix_finds_the_older_ones(home: ShellHome) -
     assert home.words("flux-cli wait ") == [f"cc0e{n:04}-0000" for n in range(299, 299 - MAX_TASKS, -1)]
     assert home.words("flux-cli wait cc0e010") == [f"cc0e{n:04}-0000" for n in range(109, 99, -1)]
     assert home.words("flux-cli wait 1") == [OLDEST]
+
+
+HOSTILE_IDS = (
+    "dd$(touch owned)",
+    "dd`touch owned`",
+    "dd;touch owned",
+    "dd>owned",
+    "dd{a,b}",
+    "dd\ntouch owned",
+    "dd é",
+)
+
+
+def test_unsafe_task_ids_are_not_offered(home: ShellHome) -> None:
+    """The service chooses the IDs; no shell executes, expands or splits what is inserted."""
+    remember(home.history_file, dict.fromkeys([*HOSTILE_IDS, "--force", "dd-fine:1"], "x"))
+    assert home.words("flux-cli wait dd") == ["dd-fine:1"]
+    assert "--force" not in home.words("flux-cli wait ")
+    assert home.words("flux-cli imagine --like=dd") == ["--like=dd-fine:1"]
+    screen = opened(home, "bash")
+    screen.type("flux-cli wait dd\tZ")
+    until_shown(screen, ["> flux-cli wait dd-fine:1 Z"])
+    close(screen)
+    assert not (home.cwd / "owned").exists()
 
 
 def test_a_prompt_cannot_break_the_answer(home: ShellHome) -> None:

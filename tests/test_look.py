@@ -151,7 +151,7 @@ def test_tables_fit_the_terminal(flux: Cli, command: list[str], columns: int) ->
     if command[0] == "history":
         assert "".join(screen.text).count("processing") == (1 if "--limit" in command else 3)
     if columns == 200:
-        assert len(screen.text) <= 7
+        assert len(screen.text) <= 8
 
 
 @pytest.mark.parametrize("columns", [40, 80, 110, 200])

@@ -22,10 +22,10 @@ PRO, DEV, PRO_11, ULTRA, SCHNELL = (
     "flux-schnell",
 )
 MODELS = {
-    PRO: "high quality, with control over steps and guidance",
-    DEV: "experiments; close to flux-pro, with fewer controls",
-    PRO_11: "better and faster than flux-pro, with fewer controls",
-    ULTRA: "highest resolution; wide and tall aspect ratios",
+    PRO: "high quality, with full control",
+    DEV: "experiments; close to flux-pro",
+    PRO_11: "better and faster than flux-pro",
+    ULTRA: "the highest resolution; wide and tall pictures",
     SCHNELL: "the fastest; drafts",
 }
 """Each model, and what it is for."""

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +46,22 @@ class Option:
 
 def page(context: Any, commands: Mapping[str, str]) -> str:
     """Return the help page of a command; `commands` has the description of each of its subcommands."""
-    columns = max(NARROWEST_TERMINAL, shutil.get_terminal_size().columns)
-    text = "\n\n".join("\n".join(block) for block in _blocks(context, commands, columns))
+    blocks = _blocks(context, commands, _columns())
+    return _printable("\n\n".join("\n".join(block) for block in blocks))
+
+
+def listing(items: Sequence[Named]) -> str:
+    """Return names with their descriptions, as the lists of a help page."""
+    width = min(_columns(), WIDEST)
+    return _printable("\n".join(_list(items, width, _column(items, width))))
+
+
+def _columns() -> int:
+    return max(NARROWEST_TERMINAL, shutil.get_terminal_size().columns)
+
+
+def _printable(text: str) -> str:
+    """Return a text as stdout can print it."""
     if not console.wants_colour(sys.stdout):
         text = _COLOUR.sub("", text)
     encoding = sys.stdout.encoding or "utf-8"
