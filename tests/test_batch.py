@@ -118,7 +118,7 @@ def test_nothing_is_sent_where_one_row_is_bad(flux: Cli, service: Service) -> No
         (["rows.txt", "--shard", "0/3"], 2, "`--shard` takes K/N with K from 1 to N, not `0/3`"),
         (["rows.txt", "--shard", "4/3"], 2, "`--shard` takes K/N with K from 1 to N, not `4/3`"),
         (["rows.txt", "--shard", "x"], 2, "`--shard` takes K/N with K from 1 to N, not `x`"),
-        (["rows.txt", "--concurrency", "0"], 2, "`--concurrency` takes 1 to 1000, not `0`"),
+        (["rows.txt", "--concurrency", "0"], 2, "`--concurrency` must be 1 to 1000, not `0`"),
         (["rows.txt", "--width", "9"], 2, "`--width` must be 256 to 1440, not 9"),
         (["rows.txt", "--width", "x"], 2, "`--width` must be a whole number, not `x`"),
         (["rows.txt", "--raw"], 2, "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"),
@@ -176,7 +176,9 @@ def test_failed_rows_are_sent_again_only_when_asked_for(flux: Cli, service: Serv
     write(flux, "a kite", "a cat [[fail]]")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 4
-    assert re.search(r"^error: rows.txt:2: [-0-9a-f]{36}: the prompt asked for this failure$", done.stderr, re.M)
+    assert re.search(
+        r"^error: rows.txt:2: task [0-9a-f]{8} failed: the prompt asked for this failure$", done.stderr, re.M
+    )
     assert "1 of 2 rows finished, 1 failed" in done.stderr
     again = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert (again.code, service.submissions) == (4, 2)
@@ -194,13 +196,11 @@ def test_rows_of_unknown_outcome_are_listed_and_sent_again_only_when_asked_for(
     write(flux, "a kite", "a cat [[lost-reply 1]]")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 9
-    (listed,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert re.fullmatch(
-        r"error: rows\.txt:2: the outcome of row #[0-9a-f]{16}-1 is unknown; it may have been charged", listed
-    )
     again = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert again.code == 9
-    assert listed in again.stderr
+    listed = r"^error: rows\.txt:2: the outcome of row #[0-9a-f]{16}-1 is unknown; it may have been charged$"
+    assert re.search(listed, done.stderr, re.M)
+    assert re.search(listed, again.stderr, re.M)
     assert "--retry-unknown" in again.stderr
     assert service.submissions == 2
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--retry-unknown").code == 0
@@ -304,7 +304,8 @@ def test_ctrl_c_sends_nothing_more_and_tells_how_to_go_on(flux: Cli, service: Se
     done = interrupt(process)
     assert done.code == 130
     for record in flux.history():
-        assert f"flux-cli wait {record['task_id']}" in done.stderr
+        assert f"task {record['task_id'][:8]}: interrupted" in done.stderr
+    assert done.stderr.count("hint:") == 1
     assert "0 of 6 rows finished, 4 still running, 2 not sent" in done.stderr
     assert "resume with the same command" in done.stderr
     assert service.submissions == 4
@@ -335,8 +336,10 @@ def test_a_second_ctrl_c_ends_at_once_even_where_nobody_reads_stdout(flux: Cli, 
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert process.stderr is not None
-    assert process.stderr.read().decode().count("flux-cli wait") >= 4
+    assert "resume with the same command" in process.stderr.read().decode()
     assert service.submissions == submissions
+    journal = "".join(path.read_text() for path in (flux.cwd / "out" / ".flux-cli").glob("journal-*"))
+    assert journal.count('"event": "accepted"') == submissions
 
 
 def test_a_time_limit_ends_the_run_and_not_the_tasks(flux: Cli, service: Service) -> None:
@@ -365,7 +368,7 @@ def test_two_runs_of_one_batch_at_once_are_one_too_many(flux: Cli, service: Serv
     first.communicate()
     done = flux("batch", "rows.txt", "-o", "out", "--timeout", "0.1", "--max-tasks", "0")
     assert done.code == 7
-    assert (done.stderr.count("flux-cli wait"), service.submissions) == (1, 3)
+    assert (done.stderr.count("resume with the same command"), service.submissions) == (1, 3)
 
 
 def test_a_name_that_is_taken_is_refused_before_anything_is_sent(flux: Cli, service: Service) -> None:
@@ -498,15 +501,14 @@ def test_a_closed_stdout_ends_no_row(flux: Cli) -> None:
     assert len(pictures(flux)) == len(results(flux)) == 8
 
 
-def test_on_a_terminal_a_bar_over_the_tasks_nearest_their_end(flux: Cli) -> None:
-    """Done of all, the counts, four tasks of six, the furthest first; then paths, summary and a cursor."""
+def test_summary_bar_on_a_terminal(flux: Cli) -> None:
+    """Done of all, the counts, four tasks of six; then paths, summary and a cursor."""
     write(flux, *(f"kite {number} [[seconds {3 + number}]]" for number in range(6)), "a cat [[fail]]")
     screen = Screen(flux, "batch", "rows.txt", "-o", "out", *SMALL, columns=72)
     screen.until(lambda lines: any(re.search(r"1/7$", line) for line in lines))
-    lines = screen.until(lambda lines: sum(bool(re.search(r"\d+%$", line)) for line in lines) == 4)
+    lines = screen.until(lambda lines: sum("%" in line for line in lines) == 4)
     assert any(line.startswith("6 running, 1 failed") for line in lines)
-    shown = [int(match[1]) for line in lines if (match := re.search(r"(\d+)%$", line))]
-    assert shown == sorted(shown, reverse=True)
+    assert all(line.startswith("kite ") for line in lines if "%" in line)
     assert screen.end() == 4
     assert not screen.cursor_hidden
     text = "\n".join(screen.text)

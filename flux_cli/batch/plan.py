@@ -10,6 +10,7 @@ from flux_cli.api.request import Body
 from flux_cli.api.task import Status
 from flux_cli.batch.rows import Row, target_for
 from flux_cli.batch.shards import Shard
+from flux_cli.engine.events import Ended, Event, Submitted
 from flux_cli.engine.job import Job, Result
 from flux_cli.errors import ExitCode, worst
 from flux_cli.pictures import image_prompt
@@ -113,63 +114,69 @@ class Counts:
     """How many rows have which state.
 
     Attributes:
-        rows: All rows of this run's shard.
+        total: All rows of this run's shard.
         done_before: Finished by earlier runs. `changed` of them have other values in the file or the flags now,
             the pictures of `missing` are not where they were saved.
-        failed_before, unknown_before: From earlier runs, and not submitted again now.
         running: Tasks that are charged and not over.
-        done, failed, unknown, unsent: Outcomes of this run.
+        done: Finished by this run.
         left: Tasks that are still running when this run ends.
+        failed_rows, unknown_rows: Rows that did not end well, in this run or before.
     """
 
-    rows: int = 0
+    total: int = 0
     done_before: int = 0
     changed: int = 0
     missing: int = 0
-    failed_before: list[OpenRow] = field(default_factory=list)
-    unknown_before: list[OpenRow] = field(default_factory=list)
     running: int = 0
     done: int = 0
-    failed: int = 0
-    unknown: list[OpenRow] = field(default_factory=list)
-    unsent: int = 0
     left: int = 0
+    failed_rows: list[OpenRow] = field(default_factory=list)
+    unknown_rows: list[OpenRow] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """Rows whose task failed, or whose request was rejected."""
+        return len(self.failed_rows)
+
+    @property
+    def unknown(self) -> int:
+        """Rows whose outcome is unknown."""
+        return len(self.unknown_rows)
 
     @property
     def over(self) -> int:
         """Rows that need nothing more."""
-        before = self.done_before + len(self.failed_before) + len(self.unknown_before)
-        return before + self.done + self.failed + len(self.unknown)
+        return self.done_before + self.done + self.failed + self.unknown
 
     @property
     def not_sent(self) -> int:
         """Rows of which nothing has been accepted yet."""
-        return self.rows - self.over - self.left - self.running
+        return self.total - self.over - self.left - self.running
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code of the rows of earlier runs that did not end well."""
-        return worst(row.exit_code for row in (*self.failed_before, *self.unknown_before))
+        """The exit code of the rows that did not end well."""
+        return worst(row.exit_code for row in (*self.failed_rows, *self.unknown_rows))
 
-    def submitted(self) -> None:
-        """Count a task that was accepted."""
-        self.running += 1
+    def handle(self, event: Event) -> None:
+        """Count what an event says."""
+        if isinstance(event, Submitted):
+            self.running += 1
+        elif isinstance(event, Ended):
+            self.running -= event.job.task_id is not None
+            self._ended(event.job, event.result)
 
-    def ended(self, job: Job, result: Result) -> None:
-        """Count the outcome of a row."""
+    def _ended(self, job: Job, result: Result) -> None:
         state = state_of(result.status, result.task_id, result.path, result.exit_code)
-        if job.task_id is not None:
-            self.running -= 1
+        row = OpenRow(job.row or "", job.line or 0, result.exit_code)
         if state is State.DONE:
             self.done += 1
         elif state is State.FAILED:
-            self.failed += 1
+            self.failed_rows.append(row)
         elif state is State.UNKNOWN:
-            self.unknown.append(OpenRow(job.row or "", job.line or 0, result.exit_code))
+            self.unknown_rows.append(row)
         elif state is State.SUBMITTED:
             self.left += 1
-        else:
-            self.unsent += 1
 
 
 class Plan:
@@ -187,7 +194,7 @@ class Plan:
         self._steps: list[tuple[Row, Known | None]] = []
         new = 0
         for row in rows:
-            self.counts.rows += 1
+            self.counts.total += 1
             record = known.get(row.key)
             state = self._state(record)
             if state is State.NEW:
@@ -265,9 +272,9 @@ class Plan:
             counts.missing += self._is_missing(record)
         elif record.state is State.FAILED:
             failed = ExitCode(record.exit_code) if record.exit_code else ExitCode.TASK_FAILED
-            counts.failed_before.append(OpenRow(row.key, row.line, failed))
+            counts.failed_rows.append(OpenRow(row.key, row.line, failed))
         else:
-            counts.unknown_before.append(OpenRow(row.key, row.line, ExitCode.OUTCOME_UNKNOWN))
+            counts.unknown_rows.append(OpenRow(row.key, row.line, ExitCode.OUTCOME_UNKNOWN))
 
     def _has_changed(self, row: Row, record: Known) -> bool:
         if record.request is None:

@@ -209,11 +209,11 @@ def batch(
     if choice is None:
         return batching.print_requests(rows, wanted)
     with (
-        batching.prepared(rows, read.name, wanted) as (plan, history, results),
+        batching.prepared(rows, read.name, wanted) as prepared,
         connect(choice, wanted.secret) as connected,
     ):
         if sidecar is None:
             sidecar = bool(config.defaults.get("sidecar"))
         way = batching.run_plan(concurrency, limit)
         saver = Saver(connected.url, connected.client.trace, original=original)
-        return batching.run(plan, read.name, history, results, connected, saver, way, service, sidecar=sidecar)
+        return batching.run(prepared, connected, saver, way, service, sidecar=sidecar)

@@ -2,39 +2,41 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
 from flux_cli.batch import rows as batch_rows
-from flux_cli.batch.plan import Known, Plan, Settings, State, bodies, state_of
+from flux_cli.batch import state
+from flux_cli.batch.claims import Claim, claimed
+from flux_cli.batch.plan import Plan, Settings, bodies
 from flux_cli.batch.reader import RowFile
-from flux_cli.batch.recorder import Recorder, as_json
-from flux_cli.batch.results_file import ResultsFile
-from flux_cli.batch.rows import Checks, Row
-from flux_cli.batch.shards import Shard, claimed
+from flux_cli.batch.results import ResultsFile
+from flux_cli.batch.rows import STATE_NAME, Checks, Row
+from flux_cli.batch.shards import Shard
+from flux_cli.batch.store import BatchStore
+from flux_cli.commands import running
 from flux_cli.commands.service import Service
 from flux_cli.engine import run as engine
-from flux_cli.engine.observers import handler
+from flux_cli.engine.events import Event
 from flux_cli.engine.store import HistoryStore
-from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError, ViolationsError, worst
-from flux_cli.options import PictureOptions, RequestOptions, ServiceOptions
+from flux_cli.errors import ExitCode, LocalFileError, UsageError, ViolationsError, worst
+from flux_cli.options import RequestOptions, ServiceOptions
 from flux_cli.pictures import image_prompt, naming
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.config import Config
+from flux_cli.storage.files import local_errors
 from flux_cli.storage.history import History
 from flux_cli.storage.settings import SEED_RANDOM
 from flux_cli.ui import batch_summary, console
-from flux_cli.ui.batch_progress import RowPrinter, batch_observer
+from flux_cli.ui.reporter import batch_reporting
 
 PATIENCE_SECONDS = 3600.0
 """The longest that one row waits for a service that asks to slow down, or that cannot be reached."""
 PICTURE_SECONDS = 600.0
 """How long one picture is tried for; a later run tries again."""
-CREDITS_SECONDS = 5.0
-"""The timeout for fetching the credits, which are only displayed."""
 
 
 def directory_of(output: str | None, config: Config) -> Path:
@@ -129,52 +131,81 @@ def print_requests(rows: Sequence[Row], plan: Settings) -> ExitCode:
     return ExitCode.OK
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A batch that is ready to run: its plan, and where its changes are recorded."""
+
+    plan: Plan
+    file_name: str
+    store: BatchStore
+    claim: Claim
+
+
 @contextlib.contextmanager
-def prepared(rows: Sequence[Row], file_name: str, wanted: Settings) -> Iterator[tuple[Plan, History, ResultsFile]]:
-    """Claim the rows, and yield the plan for them.
+def prepared(rows: Sequence[Row], file_name: str, wanted: Settings) -> Iterator[Batch]:
+    """Claim the rows, and yield the batch.
 
     Raises:
-        LocalFileError: The directory, the history or the results cannot be used, or another process has the rows.
+        LocalFileError: The directory cannot be used, or another run has the rows.
     """
     naming.check(naming.Target(wanted.directory))
-    with claimed(wanted.service, Path(wanted.name), wanted.shard):
-        history, results = History(), ResultsFile(wanted.directory, wanted.service)
-        plan = Plan(rows, wanted, _known(rows, wanted, history, results))
-        errors = [f"{file_name}:{row.line}: {path} exists" for row, path in plan.occupied()]
-        for error in errors:
-            console.error(error)
-        if errors:
-            what = f"nothing was sent: {_rows(len(errors))} of {file_name} name files that exist"
-            raise LocalFileError(what, "choose other names, or replace the files with --force")
-        yield plan, history, results
+    directory = wanted.directory / STATE_NAME
+    is_new = not directory.exists()
+    with local_errors(directory):
+        directory.mkdir(exist_ok=True)
+    with claimed(directory, wanted.service, wanted.shard) as claim:
+        history = _history(required=is_new and ResultsFile(wanted.directory).path.exists())
+        found = state.load(wanted.directory, wanted.service, rows, wanted.name, history)
+        if found.history_error is not None:
+            console.warning(f"the batch continues without the history: {found.history_error.message}")
+        plan = Plan(rows, wanted, found.known)
+        _check_names(file_name, plan)
+        recorder = None if history is None else HistoryStore(history, wanted.service)
+        store = BatchStore(wanted.directory, wanted.service, found.next_number, claim, recorder)
+        store.add_results(found.missing)
+        try:
+            yield Batch(plan, file_name, store, claim)
+        finally:
+            store.close()
+            _report_errors(store)
+            if plan.counts.over == plan.counts.total:
+                with contextlib.suppress(LocalFileError):
+                    state.compact(wanted.directory, claim)
+            if history is not None:
+                history.close()
 
 
-def _known(rows: Sequence[Row], wanted: Settings, history: History, results: ResultsFile) -> Mapping[str, Known]:
-    """Return what the history and the results know of the rows, and add lines that the results lack."""
-    known = {}
-    for row in rows:
-        record = history.newest_of_row(wanted.service, wanted.name, row.key)
-        told = results.status_of(row.key)
-        if record is not None:
-            state = state_of(record.status, record.task_id, record.path, record.exit_code)
-            known[row.key] = Known(
-                state,
-                record.task_id,
-                record.request,
-                record.path,
-                record.exit_code,
-                record.age,
-                record.number,
-            )
-            if state in (State.DONE, State.FAILED, State.UNKNOWN) and told is not record.status:
-                results.add(row.key, row.line, as_json(record))
-        if told is not None and (row.key not in known or known[row.key].state is State.NEW):
-            known[row.key] = Known(state_of(told, "somewhere", "-", None))
-    return known
+def _history(*, required: bool) -> History | None:
+    """Open the history, which version 0.1.0 needs to resume its batches, and others do not."""
+    try:
+        return History()
+    except LocalFileError as error:
+        if required:
+            raise
+        console.warning(f"the batch continues without the history: {error.message}")
+        return None
+
+
+def _check_names(file_name: str, plan: Plan) -> None:
+    """Raise LocalFileError if a row to submit names a file that exists."""
+    errors = [f"{file_name}:{row.line}: {path} exists" for row, path in plan.occupied()]
+    for error in errors:
+        console.error(error)
+    if errors:
+        what = f"nothing was sent: {_rows(len(errors))} of {file_name} name files that exist"
+        raise LocalFileError(what, "choose other names, or replace the files with --force")
+
+
+def _report_errors(store: BatchStore) -> None:
+    if store.results_error is not None:
+        console.error(store.results_error.message)
+        console.hint("the pictures are saved; a later run adds the missing lines")
+    if store.history_error is not None:
+        console.warning(f"the history lacks rows of this batch: {store.history_error.message}")
 
 
 def run_plan(concurrency: int, timeout: float | None) -> engine.Plan:
-    """Return the plan of the engine's run: with much patience."""
+    """Return the plan of the engine's run."""
     return engine.Plan(
         concurrency=concurrency,
         timeout=timeout,
@@ -184,62 +215,41 @@ def run_plan(concurrency: int, timeout: float | None) -> engine.Plan:
 
 
 def run(
-    plan: Plan,
-    file_name: str,
-    history: History,
-    results: ResultsFile,
-    service: Service,
-    saver: Saver,
-    way: engine.Plan,
-    options: ServiceOptions,
-    *,
-    sidecar: bool,
+    batch: Batch, service: Service, saver: Saver, way: engine.Plan, options: ServiceOptions, *, sidecar: bool
 ) -> ExitCode:
     """Take the rows to their ends, print the summary, and return the exit code of all of them.
 
     Raises as `Run.run` does, after the summary.
     """
     started = time.monotonic()
-    before = None if options.quiet else _credits(service)
-    after: object = None
-    counts = plan.counts
+    plan, counts = batch.plan, batch.plan.counts
+    before = after = None
+    if not options.quiet:
+        before = running.credits_left(service)
+        if plan.submissions > running.CONFIRMED_PICTURES:
+            running.announce_cost(plan.submissions, before)
     try:
-        with batch_observer(counts, file_name, quiet=options.quiet, flags=service.flags) as inner:
-            printer = RowPrinter(
-                inner,
-                PictureOptions(sidecar=sidecar),
-                json=options.json,
-                service=service.name,
-                force=plan.settings.force,
-                quiet=options.quiet,
-            )
-            recorder = Recorder(printer, counts, results)
-            store = HistoryStore(history, service.name)
-            code = engine.Run(service.client, saver, store, handler(recorder), way).run(plan.jobs())
-            codes = [printer.exit_code(code), counts.exit_code]
-        codes += _finish(results, recorder)
-        after = None if options.quiet else _credits(service)
+        with batch_reporting(
+            counts,
+            batch.file_name,
+            service=service.name,
+            quiet=options.quiet,
+            json=options.json,
+            force=plan.settings.force,
+            sidecar=sidecar,
+        ) as reporter:
+
+            def handle(event: Event) -> None:
+                counts.handle(event)
+                reporter.handle(event)
+
+            code = engine.Run(service.client, saver, batch.store, handle, way).run(plan.jobs())
+        if not options.quiet:
+            after = running.credits_left(service)
     finally:
         if not options.quiet:
             batch_summary.print_counts(counts, time.monotonic() - started, before, after)
-        batch_summary.list_open(counts, file_name, quiet=options.quiet)
+        batch_summary.list_open(counts, batch.file_name, quiet=options.quiet)
+    failed = batch.store.results_error
+    codes = [reporter.exit_code(code), counts.exit_code, failed.exit_code if failed else ExitCode.OK]
     return worst(codes)
-
-
-def _finish(results: ResultsFile, recorder: Recorder) -> list[ExitCode]:
-    """Put the results in order. An error is reported, and costs no picture."""
-    with contextlib.suppress(LocalFileError):
-        results.finish()
-    if recorder.error is None:
-        return []
-    console.error(recorder.error.message)
-    console.hint("the pictures are saved; a later run adds the missing lines")
-    return [recorder.error.exit_code]
-
-
-def _credits(service: Service) -> object:
-    """Return the credits of the account, or None if they cannot be fetched."""
-    try:
-        return service.client.account(CREDITS_SECONDS).credits
-    except FluxError:
-        return None

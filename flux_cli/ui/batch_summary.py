@@ -8,10 +8,10 @@ def print_counts(counts: Counts, seconds: float, credits_before: object, credits
     """Print how many rows have which state, the duration, and the credits if they are known."""
     done = counts.done + counts.done_before
     before = f" ({counts.done_before} by earlier runs)" if counts.done_before else ""
-    parts = [f"{done} of {counts.rows} rows finished{before}"]
+    parts = [f"{done} of {counts.total} rows finished{before}"]
     others = {
-        "failed": counts.failed + len(counts.failed_before),
-        "with unknown outcome": len(counts.unknown) + len(counts.unknown_before),
+        "failed": counts.failed,
+        "with unknown outcome": counts.unknown,
         "still running": counts.left + counts.running,
         "not sent": counts.not_sent,
     }
@@ -36,12 +36,11 @@ def _credits(before: object, after: object) -> str:
 
 def list_open(counts: Counts, name: str, *, quiet: bool) -> None:
     """List the rows with unknown outcome, and print what a later run does not do by itself."""
-    unknown = [*counts.unknown_before, *counts.unknown]
-    for row in unknown:
+    for row in counts.unknown_rows:
         console.error(f"{name}:{row.line}: the outcome of row {row.key} is unknown; it may have been charged")
-    if unknown:
+    if counts.unknown:
         console.hint("see `flux-cli account`; to resubmit these rows (may charge twice): --retry-unknown")
-    if counts.failed or counts.failed_before:
+    if counts.failed:
         console.hint("to resubmit failed rows: --retry-failed")
     if not quiet and counts.changed:
         rows = "1 finished row has" if counts.changed == 1 else f"{counts.changed} finished rows have"

@@ -1,0 +1,286 @@
+"""Which run works on which rows, decided without locks: some shared file systems keep locks local to one host.
+
+Each run has a claim, a small file in the state directory of the batch, and rewrites a byte of it every few
+seconds. The age of this heartbeat is judged by the clock of the file system, so hosts need no common time. On its
+own host, a run is also judged by whether its process exists.
+
+A run first publishes its claim, then reads the claims of others, and only then activates it. So of two runs that
+start at the same time at least one sees the other.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flux_cli.batch.journal import O_BINARY
+from flux_cli.batch.shards import Shard
+from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.storage.files import local_errors
+
+HEARTBEAT_SECONDS = 5.0
+STALE_SECONDS = 40.0
+"""A run whose heartbeat is older counts as dead. It notices before it submits anything more."""
+POLL_SECONDS = 0.5
+CLAIM, MARKER = ".claim", ".active"
+"""The suffixes of a claim, and of the empty file next to it that says that it is active."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that has a claim.
+
+    Attributes:
+        host: The name of its host.
+        boot: The ID of the boot of this host, or empty if the system has none.
+        namespace: The namespace of its process ID: containers on one host have their own.
+        pid: Its process ID.
+        start: When the process started, in the unit of the system, or empty if that is not known.
+    """
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    start: str
+
+    @classmethod
+    def current(cls) -> "Owner":
+        """Return this process."""
+        boot = namespace = ""
+        with contextlib.suppress(OSError):
+            boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        with contextlib.suppress(OSError):
+            namespace = os.readlink("/proc/self/ns/pid")
+        process = _process(os.getpid())
+        return cls(socket.gethostname(), boot, namespace, os.getpid(), process[1] if process else "")
+
+    def is_alive(self, observer: "Owner") -> bool | None:
+        """Return whether the process exists, as far as `observer` can tell; None if it cannot."""
+        if (self.host, self.boot, self.namespace) != (observer.host, observer.boot, observer.namespace):
+            return None
+        if sys.platform == "win32":  # there, signal 0 is a Ctrl-C
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass  # it belongs to another user
+        process = _process(self.pid)
+        if process is None or not self.start:
+            return None
+        state, start = process
+        return start == self.start and state not in "ZX"
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def _process(pid: int) -> tuple[str, str] | None:
+    """Return the state of a process and its start in clock ticks since the boot, or None if that is unknown."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].decode(errors="replace").split()
+    return fields[0], fields[19]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The claim of another run: its file, whether it is active, its content and when it was last refreshed."""
+
+    path: Path
+    active: bool
+    service: str
+    shard: Shard
+    owner: Owner
+    refreshed: float
+
+
+class Claim:
+    """The claim of this run to the rows of a shard, for one service.
+
+    Use `claimed`. `held` and `refresh` may be called from any thread.
+    """
+
+    def __init__(self, directory: Path, service: str, shard: Shard, owner: Owner | None = None) -> None:
+        """`directory` is the state directory of the batch."""
+        self._directory = directory
+        self._service = service
+        self._shard = shard
+        self._owner = owner or Owner.current()
+        name = f"{_file_name(self._owner.host)}-{self._owner.pid}-{secrets.token_hex(4)}"
+        self.path = directory / f"{name}{CLAIM}"
+        self._marker = directory / f"{name}{MARKER}"
+        self._file = -1
+        self._lock = threading.Lock()
+        self._size = 0
+        self._refreshed = 0.0
+
+    def acquire(self, sleep: Callable[[float], None] = time.sleep) -> None:
+        """Take the rows. Waits until it is clear whether another run that claims them is alive.
+
+        Raises:
+            LocalFileError: It is, or the directory cannot be written.
+        """
+        try:
+            with local_errors(self.path):
+                self._publish()
+            first_seen: dict[Path, float] = {}
+            while not self._is_free(first_seen):
+                sleep(POLL_SECONDS)
+                self.refresh()
+            with local_errors(self._marker):
+                self._marker.touch()
+        except BaseException:
+            self.release()
+            raise
+
+    def held(self) -> bool:
+        """Return whether the claim is still there. Another run removes it if this one seems to be dead."""
+        try:
+            os.close(os.open(self.path, os.O_RDONLY))  # opening bypasses the caches of network file systems
+        except OSError:
+            return False
+        return True
+
+    def refresh(self) -> None:
+        """Send a heartbeat. Errors are ignored: a run that cannot send any loses its claim."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._file >= 0:
+                os.lseek(self._file, self._size, os.SEEK_SET)
+                os.write(self._file, b"\n")
+                os.fsync(self._file)
+        self._refreshed = time.monotonic()
+
+    def refresh_if_due(self) -> None:
+        """Send a heartbeat if the last one is old, for a process that cannot start a thread for it."""
+        if time.monotonic() - self._refreshed > HEARTBEAT_SECONDS:
+            self.refresh()
+
+    def is_alone(self) -> bool:
+        """Return whether certainly no other run works on this batch, with any shard or service."""
+        now = self._now()
+        return all(self._verdict(other, now) is False for other in self._others())
+
+    def release(self) -> None:
+        """Give up the claim."""
+        for path in (self.path, self._marker):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        if self._lock.acquire(timeout=1.0):  # a heartbeat may hang, if the file system does
+            if self._file >= 0:
+                os.close(self._file)
+            self._file = -1
+            self._lock.release()
+
+    def _publish(self) -> None:
+        content = json.dumps(
+            {"service": self._service, "shard": str(self._shard), "owner": asdict(self._owner)}
+        ).encode()
+        temporary = self.path.with_suffix(".new")
+        self._file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | O_BINARY, 0o666)
+        os.write(self._file, content)
+        self._size = len(content)
+        self.refresh()
+        os.rename(temporary, self.path)
+
+    def _is_free(self, first_seen: dict[Path, float]) -> bool:
+        """Return whether no other run claims the rows; remove the claims of dead ones.
+
+        Raises:
+            LocalFileError: Another run that claims them is alive.
+        """
+        free = True
+        now = self._now()
+        for other in self._others():
+            if other.service != self._service or not other.shard.overlaps(self._shard):
+                continue
+            alive = self._verdict(other, now)
+            if alive is None and other.refreshed > first_seen.setdefault(other.path, other.refreshed):
+                alive = True
+            if alive is False:
+                with local_errors(other.path):
+                    other.path.unlink(missing_ok=True)
+                    other.path.with_suffix(MARKER).unlink(missing_ok=True)
+            elif alive and (other.active or other.path.name < self.path.name):
+                raise self._refused(other)
+            else:  # it is not clear yet, or the other one has to withdraw
+                free = False
+        return free
+
+    def _refused(self, other: _Found) -> LocalFileError:
+        which = f"shard {other.shard} of " if other.shard.of > 1 else ""
+        return LocalFileError(
+            f"another flux-cli works on {which}the batch in {self._directory.parent}: {other.owner}",
+            "wait until it has ended, or stop it; then resume with the same command",
+        )
+
+    def _verdict(self, other: _Found, now: float) -> bool | None:
+        """Return whether another run is alive; None if its heartbeat has to be watched."""
+        alive = other.owner.is_alive(self._owner)
+        if alive is None and now - other.refreshed > STALE_SECONDS:
+            return False
+        return alive
+
+    def _now(self) -> float:
+        """Return the time by the clock of the file system."""
+        self.refresh()
+        return os.fstat(self._file).st_mtime
+
+    def _others(self) -> list[_Found]:
+        with local_errors(self._directory):
+            while True:
+                names = set(os.listdir(self._directory))
+                with contextlib.suppress(FileNotFoundError):  # one was removed meanwhile
+                    found = [
+                        _read(self._directory / name, active=Path(name).with_suffix(MARKER).name in names)
+                        for name in sorted(names)
+                        if name.endswith(CLAIM) and name != self.path.name
+                    ]
+                    return [claim for claim in found if claim is not None]
+
+
+def _read(path: Path, *, active: bool) -> _Found | None:
+    """Return a claim, or None if the file is not one. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        content, refreshed = file.read(100_000), os.fstat(file.fileno()).st_mtime
+    try:
+        values = json.loads(content)
+        owner = Owner(**values["owner"])
+        return _Found(path, active, str(values["service"]), Shard.parse(values["shard"]), owner, refreshed)
+    except (ValueError, LookupError, TypeError, UsageError):
+        return None
+
+
+@contextlib.contextmanager
+def claimed(directory: Path, service: str, shard: Shard, owner: Owner | None = None) -> Iterator[Claim]:
+    """Claim the rows of a shard until the block ends. Raises LocalFileError as `Claim.acquire` does."""
+    claim = Claim(directory, service, shard, owner)
+    claim.acquire()
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(HEARTBEAT_SECONDS):
+            claim.refresh()
+
+    with contextlib.suppress(RuntimeError):  # no more threads: `refresh_if_due` does it
+        threading.Thread(target=beat, name="heartbeat", daemon=True).start()
+    try:
+        yield claim
+    finally:
+        over.set()
+        claim.release()
+
+
+def _file_name(host: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in host)[:60] or "host"

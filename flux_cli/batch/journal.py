@@ -1,0 +1,301 @@
+"""The journals of a batch: what its runs did to which rows, recorded in the batch directory before it costs money.
+
+Each run appends to a journal of its own, so no two hosts write the same file. An intent is durable before its
+request is sent, and a task ID as soon as it arrives. Rows are identified by service and key, never by a path or
+the number of shards. Journals contain no secrets.
+
+The runs that worked on a row did so one after the other, see `claims`. Their journals have numbers: each
+run takes one above those of all earlier journals. So no clock decides what is newer.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flux_cli.api.task import Status
+from flux_cli.batch.plan import Known, State, state_of
+from flux_cli.errors import LocalFileError
+from flux_cli.storage.files import local_errors
+
+INTENT, ACCEPTED, UNSENT, FINISHED, CLOSED = "intent", "accepted", "unsent", "finished", "closed"
+"""The events: about to be sent; task ID received; certainly not accepted; picture available; result known."""
+
+O_BINARY: int = getattr(os, "O_BINARY", 0)
+"""On Windows: write newlines as they are."""
+_NAME = re.compile(r"journal-(\d{6,12})-.+\.jsonl")
+_ROW = re.compile(rb'\{"row": ("(?:[^"\\]|\\.)*")')
+"""How each line starts, so that lines of other rows are skipped without being parsed."""
+
+
+class Journal:
+    """The journal of this run. Its file is created with the first entry."""
+
+    def __init__(self, directory: Path, service: str, name: str, number: int) -> None:
+        """`name` tells people which process wrote it; `number` is higher than those of all earlier journals."""
+        self.path = directory / f"journal-{number:06d}-{name}-{secrets.token_hex(4)}.jsonl"
+        self._service = service
+        self._file = -1
+        self._size = 0
+        self._incomplete = False
+
+    def append(self, entries: Iterable[tuple[str, Mapping[str, object]]]) -> None:
+        """Append entries, each the key of a row and what happened to it; return when they are durable.
+
+        Raises:
+            LocalFileError: They could not be written; none of them counts.
+        """
+        lines = [
+            json.dumps({"row": row, "service": self._service, **values}, ensure_ascii=False)
+            for row, values in entries
+        ]
+        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        if not content:
+            return
+        with local_errors(self.path):
+            if self._file < 0:
+                self._create()
+            if self._incomplete:
+                os.ftruncate(self._file, self._size)
+            self._incomplete = True
+            _write(self._file, content)
+            self._incomplete = False
+            self._size += len(content)
+            if not self.path.exists():  # another run took this one for dead, and removed it
+                self._create()
+                _write(self._file, content)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _create(self) -> None:
+        self.close()
+        self._size = 0
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | O_BINARY, 0o666)
+        for directory in (self.path.parent, self.path.parent.parent):
+            sync_directory(directory)
+
+
+def _write(file: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(file, content) :]
+    os.fsync(file)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable, if the system can do that."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@dataclass
+class Attempt:
+    """One submission of a row, with what is known of it."""
+
+    state: State = State.UNKNOWN
+    journal: str = ""
+    created: float | None = None
+    task_id: str | None = None
+    request: Mapping[str, object] | None = None
+    result: Mapping[str, object] | None = None
+
+    @classmethod
+    def of_result(cls, result: Mapping[str, object]) -> "Attempt":
+        """Return the attempt that a line of the results is about."""
+        request = result.get("request")
+        attempt = cls(request=request if isinstance(request, dict) else None)
+        attempt.close(result)
+        return attempt
+
+    def apply(self, event: object, entry: Mapping[str, object]) -> None:
+        """Take in an event. What is certain replaces what is uncertain, never the reverse."""
+        if event == CLOSED and isinstance(result := entry.get("result"), dict):
+            self.close(result)
+        elif event in (ACCEPTED, FINISHED):
+            self.task_id = _text(entry.get("task_id")) or self.task_id
+            if self.state in _UNCERTAIN:
+                self.state = State.SUBMITTED
+        elif event == UNSENT and self.state is State.UNKNOWN:
+            self.state = State.NEW
+
+    def close(self, result: Mapping[str, object]) -> None:
+        """Take in how it ended."""
+        task_id, exit_code = _text(result.get("task_id")), result.get("exit_code")
+        code = exit_code if isinstance(exit_code, int) else None
+        try:
+            state = state_of(Status(str(result.get("status"))), task_id, result.get("path"), code)
+        except ValueError:
+            return
+        self.task_id = task_id or self.task_id
+        if state is State.DONE or (state is State.FAILED and self.state is not State.DONE):
+            self.state, self.result = state, result
+        elif state is State.UNKNOWN and self.state is State.UNKNOWN:
+            self.result = result
+        elif self.state in _UNCERTAIN and state is not State.UNKNOWN:
+            self.state = state
+
+    def known(self) -> Known:
+        """Return what a plan needs of it."""
+        result = self.result or {}
+        exit_code = result.get("exit_code")
+        return Known(
+            self.state,
+            self.task_id,
+            self.request,
+            _text(result.get("path")),
+            exit_code if isinstance(exit_code, int) else None,
+            None if self.created is None else max(0.0, time.time() - self.created),
+        )
+
+
+_UNCERTAIN = (State.UNKNOWN, State.NEW)
+
+
+def best(attempts: Sequence[Attempt]) -> Attempt:
+    """Return the attempt that decides about a row: never one that would resubmit what was accepted.
+
+    A row with a picture is done, and a task that was accepted is waited for, whatever later attempts did.
+    """
+    for states in ((State.DONE,), (State.SUBMITTED,), (State.FAILED, State.UNKNOWN)):
+        for attempt in reversed(attempts):
+            if attempt.state in states:
+                return attempt
+    return attempts[-1]
+
+
+Entry = Mapping[str, object]
+Key = tuple[str, str]
+"""The service and the key of a row."""
+
+
+@dataclass(frozen=True)
+class Journals:
+    """All journals of a batch.
+
+    Attributes:
+        files: The files, in the order of their runs.
+        entries: Each entry with the name of its file, in the order of the runs.
+    """
+
+    files: Sequence[Path]
+    entries: Sequence[tuple[str, Entry]]
+
+    @property
+    def keys(self) -> set[Key]:
+        """The rows that the journals mention."""
+        return {(str(entry["service"]), str(entry["row"])) for _, entry in self.entries}
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next journal."""
+        return max((_number(path.name) or 0 for path in self.files), default=0) + 1
+
+    def attempts(self, results: Mapping[Key, Entry]) -> dict[Key, list[Attempt]]:
+        """Return the attempts for each row, the oldest first. The results are older than what journals say."""
+        rows = {key: [Attempt.of_result(result)] for key, result in results.items()}
+        for journal, entry in self.entries:
+            attempts = rows.setdefault((str(entry["service"]), str(entry["row"])), [])
+            attempt = _attempt_of(attempts, journal, entry)
+            if entry.get("event") == INTENT:
+                attempt.state = State.UNKNOWN
+            else:
+                attempt.apply(entry.get("event"), entry)
+        return rows
+
+
+def _attempt_of(attempts: list[Attempt], journal: str, entry: Entry) -> Attempt:
+    """Return the attempt that an entry is about, which is a new one for an intent."""
+    own = [attempt for attempt in attempts if attempt.journal == journal]
+    if entry.get("event") == INTENT:
+        if own and own[-1].state is State.NEW:  # it is sent again
+            return own[-1]
+        created, request = entry.get("time"), entry.get("request")
+        attempts.append(
+            Attempt(
+                journal=journal,
+                created=created if isinstance(created, int | float) else None,
+                request=request if isinstance(request, dict) else None,
+            )
+        )
+        return attempts[-1]
+    task_id = _task_of(entry)
+    same = [attempt for attempt in attempts if task_id is not None and attempt.task_id == task_id]
+    found = own or same or attempts
+    if not found:
+        attempts.append(Attempt())
+    return (found or attempts)[-1]
+
+
+def _task_of(entry: Entry) -> str | None:
+    result = entry.get("result")
+    return _text(entry.get("task_id") or (result.get("task_id") if isinstance(result, dict) else None))
+
+
+def read(directory: Path, rows: Collection[str] | None = None) -> Journals:
+    """Read the journals of all runs; of the entries only those about `rows`, if given.
+
+    A last line that a crash left incomplete is ignored: nothing that depends on it was done.
+
+    Raises:
+        LocalFileError: A journal cannot be read.
+        FileNotFoundError: A journal was removed meanwhile, so all its rows are in the results now.
+    """
+    try:
+        with local_errors(directory):
+            names = sorted(
+                (name for name in os.listdir(directory) if _number(name) is not None),
+                key=lambda name: (_number(name) or 0, name),
+            )
+    except LocalFileError:
+        if not directory.exists():
+            return Journals([], [])
+        raise
+    wanted = (
+        None
+        if rows is None
+        else {json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") for row in rows}
+    )
+    entries = []
+    for name in names:
+        try:
+            content = (directory / name).read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise LocalFileError(
+                f"cannot read {directory / name}: {(error.strerror or str(error)).lower()}"
+            ) from None
+        for line in content.split(b"\n"):
+            match = _ROW.match(line)
+            if match and (wanted is None or match[1] in wanted) and (entry := _entry(line)):
+                entries.append((name, entry))
+    return Journals([directory / name for name in names], entries)
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        entry = json.loads(line)
+        return entry if isinstance(entry["row"], str) and isinstance(entry["service"], str) else None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _number(name: str) -> int | None:
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

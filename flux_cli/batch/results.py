@@ -1,0 +1,138 @@
+"""`results.jsonl` in a batch directory: one JSON object per row that is over.
+
+Several runs append to it at the same time. The last line about a row counts, but a finished row stays finished: a
+run that was frozen for some time may still add what it knew. The journals have every line, too, until the file is
+complete: on a file system that several hosts share, they may overwrite each other's lines.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from io import FileIO
+from pathlib import Path
+
+from flux_cli.batch.journal import Key
+from flux_cli.batch.rows import RESULTS_NAME
+from flux_cli.storage.files import local_errors, place, sync, temporary
+from flux_cli.storage.locks import lock
+
+Object = Mapping[str, object]
+
+
+class ResultsFile:
+    """The results of a batch, for all services.
+
+    Every method raises LocalFileError if the file cannot be read or written.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / RESULTS_NAME
+
+    def read(self, rows: Collection[str] | None = None) -> dict[Key, Object]:
+        """Return the object that counts for each row, without the response; only for `rows`, if given."""
+        found: dict[Key, Object] = {}
+        with local_errors(self.path):
+            try:
+                content = self.path.read_bytes()
+            except FileNotFoundError:
+                return found
+        for line in content.split(b"\n"):
+            key, value = _parsed(line)
+            if key is None or value is None or (rows is not None and key[1] not in rows):
+                continue
+            if key not in found or _replaces(value, found[key]):
+                found[key] = {name: each for name, each in value.items() if name != "raw"}
+        return found
+
+    def append(self, objects: Iterable[Object]) -> None:
+        """Append objects, each in one line."""
+        content = b"".join(encoded(value) + b"\n" for value in objects)
+        if not content:
+            return
+        with local_errors(self.path), self._opened() as file:
+            end = file.seek(0, os.SEEK_END)
+            if end and not _ends_with_newline(file, end):  # after a power failure
+                content = b"\n" + content
+            try:
+                while content:
+                    content = content[file.write(content) :]
+            except OSError:  # on a full disk, half a line must not stay
+                file.truncate(end)
+                raise
+
+    def tidy(self) -> None:
+        """Remove lines that do not count, and incomplete ones. Only if no other run is alive."""
+        if not self.path.exists():
+            return
+        with local_errors(self.path), self._opened() as file:
+            counting: dict[Key, tuple[int, Object]] = {}
+            superseded = set()
+            for index, line in enumerate(_lines(file)):
+                key, value = _parsed(line)
+                if key is not None and value is not None:
+                    earlier, status = counting.get(key, (-1, {}))
+                    replaces = earlier < 0 or _replaces(value, status)
+                    superseded.add(earlier if replaces else index)
+                    if replaces:
+                        counting[key] = index, {"status": value.get("status")}
+                elif not line.strip() or (line.startswith(b'{"row": ') and not line.rstrip().endswith(b"}")):
+                    superseded.add(index)
+            superseded.discard(-1)
+            if superseded:
+                with temporary(self.path.parent) as new:
+                    for index, line in enumerate(_lines(file)):
+                        if index not in superseded:
+                            new.write(line.rstrip(b"\n") + b"\n")
+                    sync(new)
+                    place(new, self.path, force=True, exact=True)
+
+    def sync(self) -> None:
+        """Make all lines durable."""
+        with local_errors(self.path), contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[FileIO]:
+        """Open the file, creating it if necessary, and lock it against other processes of this host."""
+        while True:
+            with self.path.open("a+b", buffering=0) as file:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    lock(file, wait=True)
+                if _is_at(self.path, file):  # not replaced meanwhile
+                    yield file
+                    return
+
+
+def encoded(value: Object) -> bytes:
+    """Return an object as a line of the file has it."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _parsed(line: bytes) -> tuple[Key | None, Object | None]:
+    try:
+        value = json.loads(line)
+        return (str(value["service"]), str(value["row"])), value
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None, None
+
+
+def _replaces(later: Object, earlier: Object) -> bool:
+    return later.get("status") == "finished" or earlier.get("status") != "finished"
+
+
+def _lines(file: FileIO) -> Iterator[bytes]:
+    file.seek(0)
+    with open(file.fileno(), "rb", closefd=False) as buffered:
+        yield from buffered
+
+
+def _ends_with_newline(file: FileIO, end: int) -> bool:
+    file.seek(end - 1)
+    return file.read(1) == b"\n"
+
+
+def _is_at(path: Path, file: FileIO) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False

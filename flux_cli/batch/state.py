@@ -1,0 +1,175 @@
+"""What earlier runs left about the rows of a batch: in its directory, and for version 0.1.0 in the history."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flux_cli.api.task import Status, Task
+from flux_cli.batch import journal
+from flux_cli.batch.claims import Claim
+from flux_cli.batch.journal import Attempt, Entry, Journals, Key
+from flux_cli.batch.plan import Known, State, state_of
+from flux_cli.batch.results import ResultsFile
+from flux_cli.batch.rows import STATE_NAME, Row
+from flux_cli.engine.job import Result
+from flux_cli.errors import ExitCode, LocalFileError
+from flux_cli.storage.history import HistoryReader
+from flux_cli.storage.record import Record
+
+OVER = (State.DONE, State.FAILED, State.UNKNOWN)
+"""Rows in these states have a line in the results."""
+_STATUSES = {State.DONE: Status.FINISHED, State.FAILED: Status.FAILED, State.UNKNOWN: Status.UNKNOWN}
+
+
+@dataclass(frozen=True)
+class BatchState:
+    """What is known of the rows.
+
+    Attributes:
+        known: By the key of the row.
+        missing: The objects that the results lack.
+        next_number: The number of this run's journal.
+        history_error: Why the history could not be read, or None.
+    """
+
+    known: Mapping[str, Known]
+    missing: Sequence[Mapping[str, object]]
+    next_number: int
+    history_error: LocalFileError | None = None
+
+
+def load(
+    directory: Path, service: str, rows: Sequence[Row], name: str, history: HistoryReader | None
+) -> BatchState:
+    """Return what is known of these rows. `name` is that of the batch in the history.
+
+    Raises:
+        LocalFileError: The directory cannot be read; or it is from version 0.1.0, and the history cannot be read.
+    """
+    keys = {row.key for row in rows}
+    journals, results = _read(directory, keys)
+    attempts = journals.attempts({key: each for key, each in results.items() if key[0] == service})
+    known: dict[str, Known] = {}
+    missing: list[Mapping[str, object]] = []
+    history_error: LocalFileError | None = None
+    for row in rows:
+        own = attempts.get((service, row.key))
+        best = journal.best(own) if own else None
+        record = None
+        if history is not None and _needs_history(best):
+            try:
+                record = history.newest_of_row(service, name, row.key)
+            except LocalFileError as error:
+                history, history_error = None, error
+        found, line = _combined(row, service, best, record)
+        if found is not None:
+            known[row.key] = found
+            if line is not None and not _is_recorded(results.get((service, row.key)), found):
+                missing.append(line)
+    return BatchState(known, missing, journals.next_number, history_error)
+
+
+def compact(directory: Path, claim: Claim) -> None:
+    """Remove the journals if the results have all that they contain, and no other run is alive.
+
+    Raises:
+        LocalFileError: A file cannot be read or written; nothing is lost by that.
+    """
+    if not claim.is_alone():
+        return
+    results = ResultsFile(directory)
+    journals, lines = _read(directory, None)
+    missing = []
+    for key, attempts in journals.attempts({key: lines[key] for key in lines if key in journals.keys}).items():
+        best = journal.best(attempts)
+        if best.state not in OVER:
+            return
+        if not _is_recorded(lines.get(key), best.known()):
+            if best.result is None:
+                return
+            missing.append(best.result)
+    results.append(missing)
+    results.tidy()
+    results.sync()
+    for path in journals.files:
+        path.unlink(missing_ok=True)
+
+
+def _read(directory: Path, keys: set[str] | None) -> tuple[Journals, dict[Key, Entry]]:
+    """Read journals and results, in this order: what is removed from the journals is in the results before."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            journals = journal.read(directory / STATE_NAME, keys)
+            return journals, ResultsFile(directory).read(keys)
+
+
+def _needs_history(best: Attempt | None) -> bool:
+    """Return whether the history can know more: of rows from version 0.1.0, and the numbers of its records."""
+    if best is None or best.state is State.SUBMITTED:
+        return True
+    return not best.journal and best.state is not State.DONE
+
+
+def _combined(
+    row: Row, service: str, best: Attempt | None, record: Record | None
+) -> tuple[Known | None, Mapping[str, object] | None]:
+    """Return what is known of a row, and its object for the results if it is over."""
+    if record is not None:
+        from_history = _of_record(record)
+        newer = best is None or (
+            not best.journal and record.task_id != best.task_id and from_history.state is not State.NEW
+        )
+        if newer:
+            return from_history, {"row": row.key, "line": row.line, "service": service, **as_json(record)} if (
+                from_history.state in OVER
+            ) else None
+    if best is None:
+        return None, None
+    found = best.known()
+    if record is not None and record.task_id == found.task_id:
+        found = replace(found, number=record.number, request=found.request or record.request)
+    if found.state not in OVER:
+        return found, None
+    if best.result is not None:
+        return found, best.result
+    unknown = Result(
+        Status.UNKNOWN, ExitCode.OUTCOME_UNKNOWN, request=best.request or {}, error="no response is known"
+    )
+    return found, {"row": row.key, "line": row.line, "service": service, **unknown.as_json()}
+
+
+def _is_recorded(line: Entry | None, found: Known) -> bool:
+    if line is None:
+        return False
+    return line.get("status") == _STATUSES[found.state] and line.get("task_id") == found.task_id
+
+
+def _of_record(record: Record) -> Known:
+    state = state_of(record.status, record.task_id, record.path, record.exit_code)
+    return Known(state, record.task_id, record.request, record.path, record.exit_code, record.age, record.number)
+
+
+def as_json(record: Record) -> dict[str, object]:
+    """Return the object of a row as it was printed when it ended, as far as the history knows it."""
+    task = Task(
+        record.task_id or "",
+        record.status,
+        response={},
+        percentage=100.0 if record.status is Status.FINISHED else None,
+        image_url=record.image_url,
+        original_image_url=record.original_image_url,
+    )
+    codes = {Status.FAILED: record.exit_code or ExitCode.TASK_FAILED, Status.UNKNOWN: ExitCode.OUTCOME_UNKNOWN}
+    result = Result(
+        record.status,
+        ExitCode(codes.get(record.status, ExitCode.OK)),
+        task=task,
+        task_id=record.task_id,
+        path=Path(record.path) if record.path else None,
+        original_path=Path(record.original_path) if record.original_path else None,
+        request=record.request,
+        elapsed=record.ended - record.created if record.ended else None,
+        error=record.error or ("no response is known" if record.status is Status.UNKNOWN else None),
+    )
+    return {**result.as_json(), "raw": None, "request": dict(record.request)}

@@ -1,0 +1,150 @@
+"""What a batch knows, and how its run records what happens: journal first, then results, then the history.
+
+The batch directory has everything that later runs need. The history lists the rows as well, but nothing depends on
+it: a history that cannot be written is reported once.
+"""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from flux_cli.batch.claims import Claim
+from flux_cli.batch.journal import ACCEPTED, CLOSED, FINISHED, INTENT, UNSENT, Journal
+from flux_cli.batch.plan import state_of
+from flux_cli.batch.results import Object, ResultsFile
+from flux_cli.batch.rows import STATE_NAME
+from flux_cli.batch.state import OVER
+from flux_cli.engine.job import Job, Result
+from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed, Store
+from flux_cli.errors import LocalFileError
+
+HISTORY_PAUSE_SECONDS = 5.0
+"""How long the history is left alone after it could not be written."""
+
+
+class BatchStore:
+    """Records the changes of a batch's run."""
+
+    def __init__(self, directory: Path, service: str, number: int, claim: Claim, history: Store | None) -> None:
+        """`number` is that of the journal; `history` gets all changes, too."""
+        self._service = service
+        self._journal = Journal(directory / STATE_NAME, service, claim.path.stem, number)
+        self._results = ResultsFile(directory)
+        self._claim = claim
+        self._history = HistoryQueue(history)
+        self._unwritten: list[Change] = []
+        self._missing_lines: list[Object] = []
+        self.results_error: LocalFileError | None = None
+        """Why the results file lacks lines; the next run adds them."""
+
+    @property
+    def history_error(self) -> LocalFileError | None:
+        """Why the history lacks changes, or None."""
+        return self._history.error
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Record changes; return when they are durable in the batch directory.
+
+        Raises:
+            LocalFileError: The journal cannot be written, or another run has taken over the rows. Intents do not
+                count then. Other changes are recorded as soon as that is possible.
+        """
+        self._claim.refresh_if_due()
+        all_changes = [*self._unwritten, *changes]
+        try:
+            self._journal.append(self._entry(change) for change in all_changes)
+        except LocalFileError:
+            self._unwritten = [change for change in all_changes if not isinstance(change, Intent)]
+            raise
+        self._unwritten = []
+        intents = [change.job for change in changes if isinstance(change, Intent)]
+        if intents and not self._claim.held():
+            # In this order another run that has taken over either knows of the intents, or is noticed here.
+            self._journal.append((job.row or "", {"event": UNSENT}) for job in intents)
+            raise LocalFileError(
+                "another flux-cli has taken over the batch, because this process was stopped for some time",
+                "see the other process",
+            )
+        self.add_results(
+            self._line(change) for change in all_changes if isinstance(change, Closed) and _is_over(change.result)
+        )
+        self._history.commit(all_changes)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._unwritten:
+            with contextlib.suppress(LocalFileError):
+                self.commit([])
+        self.add_results([])
+        self._history.commit([], last=True)
+        self._journal.close()
+
+    def add_results(self, objects: Iterable[Object]) -> None:
+        """Append objects to the results; those that cannot be written are kept for later."""
+        lines = [*self._missing_lines, *objects]
+        try:
+            self._results.append(lines)
+        except LocalFileError as error:
+            self.results_error, self._missing_lines = error, lines
+        else:
+            self.results_error, self._missing_lines = None, []
+
+    def _line(self, change: Closed) -> dict[str, object]:
+        return line_of(change.job, self._service, change.result)
+
+    def _entry(self, change: Change) -> tuple[str, Mapping[str, object]]:
+        """Return the entry of the journal for a change."""
+        job = change.job
+        if isinstance(change, Intent):
+            values = {"event": INTENT, "line": job.line, "time": round(time.time(), 3), "request": job.recorded}
+        elif isinstance(change, Accepted):
+            values = {"event": ACCEPTED, "task_id": change.task_id}
+        elif isinstance(change, Postponed):
+            values = {"event": UNSENT}
+        elif isinstance(change, Finished):
+            values = {"event": FINISHED, "task_id": change.task.task_id, "image_url": change.task.image_url}
+        else:
+            values = {"event": CLOSED, "result": self._line(change)}
+        return job.row or "", values
+
+
+class HistoryQueue:
+    """Passes changes on to the history. What it cannot take is kept, and passed on later."""
+
+    def __init__(self, history: Store | None) -> None:
+        self._history = history
+        self._kept: deque[Sequence[Change]] = deque()
+        self._not_before = 0.0
+        self.error: LocalFileError | None = None
+
+    def commit(self, changes: Sequence[Change], *, last: bool = False) -> None:
+        """Record changes, or keep them."""
+        if self._history is None:
+            return
+        if changes:
+            self._kept.append(changes)
+        if time.monotonic() < self._not_before and not last:
+            return
+        try:
+            while self._kept:
+                self._history.commit(self._kept[0])
+                self._kept.popleft()
+        except LocalFileError as error:
+            self.error = error
+            self._not_before = time.monotonic() + HISTORY_PAUSE_SECONDS
+        else:
+            self.error = None
+
+
+def _is_over(result: Result) -> bool:
+    return state_of(result.status, result.task_id, result.path, result.exit_code) in OVER
+
+
+def line_of(job: Job, service: str, result: Result) -> dict[str, object]:
+    """Return the object about a row in the results. Paths are absolute."""
+    paths = {"path": result.path, "original_path": result.original_path}
+    absolute = {name: str(path.absolute()) for name, path in paths.items() if path is not None}
+    line = {"row": job.row, "line": job.line, "service": service, **result.as_json(), **absolute}
+    return {**line, "request": dict(job.recorded)}

@@ -1,0 +1,188 @@
+"""What may happen between two runs of a batch. Nothing is charged twice, and no task is lost."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from flux_cli import sandbox
+from tests.conftest import KEY, Cli, wait_until
+
+SMALL = ("--width", "256", "--height", "256")
+ROWS = 48
+
+
+class Shared:
+    """A batch directory, a service, and runs on it from one or several hosts, each with a home of its own."""
+
+    def __init__(self, tmp_path: Path, running: "sandbox.Running") -> None:
+        self.tmp_path = tmp_path
+        self.running = running
+        self.directory = tmp_path / "volume" / "out"
+        self.directory.parent.mkdir()
+        self.rows = [f"kite {number}" for number in range(ROWS)]
+        self.file = tmp_path / "rows.txt"
+        self.file.write_text("\n".join(self.rows))
+
+    def cli(self, home: str) -> Cli:
+        """Return the command with a home of this name."""
+        directory = self.tmp_path / home
+        (directory / "work").mkdir(parents=True, exist_ok=True)
+        env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(directory),
+            "NO_PROXY": "127.0.0.1",
+            "APIFRAME_API_KEY": KEY,
+            "FLUX_CLI_API_URL": self.running.url,
+        }
+        return Cli(directory, env)
+
+    def arguments(self, *more: str) -> list[str]:
+        """Return the command line of a run."""
+        return ["batch", str(self.file), "-o", str(self.directory), *SMALL, "--concurrency", "4", *more]
+
+    def start(self, home: str, *more: str) -> "subprocess.Popen[bytes]":
+        """Start a run."""
+        return self.cli(home).start(*self.arguments(*more))
+
+    def kill(self, processes: Sequence["subprocess.Popen[bytes]"], accepted: int) -> None:
+        """Kill runs as soon as the service has accepted so many submissions."""
+        wait_until(lambda: self.running.stats.accepted >= accepted)
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        for process in processes:
+            process.communicate(timeout=20)
+            assert process.returncode == -signal.SIGKILL
+
+    def resume(self, homes_and_shards: Sequence[tuple[str, str]]) -> None:
+        """Run to the end, with a home and a shard for each process."""
+        processes = [self.start(home, "--shard", shard) for home, shard in homes_and_shards]
+        for process in processes:
+            _, stderr = process.communicate(timeout=120)
+            assert process.returncode in (0, 9), stderr.decode()
+
+    def accepted(self) -> Counter[str]:
+        """Return how often the service accepted each prompt."""
+        with closing(sqlite3.connect(self.tmp_path / "sandbox" / "tasks.sqlite3")) as database:
+            bodies = database.execute("SELECT body FROM tasks").fetchall()
+        return Counter(json.loads(body)["prompt"] for (body,) in bodies)
+
+    def check(self) -> None:
+        """See that each row was charged once at most, and has a picture or is reported as unknown."""
+        charged = self.accepted()
+        assert {prompt: count for prompt, count in charged.items() if count > 1} == {}
+        lines = [json.loads(line) for line in (self.directory / "results.jsonl").read_text().splitlines()]
+        status = {line["prompt"]: line["status"] for line in lines}
+        assert len(lines) == len(status) == ROWS
+        finished = {prompt for prompt, each in status.items() if each == "finished"}
+        assert set(self.rows) - finished == {prompt for prompt, each in status.items() if each == "unknown"}
+        assert finished <= set(charged)
+        assert len(list(self.directory.glob("*.png"))) == len(finished)
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Shared]:
+    """A batch on a volume that several hosts share."""
+    with sandbox.running(tmp_path / "sandbox", seconds=0.6) as running:
+        yield Shared(tmp_path, running)
+
+
+def test_killed_shards_resumed_as_another_number_of_shards(shared: Shared) -> None:
+    """Four shards with a state directory each, then seven."""
+    processes = [shared.start(f"host-{number}", "--shard", f"{number}/4") for number in range(1, 5)]
+    shared.kill(processes, 20)
+    shared.resume([(f"other-{number}", f"{number}/7") for number in range(1, 8)])
+    shared.check()
+
+
+def test_volume_mounted_at_another_path(shared: Shared) -> None:
+    """The same home, another directory name."""
+    shared.kill([shared.start("home")], 12)
+    moved = shared.tmp_path / "elsewhere"
+    shared.directory.parent.rename(moved)
+    shared.directory = moved / "out"
+    shared.resume([("home", "1/1")])
+    shared.check()
+
+
+def test_home_is_lost(shared: Shared) -> None:
+    """A container that was restarted with an empty home."""
+    shared.kill([shared.start("home")], 12)
+    shutil.rmtree(shared.tmp_path / "home")
+    shared.resume([("home", "1/1")])
+    shared.check()
+
+
+def test_no_home_at_all(shared: Shared) -> None:
+    """There is no history then; the batch directory is enough."""
+    shared.kill([shared.start("home")], 12)
+    cli = shared.cli("nobody")
+    (cli.home / ".local").write_text("not a directory")
+    done = cli.process(*shared.arguments(), timeout=120)
+    assert done.code in (0, 9), done.stderr
+    assert "continues without the history" in done.stderr
+    shared.check()
+
+
+HOST = """
+import fcntl, socket, sys
+from flux_cli.batch import claims
+from flux_cli.main import main
+
+fcntl.flock = lambda *_: None  # locks that other hosts do not see
+socket.gethostname = lambda: sys.argv[1]
+claims.HEARTBEAT_SECONDS, claims.STALE_SECONDS, claims.POLL_SECONDS = 0.2, 3.0, 0.1
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@contextmanager
+def on_host(shared: Shared, host: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start a run on a simulated host."""
+    cli = shared.cli(host)
+    command = [sys.executable, "-c", HOST, host, *shared.arguments()]
+    options: Mapping[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=cli.cwd, env=cli.env, **options) as process:  # type: ignore[call-overload] # the options of Popen
+        yield process
+        process.kill()
+
+
+def test_one_shard_on_two_hosts(shared: Shared) -> None:
+    """The second is refused while the first is alive, and takes over when it is dead."""
+    with on_host(shared, "one") as one:
+        wait_until(lambda: shared.running.stats.accepted >= 6)
+        with on_host(shared, "two") as two:
+            _, stderr = two.communicate(timeout=60)
+            assert two.returncode == 6, stderr.decode()
+            assert "on one" in stderr.decode()
+        assert one.poll() is None
+        one.send_signal(signal.SIGKILL)
+        one.wait(20)
+    with on_host(shared, "two") as two:
+        _, stderr = two.communicate(timeout=120)
+        assert two.returncode in (0, 9), stderr.decode()
+    shared.check()
+
+
+def test_a_frozen_host_submits_nothing_after_it_was_replaced(shared: Shared) -> None:
+    """It keeps the IDs that it has, and ends with exit code 6."""
+    with on_host(shared, "one") as one:
+        wait_until(lambda: shared.running.stats.accepted >= 6)
+        one.send_signal(signal.SIGSTOP)
+        with on_host(shared, "two") as two:
+            _, stderr = two.communicate(timeout=120)
+            assert two.returncode in (0, 9), stderr.decode()
+        one.send_signal(signal.SIGCONT)
+        _, stderr = one.communicate(timeout=120)
+        assert one.returncode == 6, stderr.decode()
+        assert "another flux-cli has taken over the batch" in stderr.decode()
+    assert max(shared.accepted().values()) == 1

@@ -1,0 +1,479 @@
+"""What a run records in the batch directory, and what a later run knows from it, whatever happened in between."""
+
+import errno
+import itertools
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flux_cli.api.task import Status, Task
+from flux_cli.batch import journal, state
+from flux_cli.batch.claims import Claim, Owner
+from flux_cli.batch.plan import Known, State
+from flux_cli.batch.results import ResultsFile
+from flux_cli.batch.rows import STATE_NAME, Row
+from flux_cli.batch.shards import Shard
+from flux_cli.batch.store import BatchStore
+from flux_cli.engine.job import Job, Result
+from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed
+from flux_cli.errors import ExitCode, LocalFileError, StoreBusyError
+from flux_cli.storage.history import History
+
+SERVICE = "https://api.example"
+REQUEST = {"prompt": "a kite", "model": "flux-pro"}
+
+
+class Batch:
+    """A batch directory, and the runs on it, one after the other."""
+
+    def __init__(self, directory: Path, service: str = SERVICE) -> None:
+        self.directory = directory
+        self.service = service
+        (directory / STATE_NAME).mkdir(parents=True, exist_ok=True)
+
+    def start(self, history: object = None, owner: Owner | None = None) -> BatchStore:
+        """Begin a run: claim the rows, read the state, return the store."""
+        self.claim = Claim(self.directory / STATE_NAME, self.service, Shard(), owner)
+        self.claim.acquire(lambda _: None)
+        number = self.load().next_number
+        return BatchStore(self.directory, self.service, number, self.claim, history)  # type: ignore[arg-type]
+
+    def end(self, store: BatchStore) -> None:
+        """End a run in good order."""
+        store.close()
+        state.compact(self.directory, self.claim)
+        self.claim.release()
+
+    def kill(self, store: BatchStore) -> None:
+        """End a run as kill -9 does, but for its claim, which `claims` is about."""
+        store._journal.close()
+        self.claim.release()
+
+    def load(self, *keys: str, history: History | None = None) -> state.BatchState:
+        """Return what is known of rows."""
+        return state.load(self.directory, self.service, [row(key) for key in keys], "batch", history)
+
+    def known(self, key: str) -> Known | None:
+        """Return what is known of a row."""
+        return self.load(key).known.get(key)
+
+    def state(self, key: str) -> State:
+        """Return the state of a row."""
+        known = self.known(key)
+        return known.state if known else State.NEW
+
+    def journals(self) -> list[str]:
+        """Return the names of the journals."""
+        return sorted(path.name for path in (self.directory / STATE_NAME).glob("journal-*"))
+
+    def results(self) -> list[dict[str, object]]:
+        """Return the lines of the results."""
+        path = self.directory / "results.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Batch:
+    """An empty batch directory."""
+    return Batch(tmp_path / "out")
+
+
+def row(key: str) -> Row:
+    """Return a row."""
+    return Row(1, 7, key, {"prompt": "a kite"}, None, has_id=True, column_of=lambda _: None)
+
+
+def job(key: str = "a", task_id: str | None = None) -> Job:
+    """Return the job of a row."""
+    return Job(None, row=key, line=7, batch="batch", recorded=REQUEST, task_id=task_id)
+
+
+def done(key: str = "a", task_id: str = "T1", path: str = "/pictures/a.png") -> Closed:
+    """Return the change for a row whose picture is saved."""
+    return Closed(job(key, task_id), Result(Status.FINISHED, task_id=task_id, path=Path(path), request=REQUEST))
+
+
+def failed(key: str = "a", task_id: str = "T1") -> Closed:
+    """Return the change for a row whose task failed."""
+    result = Result(Status.FAILED, ExitCode.TASK_FAILED, task_id=task_id, request=REQUEST, error="moderated")
+    return Closed(job(key, task_id), result)
+
+
+def unknown(key: str = "a") -> Closed:
+    """Return the change for a row whose submission got no response."""
+    return Closed(job(key), Result(Status.UNKNOWN, ExitCode.OUTCOME_UNKNOWN, request=REQUEST, error="no response"))
+
+
+def unsent(key: str = "a") -> Closed:
+    """Return the change for a row that was not accepted."""
+    return Closed(job(key), Result(Status.UNSENT, ExitCode.NOT_ALLOWED, request=REQUEST, error="402"))
+
+
+def left(key: str = "a", task_id: str = "T1") -> Closed:
+    """Return the change for a row whose task is still running at the end of the run."""
+    return Closed(job(key, task_id), Result(Status.PROCESSING, ExitCode.GAVE_UP_WAITING, task_id=task_id))
+
+
+INTENT, ACCEPTED = Intent(job()), Accepted(job(), "T1")
+POSTPONED = Postponed(job(), "connection refused")
+FINISHED = Finished(job("a", "T1"), Task("T1", Status.FINISHED, response={}, image_url="https://cdn.example/1"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "task_id"),
+    [
+        ([], State.NEW, None),
+        ([INTENT], State.UNKNOWN, None),
+        ([INTENT, POSTPONED], State.NEW, None),
+        ([INTENT, unsent()], State.NEW, None),
+        ([INTENT, POSTPONED, INTENT], State.UNKNOWN, None),
+        ([INTENT, POSTPONED, INTENT, ACCEPTED], State.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED], State.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, FINISHED], State.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, left()], State.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, done()], State.DONE, "T1"),
+        ([INTENT, ACCEPTED, failed()], State.FAILED, "T1"),
+        ([INTENT, unknown()], State.UNKNOWN, None),
+    ],
+)
+def test_state_after_a_kill(batch: Batch, changes: Sequence[Change], expected: State, task_id: str | None) -> None:
+    """Whatever a run recorded before it was killed, the next one knows."""
+    store = batch.start()
+    for change in changes:
+        store.commit([change])
+    batch.kill(store)
+    known = batch.known("a")
+    assert (known.state if known else State.NEW, known and known.task_id) == (expected, task_id)
+    if changes:
+        assert known is not None
+        assert known.request == REQUEST
+        assert known.age is not None
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([[INTENT], [unknown()]], State.UNKNOWN),
+        ([[INTENT], [INTENT, POSTPONED]], State.UNKNOWN),  # --retry-unknown, and it was not accepted
+        ([[INTENT], [INTENT, ACCEPTED]], State.SUBMITTED),
+        ([[INTENT], [INTENT, ACCEPTED, failed()]], State.FAILED),
+        ([[INTENT, ACCEPTED], [left()], [done()]], State.DONE),
+        ([[INTENT, ACCEPTED], [failed()]], State.FAILED),
+        ([[INTENT, ACCEPTED, failed()], [INTENT]], State.UNKNOWN),  # --retry-failed
+        ([[INTENT, ACCEPTED, failed()], [INTENT, POSTPONED]], State.FAILED),
+        ([[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2")]], State.SUBMITTED),
+        ([[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2"), done(task_id="T2")]], State.DONE),
+        ([[INTENT, ACCEPTED, done()], [FINISHED]], State.DONE),  # --refetch
+    ],
+)
+@pytest.mark.parametrize("ends", ["killed", "ended"])
+def test_state_after_several_runs(
+    batch: Batch, runs: Sequence[Sequence[Change]], expected: State, ends: str
+) -> None:
+    """The newest attempt counts, whether or not the journals of earlier runs are still there."""
+    for changes in runs:
+        store = batch.start()
+        for change in changes:
+            store.commit([change])
+        batch.end(store) if ends == "ended" else batch.kill(store)
+    assert batch.state("a") is expected
+
+
+def test_order_does_not_depend_on_clocks(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second host's clock is an hour behind."""
+    times = iter([4000.0, 400.0, 500.0])
+    monkeypatch.setattr("time.time", lambda: next(times))
+    runs: list[list[Change]] = [[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2")]]
+    for changes in runs:
+        store = batch.start()
+        store.commit(changes)
+        batch.kill(store)
+    known = batch.known("a")
+    assert known is not None
+    assert (known.state, known.task_id) == (State.SUBMITTED, "T2")
+
+
+def test_a_response_after_a_take_over_is_not_lost(batch: Batch) -> None:
+    """A run was frozen while its submission was on the way. Another one has reported the row as unknown."""
+    owner = Owner("elsewhere", "boot", "", 7, "1")
+    frozen, claim = batch.start(owner=owner), batch.claim
+    frozen.commit([INTENT])
+    os.utime(claim.path, (1.0, 1.0))
+    taker = batch.start()
+    assert batch.state("a") is State.UNKNOWN
+    taker.commit([unknown()])
+    batch.end(taker)
+    assert batch.journals() == []
+    frozen.commit([ACCEPTED])
+    with pytest.raises(LocalFileError, match="has taken over"):
+        frozen.commit([Intent(job("b"))])
+    assert (batch.state("a"), batch.state("b")) == (State.SUBMITTED, State.NEW)
+
+
+def test_a_run_that_lost_its_claim_submits_nothing(batch: Batch) -> None:
+    """What it has accepted is still recorded."""
+    store = batch.start()
+    batch.claim.path.unlink()
+    with pytest.raises(LocalFileError, match="another flux-cli has taken over") as raised:
+        store.commit([Accepted(job("b"), "T9"), INTENT])
+    assert raised.value.exit_code == 6
+    store.commit([unsent()])
+    batch.kill(store)
+    assert (batch.state("a"), batch.state("b")) == (State.NEW, State.SUBMITTED)
+
+
+def test_journal_is_removed_when_everything_is_over(batch: Batch) -> None:
+    """Not before: a killed run's task is still known in the next run."""
+    store = batch.start()
+    store.commit([INTENT, Intent(job("b"))])
+    store.commit([ACCEPTED, Accepted(job("b"), "T2"), done()])
+    batch.end(store)
+    assert len(batch.journals()) == 1
+    store = batch.start()
+    store.commit([failed("b", "T2")])
+    batch.end(store)
+    assert batch.journals() == []
+    assert [(line["row"], line["status"]) for line in batch.results()] == [("a", "finished"), ("b", "failed")]
+    assert (batch.state("a"), batch.state("b")) == (State.DONE, State.FAILED)
+
+
+def test_journals_stay_while_another_run_is_alive(batch: Batch) -> None:
+    """It may overwrite lines of the results, on a file system that several hosts share."""
+    store = batch.start()
+    store.commit([INTENT, ACCEPTED, done()])
+    other = Claim(batch.directory / STATE_NAME, "sandbox", Shard(), Owner("elsewhere", "boot", "", 7, "1"))
+    other.acquire(lambda _: None)
+    batch.end(store)
+    assert len(batch.journals()) == 1
+    (batch.directory / "results.jsonl").unlink()  # the other run's host did not see it
+    assert batch.state("a") is State.DONE
+    (line,) = batch.load("a").missing
+    assert (line["row"], line["status"], line["path"]) == ("a", "finished", "/pictures/a.png")
+    other.release()
+    batch.end(batch.start())
+    assert batch.journals() == []
+    assert [line["row"] for line in batch.results()] == ["a"]
+
+
+def test_a_torn_line_is_ignored(batch: Batch) -> None:
+    """The power failed while it was written: it was not committed, so nothing was done after it."""
+    store = batch.start()
+    store.commit([INTENT])
+    store.commit([ACCEPTED])
+    batch.kill(store)
+    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
+    content = path.read_bytes()
+    cut = content.rindex(b"\n", 0, -1) + 1
+    for length in range(cut, len(content) + 1):
+        path.write_bytes(content[:length])
+        assert batch.state("a") is (State.SUBMITTED if length >= len(content) - 1 else State.UNKNOWN)
+
+
+def test_each_commit_is_one_write_and_one_fsync(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory is synced when the file is created, so that its name is durable."""
+    calls: list[str] = []
+    store = batch.start()
+    names = {batch.directory: "directory", batch.directory / STATE_NAME: "state directory"}
+    fsync, write = os.fsync, os.write
+
+    def name_of(descriptor: int) -> str:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return names.get(path, path.name.split("-")[0])
+
+    def logged(call: str, function: Callable[..., object]) -> Callable[..., object]:
+        def inner(descriptor: int, *arguments: object) -> object:
+            calls.append(f"{call} {name_of(descriptor)}")
+            return function(descriptor, *arguments)
+
+        return inner
+
+    monkeypatch.setattr(os, "fsync", logged("fsync", fsync))
+    monkeypatch.setattr(os, "write", logged("write", write))
+    store.commit([INTENT, Intent(job("b")), Intent(job("c"))])
+    assert calls == ["fsync state directory", "fsync directory", "write journal", "fsync journal"]
+    calls.clear()
+    store.commit([ACCEPTED, Accepted(job("b"), "T2")])
+    assert calls == ["write journal", "fsync journal"]
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_full_disk_stops_submissions_and_loses_no_id(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """An ID that cannot be recorded now is recorded with the next commit that works."""
+    store = batch.start()
+    store.commit([INTENT])
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr(os, call, full)
+        with pytest.raises(LocalFileError, match="no space left") as raised:
+            store.commit([Intent(job("b"))])
+        assert raised.value.exit_code == 6
+        with pytest.raises(LocalFileError):
+            store.commit([ACCEPTED])
+    store.commit([unsent("b")])
+    batch.kill(store)
+    assert (batch.state("a"), batch.state("b")) == (State.SUBMITTED, State.NEW)
+
+
+def test_a_partial_write_leaves_whole_lines(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written before the disk was full is removed with the next commit."""
+    store = batch.start()
+    store.commit([INTENT])
+    write = os.write
+    with monkeypatch.context() as patch:
+        attempts = itertools.count()
+
+        def partial(descriptor: int, content: bytes) -> int:
+            if next(attempts):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(descriptor, content[:20])
+
+        patch.setattr(os, "write", partial)
+        with pytest.raises(LocalFileError):
+            store.commit([ACCEPTED])
+    store.commit([])
+    batch.kill(store)
+    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["intent", "accepted"]
+
+
+class BrokenHistory:
+    """A history that fails so often, then works."""
+
+    def __init__(self, failures: int, error: LocalFileError) -> None:
+        self.failures, self.error = failures, error
+        self.recorded: list[Change] = []
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Record changes, or fail."""
+        if self.failures:
+            self.failures -= 1
+            raise self.error
+        self.recorded += changes
+
+
+@pytest.mark.parametrize("error", [StoreBusyError("locked"), LocalFileError("read-only")])
+def test_the_history_never_stops_a_batch(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, error: LocalFileError
+) -> None:
+    """What it cannot take now it gets later, in order."""
+    monkeypatch.setattr("flux_cli.batch.store.HISTORY_PAUSE_SECONDS", 0.0)
+    history = BrokenHistory(2, error)
+    store = batch.start(history)
+    store.commit([INTENT])
+    assert store.history_error is error
+    store.commit([ACCEPTED])
+    store.commit([done()])
+    assert [type(change) for change in history.recorded] == [Intent, Accepted, Closed]
+    assert store.history_error is None
+    broken = BrokenHistory(10, error)
+    batch.kill(store)
+    store = batch.start(broken)
+    store.commit([Intent(job("b"))])
+    batch.end(store)
+    assert store.history_error is error
+
+
+def test_results_that_cannot_be_written_are_added_later(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal has them; the run goes on."""
+    store = batch.start()
+    store.commit([INTENT, ACCEPTED])
+    with monkeypatch.context() as patch:
+
+        def full(*_: object) -> None:
+            raise LocalFileError("disk full")
+
+        patch.setattr(ResultsFile, "append", full)
+        store.commit([done()])
+        assert store.results_error is not None
+    assert batch.results() == []
+    store.commit([Intent(job("b"))])
+    assert [line["row"] for line in batch.results()] == ["a"]
+    assert store.results_error is None
+
+
+def test_rows_of_another_service_are_other_rows(batch: Batch) -> None:
+    """A rehearsal in the sandbox says nothing about the service."""
+    rehearsal = Batch(batch.directory, "sandbox")
+    store = rehearsal.start()
+    store.commit([INTENT, ACCEPTED, done()])
+    rehearsal.kill(store)
+    assert (rehearsal.state("a"), batch.state("a")) == (State.DONE, State.NEW)
+
+
+def test_no_secret_is_recorded(batch: Batch) -> None:
+    """Jobs hold the request with the secret; the journal has what is recorded of it."""
+    store = batch.start()
+    secret = replace(job(), request={"prompt": "a", "webhook_secret": "hush-hush"})
+    store.commit([Intent(secret)])
+    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
+    assert "hush" not in path.read_text()
+
+
+KEYS = ["a", 'quote"', "back\\slash", "söme", "\ud800", "#0123-1", "line\nbreak", "x" * 300]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_of_any_kind(batch: Batch, key: str) -> None:
+    """Lines are found by the key without being parsed."""
+    store = batch.start()
+    store.commit([Intent(job(key)), Accepted(job(key), "T1")])
+    batch.kill(store)
+    assert batch.state(key) is State.SUBMITTED
+    assert all(batch.state(other) is State.NEW for other in KEYS if other != key)
+
+
+def test_a_journal_that_vanishes_while_it_is_read(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run has just compacted it: its rows are in the results, which are read again."""
+    store = batch.start()
+    store.commit([INTENT, ACCEPTED, done()])
+    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
+    listdir = os.listdir
+
+    def vanishing(directory: Path) -> list[str]:
+        names = listdir(directory)
+        path.unlink(missing_ok=True)
+        return names
+
+    monkeypatch.setattr(os, "listdir", vanishing)
+    assert batch.state("a") is State.DONE
+
+
+@given(st.lists(st.lists(st.sampled_from("ipautdf"), max_size=6), max_size=4))
+def test_what_was_accepted_is_never_new(tmp_path_factory: pytest.TempPathFactory, runs: list[list[str]]) -> None:
+    """Whatever the runs recorded, in whatever order."""
+    batch = Batch(tmp_path_factory.mktemp("batch"))
+    numbers = itertools.count(1)
+    states = {"new"}
+    for changes in runs:
+        store = batch.start()
+        for change in changes:
+            task_id = f"T{next(numbers)}"
+            made: dict[str, Change] = {
+                "i": INTENT,
+                "p": POSTPONED,
+                "a": Accepted(job(), task_id),
+                "u": unknown(),
+                "t": left(task_id=task_id),
+                "d": done(task_id=task_id),
+                "f": failed(task_id=task_id),
+            }
+            store.commit([made[change]])
+            states.add(change)
+        batch.end(store)
+    found = batch.state("a")
+    if "d" in states:
+        assert found is State.DONE
+    elif {"a", "t", "f"} & states:
+        assert found in (State.SUBMITTED, State.FAILED, State.UNKNOWN)
+    assert journal.read(batch.directory / STATE_NAME).next_number <= len(runs) + 1
