@@ -392,3 +392,11 @@ def test_an_unreadable_record(tasks: Cli) -> None:
     done = tasks("history")
     assert (done.code, len(done.lines)) == (0, 4)
     assert done.stderr == f"warning: skipped 1 unreadable record of the history {tasks.history_file}\n"
+
+
+def test_like_a_prefix(tasks: Cli) -> None:
+    """`--like` takes a prefix, too."""
+    done = tasks("imagine", "--like", "bbbb", "--dry-run")
+    assert json.loads(done.stdout) == {"model": "flux-dev", "prompt": "a wolf"}
+    done = tasks("imagine", "--like", "aaaa", "--dry-run")
+    assert (done.code, "ambiguous" in done.stderr) == (2, True)

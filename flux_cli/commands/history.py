@@ -140,15 +140,13 @@ def _print(records: "Sequence[Record]", *, json: bool, filtered: bool) -> None:
 
 def _of(what: str, opened: "HistoryReader") -> "list[Record]":
     """Return the record of a picture or task. Raises LocalFileError if there is none."""
-    from flux_cli.commands.tasks import unambiguous
-
     path = Path(what).expanduser()
     if path.is_file():
         record = opened.find_picture(path)
         if record is None:
             raise LocalFileError(f"{path} is not a picture in the history")
         return [record]
-    record = unambiguous(what, opened.resolve(what))
+    record = opened.lookup(what)
     if record is None:
         raise LocalFileError(f"there is no file {what}, and no such task in the history")
     return [record]

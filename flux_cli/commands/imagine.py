@@ -145,11 +145,9 @@ def imagine(
 def _recorded_request(like: str | None) -> "RecordedRequest | None":
     if like is None:
         return None
-    from flux_cli.commands.tasks import unambiguous
     from flux_cli.pictures import reuse
-    from flux_cli.storage.history import open_readonly
 
-    return reuse.find(like, lambda text: unambiguous(text, open_readonly().resolve(text)))
+    return reuse.find(like)
 
 
 def _model(request: RequestOptions, config: Config, recorded: str | None) -> str:

@@ -64,7 +64,6 @@ def _found(what: str | None) -> Path:
         LocalFileError: There is none, or it is not a picture.
         UsageError: A prefix stands for several tasks.
     """
-    from flux_cli.commands.tasks import unambiguous
     from flux_cli.storage.history import open_readonly
 
     if what is not None and os.path.lexists(path := Path(what).expanduser()):
@@ -73,7 +72,7 @@ def _found(what: str | None) -> Path:
     history = open_readonly()
     if what is None:
         return _newest(history)
-    record = unambiguous(what, history.resolve(what))
+    record = history.lookup(what)
     if record is None:
         raise LocalFileError(f"there is no file {what}, and no such task in the history")
     path = _path_of(record)

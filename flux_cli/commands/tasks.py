@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from flux_cli.storage.record import Record
 
 MAX_STDIN_BYTES = 16 << 20
-MAX_CANDIDATES = 5
-"""How many IDs the hint about an ambiguous prefix lists."""
 SHORT = 8
 """How much of a task ID is shown to people; every command takes it as a prefix."""
 
@@ -85,7 +83,7 @@ def known(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str, Recor
     """
     found: dict[str, Record | None] = {}
     for task_id in task_ids:
-        record = unambiguous(task_id, history.resolve(task_id))
+        record = history.lookup(task_id)
         found[record.task_id or task_id if record else task_id] = record
     return found
 
@@ -110,15 +108,6 @@ def nothing_to_do(*, last: bool, every: bool, quiet: bool) -> ExitCode:
     if not quiet:
         console.note("nothing left to save" if every else "no task IDs on stdin")
     return ExitCode.OK
-
-
-def unambiguous(prefix: str, candidates: "Sequence[Record]") -> "Record | None":
-    """Return the only candidate for a prefix, None if there is none. Raises UsageError for several."""
-    if len(candidates) < 2:
-        return candidates[0] if candidates else None
-    ids = ", ".join(str(record.task_id) for record in candidates[:MAX_CANDIDATES])
-    more = f" and {len(candidates) - MAX_CANDIDATES} more" if len(candidates) > MAX_CANDIDATES else ""
-    raise UsageError(f"task ID prefix {prefix} is ambiguous: {len(candidates)} tasks", f"give one of {ids}{more}")
 
 
 def check_service(records: "Mapping[str, Record | None]", options: ServiceOptions, config: "Config") -> None:

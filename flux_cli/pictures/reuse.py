@@ -1,17 +1,14 @@
 """A recorded request as the start of a new one (`--like`): found by task ID, sidecar or picture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flux_cli.errors import FluxError, LocalFileError, UsageError
 from flux_cli.pictures import image_prompt, sidecar
 from flux_cli.pictures.formats import SNIFF_BYTES, sniff
 from flux_cli.pictures.image_prompt import ImagePrompt, quoted
-
-if TYPE_CHECKING:
-    from flux_cli.storage.record import Record
 
 _GIVE_ONE = "give an image with --image-prompt"
 
@@ -56,20 +53,19 @@ class RecordedRequest:
         return image
 
 
-def find(text: str, find_task: Callable[[str], "Record | None"]) -> RecordedRequest:
+def find(text: str) -> RecordedRequest:
     """Find a recorded request by its sidecar, its picture (which may have been renamed) or its task.
-
-    Args:
-        text: What the user gave.
-        find_task: Looks up a task ID in the history.
 
     Raises:
         LocalFileError: There is none, or it cannot be read.
+        UsageError: Several tasks have the prefix.
     """
+    from flux_cli.storage.history import open_readonly
+
     path = Path(text).expanduser()
     if path.is_file():
         request = _of_picture(path) if _is_picture(path) else sidecar.read(path).request
-    elif record := find_task(text):
+    elif record := open_readonly().lookup(text):
         request = record.request
     else:
         raise LocalFileError(f"there is no file {text}, and no such task in the history")

@@ -6,7 +6,6 @@ hosts write. So each host writes files of its own there.
 
 import contextlib
 import functools
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -83,7 +82,8 @@ def host_id() -> str:
 
     Images of cluster nodes may share the machine ID, and virtual machines the host name.
     """
-    import socket  # 5 ms, and only needed here
+    import hashlib  # 5 ms together, and only needed here
+    import socket
 
     name = socket.gethostname()
     machine = b""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flux_cli.api.task import Status
-from flux_cli.errors import LocalFileError, StoreBusyError
+from flux_cli.errors import LocalFileError, StoreBusyError, UsageError
 from flux_cli.storage import database
 from flux_cli.storage.filesystems import host_id, is_shared
 from flux_cli.storage.paths import HISTORY, history_files, state_directory
@@ -31,6 +31,8 @@ PATIENCE_SECONDS = 5.0
 """How long `patiently` repeats a change while another process holds the history."""
 PREFIX_LENGTH = 4
 """The shortest prefix of a task ID that is looked up."""
+MAX_CANDIDATES = 5
+"""How many IDs the hint about an ambiguous prefix lists."""
 PAGE = 1000
 """Rows per query: a long read must not keep a lock that a writer waits for."""
 
@@ -141,6 +143,19 @@ class HistoryReader:
         for record in self._select("task_id BETWEEN ? AND ? || char(1114111)", prefix, prefix):
             found.setdefault(record.task_id, record)
         return list(found.values())
+
+    def lookup(self, prefix: str) -> Record | None:
+        """Return the newest record of the task with this ID, or whose ID has this prefix; None if there is none.
+
+        Raises:
+            UsageError: Several tasks have the prefix.
+        """
+        found = self.resolve(prefix)
+        if len(found) < 2:
+            return found[0] if found else None
+        ids = ", ".join(str(record.task_id) for record in found[:MAX_CANDIDATES])
+        more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
+        raise UsageError(f"task ID prefix {prefix} is ambiguous: {len(found)} tasks", f"give one of {ids}{more}")
 
     def records(
         self,
