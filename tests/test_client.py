@@ -43,11 +43,11 @@ class Scripted(Transport):
 
     def call(
         self,
-        method: str,  # noqa: ARG002 - as in Transport
+        method: str,
         path: str,
         body: Mapping[str, object] | None,
-        seconds: float,  # noqa: ARG002 - as in Transport
-        dispatch: Dispatch | None = None,  # noqa: ARG002 - as in Transport
+        seconds: float,
+        dispatch: Dispatch | None = None,
     ) -> Response:
         """Note the request; return or raise the next reply."""
         self.requests.append((path, body))

@@ -16,7 +16,7 @@ from flux_cli.engine.signals import Interrupts
 from flux_cli.engine.store import Change, Closed, Intent, Store
 from flux_cli.errors import ExitCode, LocalFileError, SignalReceived, StoreBusyError
 
-HOLD_SECONDS = 10.0
+HOLD_SECONDS = 30.0
 """How long events wait for a store that another process holds."""
 BUSY_RETRY_SECONDS = 0.25
 """How soon a commit to such a store is tried again."""

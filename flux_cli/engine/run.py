@@ -248,8 +248,10 @@ class Run:
     def _wait(self, source: Source) -> None:
         """Wait for the next report of a worker or the next time at which something is due; handle all reports."""
         now = self._clock()
-        may_save = len(self._queues.saving) < self._downloads
-        times = list(self._queues.next_times(now, may_check=self._queues.checks < MAX_CHECKS, may_save=may_save))
+        free = self.workers.reserve(1) > 0  # otherwise a report comes first
+        may_check = free and self._queues.checks < MAX_CHECKS
+        may_save = free and len(self._queues.saving) < self._downloads
+        times = list(self._queues.next_times(now, may_check=may_check, may_save=may_save))
         if (self._queues.to_submit or source.next is not None) and self._throttle.quiet_until > now:
             times.append(self._throttle.quiet_until)
         if self._outbox.retry_at is not None:

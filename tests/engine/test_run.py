@@ -1,0 +1,393 @@
+"""The engine's loop against a scripted client and a manual clock."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from flux_cli.api.client import RateLimitedError, UnknownTaskError
+from flux_cli.api.task import Status
+from flux_cli.api.transport import NotSentError
+from flux_cli.engine import events, run
+from flux_cli.engine.downloads import EXPIRED_SECONDS
+from flux_cli.engine.events import Event, NotDeliveredError
+from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
+from flux_cli.engine.run import MAX_FAILURES, SUBMIT_ATTEMPTS, Plan
+from flux_cli.engine.store import Accepted, Closed, Intent, Postponed
+from flux_cli.errors import (
+    ExitCode,
+    LocalFileError,
+    NotAllowedError,
+    OutcomeUnknownError,
+    ServiceDownError,
+    StoreBusyError,
+    UsageError,
+)
+from flux_cli.pictures.download import DownloadError, Retry
+from flux_cli.pictures.saving import Saved
+from tests.engine.kit import MemoryStore, ScriptedClient, drive, finished, known_jobs, new_jobs, running
+
+
+def test_one_job_from_request_to_file() -> None:
+    """Events follow their commits."""
+    committed: list[int] = []
+    store = MemoryStore()
+    (job,) = jobs = new_jobs()
+    outcome = drive(jobs, store=store, handle=lambda _: committed.append(len(store.changes)))
+    assert outcome.code == ExitCode.OK
+    assert outcome.names() == ["Submitting", "Submitted", "Ended"]
+    assert [type(change).__name__ for change in store.changes] == ["Intent", "Accepted", "Finished", "Closed"]
+    assert committed[0] == 1
+    assert outcome.results[0].path == Path("task-1.png")
+    assert store.state(job) == "saved"
+
+
+def test_no_wait_ends_with_the_id() -> None:
+    """The task is not checked."""
+    outcome = drive(new_jobs(), plan=Plan(wait=False))
+    assert (outcome.code, outcome.client.checks) == (ExitCode.OK, [])
+    assert outcome.results[0].task_id == "task-1"
+    assert outcome.results[0].status is Status.PROCESSING
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (UsageError("bad"), Status.FAILED, ExitCode.USAGE),
+        (NotAllowedError("no"), Status.FAILED, ExitCode.NOT_ALLOWED),
+        (OutcomeUnknownError("lost"), Status.UNKNOWN, ExitCode.OUTCOME_UNKNOWN),
+        (NotSentError("never", permanent=True), Status.UNSENT, ExitCode.SERVICE_DOWN),
+    ],
+)
+def test_a_submission_that_fails_is_sent_once(error: Exception, status: Status, code: ExitCode) -> None:
+    """Each with its status and exit code."""
+    outcome = drive(new_jobs(), ScriptedClient([error]))
+    assert (outcome.code, len(outcome.client.sent)) == (code, 1)
+    assert outcome.results[0].status is status
+
+
+def test_an_unreachable_service_is_tried_a_few_times() -> None:
+    """Before it has accepted anything."""
+    outcome = drive(new_jobs(), ScriptedClient([NotSentError("nobody there")]))
+    assert (outcome.code, len(outcome.client.sent)) == (ExitCode.SERVICE_DOWN, SUBMIT_ATTEMPTS)
+    assert outcome.results[0].status is Status.UNSENT
+
+
+def test_a_service_that_has_accepted_something_is_waited_for() -> None:
+    """As long as the patience lasts: it was there a moment ago."""
+    lost = [NotSentError("network is gone")] * (SUBMIT_ATTEMPTS + 3)
+    client = ScriptedClient(["task-1", *lost, "task-2"])
+    outcome = drive(new_jobs(2), client, Plan(concurrency=1, patience=600))
+    assert outcome.code == ExitCode.OK
+    assert len(client.sent) == 2 + len(lost)
+
+
+def test_429_is_resent_after_the_time_that_the_service_asks_for() -> None:
+    """And in between the store knows that it was not accepted: a kill there leaves nothing unknown."""
+    client = ScriptedClient([RateLimitedError("slow down", 20.0), "task-1"])
+    (job,) = jobs = new_jobs()
+    outcome = drive(jobs, client)
+    assert outcome.code == ExitCode.OK
+    assert client.sent[1][0] - client.sent[0][0] >= 20
+    kinds = [type(change) for change in outcome.store.changes if change.job is job][:4]
+    assert kinds == [Intent, Postponed, Intent, Accepted]
+
+
+def test_retry_after_holds_for_the_other_jobs_too() -> None:
+    """Nothing else is sent while the service asks for a pause."""
+    client = ScriptedClient(["task-1", RateLimitedError("slow down", 30.0), "task-2"], {"": [running()] * 9})
+    outcome = drive(new_jobs(4), client, Plan(concurrency=4, timeout=25, patience=600))
+    pauses = sorted(at for at, _ in client.sent)
+    assert len(pauses) <= 4
+    assert outcome.code in (ExitCode.GAVE_UP_WAITING, ExitCode.SERVICE_DOWN)
+
+
+def test_patience_ends() -> None:
+    """A service that never takes it is given up: not accepted, and said so."""
+    outcome = drive(new_jobs(), ScriptedClient([RateLimitedError("slow down", 50.0)]), Plan(patience=60))
+    assert outcome.results[0].status is Status.FAILED
+    assert outcome.code == ExitCode.SERVICE_DOWN
+
+
+def test_failures_in_a_row_stop_the_run() -> None:
+    """What the next one shares is not paid for again and again."""
+    client = ScriptedClient([OutcomeUnknownError("lost")])
+    outcome = drive(new_jobs(50), client, Plan(concurrency=1))
+    assert len(client.sent) == MAX_FAILURES
+    assert [result.status for result in outcome.results].count(Status.UNSENT) == 50 - MAX_FAILURES
+    assert outcome.code == ExitCode.OUTCOME_UNKNOWN
+
+
+def test_a_request_that_is_rejected_stops_no_other() -> None:
+    """A 400 is about one request."""
+    outcome = drive(new_jobs(20), ScriptedClient([UsageError("bad")]), Plan(concurrency=1))
+    assert len(outcome.client.sent) == 20
+
+
+def test_an_intent_that_cannot_be_committed_is_not_sent() -> None:
+    """Nor anything after it."""
+    outcome = drive(new_jobs(3), store=MemoryStore([LocalFileError("disk full")]))
+    assert (outcome.client.sent, outcome.code) == ([], ExitCode.LOCAL_FILE)
+    assert {result.status for result in outcome.results} == {Status.UNSENT}
+
+
+def test_a_busy_store_is_waited_for() -> None:
+    """With the patience of a 429; then everything is sent."""
+    store = MemoryStore([StoreBusyError("locked")] * 20)
+    outcome = drive(new_jobs(3), store=store)
+    assert (outcome.code, len(outcome.client.sent)) == (ExitCode.OK, 3)
+    assert outcome.seconds >= 20 * BUSY_RETRY_SECONDS
+
+
+def test_a_store_that_stays_busy_ends_the_run() -> None:
+    """After the patience, without waiting for anything else."""
+    store = MemoryStore([StoreBusyError("locked")] * 10_000)
+    outcome = drive(new_jobs(3), store=store, plan=Plan(patience=10))
+    assert (outcome.code, outcome.client.sent) == (ExitCode.LOCAL_FILE, [])
+    assert outcome.seconds < 20
+
+
+def test_ids_are_delivered_even_if_the_store_fails_afterwards() -> None:
+    """Each change that cannot be committed is reported, and the run goes on."""
+    store = MemoryStore([None, *[LocalFileError("disk full")] * 50])
+    outcome = drive(new_jobs(2), store=store)
+    assert outcome.code == ExitCode.OK
+    assert {type(event) for event in outcome.events} >= {events.Unrecorded, events.Submitted, events.Ended}
+    assert {event.job.task_id for event in outcome.events if isinstance(event, events.Unrecorded)} == {
+        "task-1",
+        "task-2",
+    }
+
+
+@pytest.mark.parametrize("kind", [events.Submitting, events.Submitted, events.Progress, events.Ended])
+def test_a_handler_that_fails_ends_nothing(kind: type) -> None:
+    """The pictures are saved and committed all the same."""
+
+    def handle(event: Event) -> None:
+        if isinstance(event, kind):
+            raise ZeroDivisionError
+
+    jobs = new_jobs(3)
+    outcome = drive(jobs, ScriptedClient(fetches={"": [running(5), finished()]}), handle=handle)
+    assert outcome.code == ExitCode.OK
+    assert [outcome.store.state(job) for job in jobs] == ["saved"] * 3
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+def test_a_picture_for_stdout_is_recorded_after_the_write(delivered: bool) -> None:
+    """One that stdout did not take is finished and not saved."""
+
+    def handle(event: Event) -> None:
+        if isinstance(event, events.Ended) and not delivered:
+            raise NotDeliveredError(ExitCode.SIGPIPE)
+
+    (job,) = jobs = new_jobs()
+    outcome = drive(jobs, saves=[Saved(content=b"bytes")], handle=handle)
+    assert outcome.store.state(job) == ("saved" if delivered else Status.FINISHED)
+    assert outcome.code == (ExitCode.OK if delivered else ExitCode.SIGPIPE)
+
+
+def test_a_task_that_fails_gives_its_reason() -> None:
+    """Exit code 4."""
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [{"status": "failed", "error": "moderated"}]}))
+    assert (outcome.code, outcome.results[0].error) == (ExitCode.TASK_FAILED, "moderated")
+
+
+def test_finished_without_a_url_is_polled_a_little_longer() -> None:
+    """Then it has failed; if the URL arrives in time, it is saved."""
+    empty = {"status": "finished"}
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [empty]}))
+    assert (outcome.code, outcome.results[0].status) == (ExitCode.TASK_FAILED, Status.FAILED)
+    assert len(outcome.client.checks) > 3
+    assert drive(new_jobs(), ScriptedClient(fetches={"": [empty, empty, finished()]})).code == ExitCode.OK
+
+
+def test_an_unknown_word_waits_and_is_quoted_at_the_deadline() -> None:
+    """With the message beside it."""
+    script = [{"status": "meditating", "message": "third queue"}]
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": script}), Plan(timeout=30))
+    assert outcome.code == ExitCode.GAVE_UP_WAITING
+    assert "meditating" in str(outcome.results[0].error)
+    assert "third queue" in str(outcome.results[0].error)
+    assert outcome.results[0].resumable
+
+
+@pytest.mark.parametrize("seconds", [0.1, 20.0])
+def test_the_deadline(seconds: float) -> None:
+    """Every job gets an end that says how far it was, and a task that runs can be resumed."""
+    client = ScriptedClient(fetches={"": [running(10)]}, seconds=seconds)
+    outcome = drive(new_jobs(3), client, Plan(timeout=8, concurrency=2))
+    assert len(outcome.results) == 3
+    assert outcome.seconds <= 8 + run.SETTLE_SECONDS + 0.2
+    statuses = [result.status for result in outcome.results]
+    if seconds < 1:
+        assert statuses.count(Status.PROCESSING) == 2
+        assert outcome.code == ExitCode.GAVE_UP_WAITING
+    else:
+        assert Status.UNKNOWN in statuses
+        assert outcome.code == ExitCode.OUTCOME_UNKNOWN
+
+
+def test_responses_on_their_way_at_the_deadline_are_waited_for() -> None:
+    """Each is the ID of a charged task."""
+    client = ScriptedClient(seconds=5.0)
+    outcome = drive(new_jobs(), client, Plan(timeout=4.0))
+    assert outcome.results[0].task_id == "task-1"
+    assert any(isinstance(change, Accepted) for change in outcome.store.changes)
+
+
+def test_a_task_the_service_does_not_know_yet() -> None:
+    """Soon after its submission it may still appear; an ID from elsewhere may not."""
+    unknown = UnknownTaskError("no such task")
+    unknown.for_task = True  # type: ignore[attr-defined]
+    assert drive(new_jobs(), ScriptedClient(fetches={"": [unknown, finished()]})).code == ExitCode.OK
+    outcome = drive(known_jobs("old"), ScriptedClient(fetches={"": [unknown, finished()]}))
+    assert (outcome.code, outcome.results[0].status) == (ExitCode.TASK_FAILED, Status.FAILED)
+
+
+def test_checks_that_fail_are_repeated_in_smaller_groups() -> None:
+    """One bad task may be the cause; the others are checked without it in the end."""
+    client = ScriptedClient(fetches={"": [ServiceDownError("502")] * 4 + [finished()]})
+    outcome = drive(known_jobs(*map(str, range(20))), client, Plan(concurrency=20))
+    assert outcome.code == ExitCode.OK
+    sizes = [len(ids) for _, ids in client.checks]
+    assert sizes[0] == 20
+    assert min(sizes[:8]) < 20
+
+
+def test_one_request_checks_many_tasks() -> None:
+    """Twenty at a time."""
+    client = ScriptedClient(fetches={"": [running(50), finished()]})
+    outcome = drive(known_jobs(*map(str, range(60))), client, Plan(concurrency=60))
+    assert outcome.code == ExitCode.OK
+    assert len(client.checks) <= 10
+
+
+@pytest.mark.parametrize("code", [ExitCode.NOT_ALLOWED])
+def test_a_rejected_key_ends_the_wait_and_the_task_can_be_resumed(code: ExitCode) -> None:
+    """It is still running."""
+    outcome = drive(known_jobs("a"), ScriptedClient(fetches={"": [NotAllowedError("bad key")]}))
+    assert (outcome.code, outcome.results[0].resumable) == (code, True)
+
+
+# Downloads
+
+
+def test_a_transient_error_is_retried_until_the_deadline() -> None:
+    """With backoff, and a status check now and then."""
+    saves = [DownloadError("HTTP 503")]
+    outcome = drive(new_jobs(), saves=saves, plan=Plan(timeout=300))
+    assert outcome.code == ExitCode.SERVICE_DOWN
+    assert outcome.seconds >= 300
+    assert 15 < len(outcome.saver.attempts) < 60
+    assert outcome.results[0].resumable
+    assert len(outcome.client.checks) > 4
+
+
+def test_retry_after_of_a_picture_is_respected() -> None:
+    """Not a moment sooner."""
+    saves: list[Exception | Saved] = [DownloadError("HTTP 429", retry_after=45.0), Saved(Path("x.png"))]
+    outcome = drive(new_jobs(), saves=saves)
+    assert outcome.code == ExitCode.OK
+    (first, _), (second, _) = outcome.saver.attempts
+    assert second - first >= 45
+
+
+def test_picture_patience_ends_one_picture_and_not_the_run() -> None:
+    """The row is not saved; the others are."""
+    down = DownloadError("HTTP 503")
+    outcome = drive(known_jobs("a"), saves=[down], plan=Plan(picture_patience=100))
+    assert (outcome.code, outcome.results[0].resumable) == (ExitCode.SERVICE_DOWN, True)
+    assert 60 < outcome.seconds < 130
+
+
+def test_an_expired_url_gets_a_new_one() -> None:
+    """From a status check right away."""
+    old, new = finished("https://cdn.test/old.png"), finished("https://cdn.test/new.png")
+    saves: list[Exception | Saved] = [DownloadError("HTTP 403", Retry.EXPIRED), Saved(Path("x.png"))]
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [old, new]}), saves=saves)
+    assert outcome.code == ExitCode.OK
+    assert [url for _, url in outcome.saver.attempts] == ["https://cdn.test/old.png", "https://cdn.test/new.png"]
+    assert outcome.seconds < 3
+
+
+def test_a_url_that_stays_refused_is_given_up_after_two_minutes() -> None:
+    """It may be a CDN that lags behind."""
+    outcome = drive(new_jobs(), saves=[DownloadError("HTTP 404", Retry.EXPIRED)])
+    assert outcome.code == ExitCode.SERVICE_DOWN
+    assert EXPIRED_SECONDS - 20 < outcome.seconds < EXPIRED_SECONDS + 5
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DownloadError("too large", Retry.FINAL), ExitCode.SERVICE_DOWN),
+        (LocalFileError("disk full"), ExitCode.LOCAL_FILE),
+    ],
+)
+def test_what_no_attempt_can_mend_is_tried_once(error: Exception, code: ExitCode) -> None:
+    """The task can be resumed."""
+    outcome = drive(new_jobs(), saves=[error])
+    assert (outcome.code, len(outcome.saver.attempts), outcome.results[0].resumable) == (code, 1, True)
+
+
+def test_the_backlog_of_pictures_holds_submissions_back() -> None:
+    """Otherwise a slow CDN would leave thousands of charged pictures to download."""
+    saves = [DownloadError("HTTP 503")]
+    outcome = drive(new_jobs(400), saves=saves, plan=Plan(concurrency=16, timeout=60, picture_patience=None))
+    assert len(outcome.client.sent) < 100
+
+
+def test_first_only_ends_with_the_first_picture() -> None:
+    """The other tasks stay as they are."""
+    client = ScriptedClient(fetches={"b": [finished()], "a": [running(1)], "c": [running(1)]})
+    jobs = known_jobs("a", "b", "c")
+    outcome = drive(jobs, client, Plan(first_only=True))
+    assert outcome.code == ExitCode.OK
+    assert [result.task_id for result in outcome.results] == ["b"]
+    assert {change.job.task_id for change in outcome.store.changes if isinstance(change, Closed)} == {"b"}
+
+
+# Limits and exits
+
+
+def test_few_threads_are_enough() -> None:
+    """A worker that cannot start means no capacity now: nothing is marked as sent that was not."""
+    client = ScriptedClient()
+    client.workers.limit = 2
+    jobs = new_jobs(30)
+    outcome = drive(jobs, client, Plan(concurrency=16))
+    assert outcome.code == ExitCode.OK
+    assert [outcome.store.state(job) for job in jobs] == ["saved"] * 30
+    assert len(client.sent) == 30
+
+
+@pytest.mark.parametrize("kind", [events.Submitted, events.Progress])
+def test_a_signal_keeps_every_id(kind: type) -> None:
+    """IDs that have arrived are committed, submissions in flight settle, and the run says so for each job."""
+
+    def handle(event: Event) -> None:
+        if isinstance(event, kind) and not raised:
+            raised.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    raised: list[bool] = []
+    jobs = new_jobs(5)
+    outcome = drive(jobs, ScriptedClient(fetches={"": [running(5)]}), handle=handle)
+    assert isinstance(outcome.error, KeyboardInterrupt)
+    assert len(outcome.client.sent) == 5
+    accepted = {change.task_id for change in outcome.store.changes if isinstance(change, Accepted)}
+    assert accepted == {f"task-{n}" for n in range(1, 6)}
+    assert {result.task_id for result in outcome.results if result.resumable} == accepted
+
+
+def test_an_unexpected_error_keeps_every_id() -> None:
+    """A bug in the loop ends the run, after every response that has arrived was handled."""
+    jobs = new_jobs(8)
+    client = ScriptedClient(fetches={"": [TypeError("a bug")]})
+    outcome = drive(jobs, client)
+    assert isinstance(outcome.error, TypeError)
+    accepted = {change.task_id for change in outcome.store.changes if isinstance(change, Accepted)}
+    assert len(accepted) == len(client.sent)
+    assert {result.task_id for result in outcome.results} >= accepted
