@@ -50,15 +50,9 @@ class Endings:
         self.end(job, _saved_result(saved))
 
     def end_not_saved(self, job: Job, error: FluxError) -> None:
-        """End a job whose picture cannot be saved now; if only the original is missing, say so."""
+        """End a job whose picture, or the original of it, cannot be saved now."""
         code = ExitCode.LOCAL_FILE if isinstance(error, LocalFileError) else ExitCode.SERVICE_DOWN
-        saved = job.transfer.saved if job.transfer else None
-        if saved is None:
-            self.end_resumable(job, code, error.message, error.hint)
-        else:
-            result = _saved_result(saved)
-            why = f"the original is not saved: {error.message}"
-            self.end(job, replace(result, exit_code=code, error=why, hint=error.hint, resumable=True))
+        self.end_resumable(job, code, error.message, error.hint)
 
     def end_rejected(self, job: Job, status: Status, error: FluxError) -> None:
         """End a job that is not accepted, of unknown outcome, or unknown to the service."""
@@ -70,9 +64,11 @@ class Endings:
         self.end(job, Result(Status.UNSENT, reason.exit_code, error=error, hint=reason.hint))
 
     def end_resumable(self, job: Job, code: ExitCode, error: str, hint: str | None = None) -> None:
-        """End a job whose task was charged and can be waited for again."""
+        """End a job whose task was charged and can be waited for again; its picture may be saved."""
+        saved = job.transfer.saved if job.transfer else None
         status = job.task.status if job.task else Status.PROCESSING
-        self.end(job, Result(status, code, error=error, hint=hint, resumable=True))
+        result = Result(status) if saved is None else _saved_result(saved)
+        self.end(job, replace(result, exit_code=code, error=error, hint=hint, resumable=True))
 
     def time_out(self, source: Source) -> None:
         """End every job because the deadline has passed, saying what is known of it."""

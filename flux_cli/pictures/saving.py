@@ -143,7 +143,7 @@ class Saver:
                 on_bytes=on_bytes,
                 trace=self._trace,
             )
-            on_bytes(partial.received, partial.total)  # the last chance to stop: after this the picture exists
+            on_bytes(partial.received, partial.received)  # the last chance to stop: after this the picture exists
             file = partial.file
             file.seek(0)
             digest = _sha256(file)
