@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flux_cli import completion, options
+from flux_cli.api.redaction import REDACTED
 from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, violations
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, UsageError, ViolationsError
@@ -41,7 +42,7 @@ def imagine(
         str | None,
         typer.Argument(
             metavar="[PROMPT]",
-            help="What to see in the picture; with - or without it, it is read from stdin.",
+            help="What the picture shows; if it is missing or -, it is read from stdin.",
         ),
     ] = None,
     *,
@@ -51,7 +52,7 @@ def imagine(
             "--like",
             metavar="EARLIER",
             autocompletion=completion.tasks_or_files,
-            help="Start from an earlier request, without its webhook: a task id, a picture or its sidecar.",
+            help="Start from an earlier request, without its webhook: a task ID, a picture or its sidecar.",
             rich_help_panel=options.REQUEST,
         ),
     ] = None,
@@ -71,20 +72,20 @@ def imagine(
     pictures: PictureOptions,
     no_wait: Annotated[
         bool,
-        typer.Option("--no-wait", help="Print the task's id and end.", rich_help_panel=options.WAITING),
+        typer.Option("--no-wait", help="Print the task ID and exit.", rich_help_panel=options.WAITING),
     ] = False,
     timeout: options.Timeout = None,
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Print the request's body and send nothing.", rich_help_panel=options.SERVICE
+            "--dry-run", help="Print the request body and send nothing.", rich_help_panel=options.SERVICE
         ),
     ] = False,
     no_validate: Annotated[
         bool,
         typer.Option(
             "--no-validate",
-            help="Send what the local rules would refuse, for models newer than this program.",
+            help="Send what the local rules would reject, for models newer than this program.",
             rich_help_panel=options.SERVICE,
         ),
     ] = False,
@@ -92,27 +93,20 @@ def imagine(
 ) -> int:
     """Generate a picture from a prompt, and save it."""
     config = load_config(quiet=service.quiet)
-    origin = _recorded_request(like)
-    base = origin.request if origin else {}
-    model = _model(request, config, base.get("model"))
+    base = _base(like)
+    model = _model(request, config, base)
     defaults = config.defaults_for(model)
-    if origin is None:
+    if base is None:
         request = request.with_defaults(defaults)
     count = count if count is not None else int(defaults.get("count", 1))
     if not no_wait and output.output != "-":
         pictures = pictures.with_default(sidecar=bool(defaults.get("sidecar")))
-    start: Body = {
-        **{name: value for name, value in base.items() if name != "image_prompt"},
-        "model": model,
-        "prompt": _prompt(prompt, request, base.get("prompt")),
-    }
-    body, recorded = _bodies(start, request, config, origin, no_validate)
+    start: Body = dict(base.request) if base else {}
+    start |= {"model": model, "prompt": _prompt(prompt, request, start.get("prompt"))}
+    body, recorded = _bodies(start, request, config, base, validate=not no_validate)
+    bodies = _with_seeds(body, recorded, count)
     if dry_run:
-        if "webhook_secret" in body:
-            recorded["webhook_secret"] = "[redacted]"  # noqa: S105 - the opposite of a password
-        for _, kept in _numbered(body, recorded, count):
-            console.out_json(kept, indent=2 if sys.stdout.isatty() else None)
-        return ExitCode.OK
+        return _print_bodies(bodies, has_secret="webhook_secret" in body)
 
     from flux_cli.commands import running  # requests: 160 ms
     from flux_cli.commands.service import choose, connect
@@ -131,18 +125,16 @@ def imagine(
     if not service.quiet:
         _warn_of_flags(str(body["prompt"]))
     history = History()
-    jobs = [
-        Job(target, request=sent, recorded=kept, n=n)
-        for n, (sent, kept) in enumerate(_numbered(body, recorded, count), 1)
-    ]
+    jobs = [Job(target, request=body, recorded=kept, n=n) for n, (body, kept) in enumerate(bodies, 1)]
     with connect(choice, request.webhook_secret) as connected:
-        if count > running.CONFIRMED_PICTURES and not service.quiet and connected.name != SANDBOX:
+        if count > running.ANNOUNCED_PICTURES and not service.quiet and connected.name != SANDBOX:
             running.announce_cost(count, running.credits_left(connected))
         plan = Plan(wait=not no_wait, timeout=limit)
         return running.run_jobs(jobs, connected, history, service, output, plan, pictures)
 
 
-def _recorded_request(like: str | None) -> "RecordedRequest | None":
+def _base(like: str | None) -> "RecordedRequest | None":
+    """Return the recorded request that `--like` names."""
     if like is None:
         return None
     from flux_cli.pictures import reuse
@@ -150,19 +142,19 @@ def _recorded_request(like: str | None) -> "RecordedRequest | None":
     return reuse.find(like)
 
 
-def _model(request: RequestOptions, config: Config, recorded: str | None) -> str:
-    """Return the model: the flag, the recorded request's, the environment's, the config file's, or the default."""
-    if recorded is not None and "model" not in request.from_flags:
-        return recorded
+def _model(request: RequestOptions, config: Config, base: "RecordedRequest | None") -> str:
+    """Return the model: from the flag, `--like`, the environment, the config file, or the default."""
+    if base is not None and "model" in base.request and "model" not in request.from_flags:
+        return str(base.request["model"])
     return request.model if request.model is not None else config.model or DEFAULT_MODEL
 
 
-def _prompt(argument: str | None, request: RequestOptions, recorded: str | None) -> str:
-    """Return the prompt: the argument, the recorded request's, or what is on stdin."""
+def _prompt(argument: str | None, request: RequestOptions, base: object) -> str:
+    """Return the prompt: the argument, that of `--like`, or what is on stdin."""
     if argument is not None and argument != "-":
         return argument
-    if argument is None and recorded is not None:
-        return recorded
+    if argument is None and base is not None:
+        return str(base)
     if request.image_prompt == "-":
         raise UsageError(
             "PROMPT and `--image-prompt` cannot both come from stdin", "give the prompt as an argument"
@@ -183,21 +175,18 @@ def _warn_of_flags(prompt: str) -> None:
 
 
 def _bodies(
-    start: Body,
-    request: RequestOptions,
-    config: Config,
-    origin: "RecordedRequest | None",
-    no_validate: bool,
+    start: Body, request: RequestOptions, config: Config, base: "RecordedRequest | None", *, validate: bool
 ) -> tuple[Body, dict[str, Any]]:
-    """Return the body to send, and what is kept and shown of it: the fields to start from, the flags' over them.
+    """Return the body to send, and what is recorded of it: flags override the fields in `start`.
 
     Raises:
-        ViolationsError: Rules are broken; it names them all.
+        ViolationsError: Rules are violated; it names all of them.
         LocalFileError, DownloadError: The image prompt cannot be read.
-        UsageError: The recorded request's image prompt cannot be read again.
+        UsageError: The image prompt of `--like` is not available any more.
     """
-    given, broken = request.given()
+    given, problems = request.given()
     body: Body = {**start, **given}
+    body.pop("image_prompt", None)  # in `start` it is only described
     secret = request.webhook_secret or config.webhook_secret
     if secret and ("webhook_url" in body or "webhook_secret" in request.from_flags):
         body["webhook_secret"] = secret
@@ -205,36 +194,44 @@ def _bodies(
     image: ImagePrompt | None = None
     unreadable: FluxError | None = None
     try:
-        image = _image_prompt(request, origin)
+        image = _image_prompt(request, base)
     except FluxError as error:
         unreadable = error
     if image is not None:
         body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
     elif unreadable is not None:
-        body["image_prompt"] = ""  # there is one, for the rules
-    if not no_validate:
-        broken += filter(None, [image.violation() if image else None, *violations(body, request.name_of)])
+        body["image_prompt"] = ""  # the rules depend on whether there is one
+    if validate:
+        problems += filter(None, [image.violation() if image else None, *violations(body, request.name_of)])
     if unreadable is not None:
-        if not broken:
+        if not problems:
             raise unreadable
-        broken.append(unreadable.message)
-    if broken:
-        raise ViolationsError(broken, f"fields without a flag come from {origin.name}" if origin else None)
+        problems.append(unreadable.message)
+    if problems:
+        raise ViolationsError(problems, f"fields without a flag come from {base.name}" if base else None)
     return body, recorded
 
 
-def _image_prompt(request: RequestOptions, origin: "RecordedRequest | None") -> "ImagePrompt | None":
+def _image_prompt(request: RequestOptions, base: "RecordedRequest | None") -> "ImagePrompt | None":
     if request.image_prompt is not None:
         from flux_cli.pictures import image_prompt
 
         return image_prompt.load(request.image_prompt)
-    return origin.image_prompt() if origin else None
+    return base.image_prompt() if base else None
 
 
-def _numbered(body: Body, recorded: dict[str, Any], count: int) -> list[tuple[Body, dict[str, Any]]]:
-    """Return a pair of bodies for each picture; with a seed S they get S, S+1 and so on."""
+def _with_seeds(body: Body, recorded: dict[str, Any], count: int) -> list[tuple[Body, dict[str, Any]]]:
+    """Return the two bodies of each picture; with a seed S they get S, S+1 and so on."""
     seed = body.get("seed")
     if not isinstance(seed, int):
         return [(body, recorded)] * count
     seeds: list[dict[str, JsonValue]] = [{"seed": seed + n} for n in range(count)]
     return [({**body, **each}, {**recorded, **each}) for each in seeds]
+
+
+def _print_bodies(bodies: list[tuple[Body, dict[str, Any]]], *, has_secret: bool) -> ExitCode:
+    """Print what would be sent, without the image prompt and the secret."""
+    secret = {"webhook_secret": REDACTED} if has_secret else {}
+    for _, recorded in bodies:
+        console.out_json({**recorded, **secret}, indent=2 if sys.stdout.isatty() else None)
+    return ExitCode.OK

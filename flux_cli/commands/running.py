@@ -20,8 +20,8 @@ from flux_cli.storage.history import History
 from flux_cli.ui import console
 from flux_cli.ui.reporter import reporting
 
-CONFIRMED_PICTURES = 10
-"""Before more than this many pictures, their cost is announced."""
+ANNOUNCED_PICTURES = 10
+"""The cost of more pictures than this is announced before they are submitted."""
 CREDITS_PER_PICTURE = 1
 """What the service's page on image credits says for each Flux model."""
 ACCOUNT_SECONDS = 5.0
