@@ -226,7 +226,7 @@ def run(
     before = after = None
     if not options.quiet:
         before = running.credits_left(service)
-        if plan.submissions > running.CONFIRMED_PICTURES:
+        if plan.submissions > running.ANNOUNCED_PICTURES:
             running.announce_cost(plan.submissions, before)
     try:
         with batch_reporting(

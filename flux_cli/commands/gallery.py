@@ -117,6 +117,6 @@ def _made(paths: list[Path], quiet: bool) -> "Iterable[Thumbnail | None]":
     coming = thumbnails(paths)
     if quiet or not console.is_terminal(sys.stderr):
         return coming
-    from rich.progress import track  # 90 ms
+    from flux_cli.ui.task_bars import tracked
 
-    return track(coming, "Thumbnails", len(paths), console=console.for_bars(), transient=True)
+    return tracked(coming, "Thumbnails", len(paths))

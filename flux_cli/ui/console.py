@@ -9,13 +9,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import IO, TYPE_CHECKING, Any, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 from flux_cli.api.redaction import Redactor
 from flux_cli.errors import LocalFileError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _UNSAFE = re.compile(
     # C0, DEL and C1; bidi marks, embeddings, overrides and isolates; line separators; lone surrogates.
@@ -143,25 +140,6 @@ class _ForgivingStderr:
 
 
 stderr = cast("IO[str]", _ForgivingStderr())
-
-BAR_STYLES = {
-    "bar.back": "bright_black",
-    "bar.complete": "cyan",
-    "bar.finished": "green",
-    "bar.pulse": "cyan",
-    "progress.elapsed": "none",
-    "progress.percentage": "cyan",
-    "progress.remaining": "none",
-}
-"""Colours that are readable on dark and light backgrounds; some of rich's own are not."""
-
-
-def for_bars() -> "Console":
-    """Return rich's console on stderr, for what is shown while something goes on."""
-    from rich.console import Console  # 60 ms, only for people
-    from rich.theme import Theme
-
-    return Console(file=stderr, highlight=False, theme=Theme(BAR_STYLES))
 
 
 def out(line: str) -> None:

@@ -20,6 +20,13 @@ _ERASE = "\r\x1b[K\n\x1b[J\x1b[A"
 """Erases from the cursor's line on, in two steps: tmux keeps a copy of what `J` erases from the first cell."""
 _STOP_SECONDS = 0.5
 """How long Ctrl-Z waits for a drawing in progress; a terminal that is paused by Ctrl-S may block it for long."""
+BAR_STYLES = {
+    "bar.back": "bright_black",
+    "bar.complete": "cyan",
+    "bar.finished": "green",
+    "bar.pulse": "cyan",
+}
+"""Colours that are readable on dark and light backgrounds; some of rich's own are not."""
 
 Render = Callable[[int, int], "RenderableType"]
 """Returns what to show, for a terminal with this many columns and lines."""
@@ -120,7 +127,7 @@ class LiveDisplay:
                 legacy_windows=False,
                 no_color=not console.wants_colour(sys.stderr),
                 highlight=False,
-                theme=Theme(console.BAR_STYLES),
+                theme=Theme(BAR_STYLES),
             )
         self._console.size = (
             max(1, columns - 1),

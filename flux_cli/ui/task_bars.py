@@ -1,9 +1,9 @@
 """What shows the progress of a few tasks: a progress bar per task on a terminal, otherwise a line per step."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeVar
 
 from flux_cli.api.task import Status
 from flux_cli.engine.events import Downloading, Ended, Event, Progress, Retrying, Submitted, Submitting
@@ -14,30 +14,12 @@ from flux_cli.ui.live import LiveDisplay
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+Item = TypeVar("Item")
+
 MAX_BARS = 8
 """With more tasks than this, one summary bar is shown instead."""
 STATE_WIDTH, TIME_WIDTH, GAP = len("submitting"), len("0:00:00"), 1
 MIN_NAME_WIDTH, MIN_BAR_WIDTH = 8, 6
-
-
-class Display(Protocol):
-    """Shows the progress of a run on stderr."""
-
-    def handle(self, event: Event) -> None:
-        """Take note of an event."""
-
-    def close(self) -> None:
-        """End, and leave nothing behind on the terminal."""
-
-
-class NoDisplay:
-    """Shows nothing, for `--quiet`."""
-
-    def handle(self, event: Event) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 class TaskLines:
@@ -157,3 +139,21 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def tracked(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
+    """Yield items, with a bar for how many have been yielded."""
+    bar = _Bar("", name, total=float(total))
+
+    def render(columns: int, _lines: int) -> "RenderableType":
+        bar.state = f"{bar.completed:.0f}/{total}"
+        return _line(bar, columns)
+
+    live = LiveDisplay(render)
+    live.start()
+    try:
+        for item in items:
+            yield item
+            bar.completed += 1
+    finally:
+        live.stop()
