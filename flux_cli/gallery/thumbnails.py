@@ -11,7 +11,7 @@ from PIL import Image
 
 from flux_cli.errors import LocalFileError
 from flux_cli.gallery.pictures import Thumbnail
-from flux_cli.pictures.decoding import decoded
+from flux_cli.pictures.decoding import decode
 
 BOX = (480, 360)
 """The largest thumbnail, in pixels: sharp in the page's cards where a pixel is half a CSS pixel."""
@@ -30,11 +30,13 @@ def thumbnails(paths: Sequence[Path]) -> Iterator[Thumbnail | None]:
 
 def _thumbnail(path: Path) -> Thumbnail | None:
     try:
-        image = decoded(path)
+        picture = decode(path, 2 * max(BOX))
     except LocalFileError:
         return None
-    width, height = image.size
+    image = picture.image
     image.thumbnail(BOX, Image.Resampling.HAMMING)  # 5 ms a megapixel; the default, bicubic, takes 12
     file = io.BytesIO()
     image.save(file, "WEBP", quality=QUALITY, method=2)
-    return Thumbnail(f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}", width, height)
+    return Thumbnail(
+        f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}", picture.width, picture.height
+    )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MAX_CELLS = 240
 """Kitty's protocol has at most 297 columns and rows per picture."""
 
+MAX_SIDE = 2400
+"""Pixels of the longer side that are decoded: more than a terminal shows."""
 MAX_RATIO = 20
 """The largest ratio of the sides: of a narrower picture less than one cell would remain."""
 
@@ -35,13 +37,13 @@ def show(path: Path) -> None:
         UsageError: The terminal cannot show pictures.
     """
     check()
-    from flux_cli.pictures.decoding import decoded
+    from flux_cli.pictures.decoding import decode
 
-    picture = decoded(path)
-    if max(picture.size) > MAX_RATIO * min(picture.size):
+    picture = decode(path, MAX_SIDE)
+    if max(picture.width, picture.height) > MAX_RATIO * min(picture.width, picture.height):
         raise LocalFileError(f"{path} is too narrow to be shown in a terminal")
     with _terminal_as_stdin():
-        _draw(picture)
+        _draw(picture.image)
 
 
 def _draw(picture: "Image") -> None:

@@ -1,0 +1,121 @@
+"""Decoding pictures, reduced, in little memory."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops
+
+from flux_cli.errors import LocalFileError
+from flux_cli.pictures import decoding
+from flux_cli.pictures.decoding import decode
+
+
+def noise(mode: str = "RGB", size: tuple[int, int] = (101, 67)) -> Image.Image:
+    """Return an image with both smooth and noisy parts, so that a PNG uses every filter."""
+    smooth = Image.linear_gradient("L").resize(size)
+    noisy = Image.effect_noise(size, 60)
+    mixed = Image.merge("RGB", (smooth, noisy, ImageChops.add(smooth, noisy, 2)))
+    return mixed if mode == "RGB" else mixed.convert(mode)
+
+
+def saved(directory: Path, image: Image.Image, kind: str = "PNG", **options: Any) -> Path:
+    """Save an image; return its path."""
+    path = directory / f"x.{kind.lower()}"
+    image.save(path, kind, **options)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+@pytest.mark.parametrize("strip_bytes", [1, 2000, 10**6])
+@pytest.mark.parametrize("side", [1000, 50, 10, 1])
+def test_a_large_png_is_decoded_in_strips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, strip_bytes: int, side: int
+) -> None:
+    """With the same result as at once."""
+    path = saved(tmp_path, noise(mode))
+    expected = decode(path, side)
+    monkeypatch.setattr(decoding, "MAX_MEMORY", 0)
+    monkeypatch.setattr(decoding, "_STRIP_BYTES", strip_bytes)
+    found = decode(path, side)
+    assert (found.width, found.height) == (expected.width, expected.height) == (101, 67)
+    assert found.image.size == expected.image.size
+    assert max(found.image.size) >= min(side, 101)
+    assert found.image.tobytes() == expected.image.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_every_mode_is_reduced(tmp_path: Path, mode: str) -> None:
+    """To the size of the whole, if no reduction is possible; always in RGB."""
+    path = saved(tmp_path, noise("L" if mode == "I;16" else mode).convert(mode))
+    for side, size in ((1000, (101, 67)), (50, (51, 34))):
+        picture = decode(path, side)
+        assert (picture.image.mode, picture.image.size) == ("RGB", size)
+
+
+def test_a_jpeg_is_reduced_by_its_decoder(tmp_path: Path) -> None:
+    """So that it costs little memory whatever its size."""
+    path = saved(tmp_path, noise(size=(1600, 800)), "JPEG")
+    picture = decode(path, 150)
+    assert (picture.width, picture.height, picture.image.size) == (1600, 800, (200, 100))
+
+
+def test_orientation(tmp_path: Path) -> None:
+    """A picture that is turned by its EXIF data is upright, and so are its width and height."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("JPEG", "PNG", "WEBP"):
+        picture = decode(saved(tmp_path, noise(), kind, exif=exif), 50)
+        assert (picture.width, picture.height) == (67, 101)
+        assert picture.image.height > picture.image.width
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("JPEG", {"progressive": True}), ("WEBP", {}), ("GIF", {}), ("PNG", {"bits": 4})]
+)
+def test_what_cannot_be_decoded_in_little_memory_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: dict[str, Any]
+) -> None:
+    """It says how large the picture is."""
+    path = saved(tmp_path, noise("P" if "bits" in options else "RGB"), kind, **options)
+    monkeypatch.setattr(decoding, "MAX_MEMORY", 0)
+    with pytest.raises(LocalFileError, match=r"101 × 67 pixels are too many"):
+        decode(path, 50)
+
+
+@pytest.mark.parametrize("cut", [60, 200, -60])
+def test_an_incomplete_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
+    """In strips or at once."""
+    path = saved(tmp_path, noise())
+    path.write_bytes(path.read_bytes()[:cut])
+    for limit in (decoding.MAX_MEMORY, 0):
+        monkeypatch.setattr(decoding, "MAX_MEMORY", limit)
+        with pytest.raises(LocalFileError, match="cannot be decoded"):
+            decode(path, 50)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads of the gallery may not each need the memory of a large picture."""
+    path = saved(tmp_path, noise())
+    monkeypatch.setattr(decoding, "LARGE_MEMORY", 0)
+    running, most, lock = 0, 0, threading.Lock()
+    reduced = decoding._reduced
+
+    def watched(*arguments: Any) -> Image.Image:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.002)
+        result = reduced(*arguments)
+        with lock:
+            running -= 1
+        return result
+
+    monkeypatch.setattr(decoding, "_reduced", watched)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(lambda _: decode(path, 50), range(8)))) == 8
+    assert most == 1
