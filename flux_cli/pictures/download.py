@@ -124,7 +124,8 @@ class Partial:
         if span is None or _without_query(response.url) != self.location:
             return False
         size = None if span[3] == "*" else int(span[3])
-        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        tagged = (self.validator or "").startswith('"')
+        validator = response.headers.get("ETag" if tagged else "Last-Modified")
         return (
             int(span[1]) == self.received
             and (size is None or int(span[2]) == size - 1)

@@ -172,8 +172,10 @@ class Saver:
             session = self._idle.get_nowait()
         except queue.Empty:
             session = image_session()
-        yield session
-        self._idle.put(session)
+        try:
+            yield session
+        finally:
+            self._idle.put(session)
 
 
 def _warning(path: Path, kind: ImageType) -> str | None:

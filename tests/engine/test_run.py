@@ -25,7 +25,8 @@ from flux_cli.errors import (
     UsageError,
 )
 from flux_cli.pictures.download import DownloadError, Retry
-from flux_cli.pictures.saving import Saved
+from flux_cli.pictures.naming import Target
+from flux_cli.pictures.saving import Saved, Transfer
 from tests.engine.kit import MemoryStore, ScriptedClient, drive, finished, known_jobs, new_jobs, running
 
 
@@ -330,6 +331,17 @@ def test_what_no_attempt_can_mend_is_tried_once(error: Exception, code: ExitCode
     """The task can be resumed."""
     outcome = drive(new_jobs(), saves=[error])
     assert (outcome.code, len(outcome.saver.attempts), outcome.results[0].resumable) == (code, 1, True)
+
+
+def test_a_picture_without_its_original_is_reported_at_the_deadline() -> None:
+    """It is saved, and only the original can still be waited for."""
+    (job,) = new_jobs()
+    job.transfer = Transfer(Target(Path("pictures")), {}, 1)
+    job.transfer.saved = Saved(Path("x.png"), sha256="0" * 64)
+    outcome = drive([job], saves=[DownloadError("HTTP 503", what="original")], plan=Plan(timeout=30))
+    (result,) = outcome.results
+    assert (result.exit_code, result.path, result.resumable) == (ExitCode.SERVICE_DOWN, Path("x.png"), True)
+    assert "cannot download the original" in (result.error or "")
 
 
 def test_the_backlog_of_pictures_holds_submissions_back() -> None:
