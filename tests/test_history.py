@@ -256,6 +256,14 @@ def test_together_is_one_commit_or_none(history: History) -> None:
     assert only(history).task_id == "task-0"
 
 
+def test_a_transaction_excludes_other_writers(history: History) -> None:
+    """From its beginning, before its first change: it may read first."""
+    with closing(History(history.path)) as other:
+        with history.transaction(), pytest.raises(StoreBusyError):
+            other.begin(SERVICE, [a_request()])
+        assert other.begin(SERVICE, [a_request()]) == [1]
+
+
 def test_the_file_is_its_owners_alone(history: History) -> None:
     """0600 in a 0700 directory, from the first moment, and so are its companions."""
     history.begin(SERVICE, [a_request()])
@@ -425,12 +433,15 @@ def state_of(cli: Cli) -> Iterator[None]:
     assert content() == before
 
 
-READERS = (
-    ["history"],
-    ["show", "task-0"],
-    ["gallery", "-o", "{page}"],
-    ["imagine", "--like", "task-0", "--dry-run"],
-)
+COMPLETION = {"_FLUX_CLI_COMPLETE": "bash", "_FLUX_CLI_LINE": "flux-cli wait "}
+READERS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "history": (["history"], {}),
+    "show": (["show", "task-0"], {}),
+    "gallery": (["gallery", "-o", "{page}"], {}),
+    "like": (["imagine", "--like", "task-0", "--dry-run"], {}),
+    "config": (["config", "list"], {}),
+    "completion": ([], COMPLETION),
+}
 
 
 def saved(cli: Cli) -> None:
@@ -440,15 +451,15 @@ def saved(cli: Cli) -> None:
         history.ended(add(history, "task-0"), Status.FINISHED, path=str(cli.cwd / "x.png"))
 
 
-@pytest.mark.parametrize("command", READERS, ids=lambda command: command[0])
-def test_readers_do_not_write(cli: Cli, tmp_path: Path, command: list[str]) -> None:
+@pytest.mark.parametrize(("command", "env"), READERS.values(), ids=list(READERS))
+def test_readers_do_not_write(cli: Cli, tmp_path: Path, command: list[str], env: dict[str, str]) -> None:
     """No file is created or changed, neither beside a history nor without one."""
-    page = str(tmp_path / "page.html")
+    arguments = [each.format(page=tmp_path / "page.html") for each in command]
     with state_of(cli):
-        cli(*(each.format(page=page) for each in command))
+        cli(*arguments, env=env)
     saved(cli)
     with state_of(cli):
-        done = cli(*(each.format(page=page) for each in command))
+        done = cli(*arguments, env=env)
     assert done.code == 0, done.stderr
 
 

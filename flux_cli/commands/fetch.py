@@ -148,7 +148,7 @@ def _downloaded(
     quiet: bool,
 ) -> "list[Result]":
     """Save the pictures of the finished tasks; return all results, in the same order."""
-    from flux_cli.commands.tasks import number
+    from flux_cli.commands.tasks import numbers
     from flux_cli.engine.events import Ended, Event, NotDeliveredError
     from flux_cli.engine.job import Job, Result
     from flux_cli.engine.run import Plan, Run
@@ -157,13 +157,14 @@ def _downloaded(
     from flux_cli.storage.history import History
     from flux_cli.ui.reporter import reporting
 
+    found = numbers(records, history, service.name)
     jobs = [
         Job(
             target,
             task_id=result.task_id,
             recorded=result.request,
             n=n,
-            number=number(records[result.task_id or ""], history, service.name),
+            number=found[result.task_id or ""],
             task=result.task,
         )
         for n, result in enumerate(results, 1)

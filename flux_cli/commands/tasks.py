@@ -51,20 +51,32 @@ def open_history(*, required: bool = False) -> "HistoryReader":
     return history
 
 
-def number(record: "Record | None", history: "HistoryReader", service: str) -> int | None:
-    """Return the number by which a task's outcome is recorded; None if that is not possible.
+def numbers(
+    records: "Mapping[str, Record | None]", history: "HistoryReader", service: str
+) -> "dict[str, int | None]":
+    """Return the number by which the outcome of each task is recorded; None if that is not possible.
 
     It is not for a record of another service, which says nothing about this one's task.
     """
     from flux_cli.storage.history import History, patiently
 
-    if record is None or record.service != service or not isinstance(history, History):
-        return None
-    try:
-        return patiently(lambda: history.adopt(record))
-    except LocalFileError as error:
-        console.warning(error.message)
-        return None
+    found: dict[str, int | None] = dict.fromkeys(records)
+    if not isinstance(history, History):
+        return found
+    usable = {task_id: each for task_id, each in records.items() if each and each.service == service}
+    foreign = {task_id: record for task_id, record in usable.items() if not history.owns(record)}
+    found |= {task_id: record.number for task_id, record in usable.items() if task_id not in foreign}
+
+    def adopt() -> dict[str, int]:
+        with history.transaction():
+            return {task_id: history.adopt(record) for task_id, record in foreign.items()}
+
+    if foreign:
+        try:
+            found |= patiently(adopt)
+        except LocalFileError as error:
+            console.warning(error.message)
+    return found
 
 
 def warn_of_problems(history: "HistoryReader") -> None:

@@ -71,13 +71,14 @@ def wait(
         return tasks.nothing_to_do(last=last, every=every, quiet=service.quiet)
     target = running.target(output, service, config, len(records))
     saved.check(pictures, target)
+    numbers = tasks.numbers(records, history, choice.name)
     jobs = [
         Job(
             target,
             task_id=task_id,
             n=n,
             recorded=record.request if record else {},
-            number=tasks.number(record, history, choice.name),
+            number=numbers[task_id],
             age=record.age if record else None,
         )
         for n, (task_id, record) in enumerate(records.items(), 1)

@@ -339,9 +339,13 @@ class History(HistoryReader):
         ended = {} if status is Status.PROCESSING else {"ended": time.time()}
         self._update(where, task_id, status=status, **ended, **columns)
 
+    def owns(self, record: Record) -> bool:
+        """Return whether a record is in the file that this host writes."""
+        return record.file == self.path.name
+
     def adopt(self, record: Record) -> int:
         """Return the number of a record in this host's file, copying it there if it is another host's."""
-        if record.file == self.path.name:
+        if self.owns(record):
             return record.number
         for copy in self._records(self._files[0], "task_id = ? AND service = ?", record.task_id, record.service):
             return copy.number
@@ -357,7 +361,7 @@ class History(HistoryReader):
             for record in records:
                 copies = self._copies(record.service, record.task_id) if record.task_id else [record]
                 for copy in copies:
-                    if copy.file == self.path.name:
+                    if self.owns(copy):
                         self._connection.execute("DELETE FROM submissions WHERE id = ?", (copy.number,))
                     else:
                         self._connection.execute(
