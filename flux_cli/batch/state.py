@@ -81,7 +81,8 @@ def compact(directory: Path, claim: Claim) -> None:
     results = ResultsFile(directory)
     journals, lines = _read(directory, None)
     missing = []
-    for key, attempts in journals.attempts({key: lines[key] for key in lines if key in journals.keys}).items():
+    mentioned = journals.keys
+    for key, attempts in journals.attempts({key: lines[key] for key in lines if key in mentioned}).items():
         best = journal.best(attempts)
         if best.state not in OVER:
             return
