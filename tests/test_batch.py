@@ -1,5 +1,6 @@
 """Batches, run as a person or a script runs them: what is sent, what is not sent again, what is told."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image
 
 from flux_cli import sandbox as sandbox_service
+from flux_cli.errors import LocalFileError
 from tests import lean
 from tests.conftest import KEY, Cli, Service, interrupt, port_to_come_back_to, wait_until
 from tests.screen import Screen
@@ -603,3 +605,158 @@ def test_rows_that_are_not_sent_since_others_failed_say_so(flux: Cli, tmp_path: 
     assert done.code == 9
     (line,) = [line for line in done.stderr.splitlines() if "not sent: " in line]
     assert line.startswith("error: not sent: submissions keep failing: HTTP 500")
+
+
+def test_formats_on_the_command_line(flux: Cli, tmp_path: Path) -> None:
+    """TSV, a semicolon and an unknown extension; a column of notes is ignored on request."""
+    (flux.cwd / "a.tsv").write_text("prompt\tseed\na kite, red\t1\n")
+    (flux.cwd / "b.csv").write_text("prompt;seed\na cat, grey;2\n")
+    (flux.cwd / "c.dat").write_text("prompt,notes\nan owl,for later\n")
+    assert flux("batch", "a.tsv", "-o", "out", *SMALL).code == 0
+    assert flux("batch", "b.csv", "-o", "out", *SMALL).code == 0
+    unknown = flux("batch", "c.dat", "-o", "out", *SMALL)
+    assert (unknown.code, unknown.stderr.splitlines()[-1]) == (2, "hint: --format jsonl|csv|tsv|text")
+    notes = flux("batch", "c.dat", "--format", "csv", "-o", "out", *SMALL)
+    assert (notes.code, "unknown column `notes`" in notes.stderr) == (2, True)
+    assert flux("batch", "c.dat", "--format", "csv", "--ignore-unknown-columns", "-o", "out", *SMALL).code == 0
+    assert sent(tmp_path) == {"a kite, red": 1, "a cat, grey": 1, "an owl": 1}
+
+
+def test_a_table_with_the_extension_of_a_text_file(flux: Cli, service: Service) -> None:
+    """Its lines are not sent as prompts."""
+    (flux.cwd / "rows.txt").write_text("prompt,width\na kite,512\n")
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (done.code, service.submissions) == (2, 0)
+    assert "--format csv" in done.stderr
+
+
+def test_refetch(flux: Cli, service: Service) -> None:
+    """It downloads missing pictures under their names, and submits nothing. The others stay as they are."""
+    rows = [{"prompt": "a kite", "id": "1", "output": "kite.png"}, {"prompt": "a cat"}, {"prompt": "an owl"}]
+    write(flux, *map(json.dumps, rows), name="rows.jsonl")
+    assert flux("batch", "rows.jsonl", "-o", "out", *SMALL).code == 0
+    before = {name: (flux.cwd / name).read_bytes() for name in pictures(flux)}
+    kept = next(name for name in before if "owl" in name)
+    for name in set(before) - {kept}:
+        (flux.cwd / name).unlink()
+    (flux.cwd / kept).write_bytes(b"edited")
+    warned = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
+    assert "hint: to download missing pictures again, free of charge: --refetch" in warned.stderr
+    done = flux("batch", "rows.jsonl", "-o", "out", *SMALL, "--refetch")
+    assert (done.code, service.submissions) == (0, 3), done.stderr
+    assert len(done.lines) == 2
+    assert {name: (flux.cwd / name).read_bytes() for name in before} == {**before, kept: b"edited"}
+    assert len(results(flux)) == 3
+    assert flux("batch", "rows.jsonl", "-o", "out", *SMALL, "--refetch").stdout == ""
+
+
+def test_refetch_of_a_picture_that_the_service_has_no_more(flux: Cli, service: Service) -> None:
+    """The row stays finished: it is not charged again, even with --retry-failed."""
+    write(flux, "a kite")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
+    (flux.cwd / pictures(flux)[0]).unlink()
+    line = results(flux)[0] | {"task_id": "00000000-0000-4000-8000-000000000000"}
+    (flux.cwd / "out" / "results.jsonl").write_text(json.dumps(line) + "\n")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--refetch").code == 4
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--retry-failed")
+    assert (done.code, service.submissions) == (0, 1)
+
+
+def test_a_directory_that_was_moved_misses_no_pictures(flux: Cli, service: Service) -> None:
+    """The results have absolute paths, of the place where they were."""
+    rows = [{"prompt": "a kite", "output": "sub/kite.png"}, {"prompt": "a cat"}]
+    write(flux, *map(json.dumps, rows), name="rows.jsonl")
+    assert flux("batch", "rows.jsonl", "-o", "out", *SMALL).code == 0
+    (flux.cwd / "out").rename(flux.cwd / "moved")
+    flux.history_file.unlink()
+    done = flux("batch", "rows.jsonl", "-o", "moved", *SMALL, "--refetch")
+    assert (done.code, done.stdout, service.submissions) == (0, "", 2)
+    assert "missing" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "more", "told"),
+    [
+        (10, (), None),
+        (11, (), "submitting 11 pictures for about 11 credits; the account has 1000"),
+        (40, ("--max-tasks", "11"), "submitting 11 pictures for about 11 credits; the account has 1000"),
+        (40, ("--max-tasks", "5"), None),
+        (40, ("-q", "--max-tasks", "11"), None),
+    ],
+)
+def test_cost_is_announced(flux: Cli, rows: int, more: tuple[str, ...], told: str | None) -> None:
+    """Before more than ten submissions, in one line."""
+    write(flux, *(f"kite {number}" for number in range(rows)))
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL, *more)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("submitting")]
+    assert lines == ([told] if told else [])
+    assert done.stderr.startswith(told or "")
+
+
+def test_only_new_rows_are_announced(flux: Cli) -> None:
+    """Those that were submitted before cost nothing more."""
+    write(flux, *(f"kite {number}" for number in range(12)))
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--max-tasks", "5").code == 0
+    assert "submitting" not in flux("batch", "rows.txt", "-o", "out", *SMALL).stderr
+
+
+def test_too_few_credits_is_a_warning_at_the_start(cli: Cli, tmp_path: Path) -> None:
+    """The rows that they are enough for are made."""
+    write(cli, *(f"kite {number}" for number in range(12)))
+    cli.env["APIFRAME_API_KEY"] = KEY
+    with sandbox_service.running(tmp_path / "sandbox", seconds=0.1, credits=3) as poor:
+        done = cli("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", poor.url)
+    assert done.stderr.splitlines()[:2] == [
+        "submitting 12 pictures for about 12 credits; the account has 3",
+        "warning: the account has too few credits for 12 pictures",
+    ]
+    assert (done.code, len(pictures(cli))) == (3, 3)
+
+
+def test_a_history_that_is_locked_does_not_stop_a_batch(flux: Cli, service: Service) -> None:
+    """Another process holds it during the whole run."""
+    write(flux, *(f"kite {number}" for number in range(12)))
+    flux("history")
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--max-tasks", "1").code == 0
+    with contextlib.closing(sqlite3.connect(flux.history_file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (done.code, service.submissions, len(pictures(flux))) == (0, 12, 12), done.stderr
+    assert done.stderr.count("warning") == 1
+    assert "warning: the history lacks rows of this batch" in done.stderr
+
+
+def test_a_damaged_history_does_not_stop_a_batch(flux: Cli, service: Service) -> None:
+    """One warning, none with --quiet; the next run knows everything without it."""
+    write(flux, "a kite", "a cat")
+    flux.history_file.parent.mkdir(parents=True)
+    flux.history_file.write_bytes(b"no database" * 1000)
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (done.code, done.stderr.count("warning")) == (0, 1), done.stderr
+    assert "warning: the batch continues without the history" in done.stderr
+    again = flux("batch", "rows.txt", "-o", "out", *SMALL, "-q")
+    assert (again.code, again.stderr, service.submissions) == (0, "", 2)
+
+
+def test_control_characters_in_a_prompt(flux: Cli, service: Service) -> None:
+    """They are rejected, except newline and tab."""
+    write(flux, *(json.dumps({"prompt": f"a{letter}kite"}) for letter in "\x1b\x00\n\t"), name="rows.jsonl")
+    done = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
+    assert (done.code, service.submissions) == (2, 0)
+    assert [line.split(":")[2] for line in done.stderr.splitlines() if "rows.jsonl:" in line] == ["1", "2"]
+
+
+def test_journals_and_results_of_a_full_disk(flux: Cli, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is sent that cannot be recorded first; exit code 6."""
+    write(flux, "a kite", "a cat")
+
+    def full(*_: object) -> None:
+        raise LocalFileError("cannot write the journal: no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flux_cli.batch.journal.Journal.append", full)
+        done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (done.code, service.submissions) == (6, 0)
+    assert done.stderr.count("no space left on device") == 2  # a warning and an error, not one per row
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
+    assert service.submissions == 2

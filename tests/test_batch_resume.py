@@ -1,5 +1,6 @@
 """What may happen between two runs of a batch. Nothing is charged twice, and no task is lost."""
 
+import io
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -15,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from flux_cli import sandbox
+from flux_cli.batch import reader
+from flux_cli.batch.rows import parse
+from flux_cli.batch.shards import Shard
 from tests.conftest import KEY, Cli, wait_until
 
 SMALL = ("--width", "256", "--height", "256")
@@ -186,3 +191,86 @@ def test_a_frozen_host_submits_nothing_after_it_was_replaced(shared: Shared) -> 
         assert one.returncode == 6, stderr.decode()
         assert "another flux-cli has taken over the batch" in stderr.decode()
     assert max(shared.accepted().values()) == 1
+
+
+OLD_HISTORY = """
+CREATE TABLE submissions (id INTEGER PRIMARY KEY, created REAL NOT NULL, service TEXT NOT NULL,
+    status TEXT NOT NULL, task_id TEXT, model TEXT, prompt TEXT, request TEXT NOT NULL, image_url TEXT,
+    original_image_url TEXT, path TEXT, original_path TEXT, error TEXT,
+    exit_code INTEGER, ended REAL, batch TEXT, row TEXT);
+PRAGMA application_id = 0x464C5558;
+PRAGMA user_version = 1;
+"""
+
+
+def test_directory_of_version_0_1_0(shared: Shared) -> None:
+    """Its rows are known from its results and from the history, whatever their state is."""
+    cli = shared.cli("home")
+    shared.rows = ["done", "done elsewhere", "running", "failed", "unknown", "no credits", "new"]
+    shared.file.write_text("\n".join(shared.rows))
+    body = json.dumps({"prompt": "running", "model": "flux-pro", "width": 256, "height": 256}).encode()
+    request = urllib.request.Request(f"{shared.running.url}/flux-imagine", body, {"Authorization": KEY})  # noqa: S310 - loopback
+    with urllib.request.urlopen(request) as response:  # noqa: S310 - as above
+        running = json.load(response)["task_id"]
+    rows, _ = parse(reader.read(str(shared.file), io.BytesIO()), Shard(), shared.directory)
+    keys = {str(row.fields["prompt"]): row.key for row in rows}
+    shared.directory.mkdir()
+    (shared.directory / "done.png").write_bytes(b"picture")
+    line = {"service": shared.running.url, "status": "finished", "exit_code": 0, "path": "/old/out/done.png"}
+    (shared.directory / "results.jsonl").write_text(
+        "".join(
+            json.dumps({"row": keys[prompt], "line": 1, **line, "task_id": f"T-{prompt}", "prompt": prompt}) + "\n"
+            for prompt in ("done", "done elsewhere")
+        )
+    )
+    history = cli.home / ".local/state/flux-cli/history.sqlite3"
+    history.parent.mkdir(parents=True)
+    states = {
+        "done": ("finished", "T-done", "/old/out/done.png", 0),
+        "running": ("processing", running, None, None),
+        "failed": ("failed", "T-failed", None, 4),
+        "unknown": ("unknown", None, None, None),
+        "no credits": ("failed", None, None, 3),
+    }
+    with closing(sqlite3.connect(history)) as database:
+        database.executescript(OLD_HISTORY)
+        for prompt, (status, task_id, path, code) in states.items():
+            database.execute(
+                "INSERT INTO submissions (created, service, status, task_id, prompt, request, path, exit_code, "
+                "batch, row) VALUES (1.5, ?, ?, ?, ?, json_object('prompt', ?), ?, ?, ?, ?)",
+                (
+                    shared.running.url,
+                    status,
+                    task_id,
+                    prompt,
+                    prompt,
+                    path,
+                    code,
+                    str(shared.directory),
+                    keys[prompt],
+                ),
+            )
+        database.commit()
+    done = cli.process(*shared.arguments())
+    assert done.code == 9, done.stderr
+    assert shared.accepted() == {"running": 1, "no credits": 1, "new": 1}
+    lines = [json.loads(each) for each in (shared.directory / "results.jsonl").read_text().splitlines()]
+    found = {each["prompt"]: each["status"] for each in lines}
+    assert found == dict.fromkeys(shared.rows, "finished") | {"failed": "failed", "unknown": "unknown"}
+    history.unlink()  # from now on the directory is enough
+    assert cli.process(*shared.arguments()).code == 9
+    assert sum(shared.accepted().values()) == 3
+
+
+def test_a_damaged_history_stops_a_batch_of_version_0_1_0(shared: Shared) -> None:
+    """It knows tasks that are nowhere else; and the next run has to see it, too."""
+    cli = shared.cli("home")
+    shared.directory.mkdir()
+    (shared.directory / "results.jsonl").write_text('{"row": "1", "service": "x", "status": "finished"}\n')
+    history = cli.home / ".local/state/flux-cli/history.sqlite3"
+    history.parent.mkdir(parents=True)
+    history.write_bytes(b"no database" * 1000)
+    for _ in range(2):
+        done = cli(*shared.arguments())
+        assert (done.code, shared.running.stats.submissions) == (6, 0)
+        assert "the history" in done.stderr

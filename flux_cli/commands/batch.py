@@ -209,7 +209,7 @@ def batch(
     if choice is None:
         return batching.print_requests(rows, wanted)
     with (
-        batching.prepared(rows, read.name, wanted) as prepared,
+        batching.prepared(rows, read.name, wanted, quiet=service.quiet) as prepared,
         connect(choice, wanted.secret) as connected,
     ):
         if sidecar is None:

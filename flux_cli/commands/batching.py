@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
 from flux_cli.batch import rows as batch_rows
 from flux_cli.batch import state
 from flux_cli.batch.claims import Claim, claimed
-from flux_cli.batch.plan import Plan, Settings, bodies
+from flux_cli.batch.plan import Known, Plan, Settings, State, bodies
 from flux_cli.batch.reader import RowFile
 from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import STATE_NAME, Checks, Row
@@ -33,6 +33,9 @@ from flux_cli.storage.settings import SEED_RANDOM
 from flux_cli.ui import batch_summary, console
 from flux_cli.ui.reporter import batch_reporting
 
+Warn = Callable[[str], None]
+
+WITHOUT_HISTORY = "the batch continues without the history"
 PATIENCE_SECONDS = 3600.0
 """The longest that one row waits for a service that asks to slow down, or that cannot be reached."""
 PICTURE_SECONDS = 600.0
@@ -142,23 +145,24 @@ class Batch:
 
 
 @contextlib.contextmanager
-def prepared(rows: Sequence[Row], file_name: str, wanted: Settings) -> Iterator[Batch]:
+def prepared(rows: Sequence[Row], file_name: str, wanted: Settings, *, quiet: bool) -> Iterator[Batch]:
     """Claim the rows, and yield the batch.
 
     Raises:
         LocalFileError: The directory cannot be used, or another run has the rows.
     """
+    warn: Warn = (lambda _: None) if quiet else console.warning
     naming.check(naming.Target(wanted.directory))
     directory = wanted.directory / STATE_NAME
-    is_new = not directory.exists()
+    is_old = ResultsFile(wanted.directory).path.exists() and not directory.exists()
+    history = _history(warn, required=is_old)
     with local_errors(directory):
         directory.mkdir(exist_ok=True)
     with claimed(directory, wanted.service, wanted.shard) as claim:
-        history = _history(required=is_new and ResultsFile(wanted.directory).path.exists())
         found = state.load(wanted.directory, wanted.service, rows, wanted.name, history)
         if found.history_error is not None:
-            console.warning(f"the batch continues without the history: {found.history_error.message}")
-        plan = Plan(rows, wanted, found.known)
+            warn(f"{WITHOUT_HISTORY}: {found.history_error.message}")
+        plan = Plan(rows, wanted, _listed(history, wanted, found.known))
         _check_names(file_name, plan)
         recorder = None if history is None else HistoryStore(history, wanted.service)
         store = BatchStore(wanted.directory, wanted.service, found.next_number, claim, recorder)
@@ -167,7 +171,7 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: Settings) -> Iterator[
             yield Batch(plan, file_name, store, claim)
         finally:
             store.close()
-            _report_errors(store)
+            _report_errors(store, warn)
             if plan.counts.over == plan.counts.total:
                 with contextlib.suppress(LocalFileError):
                     state.compact(wanted.directory, claim)
@@ -175,15 +179,35 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: Settings) -> Iterator[
                 history.close()
 
 
-def _history(*, required: bool) -> History | None:
-    """Open the history, which version 0.1.0 needs to resume its batches, and others do not."""
+def _history(warn: Warn, *, required: bool) -> History | None:
+    """Open the history. It is required to resume a batch of version 0.1.0, which has no journals."""
     try:
         return History()
     except LocalFileError as error:
         if required:
             raise
-        console.warning(f"the batch continues without the history: {error.message}")
+        warn(f"{WITHOUT_HISTORY}: {error.message}")
         return None
+
+
+def _listed(history: History | None, wanted: Settings, known: Mapping[str, Known]) -> Mapping[str, Known]:
+    """Add tasks to wait for to the history, if another host submitted them; return the rows with their numbers."""
+    new = {
+        key: (each.task_id, each.request)
+        for key, each in known.items()
+        if each.state is State.SUBMITTED and each.number is None
+    }
+    if history is None or not new:
+        return known
+    try:
+        with history.transaction():
+            requests = [request or {} for _, request in new.values()]
+            numbers = history.begin(wanted.service, requests, wanted.name, list(new))
+            for number, (task_id, _) in zip(numbers, new.values(), strict=True):
+                history.accepted(number, task_id or "")
+    except LocalFileError:  # the rows are in the batch directory
+        return known
+    return {**known, **{key: replace(known[key], number=number) for key, number in zip(new, numbers, strict=True)}}
 
 
 def _check_names(file_name: str, plan: Plan) -> None:
@@ -196,12 +220,12 @@ def _check_names(file_name: str, plan: Plan) -> None:
         raise LocalFileError(what, "choose other names, or replace the files with --force")
 
 
-def _report_errors(store: BatchStore) -> None:
+def _report_errors(store: BatchStore, warn: Warn) -> None:
     if store.results_error is not None:
         console.error(store.results_error.message)
         console.hint("the pictures are saved; a later run adds the missing lines")
     if store.history_error is not None:
-        console.warning(f"the history lacks rows of this batch: {store.history_error.message}")
+        warn(f"the history lacks rows of this batch: {store.history_error.message}")
 
 
 def run_plan(concurrency: int, timeout: float | None) -> engine.Plan:

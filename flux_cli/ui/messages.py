@@ -52,10 +52,11 @@ class Messages:
 
     def _warn_of_unrecorded(self, job: Job, message: str) -> None:
         """Print the whole task ID, with `--quiet` too: it is nowhere else."""
-        if job not in self._unrecorded:
+        if job.task_id is None:
+            self._once(self.warn, message)
+        elif job not in self._unrecorded:
             self._unrecorded.add(job)
-            missing = f"; task {job.task_id} is missing there" if job.task_id else ""
-            console.warning(f"{self._prefix(job)}{message}{missing}")
+            console.warning(f"{self._prefix(job)}{message}; task {job.task_id} is missing there")
 
     def _error(self, job: Job, result: Result) -> None:
         if result.status in (Status.UNSENT, Status.UNKNOWN):
