@@ -400,3 +400,13 @@ def test_like_a_prefix(tasks: Cli) -> None:
     assert json.loads(done.stdout) == {"model": "flux-dev", "prompt": "a wolf"}
     done = tasks("imagine", "--like", "aaaa", "--dry-run")
     assert (done.code, "ambiguous" in done.stderr) == (2, True)
+
+
+def test_one_task_on_a_terminal(tasks: Cli) -> None:
+    """Everything that is known of it, such as why it failed."""
+    done = tasks("history", "bbbb", tty=["stdout"], env={"COLUMNS": "80", "TERM": "dumb"})
+    values = dict(line.split(maxsplit=1) for line in done.lines)
+    assert values["task"].strip() == "bbbb0000-3"
+    assert (values["status"].strip(), values["error"].strip()) == ("failed", "prompt was moderated")
+    assert (values["model"].strip(), values["prompt"].strip()) == ("flux-dev", "a wolf")
+    assert "file" not in values

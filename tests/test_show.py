@@ -1,4 +1,4 @@
-"""`show`, `--preview` and `--open`: pictures in a terminal that answers as real ones do, and in a viewer."""
+"""`show`, `--preview` and `--open`: pictures in a terminal that answers like real ones, and in a viewer."""
 
 import base64
 import fcntl
@@ -26,7 +26,7 @@ from tests.test_imagine import SMALL
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 PLACEHOLDER = "\U0010eeee"
 
-# Takes its stdout for its controlling terminal, as a shell does for what it starts, then becomes the command.
+# Makes stdout the controlling terminal, as a shell does, and becomes the command.
 IN_TERMINAL = (
     "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0); "
     "os.execv(sys.argv[1], sys.argv[1:])"
@@ -35,9 +35,9 @@ IN_TERMINAL = (
 
 @dataclass
 class Terminal:
-    """A terminal of 80 × 24 cells of 8 × 16 pixels; `sixel` and `kitty` say which protocols it speaks.
+    """A terminal of 80 × 24 cells of 8 × 16 pixels; `sixel` and `kitty` say which protocols it supports.
 
-    `pixels` says whether the system knows of those, which it does not over many an ssh connection.
+    `pixels` says whether the system knows their number; over ssh it often does not.
     """
 
     sixel: bool = False
@@ -49,7 +49,7 @@ class Terminal:
     def run(
         self, cli: Cli, *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None
     ) -> Done:
-        """Run a command in it; all that it shows comes as `stdout`. `stdin`, where given, is piped in."""
+        """Run a command in it; everything it shows is in `stdout`. `stdin`, if given, is piped in."""
         ours, theirs = pty.openpty()
         fcntl.ioctl(
             theirs,
@@ -117,7 +117,7 @@ def kitty_picture(shown: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode("".join(chunks))))
 
 
-def test_half_blocks_where_the_terminal_has_no_graphics(cli: Cli, flag_png: Path) -> None:
+def test_half_blocks(cli: Cli, flag_png: Path) -> None:
     """Red to the left, blue to the right, as large as fits and with its ratio kept."""
     done = Terminal().run(cli, "show", flag_png)
     assert done.code == 0, done.stdout
@@ -129,7 +129,7 @@ def test_half_blocks_where_the_terminal_has_no_graphics(cli: Cli, flag_png: Path
     assert {row[-1] for row in rows} == {BLUE}
 
 
-def test_kittys_protocol_where_the_terminal_answers_to_it(cli: Cli, flag_png: Path) -> None:
+def test_kitty(cli: Cli, flag_png: Path) -> None:
     """The picture as a PNG, and placeholders for it whose colour is its number, whatever NO_COLOR says."""
     done = Terminal(kitty=True).run(cli, "show", flag_png, env={"NO_COLOR": "1", "COLORTERM": ""})
     assert done.code == 0, done.stdout
@@ -143,10 +143,8 @@ def test_kittys_protocol_where_the_terminal_answers_to_it(cli: Cli, flag_png: Pa
 
 
 @pytest.mark.parametrize("stdin", [None, b"", b"a kite"])
-def test_sixel_where_the_terminal_has_it_even_if_stdin_is_a_pipe(
-    cli: Cli, flag_png: Path, stdin: bytes | None
-) -> None:
-    """Red and blue, by the protocol that the terminal says it has; it is asked even where it is not stdin."""
+def test_sixel(cli: Cli, flag_png: Path, stdin: bytes | None) -> None:
+    """Red and blue; the terminal is asked for its protocols even if it is not stdin."""
     done = Terminal(sixel=True).run(cli, "show", flag_png, stdin=stdin)
     assert done.code == 0, done.stdout
     (sixels,) = re.findall(r"\x1bP[\d;]*q(.*?)\x1b\\", done.stdout, re.DOTALL)
@@ -155,14 +153,14 @@ def test_sixel_where_the_terminal_has_it_even_if_stdin_is_a_pipe(
 
 
 @pytest.mark.parametrize("stdin", [None, b""])
-def test_a_terminal_of_unknown_pixels_is_good_enough(cli: Cli, flag_png: Path, stdin: bytes | None) -> None:
-    """It is asked, does not answer, and the usual size of a cell has to do."""
+def test_unknown_pixels(cli: Cli, flag_png: Path, stdin: bytes | None) -> None:
+    """The terminal does not answer either, so a common cell size is used."""
     done = Terminal(sixel=True, pixels=False).run(cli, "show", flag_png, stdin=stdin)
     assert done.code == 0, done.stdout
     assert re.search(r"\x1bP[\d;]*q", done.stdout)
 
 
-def test_a_terminal_without_a_size_is_one_clear_line(flux: Cli, flag_png: Path) -> None:
+def test_a_terminal_without_a_size(flux: Cli, flag_png: Path) -> None:
     """`show` says so; for `imagine --preview` it is a warning after the path."""
     done = Terminal(sixel=True, rows=0, columns=0).run(flux, "show", flag_png)
     assert "Traceback" not in done.stdout
@@ -171,30 +169,30 @@ def test_a_terminal_without_a_size_is_one_clear_line(flux: Cli, flag_png: Path) 
     assert "x.png" in done.stdout
 
 
-def test_no_colour_leaves_half_blocks_nothing_to_show(cli: Cli, flag_png: Path) -> None:
-    """NO_COLOR holds: exit 2 and why."""
+def test_half_blocks_without_colour(cli: Cli, flag_png: Path) -> None:
+    """NO_COLOR is respected: exit 2, and the reason."""
     done = Terminal().run(cli, "show", flag_png, env={"NO_COLOR": "1"})
     assert done.code == 2
     assert "NO_COLOR is set" in done.stdout
     assert "▀" not in done.stdout
 
 
-def test_without_a_terminal_the_path_is_printed(cli: Cli, flag_png: Path) -> None:
-    """A pipe gets no escape sequence, and neither does a dumb terminal."""
+def test_without_a_terminal(cli: Cli, flag_png: Path) -> None:
+    """A pipe gets the path without escape sequences, and so does a dumb terminal."""
     assert cli("show", "flag.png") == Done(0, "flag.png\n", "")
     done = Terminal(sixel=True).run(cli, "show", flag_png, env={"TERM": "dumb"})
     assert (done.code, done.stdout) == (0, f"{flag_png}\r\n")
 
 
-def test_a_task_is_shown_by_its_id(flux: Cli) -> None:
+def test_a_task(flux: Cli) -> None:
     """The history knows where its picture is."""
     (task,) = flux("imagine", "x", "--json", *SMALL).objects
     assert flux("show", task["task_id"]).lines == [str(flux.cwd / task["path"])]
     assert half_blocks(Terminal().run(flux, "show", task["task_id"]).stdout)
 
 
-def test_a_task_without_a_picture_here_says_how_to_get_it(flux: Cli) -> None:
-    """Not saved, gone to stdout, deleted, or never heard of: exit 6 each."""
+def test_a_task_without_a_picture(flux: Cli) -> None:
+    """Not saved, printed to stdout, deleted, or unknown: exit 6, and how to get it."""
     (unsaved,) = flux("imagine", "x", "--no-wait", *SMALL).lines
     process = flux.start("imagine", "x", "-o", "-", *SMALL)
     assert process.communicate(timeout=30)[0]
@@ -214,7 +212,7 @@ def test_a_task_without_a_picture_here_says_how_to_get_it(flux: Cli) -> None:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """Return a PNG that claims a size and holds next to nothing."""
+    """Return a PNG that claims a size and has hardly any data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -249,8 +247,8 @@ ODD: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("make", ODD.values(), ids=list(ODD))
-def test_an_odd_picture_is_one_clear_line(cli: Cli, make: Callable[[], bytes]) -> None:
-    """Exit 6, one error, no traceback, and the terminal gets no broken graphics."""
+def test_a_broken_picture(cli: Cli, make: Callable[[], bytes]) -> None:
+    """Exit 6 and one error; nothing of it is sent to the terminal."""
     (cli.cwd / "odd.png").write_bytes(make())
     done = Terminal(sixel=True).run(cli, "show", "odd.png")
     assert done.code == 6, done.stdout
@@ -260,15 +258,15 @@ def test_an_odd_picture_is_one_clear_line(cli: Cli, make: Callable[[], bytes]) -
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "I;16", "CMYK"])
-def test_every_kind_of_pixels_is_shown(cli: Cli, mode: str) -> None:
-    """Grey, palettes, transparency, 16 bits and ink."""
+def test_pixel_formats(cli: Cli, mode: str) -> None:
+    """Grey, palettes, transparency, 16 bits and CMYK."""
     kind = "JPEG" if mode == "CMYK" else "PNG"
     Image.new(mode, (64, 64)).save(cli.cwd / "x.png", kind)
     assert half_blocks(Terminal().run(cli, "show", "x.png").stdout)
 
 
-def test_imagine_shows_the_picture_after_its_path(flux: Cli) -> None:
-    """`--preview`: the path, then the picture, bars or not."""
+def test_imagine_with_a_preview(flux: Cli) -> None:
+    """The path, then the picture, with or without progress bars."""
     done = Terminal(kitty=True).run(flux, "imagine", "x", "--preview", "-o", "x.png", *SMALL)
     assert done.code == 0, done.stdout
     assert done.stdout.index("x.png\r\n") < done.stdout.index("\x1b_G")
@@ -277,23 +275,23 @@ def test_imagine_shows_the_picture_after_its_path(flux: Cli) -> None:
     assert half_blocks(done.stdout)
 
 
-def test_a_prompt_from_a_pipe_is_no_hindrance(flux: Cli) -> None:
-    """The prompt comes on stdin, and the terminal is still asked for its protocol."""
+def test_a_preview_with_a_piped_prompt(flux: Cli) -> None:
+    """The prompt comes from stdin, and the terminal is still asked for its protocols."""
     done = Terminal(kitty=True).run(flux, "imagine", "--preview", *SMALL, stdin=b"a kite")
     assert done.code == 0, done.stdout
     assert flux.history()[0]["prompt"] == "a kite"
     assert kitty_picture(done.stdout).getbbox()
 
 
-def test_a_preview_never_gets_into_a_pipe(flux: Cli) -> None:
-    """The path and nothing else is on stdout; stderr says why, unless it is to be quiet."""
+def test_no_preview_in_a_pipe(flux: Cli) -> None:
+    """Stdout has only the path; stderr says why, unless `--quiet`."""
     done = flux("imagine", "x", "--preview", "-o", "x.png", "--width", "256", "--height", "256")
     assert (done.code, done.stdout) == (0, "x.png\n")
     assert "no preview: stdout is not a terminal" in done.stderr
     assert flux("imagine", "x", "--preview", "-o", "y.png", *SMALL) == Done(0, "y.png\n", "")
 
 
-def test_wait_shows_the_picture_too(flux: Cli) -> None:
+def test_wait_with_a_preview(flux: Cli) -> None:
     """`wait --preview`, for what was submitted with `--no-wait`."""
     (task_id,) = flux("imagine", "x", "--no-wait", *SMALL).lines
     done = Terminal(kitty=True).run(flux, "wait", task_id, "--preview", "-q")
@@ -302,10 +300,8 @@ def test_wait_shows_the_picture_too(flux: Cli) -> None:
 
 
 @pytest.mark.parametrize("package", ["textual_image", "PIL"])
-def test_without_the_extra_nothing_is_paid_for(
-    flux: Cli, service: Service, flag_png: Path, tmp_path: Path, package: str
-) -> None:
-    """One sentence that names the extra, exit 2, before anything is sent."""
+def test_without_the_extra(flux: Cli, service: Service, flag_png: Path, tmp_path: Path, package: str) -> None:
+    """Exit 2 and the name of the extra, before anything is sent."""
     # None in sys.modules is Python's own way to say that there is no such module.
     (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules[{package!r}] = None\n")
     env = {"PYTHONPATH": str(tmp_path)}
@@ -331,7 +327,7 @@ def opener(cli: Cli, tmp_path: Path) -> Path:
     return log
 
 
-def test_open_hands_the_file_to_the_viewer(flux: Cli, flag_png: Path, opener: Path) -> None:
+def test_open(flux: Cli, flag_png: Path, opener: Path) -> None:
     """`show --open` with a file or a task; the viewer's own output goes nowhere."""
     assert flux("show", "flag.png", "--open") == Done(0, "", "")
     (task,) = flux("imagine", "x", "--json", *SMALL).objects
@@ -340,7 +336,7 @@ def test_open_hands_the_file_to_the_viewer(flux: Cli, flag_png: Path, opener: Pa
 
 
 @pytest.mark.usefixtures("flag_png")
-def test_the_viewer_gets_neither_key_nor_secret(cli: Cli, opener: Path, tmp_path: Path) -> None:
+def test_the_environment_of_the_viewer(cli: Cli, opener: Path, tmp_path: Path) -> None:
     """A viewer is any program, and may pass its environment on."""
     (opener.parent / "bin" / "xdg-open").write_text(f"#!/bin/sh\n{shutil.which('env')} > {tmp_path}/environment\n")
     env = {"APIFRAME_API_KEY": "key-of-mine", "FLUX_CLI_WEBHOOK_SECRET": "secret-of-mine", "DISPLAY": ":7"}
@@ -350,7 +346,7 @@ def test_the_viewer_gets_neither_key_nor_secret(cli: Cli, opener: Path, tmp_path
     assert "-of-mine" not in environment
 
 
-def test_imagine_opens_each_picture_in_the_end(flux: Cli, opener: Path) -> None:
+def test_imagine_with_open(flux: Cli, opener: Path) -> None:
     """`--open -n 2`: both, once they are saved."""
     done = flux("imagine", "x", "-n", "2", "--open", "-o", "{n}.png", *SMALL)
     assert (done.code, sorted(done.lines)) == (0, ["1.png", "2.png"])
@@ -358,8 +354,8 @@ def test_imagine_opens_each_picture_in_the_end(flux: Cli, opener: Path) -> None:
 
 
 @pytest.mark.usefixtures("flag_png")
-def test_a_viewer_that_stays_open_holds_nothing_up(cli: Cli, opener: Path) -> None:
-    """The command ends while the viewer lives on, and so does a `$(…)` around it."""
+def test_a_viewer_that_stays_open(cli: Cli, opener: Path) -> None:
+    """The command ends while the viewer is running, and so does a `$(…)` around it."""
     (opener.parent / "bin" / "xdg-open").write_text(f"#!/bin/sh\necho $$ > {opener}\nexec /bin/sleep 60\n")
     assert cli("show", "flag.png", "--open", timeout=20) == Done(0, "", "")
     wait_until(lambda: opener.exists() and opener.read_text().strip())
@@ -367,8 +363,8 @@ def test_a_viewer_that_stays_open_holds_nothing_up(cli: Cli, opener: Path) -> No
 
 
 @pytest.mark.usefixtures("flag_png")
-def test_without_a_viewer_nothing_is_paid_for(flux: Cli, service: Service, tmp_path: Path) -> None:
-    """No opener, or one that fails: exit 2 and why."""
+def test_without_a_viewer(flux: Cli, service: Service, tmp_path: Path) -> None:
+    """No opener, or one that fails: exit 2 and the reason, before anything is sent."""
     flux.env["PATH"] = str(tmp_path)
     done = flux("imagine", "x", "--open")
     assert (done.code, service.submissions) == (2, 0)

@@ -1,5 +1,6 @@
 """`flux-cli fetch`: the status of tasks, and with `-o` the pictures of finished ones."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -207,10 +208,13 @@ def _print(
 
 
 def _row(result: "Result", record: "Record | None") -> tuple[str, ...]:
+    from flux_cli.commands.tasks import short
+
     task = result.task
     percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
     path = (record.path if record else None) or ""
-    return result.task_id or "", result.status.value, percentage, (task.image_url if task else None) or "", path
+    task_id = short(result.task_id) if sys.stdout.isatty() else result.task_id or ""
+    return task_id, result.status.value, percentage, (task.image_url if task else None) or "", path
 
 
 def _print_messages(results: "Sequence[Result]", *, required: bool, quiet: bool) -> None:

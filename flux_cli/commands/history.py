@@ -13,7 +13,7 @@ from flux_cli import completion, options
 from flux_cli.api.task import Status
 from flux_cli.commands import SUMMARIES
 from flux_cli.errors import ExitCode, LocalFileError, UsageError
-from flux_cli.ui import console
+from flux_cli.ui import console, tables
 
 if TYPE_CHECKING:
     from flux_cli.storage.history import HistoryReader
@@ -119,7 +119,10 @@ def history(
             )
         )
     warn_of_problems(opened)
-    _print(records, json=json, filtered=any(filters))
+    if what is not None and not json and sys.stdout.isatty():
+        tables.show(("name", "value"), _details(records[0]), grow=("value",), header=False)
+    else:
+        _print(records, json=json, filtered=any(filters))
     return ExitCode.OK
 
 
@@ -156,6 +159,24 @@ def _row(record: "Record") -> tuple[str, ...]:
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
     path, error = record.path or "", record.error or ""
     return when, record.task_id or "", record.status.value, record.prompt or "", path, error
+
+
+def _details(record: "Record") -> list[tuple[str, str]]:
+    """Return what is known of one task, for people."""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+    known: dict[str, object] = {
+        "task": record.task_id,
+        "submitted": when,
+        "status": "not saved" if record.unsaved and record.status is Status.FINISHED else record.status.value,
+        "error": record.error,
+        "service": record.service,
+        **record.request,
+        "image_url": record.image_url,
+        "file": record.path,
+        "original": record.original_path,
+        "batch": record.batch,
+    }
+    return [(name, str(value)) for name, value in known.items() if value is not None]
 
 
 def _as_json(record: "Record") -> dict[str, object]:
