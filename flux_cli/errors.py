@@ -91,7 +91,7 @@ class FluxError(Exception):
 
 
 class UsageError(FluxError):
-    """A flag, a value or a combination that the rules do not allow; nothing was sent."""
+    """An option, a value or a combination that is not allowed; nothing was sent."""
 
     exit_code = ExitCode.USAGE
 
@@ -105,7 +105,7 @@ class ViolationsError(UsageError):
 
 
 class NotAllowedError(FluxError):
-    """No key, a key that the service refuses (401, 403), or no credits left (402)."""
+    """No key, a key that the service rejects (401, 403), or no credits left (402)."""
 
     exit_code = ExitCode.NOT_ALLOWED
 
@@ -117,19 +117,19 @@ class TaskFailedError(FluxError):
 
 
 class ServiceDownError(FluxError):
-    """The service cannot be reached or keeps failing; a later try may work."""
+    """The service is unreachable or keeps failing; a later attempt may succeed."""
 
     exit_code = ExitCode.SERVICE_DOWN
 
 
 class BadResponseError(FluxError):
-    """The service answered something that cannot be understood."""
+    """The response of the service cannot be interpreted."""
 
     exit_code = ExitCode.UNEXPECTED
 
 
 class LocalFileError(FluxError):
-    """A local file exists, cannot be written or read, or is not what it should be."""
+    """A local file exists, cannot be written or read, or has the wrong content."""
 
     exit_code = ExitCode.LOCAL_FILE
 
@@ -139,15 +139,15 @@ class StoreBusyError(LocalFileError):
 
 
 class OutcomeUnknownError(FluxError):
-    """A submission went out and no usable answer came back: it may have been accepted, and billed."""
+    """A submission was sent and got no usable response: it may have been accepted and charged."""
 
     exit_code = ExitCode.OUTCOME_UNKNOWN
 
     def __init__(self, what: str) -> None:
-        """`what` is all that is known of the submission."""
+        """`what` says what happened instead of a response."""
         super().__init__(
-            f"the submission's outcome is unknown, it may have been accepted and billed: {what}",
-            "it is never sent again by itself; see `flux-cli account` and `flux-cli history` before you repeat it",
+            f"the outcome of the submission is unknown, it may have been accepted and charged: {what}",
+            "it is not resubmitted automatically; see `flux-cli account` and `flux-cli history` before repeating it",
         )
         self.what = what
 
@@ -209,7 +209,7 @@ def program() -> str:
 
 
 class SignalReceived(BaseException):
-    """SIGTERM or SIGHUP arrived. A BaseException, so that no handler of errors swallows it."""
+    """SIGTERM or SIGHUP arrived. A BaseException, so that no error handler swallows it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)

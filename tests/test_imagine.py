@@ -459,7 +459,7 @@ def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(fl
     (record,) = flux.history()
     assert done.code == 130
     assert record["status"] in ("processing", "unknown")
-    assert (record["task_id"] or "may have been accepted and billed") in done.stderr
+    assert (record["task_id"] or "may have been accepted and charged") in done.stderr
 
 
 def test_verbose_tells_of_the_download_and_what_is_tried_again(flux: Cli) -> None:

@@ -50,6 +50,7 @@ def meant(near: str) -> str:
         ("imagne x", "unknown command `imagne`", meant("flux-cli imagine")),
         ("foo", "unknown command `foo`", SEE_HELP),
         ("help me", "unknown command `me`", SEE_HELP),
+        ("help imagne", "unknown command `imagne`", meant("flux-cli imagine")),
         ("help config ste", "unknown command `config ste`", meant("flux-cli config set")),
         ("config ste", "unknown command `config ste`", meant("flux-cli config set")),
         ("config nope", "unknown command `config nope`", SEE.format("config")),
@@ -110,29 +111,6 @@ def test_every_habit_leads_somewhere(cli: Cli) -> None:
     assert [
         ours for ours in usage_errors.COMMAND_HABITS.values() if cli("help", ours).code and ours != "--version"
     ] == []
-
-
-@pytest.mark.parametrize(
-    ("prompt", "found", "hint"),
-    [
-        ("a kite --ar 16:9", "--ar 16:9", "to set it, put `--aspect-ratio 16:9` after the prompt's closing quote"),
-        ("a kite --seed=7 --raw", "--seed=7", "to set it, put `--seed 7` after the prompt's closing quote"),
-        ("a kite --v 6", "--v 6", "flux-cli has no such option"),
-        ("a kite --raw --ar 1:1", "--raw", "to set it, put `--raw` after the prompt's closing quote"),
-    ],
-)
-def test_options_in_a_prompt(prompt: str, found: str, hint: str) -> None:
-    """Midjourney's habit: the service would take them as words."""
-    assert usage_errors.options_in_prompt(prompt) == (
-        f"the prompt contains `{found}`, which is sent as part of the text",
-        hint,
-    )
-
-
-@pytest.mark.parametrize("prompt", ["a kite", "a kite -- red", "well-known--ar", "--argh 3", "a--seed 3"])
-def test_dashes_in_a_prompt(prompt: str) -> None:
-    """Dashes that are no option draw no warning."""
-    assert usage_errors.options_in_prompt(prompt) is None
 
 
 def test_environment_variables_are_named(cli: Cli) -> None:

@@ -1,6 +1,6 @@
 """`flux-cli help`: the help page of a command."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,10 +23,11 @@ def show_help(
     """Print the same page as `--help`."""
     page = context.find_root()
     for n, name in enumerate(names or ()):
-        known = list(getattr(page.command, "commands", ()))
-        command = page.command.get_command(page, name) if hasattr(page.command, "get_command") else None
+        group: Any = page.command if hasattr(page.command, "get_command") else None
+        command = group.get_command(page, name) if group else None
         if command is None:
+            known = group.list_commands(page) if group else []
             raise usage_errors.unknown_command(page.command_path, (names or [])[n:], known)
         page = type(page)(command, info_name=name, parent=page)
-    console.out(page.get_help())
+    console.out_bytes(f"{page.get_help()}\n".encode())  # with its colours
     return 0

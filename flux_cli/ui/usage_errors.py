@@ -92,35 +92,6 @@ NEVER_GUESSED = frozenset(
     {"--force", "--insecure", "--no-validate", "--retry-unknown", "forget", "logout", "unset"}
 )
 """Running one of these by mistake destroys something or costs money."""
-_IN_PROMPT = re.compile(
-    r"(?<!\S)--(ar|aspect|aspect-ratio|cfg|chaos|guidance|height|model|niji|no|q|quality|raw|s|seed|size|steps|style|"
-    r"stylize|tile|v|weird|width)\b(?:[ =](?!-)(\S+))?"
-)
-
-
-def options_in_prompt(prompt: str) -> tuple[str, str] | None:
-    """Return a warning and a hint if a prompt contains an option, such as ` --ar 16:9`; otherwise None."""
-    match = _IN_PROMPT.search(prompt)
-    if not match:
-        return None
-    option = OPTION_HABITS.get(f"--{match[1]}", f"--{match[1]}")
-    ours = option in (
-        "--aspect-ratio",
-        "--guidance",
-        "--height",
-        "--model",
-        "--raw",
-        "--seed",
-        "--steps",
-        "--width",
-    )
-    value = f" {match[2]}" if match[2] and option != "--raw" else ""
-    return (
-        f"the prompt contains `{match[0]}`, which is sent as part of the text",
-        f"to set it, put `{option}{value}` after the prompt's closing quote"
-        if ours
-        else "flux-cli has no such option",
-    )
 
 
 def explain(error: Any, group: Any, arguments: Sequence[str]) -> tuple[str, str]:

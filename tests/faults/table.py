@@ -155,7 +155,7 @@ def _always(outcome: Outcome) -> Iterator[str]:
         alive = record.task_id and record.status in (Status.PROCESSING, Status.FINISHED) and not record.path
         if alive and not re.search(rf"flux-cli wait {re.escape(record.task_id or '')}\b", done.stderr):
             yield "stderr does not say how to wait for the paid task"
-        if record.status is Status.UNKNOWN and "may have been accepted and billed" not in done.stderr:
+        if record.status is Status.UNKNOWN and "may have been accepted and charged" not in done.stderr:
             yield "stderr does not say that it may have been billed"
 
 

@@ -42,7 +42,7 @@ class Phase:
     flags: tuple[str, ...] = ()
 
 
-BILLED = "may have been accepted and billed"
+BILLED = "may have been accepted and charged"
 RESUME = "flux-cli wait task-0"
 PHASES = (
     Phase("submitting", {"/flux-imagine": [60.0]}, ("/flux-imagine", 1), Status.UNKNOWN, BILLED),

@@ -12,7 +12,7 @@ from tests.conftest import KEY, Cli
 from tests.faults.table import Row, check_all
 from tests.server import Action, Reply, Server, http, in_turn, png, reply, slowly, submitted
 
-UNKNOWN = r"may have been accepted and billed"
+UNKNOWN = r"may have been accepted and charged"
 HOW_TO_CHECK = r"`flux-cli account` and `flux-cli history`"
 
 
