@@ -147,7 +147,7 @@ class OutcomeUnknownError(FluxError):
         """`what` says what happened instead of a response."""
         super().__init__(
             f"the outcome of the submission is unknown, it may have been accepted and charged: {what}",
-            "it is not resubmitted automatically; see `flux-cli account` and `flux-cli history` before repeating it",
+            "it is not resubmitted automatically; see `flux-cli account` and `flux-cli history` before a retry",
         )
         self.what = what
 
