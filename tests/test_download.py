@@ -1,6 +1,7 @@
 """Whether a picture is complete, judged by its bytes; how it is transferred, resumed and saved."""
 
 import base64
+import contextlib
 import hashlib
 import io
 import os
@@ -451,6 +452,26 @@ def test_closing_removes_the_partial_file(tmp_path: Path) -> None:
         failed(server, tmp_path, transfer)
     assert len(list(tmp_path.iterdir())) == 1
     transfer.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_attempt_that_was_given_up_does_not_disturb_the_next(tmp_path: Path) -> None:
+    """Each has a file of its own; what the first one leaves after the end is removed."""
+    transfer = Transfer(Target(tmp_path), {}, 1)
+
+    def stall(during: Callable[[], None] = lambda: None) -> None:
+        with contextlib.suppress(DownloadError), transfer.partial(tmp_path) as partial:
+            partial.received, partial.validator = 9, '"v1"'
+            during()
+            raise DownloadError("it stalled")
+
+    with transfer.partial(tmp_path) as second:
+        stall()
+        second.file.write(b"still open")
+    assert len(list(tmp_path.iterdir())) == 1
+    stall(during=stall)
+    assert len(list(tmp_path.iterdir())) == 1
+    stall(during=transfer.close)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -53,8 +53,11 @@ def _verify(key: str, service: ServiceOptions, stored_url: str | None) -> None:
         raise UsageError("the sandbox needs no key and cannot check one", "store it unchecked with --no-verify")
     from flux_cli.api.client import DEFAULT_API_URL, Client, check_key_kind
     from flux_cli.api.transport import Transport
+    from flux_cli.commands.service import warn_if_unencrypted
 
     url = check_api_url(service.api_url if service.api_url is not None else stored_url or DEFAULT_API_URL)
+    if not service.quiet:
+        warn_if_unencrypted(url)
     try:
         check_key_kind(key, url)
         account = Client(Transport(url, key, (), console.note if service.verbose else None)).account()

@@ -82,8 +82,8 @@ def choose(options: ServiceOptions, config: Config, *, keyless: bool = False) ->
         return Choice(None, _SANDBOX_KEY, flags, secrets, options.verbose)
     url = check_api_url(options.api_url if options.api_url is not None else config.api_url or DEFAULT_API_URL)
     key = _key(url, config, keyless=keyless)
-    if url.startswith("http:") and not _is_this_machine(url) and not options.quiet:
-        console.warning(f"the key travels unencrypted to {url}")
+    if not options.quiet:
+        warn_if_unencrypted(url)
     flags = f" --api-url {shlex.quote(url)}" if url_flag else ""
     return Choice(url, key, flags, secrets, options.verbose)
 
@@ -118,6 +118,12 @@ def _key(url: str, config: Config, *, keyless: bool) -> str:
         return ""
     check_key_kind(key, url)
     return key
+
+
+def warn_if_unencrypted(url: str) -> None:
+    """Print a warning if the key travels unencrypted to another machine."""
+    if url.startswith("http:") and not _is_this_machine(url):
+        console.warning(f"the key travels unencrypted to {url}")
 
 
 def _is_this_machine(url: str) -> bool:

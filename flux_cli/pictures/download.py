@@ -86,6 +86,7 @@ class Partial:
         location: The URL that served them, without its query: a signature in it may change.
         validator: The strong ETag or Last-Modified of the response, for If-Range; None if it cannot be resumed.
         total: The size of the whole picture in bytes, if announced.
+        close: Removes the file.
     """
 
     file: BinaryIO
@@ -93,6 +94,7 @@ class Partial:
     location: str = ""
     validator: str | None = None
     total: int | None = None
+    close: Callable[[], None] = lambda: None
 
     def clear(self) -> None:
         """Forget the received bytes: the next attempt starts from the beginning."""
@@ -138,7 +140,7 @@ def image_session() -> "requests.Session":
     """Return a session without credentials; `auth` is a no-op because None would let netrc supply some."""
     session = connections.session(lambda prepared: prepared)
     session.headers["User-Agent"] = USER_AGENT
-    session.headers["Accept"] = "image/*"
+    session.headers["Accept"] = "image/*, */*;q=0.5"
     # Compression gains nothing for images, and a truncated gzip stream is not detected.
     session.headers["Accept-Encoding"] = "identity"
     return session

@@ -13,13 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from flux_cli.api.task import Task
 from flux_cli.api.transport import Trace
-from flux_cli.pictures.download import (
-    DownloadError,
-    OnBytes,
-    Partial,
-    fetch_image,
-    image_session,
-)
+from flux_cli.pictures.download import DownloadError, OnBytes, Partial, fetch_image, image_session
 from flux_cli.pictures.formats import KNOWN_TYPES, PNG, WEBP, ImageType, is_image_extension
 from flux_cli.pictures.naming import Target, values_for
 from flux_cli.storage.files import local_errors, place, sync, temporary
@@ -51,7 +45,7 @@ class Saved:
 class Transfer:
     """What the attempts to save one task's pictures have in common; `close` removes a partial file.
 
-    `request` and `n` fill the target's template. Used by one thread at a time.
+    `request` and `n` fill the target's template.
     """
 
     def __init__(self, target: Target, request: Mapping[str, object], n: int) -> None:
@@ -60,29 +54,41 @@ class Transfer:
         self.n = n
         self.saved: Saved | None = None
         """The picture once it is saved, also if the original is still missing."""
-        self._partial: Partial | None = None
-        self._files = contextlib.ExitStack()
+        self._kept: Partial | None = None
+        self._lock = threading.Lock()
+        self._closed = False
 
     @contextlib.contextmanager
     def partial(self, directory: Path) -> Iterator[Partial]:
-        """Yield the last attempt's partial file, or a new one; keep it after an error if it can be resumed."""
-        if self._partial is None:
-            self._partial = Partial(self._files.enter_context(temporary(directory)))
+        """Yield the last attempt's partial file, or a new one; keep it after an error if it can be resumed.
+
+        An attempt owns its file: one that was given up may still run, in a DNS lookup, when the next one begins.
+        """
+        with self._lock:
+            partial, self._kept = self._kept, None
+        if partial is None:
+            stack = contextlib.ExitStack()
+            partial = Partial(stack.enter_context(temporary(directory)), close=stack.close)
         try:
-            yield self._partial
+            yield partial
         except DownloadError:
-            if not self._partial.resumable:
-                self.close()
+            with self._lock:
+                keep = partial.resumable and self._kept is None and not self._closed
+                self._kept = partial if keep else self._kept
+            if not keep:
+                partial.close()
             raise
         except BaseException:
-            self.close()
+            partial.close()
             raise
-        self.close()
+        partial.close()
 
     def close(self) -> None:
-        """Remove the partial file, if there is one."""
-        self._partial = None
-        self._files.close()
+        """Remove the partial file, if there is one; later attempts leave none."""
+        with self._lock:
+            partial, self._kept, self._closed = self._kept, None, True
+        if partial is not None:
+            partial.close()
 
 
 class Saver:
