@@ -1,12 +1,14 @@
 """`flux-cli gallery`: which pictures, the page as a file, and the page in a real browser."""
 
+import base64
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from flux_cli.api.task import Status
-from flux_cli.gallery import page as gallery_page
-from flux_cli.gallery.again import command, quoted
-from flux_cli.gallery.pictures import Picture, Thumbnail
+from flux_cli.gallery.collection import Picture
+from flux_cli.gallery.command import command, note, quoted
 from flux_cli.pictures import sidecar
 from flux_cli.storage.history import History
-from tests.conftest import FLUX_CLI, Cli
+from tests.conftest import Cli
 from tests.test_imagine import SMALL
-
-INJECTIONS = (
-    "</script><script>document.title='broken in'</script>",
-    "<img src=x onerror=\"document.title='broken in'\">",
-    "<!--<script>",
-    "]]>{{script}}&lt;b&gt;\\u003cb",
-)
 
 
 class Made:
@@ -98,7 +91,7 @@ def test_without_a_directory_it_is_all_of_the_history_that_is_on_disk(made: Made
     (made.cli.cwd / "b/3.png").unlink()
     done = made.cli("gallery")
     assert (done.code, done.lines) == (0, ["gallery.html"])
-    assert done.stderr == "left out: 1 of the history whose file is gone\n"
+    assert done.stderr == "omitted: 1 from the history whose file is gone\n"
     assert prompts(made.cli.cwd / "gallery.html") == ["four", "two", "one"]
 
 
@@ -143,8 +136,8 @@ def test_of_a_path_that_was_used_again_the_last_picture_counts(made: Made) -> No
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 6, "there is no picture in the history"),
-        (["."], 6, "there is no picture in ."),
+        ([], 6, "no picture in the history is from flux-cli"),
+        (["."], 6, "no picture in . is from flux-cli"),
         (["missing"], 6, "cannot read missing: no such file or directory"),
         (["-o", "."], 2, "is a directory"),
         (["-o", "missing/x.html"], 6, "missing"),
@@ -169,7 +162,7 @@ def test_only_an_earlier_page_is_replaced(made: Made) -> None:
     page.write_text("<h1>mine</h1>")
     done = made.cli("gallery")
     assert done.code == 6
-    assert "gallery.html exists and is no gallery" in done.stderr
+    assert "gallery.html exists and is not a gallery" in done.stderr
     assert page.read_text() == "<h1>mine</h1>"
     assert made.cli("gallery", "--force").code == 0
     made.add("two")
@@ -263,33 +256,161 @@ REQUESTS: list[Mapping[str, Any]] = [
 ]
 
 
+def history_picture(**request: Any) -> Picture:
+    """Return a picture of this machine's history, from the sandbox."""
+    return Picture(Path("/x.png"), {"model": "flux-pro", **request}, "task-1", None, sandbox=True, trusted=True)
+
+
+def foreign_picture(**request: Any) -> Picture:
+    """Return a picture with a sidecar that anybody can have written."""
+    return Picture(Path("/x.png"), {"model": "flux-pro", "seed": 1, **request}, "task-1", None)
+
+
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: str(request["prompt"])[:20].encode())
-def test_the_command_makes_the_very_same_request(cli: Cli, request_: Mapping[str, Any]) -> None:
-    """Each is run by a real shell, with `--dry-run` before its end."""
-    picture = Picture(Path("/x.png"), {"model": "flux-pro", **request_}, "task-1", None, "sandbox")
+def test_the_command_makes_the_same_request(cli: Cli, request_: Mapping[str, Any]) -> None:
+    """A shell splits it into words, and the program reads the same request from them."""
+    picture = history_picture(**request_)
     line = command(picture)
-    assert line.startswith("flux-cli imagine ")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", line)
-    run = line.replace("flux-cli imagine", f"{FLUX_CLI} imagine --dry-run", 1)
-    done = subprocess.run(["bash", "-c", run], env=cli.env, cwd=cli.cwd, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    environment = {"LC_ALL": "C.UTF-8", "PATH": os.environ["PATH"]}
+    script = line.replace("flux-cli", "printf '%s\\0'", 1)
+    words = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, check=True).stdout
+    arguments = words.decode().split("\0")[:-1]
+    done = cli(arguments[0], "--dry-run", *arguments[1:])
+    assert done.code == 0, done.stderr
     assert json.loads(done.stdout) == picture.request
 
 
-def test_the_command_names_the_image_prompt_and_the_service(cli: Cli) -> None:
-    """A file or URL again, `-` for what came from stdin; the service where it is not the usual one."""
-    Image.new("RGB", (8, 8)).save(cli.cwd / "in.png")
-    described = {"source": str(cli.cwd / "in.png"), "sha256": "0", "type": "image/png", "bytes": 1}
-    request = {"model": "flux-pro", "prompt": "x", "image_prompt": described, "webhook_url": "https://e.org"}
-    picture = Picture(Path("/x.png"), request, "t", None, "https://example.com/api")
-    assert command(picture) == (
-        f"flux-cli imagine --model flux-pro --image-prompt {cli.cwd}/in.png --api-url https://example.com/api x"
+def test_the_command_of_a_history_picture_names_its_image_prompt() -> None:
+    """The file or URL, or `-` for stdin."""
+    image = {"source": "/a b.png", "sha256": "0", "type": "image/png", "bytes": 1}
+    picture = history_picture(prompt="x", image_prompt=image, webhook_url="https://e.org", webhook_secret="s")
+    assert command(picture) == "flux-cli imagine --model flux-pro --image-prompt '/a b.png' --sandbox x"
+    picture = history_picture(prompt="x", image_prompt={**image, "source": None}, seed=1)
+    assert command(picture) == "flux-cli imagine --model flux-pro --image-prompt - --seed 1 --sandbox x"
+    assert note(picture) == "The image prompt came from stdin: pipe the same image in."
+    assert note(history_picture(prompt="x")) == "No seed was set: the same request gives another picture."
+    assert command(history_picture(prompt="-")) == "flux-cli imagine --like task-1"
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({"api_url": "https://evil.example", "sandbox": False, "verbose": True}, ""),
+        ({"output": "/etc/passwd", "force": True, "open": True, "--force": True}, ""),
+        ({"webhook_url": "https://evil.example", "webhook_secret": "s"}, ""),
+        ({"raw": "yes", "width": "300", "height": True, "steps": [1], "guidance": None}, ""),
+        ({"aspect_ratio": "--api-url=https://e.vil"}, " --aspect-ratio=--api-url=https://e.vil --no-validate"),
+        ({"image_prompt": {"source": "/home/me/private.png"}}, " --image-prompt -"),
+        ({"image_prompt": "aGk="}, ""),
+    ],
+)  # fmt: skip
+def test_the_command_of_a_foreign_sidecar_is_harmless(request_: dict[str, Any], expected: str) -> None:
+    """Only fields of the request, with values of their type: no URL, no other option, no file of this machine."""
+    assert (
+        command(foreign_picture(**request_, prompt="x"))
+        == f"flux-cli imagine --model flux-pro --seed 1{expected} x"
     )
-    request = {**request, "image_prompt": {**described, "source": None}}
-    usual = Picture(Path("/x.png"), request, "t", None, "https://api.apiframe.pro")
-    assert command(usual) == "flux-cli imagine --model flux-pro --image-prompt - x"
-    unspeakable = Picture(Path("/x.png"), {"prompt": "a\0b"}, "task-1", None, "sandbox")
-    assert command(unspeakable) == "flux-cli imagine --like task-1"
+
+
+def test_a_foreign_sidecar_with_a_special_prompt() -> None:
+    """What cannot be an argument is read from the sidecar; an image prompt has to be piped in."""
+    assert command(foreign_picture(prompt="a\0b")) == "flux-cli imagine --like /x.png"
+    assert command(foreign_picture(prompt="--force")) == "flux-cli imagine --model flux-pro --seed 1 -- --force"
+    described = foreign_picture(prompt="x", image_prompt={"source": "kite.png"})
+    assert note(described) == "The image prompt was kite.png: pipe the same image in."
+
+
+def test_a_foreign_service_is_not_used(cli: Cli) -> None:
+    """The page of a directory with a hostile sidecar contains no URL of a service."""
+    Image.new("RGB", (8, 8)).save(cli.cwd / "x.png")
+    request = {"model": "flux-pro", "prompt": "a kite"}
+    sidecar.write(cli.cwd / "x.png", request, task_id="x", created=1.0, service="https://evil.example", force=True)
+    assert cli("gallery", ".").code == 0
+    (entry,) = entries(cli.cwd / "gallery.html")
+    assert entry["command"] == "flux-cli imagine --model flux-pro 'a kite'"
+    assert "evil" not in (cli.cwd / "gallery.html").read_text()
+
+
+def batch_result(path: Path, **values: Any) -> str:
+    """Return a line of a batch's results."""
+    result = {"row": "1", "line": 1, "service": "sandbox", "task_id": "t1", "path": str(path), "seed": None}
+    return json.dumps({**result, "model": "flux-pro", "prompt": path.stem, **values}) + "\n"
+
+
+def test_a_batch_directory_is_enough(cli: Cli) -> None:
+    """Its results and journals name the pictures, even if it was moved; a sidecar counts more."""
+    directory = cli.cwd / "moved"
+    (directory / "sub").mkdir(parents=True)
+    (directory / ".flux-cli").mkdir()
+    old = Path("/mnt/old/batch")
+    for name in ("one.png", "sub/two.png", "three.png", "four.png"):
+        Image.new("RGB", (8, 8)).save(directory / name)
+    request = {"model": "flux-dev", "prompt": "full request", "width": 300}
+    (directory / "results.jsonl").write_text(
+        batch_result(old / "one.png", prompt="replaced")
+        + "not JSON\n[]\n"
+        + batch_result(old / "one.png", seed=7)
+        + batch_result(old / "sub/two.png", request=request)
+        + batch_result(old / "missing.png")
+        + batch_result(old / "four.png")
+        + batch_result(Path("../../outside.png"))
+        + '{"path": 7}\n{"path": "a\\u0000b"}\n'
+    )
+    closed = {"event": "closed", "result": json.loads(batch_result(old / "three.png"))}
+    (directory / ".flux-cli/journal-000001-host.jsonl").write_text(
+        json.dumps({"row": "3"}) + "\n" + json.dumps(closed)
+    )
+    (directory / "results.jsonl").open("a").write(batch_result(old / "four.png"))
+    sidecar.write(directory / "four.png", request, task_id="x", created=1.0, service="sandbox", force=True)
+    assert cli("gallery", "moved").code == 0
+    found = {entry["url"]: entry for entry in entries(directory / "gallery.html")}
+    assert {url: entry["prompt"] for url, entry in found.items()} == {
+        "./one.png": "one",
+        "./sub/two.png": "full request",
+        "./three.png": "three",
+        "./four.png": "full request",
+    }
+    assert found["./one.png"]["command"] == "flux-cli imagine --model flux-pro --seed 7 --sandbox one"
+    assert found["./one.png"]["created"] == pytest.approx((directory / "one.png").stat().st_mtime)
+    assert found["./sub/two.png"]["settings"] == []
+
+
+def test_a_damaged_history_does_not_stop_a_directory(made: Made) -> None:
+    """Its error is a warning; without a directory it is the error."""
+    made.add("one", "pics/a.png")
+    path = made.cli.cwd / "pics/a.png"
+    sidecar.write(path, {"model": "flux-pro", "prompt": "one"}, task_id="x", created=1.0, service="s", force=True)
+    made.history.close()
+    for file in made.cli.history_file.parent.glob("history*"):
+        file.unlink()
+    made.cli.history_file.write_bytes(b"not a database" * 100)
+    done = made.cli("gallery", "pics")
+    assert (done.code, done.lines) == (0, ["pics/gallery.html"])
+    assert done.stderr.startswith("warning: ")
+    assert made.cli("gallery").code == 6
+
+
+def test_thumbnails_of_every_mode(tmp_path: Path) -> None:
+    """Palettes, transparency, single bits and sideways photographs; upright, in the right size and colour."""
+    from flux_cli.gallery.thumbnails import thumbnails
+
+    red = Image.new("RGB", (900, 300), "red")
+    red.save(tmp_path / "a.png")
+    red.quantize(4).save(tmp_path / "b.png")
+    red.convert("RGBA").save(tmp_path / "c.png")
+    red.convert("1").save(tmp_path / "d.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    red.save(tmp_path / "e.jpg", exif=exif)
+    for path, thumbnail in zip(paths := sorted(tmp_path.iterdir()), thumbnails(paths), strict=True):
+        assert thumbnail is not None
+        content = base64.b64decode(thumbnail.url.partition(",")[2])
+        with Image.open(io.BytesIO(content)) as image:
+            expected = ((300, 900), (120, 360)) if path.suffix == ".jpg" else ((900, 300), (480, 160))
+            assert ((thumbnail.width, thumbnail.height), image.size) == expected
+            colour = image.convert("RGB").getpixel((60, 60))
+        assert path.name == "d.png" or colour[0] > 220 > 60 > colour[1]  # type: ignore[index] # RGB
 
 
 SHELLS = (["bash", "-c"], ["dash", "-c"], ["zsh", "-fc"], ["fish", "--no-config", "-c"])
@@ -315,358 +436,6 @@ def test_any_text_is_one_word_for_a_shell(text: str) -> None:
             [*shell, f"printf %s {quoted(text)}"], env=environment, capture_output=True, check=True
         )
         assert done.stdout.decode() == text, shell
-
-
-# The page in a browser
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, headless."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        if hasattr(os, "geteuid") and os.geteuid() == 0:
-            pytest.fail("there is no Chromium: apt-get install chromium")
-        pytest.skip("THE GALLERY'S PAGE IS NOT TESTED: there is no Chromium")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-class Browsing:
-    """Opens pages from disk, without a network; fails on an error in a page's script or policy."""
-
-    def __init__(self, browser: Browser) -> None:
-        self.browser = browser
-        self.complaints: list[str] = []
-        self.expected: set[str] = set()
-        self.refused: set[str] = set()
-        self.requests: list[str] = []
-
-    def open(self, path: Path, width: int = 1280, height: int = 800, **options: Any) -> Page:
-        """Return the page at `path` once it is there."""
-        context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
-        context.set_offline(True)
-        page = context.new_page()
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.goto(path.absolute().as_uri())
-        return page
-
-
-@pytest.fixture
-def browsing(browser: Browser) -> Iterator[Browsing]:
-    """Without complaints to the end but for those expected, and without a request that leaves the machine."""
-    opened = Browsing(browser)
-    yield opened
-    for context in browser.contexts:
-        context.close()
-    assert set(opened.complaints) == opened.expected
-    assert {url for url in opened.requests if not url.startswith(("file:", "data:"))} <= opened.refused
-
-
-@pytest.fixture
-def page_file(made: Made) -> Path:
-    """A page of twelve pictures."""
-    made.add("a red kite over the sea", "kite.png", seed=1, size=(320, 240))
-    made.add("wide dunes at night", model="flux-pro-1.1-ultra", aspect_ratio="21:9", size=(420, 180))
-    made.add("Ein Käfer", model="flux-dev", seed=12345678901234567890)
-    for text in INJECTIONS:
-        made.add(text, model="flux-dev")
-    for number in range(5):
-        made.add(f"a kite, number {number}", seed=100 - number)
-    assert made.cli("gallery").code == 0
-    return made.cli.cwd / "gallery.html"
-
-
-def shown(page: Page) -> list[str]:
-    """Return the prompts of the cards, in order."""
-    return page.locator("#grid .prompt").all_text_contents()
-
-
-def test_search_filter_and_sort(browsing: Browsing, page_file: Path) -> None:
-    """Each narrows or orders the cards, together, and the count is told."""
-    page = browsing.open(page_file)
-    count = page.get_by_role("status").first
-    expect(count).to_have_text("12 pictures")
-    assert shown(page)[0] == "a kite, number 4"
-    page.get_by_label("Search").fill("KITE sea")
-    assert shown(page) == ["a red kite over the sea"]
-    expect(count).to_have_text("1 of 12 pictures")
-    page.get_by_label("Search").fill("kite")
-    page.get_by_role("combobox", name="Sort").select_option("Oldest first")
-    assert shown(page) == ["a red kite over the sea", *[f"a kite, number {n}" for n in range(5)]]
-    page.get_by_role("combobox", name="Sort").select_option("Seed")
-    assert shown(page) == ["a red kite over the sea", *[f"a kite, number {n}" for n in (4, 3, 2, 1, 0)]]
-    page.get_by_label("Search").fill("")
-    page.get_by_role("combobox", name="Model").select_option("flux-dev")
-    assert len(shown(page)) == 1 + len(INJECTIONS)
-    page.get_by_role("combobox", name="Model").select_option("flux-pro-1.1-ultra")
-    assert shown(page) == ["wide dunes at night"]
-    page.get_by_label("Search").fill("nothing like it")
-    assert shown(page) == []
-    page.get_by_role("button", name="Show all").click()
-    expect(count).to_have_text("12 pictures")
-    page.get_by_role("combobox", name="Sort").select_option("Largest first")
-    assert shown(page)[:2] == ["a red kite over the sea", "wide dunes at night"]
-    for text, found in (("12345678901234567890", 1), ("task-3", 1), ("kite.png", 1)):
-        page.get_by_label("Search").fill(text)
-        assert len(shown(page)) == found
-
-
-def test_the_large_view_by_keyboard(browsing: Browsing, page_file: Path) -> None:
-    """Enter opens it, the arrows turn, Home and End jump, Escape closes and the focus is where one was."""
-    page = browsing.open(page_file)
-    page.keyboard.press("/")
-    expect(page.get_by_label("Search")).to_be_focused()
-    page.keyboard.type("kite")
-    page.locator("#grid button").first.focus()
-    page.keyboard.press("Enter")
-    large = page.get_by_role("dialog")
-    expect(large).to_be_visible()
-    heading = large.get_by_role("heading", level=2)
-    expect(heading).to_have_text("a kite, number 4")
-    expect(large.get_by_role("button", name="Previous picture")).to_be_disabled()
-    page.keyboard.press("ArrowRight")
-    expect(heading).to_have_text("a kite, number 3")
-    expect(large.get_by_role("status")).to_have_text("2 of 6")
-    page.keyboard.press("End")
-    expect(heading).to_have_text("a red kite over the sea")
-    page.keyboard.press("ArrowRight")
-    expect(large.get_by_role("status")).to_have_text("6 of 6")
-    page.keyboard.press("ArrowLeft")
-    expect(heading).to_have_text("a kite, number 0")
-    for _ in range(12):  # the focus stays inside
-        page.keyboard.press("Tab")
-        assert page.evaluate(
-            "document.activeElement === document.body || !!document.activeElement.closest('dialog')"
-        )
-    page.keyboard.press("Escape")
-    expect(large).to_be_hidden()
-    expect(page.locator("#grid button").nth(4)).to_be_focused()
-
-
-def test_the_filter_may_change_before_the_closing_is_told(browsing: Browsing, page_file: Path) -> None:
-    """The card is gone by then; and who has begun to type a search keeps the focus."""
-    page = browsing.open(page_file)
-    page.locator("#grid button").nth(5).click()
-    page.evaluate("""() => {
-        document.querySelector("dialog").close();
-        search.focus();
-        search.value = "dunes";
-        search.dispatchEvent(new Event("input"));
-    }""")
-    expect(page.get_by_role("dialog")).to_be_hidden()
-    page.keyboard.type(" night")
-    expect(page.get_by_label("Search")).to_have_value("dunes night")
-    page.locator("#grid button").first.click()
-    page.evaluate("""() => {
-        document.querySelector("dialog").close();
-        search.value = "nothing like it";
-        search.dispatchEvent(new Event("input"));
-    }""")
-    expect(page.get_by_role("dialog")).to_be_hidden()
-    page.get_by_role("button", name="Show all").click()
-    assert len(shown(page)) == 12
-
-
-def test_the_large_view_shows_the_file_and_all_there_is_to_know(browsing: Browsing, page_file: Path) -> None:
-    """The real file at its full size, by its relative URL, with its facts."""
-    page = browsing.open(page_file)
-    page.get_by_label("Search").fill("dunes")
-    page.get_by_role("button", name="wide dunes at night").click()
-    image = page.locator("#picture")
-    expect(image).to_have_js_property("naturalWidth", 420)
-    expect(image).to_have_attribute("src", "./002.png")
-    expect(image).to_have_attribute("alt", "wide dunes at night")
-    facts = page.locator("#facts").inner_text().splitlines()
-    for name, value in (
-        ("Model", "flux-pro-1.1-ultra"),
-        ("Seed", "not set"),
-        ("Size", "420 × 180"),
-        ("Aspect ratio", "21:9"),
-        ("Task", "task-2"),
-        ("File", "002.png"),
-    ):
-        assert facts[facts.index(name) + 1] == value
-    assert page.locator("#facts time").get_attribute("datetime")
-    expect(page.locator("#note")).to_have_text("No seed was set: the same request gives another picture.")
-    page.get_by_role("button", name="Close").click()
-    page.get_by_label("Search").fill("12345678901234567890")
-    page.locator("#grid button").click()
-    assert "12345678901234567890" in page.locator("#facts").inner_text()
-
-
-def test_a_file_that_was_moved_leaves_its_thumbnail(browsing: Browsing, page_file: Path) -> None:
-    """And says so; the browser's own complaint about the file is expected."""
-    (page_file.parent / "kite.png").unlink()
-    browsing.expected.add("Failed to load resource: net::ERR_FILE_NOT_FOUND")
-    page = browsing.open(page_file)
-    page.get_by_role("button", name="a red kite over the sea").click()
-    expect(page.get_by_text("The file is not where it was.")).to_be_visible()
-    expect(page.locator("#picture")).to_have_attribute("src", re.compile("^data:image/webp"))
-    expect(page.locator("#picture")).to_have_js_property("complete", True)
-    page.keyboard.press("ArrowLeft")
-    expect(page.get_by_text("The file is not where it was.")).to_be_hidden()
-
-
-@pytest.mark.parametrize("clipboard", [True, False], ids=["clipboard", "no clipboard"])
-def test_copy_puts_the_command_on_the_clipboard(browsing: Browsing, page_file: Path, clipboard: bool) -> None:
-    """By the clipboard's interface, or without it by the selection; either way it is what the page shows."""
-    page = browsing.open(page_file, permissions=["clipboard-read", "clipboard-write"])
-    page.get_by_label("Search").fill("document.title")
-    page.locator("#grid button").first.click()
-    if not clipboard:
-        page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
-    page.get_by_role("button", name="Copy").click()
-    expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    copied = page.evaluate("navigator.clipboard.readText()")
-    (entry,) = [entry for entry in entries(page_file) if entry["prompt"] == INJECTIONS[1]]
-    assert copied == entry["command"]
-    page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("button", name="Copy", exact=True)).to_be_visible()
-
-
-def test_prompts_cannot_inject_markup(browsing: Browsing, page_file: Path) -> None:
-    """They are shown as they are, in the card and in the large view, and nothing in them runs."""
-    page = browsing.open(page_file)
-    for text in INJECTIONS:
-        assert text in shown(page)
-    page.get_by_role("button", name=INJECTIONS[-1]).click()
-    for text in reversed(INJECTIONS):  # newest first
-        expect(page.get_by_role("heading", level=2)).to_have_text(text)
-        page.keyboard.press("ArrowRight")
-    assert page.title() == "Gallery – flux-cli"
-    assert page.locator("script").count() == 2
-
-
-def test_the_policy_stops_what_is_not_the_pages_own(browsing: Browsing, page_file: Path) -> None:
-    """Even if markup got in: no script, no handler, no request."""
-    page = browsing.open(page_file)
-    page.evaluate(
-        """() => { const script = document.createElement('script'); script.textContent = "document.title = 'in'";
-        document.body.append(script);
-        document.body.insertAdjacentHTML('beforeend', `<img src="data:," onerror="document.title = 'in'">`);
-        document.body.insertAdjacentHTML('beforeend', '<img src="https://example.com/x.png">'); }"""
-    )
-    for _ in range(100):
-        page.wait_for_timeout(100)
-        if len(browsing.complaints) >= 3:
-            break
-    assert page.title() == "Gallery – flux-cli"
-    assert len(browsing.complaints) == 3
-    assert all("Content Security Policy" in complaint for complaint in browsing.complaints)
-    assert any("https://example.com/x.png" in complaint for complaint in browsing.complaints)
-    browsing.expected.update(browsing.complaints)
-    browsing.refused.add("https://example.com/x.png")
-
-
-@pytest.mark.parametrize("width", [320, 390, 768, 1280, 2560])
-def test_no_width_needs_sideways_scrolling(browsing: Browsing, page_file: Path, made: Made, width: int) -> None:
-    """Phones to wide screens, with words of any length, in the list and in the large view."""
-    made.add("w" * 3000, seed=10**200)
-    assert made.cli("gallery").code == 0
-    page = browsing.open(page_file, width=width, height=640)
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    for button in page.locator("header input, header select").all():
-        box = button.bounding_box()
-        assert box
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
-    page.locator("#grid button").first.click()
-    assert page.evaluate("document.getElementById('large').scrollWidth") == width
-    for name in ("Close", "Previous picture", "Next picture", "Copy"):
-        box = page.get_by_role("button", name=name).bounding_box()
-        assert box
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= width
-        assert name == "Copy" or min(box["width"], box["height"]) >= 44  # what a thumb hits
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_colours_follow_the_system_and_can_be_read(browsing: Browsing, page_file: Path, scheme: str) -> None:
-    """All text has the contrast that WCAG 2.2 asks for (1.4.3: 4.5 to 1), in the list and in the large view."""
-    page = browsing.open(page_file, color_scheme=scheme)
-    background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
-    assert (luminance(background) < 0.1) == (scheme == "dark")
-    assert contrasts(page, "h1, label, input, select, #count, #grid .prompt, #grid .meta") == []
-    page.locator("#grid button").first.click()
-    assert contrasts(page, "#place, h2, h3, dt, dd, dd a, pre, #note, #copy, #close") == []
-
-
-def luminance(colour: str) -> float:
-    """Return a CSS colour's relative luminance, as WCAG 2.2 defines it."""
-    channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-def contrasts(page: Page, selector: str) -> list[str]:
-    """Return the elements whose text has too little contrast with what is behind it."""
-    found = page.locator(selector).evaluate_all(
-        """elements => elements.map(element => {
-          let behind = element;
-          const ground = each => getComputedStyle(each).backgroundColor;
-          while (behind && /rgba\\(.*, 0\\)/.test(ground(behind))) behind = behind.parentElement;
-          const back = behind ? ground(behind) : "rgb(255, 255, 255)";
-          return [element.outerHTML.slice(0, 80), getComputedStyle(element).color, back];
-        })"""
-    )
-    assert found
-    poor = []
-    for name, ink, ground in found:
-        light, dark = sorted((luminance(ink) + 0.05, luminance(ground) + 0.05), reverse=True)
-        if light / dark < 4.5:
-            poor.append(f"{name}: {ink} on {ground}")
-    return poor
-
-
-def test_everything_has_a_name(browsing: Browsing, page_file: Path) -> None:
-    """For those who hear the page: controls are labelled, pictures are described by their prompts."""
-    page = browsing.open(page_file)
-    unnamed = "elements => elements.filter(e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).length"
-    assert page.locator("button, input, select").evaluate_all(unnamed) == 0
-    assert page.locator("img:not([alt])").count() == 0
-    assert page.get_by_role("listitem").count() == 12
-    page.get_by_role("button", name=re.compile("^a red kite over the sea flux-pro · seed 1")).click()
-    expect(page.get_by_role("dialog", name="a red kite over the sea")).to_be_visible()
-    expect(page.get_by_role("link", name="a red kite over the sea")).to_be_visible()
-    expect(page.get_by_role("img", name="a red kite over the sea")).to_be_visible()
-    assert page.evaluate("document.documentElement.lang") == "en"
-
-
-def test_two_thousand_pictures(browsing: Browsing, tmp_path: Path) -> None:
-    """Only the thumbnails near what is seen are decoded, and finding one of all takes one word."""
-    tiny = "data:image/webp;base64,UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
-    pictures = [
-        Picture(tmp_path / f"{n}.png", {"model": "flux-pro", "prompt": f"kite{n:04}", "seed": n}, f"t{n}", n, None)
-        for n in range(2000)
-    ]
-    path = tmp_path / "gallery.html"
-    gallery_page.write(path, pictures, [Thumbnail(tiny, 1024, 768)] * 2000)
-    page = browsing.open(path)
-    expect(page.locator("#count")).to_have_text("2,000 pictures")
-    expect(page.locator("#grid img").first).to_have_js_property("naturalWidth", 1)
-    loaded = "[...document.querySelectorAll('#grid img')].filter(image => image.src).length"
-    assert 4 <= page.evaluate(loaded) <= 100
-    page.get_by_label("Search").fill("kite0007")
-    assert shown(page) == ["kite0007"]
-    page.get_by_label("Search").fill("")
-    page.keyboard.press("End")
-    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
-    expect(page.locator("#grid li:last-child img")).to_have_attribute("src", tiny)
-    assert page.evaluate(loaded) <= 200
-
-
-def test_without_thumbnails_the_files_are_shown(browsing: Browsing, made: Made, tmp_path: Path) -> None:
-    """A page that was made without Pillow works in the browser, under its policy."""
-    made.add("a kite", "a b#.png", size=(100, 50))
-    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['PIL'] = None\n")
-    assert made.cli("gallery", "-q", env={"PYTHONPATH": str(tmp_path)}).code == 0
-    page = browsing.open(made.cli.cwd / "gallery.html")
-    expect(page.locator("#grid img")).to_have_js_property("naturalWidth", 100)
 
 
 def test_open_opens_the_page(made: Made, tmp_path: Path) -> None:

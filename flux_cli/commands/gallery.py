@@ -1,4 +1,4 @@
-"""`flux-cli gallery`: one HTML page of what was made."""
+"""`flux-cli gallery`: one HTML page of generated pictures."""
 
 import sys
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
-    from flux_cli.gallery.pictures import Picture, Thumbnail
+    from flux_cli.gallery.collection import Picture, Thumbnail
 
 app = typer.Typer(add_completion=False)
 
@@ -32,7 +32,7 @@ def gallery(
         typer.Argument(
             metavar="[DIR]",
             autocompletion=completion.directories,
-            help="What lies in it and below, from the history and from sidecars. Default: all of the history.",
+            help="Pictures in it and below: from the history, sidecars and batch results. Default: the history.",
         ),
     ] = None,
     output: Annotated[
@@ -42,12 +42,12 @@ def gallery(
             "-o",
             metavar="FILE",
             autocompletion=completion.files,
-            help="The page. Default: gallery.html in DIR, or here without DIR.",
+            help="The page. Default: gallery.html in DIR, or in the current directory.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is not a gallery.")] = False,
     viewer: Annotated[bool, typer.Option("--open", help="Open the page in the default browser.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on stderr but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors on stderr.")] = False,
 ) -> int:
     """Write the page and print its path."""
     from flux_cli.gallery import page
@@ -68,55 +68,69 @@ def gallery(
 
 
 def _found(directory: Path | None, quiet: bool) -> "list[Picture]":
-    """Return the pictures, newest first. Raises LocalFileError where there is none, or DIR cannot be read."""
-    from flux_cli.gallery.pictures import in_history, with_sidecars
-    from flux_cli.storage.history import open_readonly
+    """Return the pictures, newest first. Raises LocalFileError if there is none, or DIR cannot be read."""
+    from flux_cli.gallery.collection import from_directory
 
-    history = open_readonly()
-    pictures, gone = in_history(history.records(), directory)
-    for problem in history.problems():
-        console.warning(problem)
+    pictures, gone = _in_history(directory)
     if directory is not None:
         known = {picture.path for picture in pictures}
-        pictures += [picture for picture in with_sidecars(directory) if picture.path not in known]
+        pictures += [picture for picture in from_directory(directory) if picture.path not in known]
         pictures.sort(key=lambda picture: picture.created or 0, reverse=True)
     if not pictures:
         where = f"in {directory}" if directory else "in the history"
         raise LocalFileError(
-            f"there is no picture {where} that was made with flux-cli",
-            "pictures are known by the history, or by sidecars (`flux-cli imagine --sidecar`)",
+            f"no picture {where} is from flux-cli",
+            "it finds pictures by the history, by sidecars (`flux-cli imagine --sidecar`), and by batch results",
         )
     if gone and not quiet:
-        console.note(f"left out: {gone} of the history whose file is gone")
+        console.note(f"omitted: {gone} from the history whose file is gone")
     return pictures
 
 
+def _in_history(directory: Path | None) -> "tuple[list[Picture], int]":
+    """Return the history's pictures and the number of those that are gone. With DIR, a history is not needed."""
+    from flux_cli.gallery.collection import from_history
+    from flux_cli.storage.history import open_readonly
+
+    try:
+        history = open_readonly()
+        found = from_history(history.records(), directory)
+    except LocalFileError as error:
+        if directory is None:
+            raise
+        console.warning(str(error))
+        return [], 0
+    for problem in history.problems():
+        console.warning(problem)
+    return found
+
+
 def _thumbnails(pictures: "list[Picture]", path: Path, quiet: bool) -> "list[Thumbnail | None]":
-    """Return a thumbnail for each picture: from the page that is there, else made now, if Pillow is installed."""
+    """Return a thumbnail for each picture: from the earlier page, or a new one if Pillow is installed."""
     from flux_cli.gallery import page
 
     known: dict[tuple[str, str], Thumbnail | None] = {**page.thumbnails_in(path)}
     keys = [page.key(picture, path) for picture in pictures]
     missing = {key: picture.path for key, picture in zip(keys, pictures, strict=True) if key not in known}
-    known |= zip(missing, _made(list(missing.values()), quiet), strict=True)
+    known |= zip(missing, _created(list(missing.values()), quiet), strict=True)
     return [known[key] for key in keys]
 
 
-def _made(paths: list[Path], quiet: bool) -> "Iterable[Thumbnail | None]":
-    """Return a new thumbnail for each path, and show on a terminal how far it is; none where Pillow is missing."""
+def _created(paths: list[Path], quiet: bool) -> "Iterable[Thumbnail | None]":
+    """Return a new thumbnail for each path, with a progress bar on a terminal; none if Pillow is missing."""
     from importlib.util import find_spec
 
     if not paths:
         return []
     if find_spec("PIL") is None:
         if not quiet:
-            console.note("no thumbnails: they need the extra `preview`; the page shows the files themselves")
+            console.note("no thumbnails: they need the extra `preview`; the page shows the files instead")
         return [None] * len(paths)
     from flux_cli.gallery.thumbnails import thumbnails
 
-    coming = thumbnails(paths)
+    made = thumbnails(paths)
     if quiet or not console.is_terminal(sys.stderr):
-        return coming
+        return made
     from flux_cli.ui.task_bars import tracked
 
-    return tracked(coming, "Thumbnails", len(paths))
+    return tracked(made, "Thumbnails", len(paths))

@@ -1,1 +1,1 @@
-"""One HTML page of what was made: found, scaled down, and written as a file that needs nothing else."""
+"""One HTML page of generated pictures, with thumbnails, that needs no other file but the pictures."""

@@ -19,7 +19,7 @@ function element(name, properties = {}, ...children) {
 const sizeOf = (picture) => (picture.width ? `${picture.width} × ${picture.height}` : "");
 const seedOf = (picture) => (picture.seed === null ? "" : `seed ${picture.seed}`);
 
-// What a card leaves to the large view where it is narrow.
+// Text that a narrow card omits; the large view has it.
 const detail = (text, before, after) =>
   element("span", { className: "detail", textContent: text && before + text + after });
 
@@ -29,7 +29,7 @@ function timeOf(picture) {
   return element("time", { dateTime: date.toISOString(), textContent: day.format(date) });
 }
 
-// Thumbnails get their source when they come near: Chromium defers neither data: nor file: images by itself.
+// Images are loaded when they come near: `loading="lazy"` has no effect on data: and file: URLs in Chromium.
 const near = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
@@ -110,7 +110,7 @@ function open(picture) {
   for (const [name, value] of picture.settings) fact(name, value);
   fact("Task", picture.task);
   fact("File", element("a", { href: picture.url, target: "_blank", rel: "noopener", textContent: picture.name }));
-  // Each short word in one piece: a line must not end after the dashes of an option.
+  // Short words are not broken: a line must not end after the dashes of an option.
   byId("command").replaceChildren(...picture.command.split(/( )/).map((word) =>
     (word.length > 32 ? word : element("span", { className: word === " " ? "" : "word", textContent: word }))));
   byId("note").textContent = picture.note;
@@ -161,7 +161,7 @@ byId("close").addEventListener("click", () => large.close());
 byId("copy").addEventListener("click", copy);
 large.addEventListener("close", () => {
   byId("picture").removeAttribute("src");
-  // The event comes after the closing: by then somebody may be typing, and the card may have been filtered out.
+  // The event follows the closing. By then the user may be typing, and the card may be filtered out.
   if (byId("controls").contains(document.activeElement)) return;
   const button = current.item.firstChild;
   button.scrollIntoView({ block: "nearest" });

@@ -1,4 +1,4 @@
-"""The page: one HTML file with style, script and data inside, and a policy that lets nothing else run."""
+"""The page: one HTML file that contains its style, script and data, and a policy that allows no others."""
 
 import base64
 import hashlib
@@ -11,22 +11,22 @@ from pathlib import Path
 from urllib.parse import quote
 
 from flux_cli.errors import LocalFileError
-from flux_cli.gallery.again import command, note
-from flux_cli.gallery.pictures import Picture, Thumbnail
+from flux_cli.gallery.collection import Picture, Thumbnail
+from flux_cli.gallery.command import command, note
 from flux_cli.storage.files import place, sync, temporary
 
 MARK = b'<meta name="generator" content="flux-cli">'
-"""Is in the head of each page, so that an earlier page can be told from somebody's own file."""
+"""In the head of each page, to distinguish an earlier page from other files."""
 
-_DATA_BEGINS = '<script type="application/json" id="data">'
-_SHOWN_APART = frozenset({"prompt", "model", "seed", "width", "height", "webhook_url", "webhook_secret"})
+_DATA_START = '<script type="application/json" id="data">'
+_OWN_PLACE = frozenset({"prompt", "model", "seed", "width", "height", "webhook_url", "webhook_secret"})
 
 
 def check(path: Path, *, force: bool) -> None:
-    """See that a page can be written to `path`: nothing is there, or an earlier page.
+    """Check that nothing is at `path`, or an earlier page.
 
     Raises:
-        LocalFileError: Something else is there, and `force` is not set, or the path cannot be written.
+        LocalFileError: Another file is there and `force` is not set, or it cannot be read.
     """
     if force or not os.path.lexists(path):
         return
@@ -37,12 +37,12 @@ def check(path: Path, *, force: bool) -> None:
         raise LocalFileError(f"cannot replace {path}: {(error.strerror or str(error)).lower()}") from None
     if MARK not in head:
         raise LocalFileError(
-            f"{path} exists and is no gallery", "choose another name with -o, or replace it with --force"
+            f"{path} exists and is not a gallery", "choose another name with -o, or replace it with --force"
         )
 
 
 def write(path: Path, pictures: Sequence[Picture], thumbnails: Sequence[Thumbnail | None]) -> None:
-    """Write the page, whole or not at all, in place of an earlier one.
+    """Write the page atomically, replacing an earlier one.
 
     Raises:
         LocalFileError: It cannot be written.
@@ -55,13 +55,13 @@ def write(path: Path, pictures: Sequence[Picture], thumbnails: Sequence[Thumbnai
 
 
 def thumbnails_in(path: Path) -> dict[tuple[str, str], Thumbnail]:
-    """Return the thumbnails of an earlier page, each under its picture's `key`; none where there is no page."""
+    """Return the thumbnails of an earlier page by their picture's `key`; none if there is no page."""
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         return {}
     found = {}
-    _, _, rest = content.partition(_DATA_BEGINS)
+    _, _, rest = content.partition(_DATA_START)
     try:
         for entry in json.loads(rest.partition("</script>")[0]):
             if str(entry["thumbnail"]).startswith("data:image/webp;base64,") and entry["stamp"]:
@@ -73,14 +73,14 @@ def thumbnails_in(path: Path) -> dict[tuple[str, str], Thumbnail]:
 
 
 def key(picture: Picture, path: Path) -> tuple[str, str]:
-    """Return what tells a picture, as it is now, from all others on a page at `path`."""
+    """Return a key for this version of a picture on a page at `path`."""
     return relative_url(picture.path, path.parent), picture.stamp()
 
 
 def html(pictures: Sequence[Picture], thumbnails: Sequence[Thumbnail | None], directory: Path) -> str:
-    """Return the page; it refers to the pictures by URLs relative to `directory`."""
+    """Return the page, with URLs relative to `directory`."""
     entries = [_entry(*each, directory) for each in zip(pictures, thumbnails, strict=True)]
-    # No `<`, so that no prompt can end the element that holds the data.
+    # Without `<`, so that no prompt can end the element that contains the data.
     data = json.dumps(entries, separators=(",", ":")).replace("<", "\\u003c")
     style, script = _part("page.css"), _part("page.js")
     policy = (
@@ -96,7 +96,7 @@ def _part(name: str) -> str:
 
 
 def _hash(source: str) -> str:
-    """Return how a content security policy names an inline style or script."""
+    """Return the name of an inline style or script in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
@@ -121,10 +121,10 @@ def _entry(picture: Picture, thumbnail: Thumbnail | None, directory: Path) -> di
 
 
 def _settings(request: Mapping[str, object]) -> dict[str, str]:
-    """Return the request's other fields, as people read them."""
+    """Return the request's other fields for display."""
     settings = {}
     for name, value in request.items():
-        if name in _SHOWN_APART:
+        if name in _OWN_PLACE:
             continue
         if isinstance(value, Mapping):
             value = value.get("source") or "from stdin"
@@ -134,10 +134,10 @@ def _settings(request: Mapping[str, object]) -> dict[str, str]:
 
 
 def relative_url(path: Path, directory: Path) -> str:
-    """Return a file's URL as seen from a page in `directory`.
+    """Return a file's URL relative to a page in `directory`.
 
-    It begins with a dot, so that no file name can pass for a URL's scheme; on Windows a file on another drive has
-    no such URL, and gets an absolute one.
+    It begins with a dot, so that no file name looks like a URL's scheme. On Windows a file on another drive has no
+    relative URL; it gets an absolute one.
     """
     try:
         relative = os.path.relpath(path, os.path.realpath(directory))

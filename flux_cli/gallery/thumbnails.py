@@ -1,4 +1,4 @@
-"""Small copies of pictures, to be embedded in the page. Importing this module needs Pillow."""
+"""Thumbnails to embed in the page. Importing this module needs Pillow."""
 
 import base64
 import io
@@ -10,11 +10,11 @@ from pathlib import Path
 from PIL import Image
 
 from flux_cli.errors import LocalFileError
-from flux_cli.gallery.pictures import Thumbnail
+from flux_cli.gallery.collection import Thumbnail
 from flux_cli.pictures.decoding import decode
 
 BOX = (480, 360)
-"""The largest thumbnail, in pixels: sharp in the page's cards where a pixel is half a CSS pixel."""
+"""The largest thumbnail, in pixels: sharp in the page's cards at two pixels per CSS pixel."""
 QUALITY = 55
 """WebP's, 0 to 100."""
 
@@ -22,7 +22,8 @@ QUALITY = 55
 def thumbnails(paths: Sequence[Path]) -> Iterator[Thumbnail | None]:
     """Yield each picture's thumbnail, in order; None for a file that cannot be decoded.
 
-    Pillow lets go of the interpreter while it works, so threads are enough to use all processors.
+    Pillow releases the interpreter's lock while it works, so that threads can use all processors. Of large
+    pictures `decode` decodes one at a time, with a limit on memory.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         yield from pool.map(_thumbnail, paths)
@@ -34,9 +35,8 @@ def _thumbnail(path: Path) -> Thumbnail | None:
     except LocalFileError:
         return None
     image = picture.image
-    image.thumbnail(BOX, Image.Resampling.HAMMING)  # 5 ms a megapixel; the default, bicubic, takes 12
+    image.thumbnail(BOX, Image.Resampling.HAMMING)  # 5 ms per megapixel; the default, bicubic, takes 12
     file = io.BytesIO()
     image.save(file, "WEBP", quality=QUALITY, method=2)
-    return Thumbnail(
-        f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}", picture.width, picture.height
-    )
+    url = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Thumbnail(url, picture.width, picture.height)

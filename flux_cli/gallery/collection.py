@@ -1,0 +1,180 @@
+"""The pictures of a gallery: from the history, from sidecars, and from the results of a batch."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from flux_cli.errors import LocalFileError
+from flux_cli.pictures import sidecar
+from flux_cli.pictures.formats import is_image_extension
+from flux_cli.storage.record import Record
+
+RESULTS_NAME = "results.jsonl"
+"""A batch directory's results: one JSON object per row."""
+STATE_NAME = ".flux-cli"
+"""A batch directory's journals. They have the results that could not be written yet."""
+_FIELDS_OF_RESULTS = ("model", "prompt", "seed")
+"""The fields of the request in results of version 0.1.0."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture on disk and the request that made it.
+
+    Attributes:
+        path: Its absolute path.
+        request: The body that was sent; an image prompt is described there, not contained.
+        created: When it was submitted (Unix time, seconds), if known.
+        sandbox: Whether it is from the sandbox.
+        trusted: Whether the request is from the history of this machine. Other files can come from anybody.
+    """
+
+    path: Path
+    request: Mapping[str, Any]
+    task_id: str | None
+    created: float | None
+    sandbox: bool = False
+    trusted: bool = False
+
+    def stamp(self) -> str:
+        """Return a text that changes with the file: its size and modification time. Empty if it is gone."""
+        try:
+            status = self.path.stat()
+        except OSError:
+            return ""
+        return f"{status.st_size:x}-{status.st_mtime_ns:x}"
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small copy, as a `data:` URL, and the full picture's width and height in pixels."""
+
+    url: str
+    width: int
+    height: int
+
+
+def from_history(records: Iterable[Record], directory: Path | None = None) -> tuple[list[Picture], int]:
+    """Return the pictures of records, newest first, and the number of records whose file is gone.
+
+    Args:
+        records: The history, newest first: if a path was used twice, the newer record counts.
+        directory: Only pictures in it or below.
+    """
+    found: dict[str, Picture] = {}
+    gone: set[str] = set()
+    top = os.path.realpath(directory) if directory else None
+    for record in records:
+        if record.path is None or record.path == "-":
+            continue
+        path = os.path.realpath(record.path)
+        if path in found or path in gone or (top and not Path(path).is_relative_to(top)):
+            continue
+        if os.path.isfile(path):
+            sandbox = record.service == "sandbox"
+            found[path] = Picture(
+                Path(path), record.request, record.task_id, record.created, sandbox, trusted=True
+            )
+        else:
+            gone.add(path)
+    return list(found.values()), len(gone)
+
+
+def from_directory(directory: Path) -> Iterator[Picture]:
+    """Yield the pictures in a directory and below that have a sidecar or are in the results of a batch.
+
+    A sidecar counts more than results. Files that are neither, and hidden directories, are ignored.
+
+    Raises:
+        LocalFileError: The directory cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        if error.filename == top:
+            raise LocalFileError(f"cannot read {directory}: {(error.strerror or str(error)).lower()}")
+
+    top = os.path.realpath(directory)
+    found: set[Path] = set()
+    batches: list[Path] = []
+    for folder, folders, names in os.walk(top, onerror=fail):
+        if RESULTS_NAME in names or STATE_NAME in folders:
+            batches.append(Path(folder))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for picture in _with_sidecars(Path(folder), names):
+            found.add(picture.path)
+            yield picture
+    for batch in batches:
+        for path, picture in _in_batch(batch).items():
+            if path not in found:
+                found.add(path)
+                yield picture
+
+
+def _with_sidecars(folder: Path, names: Sequence[str]) -> Iterator[Picture]:
+    present = set(names)
+    for name in sorted(names):
+        path = folder / name
+        beside = sidecar.path_for(path)
+        if not is_image_extension(path.suffix[1:]) or beside.name not in present:
+            continue
+        try:
+            content = sidecar.read(beside)
+        except LocalFileError:
+            continue
+        sandbox = content.service == "sandbox"
+        yield Picture(path, content.request, content.task_id, content.created, sandbox)
+
+
+def _in_batch(directory: Path) -> dict[Path, Picture]:
+    """Return the pictures of a batch directory; of several results about a file, the last counts."""
+    files = [*sorted(directory.glob(f"{STATE_NAME}/journal-*.jsonl")), directory / RESULTS_NAME]
+    found: dict[Path, Picture] = {}
+    for file in files:
+        for result in _results(file):
+            path = _located(result.get("path"), directory)
+            if path is None:
+                continue
+            request = result.get("request")
+            if not isinstance(request, dict):
+                request = {name: result[name] for name in _FIELDS_OF_RESULTS if result.get(name) is not None}
+            task_id = result.get("task_id")
+            found[path] = Picture(
+                path,
+                request,
+                task_id if isinstance(task_id, str) else None,
+                path.stat().st_mtime,  # results have no time; a picture was saved soon after its submission
+                sandbox=result.get("service") == "sandbox",
+            )
+    return found
+
+
+def _results(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects in a results file or a journal; lines that are not are ignored."""
+    try:
+        lines = file.read_bytes().split(b"\n")
+    except OSError:
+        return
+    for line in lines:
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            result = value.get("result", value)
+            if isinstance(result, dict):
+                yield result
+
+
+def _located(value: object, directory: Path) -> Path | None:
+    """Return a picture's path in a batch directory that can have moved: its longest end that exists there."""
+    if not isinstance(value, str) or "\0" in value:
+        return None
+    parts = [part for part in PurePath(value).parts if part != ".."]
+    for start in range(len(parts)):
+        path = directory.joinpath(*parts[start:])
+        if path.is_relative_to(directory) and path.is_file():
+            return Path(os.path.realpath(path))
+    return None
