@@ -1,5 +1,6 @@
 """What can go wrong while a paid task is waited for: nothing passing ends it, and no way out forgets its id."""
 
+import base64
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 from flux_cli.api.task import Status
 from tests.faults.table import Row, check_all
-from tests.server import Action, Reply, Server, fetched, finished, http, in_turn, reply, slowly
+from tests.server import Action, Reply, Server, fetched, finished, http, in_turn, png, reply, slowly
 
 BRIEF = "imagine --width 256 --height 256 --timeout 5"
 RESUME = r"hint: already charged; resume with: flux-cli wait "
@@ -116,7 +117,7 @@ FAILED = [
 
 
 def lasts(steps: int) -> Reply:
-    """Return a script of a task that runs for so many looks."""
+    """Return a script of a task that runs for so many status checks."""
     running = reply({"task_id": "task-0", "status": "processing", "percentage": 50})
     return in_turn(*[running] * steps, fetched)
 
@@ -154,8 +155,69 @@ ON_THE_WIRE = [
 ]
 
 
+def result(**fields: object) -> bytes:
+    """Return a response about the task with these fields, and no others."""
+    return reply(fields)
+
+
+DATA_URL = "data:image/png;base64," + base64.b64encode(png()).decode()
+GATEWAY = [
+    on_the_wire(
+        "a nested result", lambda r: result(data={"status": "SUCCEEDED", "image_url": f"{r.origin}/image/x"})
+    ),
+    on_the_wire("a list of URLs", lambda r: result(status="Done", images=[{"url": f"{r.origin}/image/x"}])),
+    on_the_wire("a URL of the API's host", result(task_id="task-0", image_url="/image/x.png")),
+    on_the_wire("a URL without scheme", lambda r: result(image_url=r.origin.removeprefix("http:") + "/image/x")),
+    on_the_wire("a data: URL", result(status="finished", image_url=DATA_URL)),
+    on_the_wire("202", in_turn(reply({"task_id": "task-0", "percentage": 5}, 202), fetched)),
+    on_the_wire(
+        "text around the JSON",
+        lambda r: http(200, b"<b>Notice</b>\n%s<!-- 7 -->" % json.dumps(finished("task-0", r.origin)).encode()),
+    ),
+    on_the_wire(
+        "a charset in the header",
+        http(
+            200,
+            '{"status": "failed", "error": "Schl\u00fcssel"}'.encode("latin-1"),
+            Content_Type="text/json; charset=latin-1",
+        ),
+        4,
+        "Schl\u00fcssel",
+        status=Status.FAILED,
+    ),
+    on_the_wire("an ID with spaces", lambda r: reply({**finished("task-0", r.origin), "task_id": " task-0\n"})),
+    *(
+        on_the_wire(
+            f"the status {word}", result(status=word, message="no luck"), 4, "no luck", status=Status.FAILED
+        )
+        for word in ("Timed Out", "REJECTED", "cancelled", "Request Moderated", "expired")
+    ),
+    on_the_wire(
+        "a nested reason",
+        result(
+            code=200,
+            message="success",
+            data={"status": "failure", "detail": [{"loc": ["prompt"], "msg": "is bad"}]},
+        ),
+        4,
+        "prompt: is bad",
+        status=Status.FAILED,
+    ),
+    on_the_wire(
+        "a status word that nobody knows, for ever",
+        result(task_id="task-0", status="On hold", message="verify your account"),
+        7,
+        RESUME,
+        'status "On hold": verify your account',
+        status=Status.PROCESSING,
+    ),
+]
+
+
 @pytest.mark.parametrize(
-    "rows", [OVERCOME, RESUMABLE, FAILED, ON_THE_WIRE], ids=["overcome", "resumable", "failed", "wire"]
+    "rows",
+    [OVERCOME, RESUMABLE, FAILED, ON_THE_WIRE, GATEWAY],
+    ids=["overcome", "resumable", "failed", "wire", "gateway"],
 )
 def test_what_goes_wrong_while_waiting(rows: list[Row], tmp_path: Path, subtests: pytest.Subtests) -> None:
     """Each row: the exit code, one submission, the picture or the command that goes on for it."""
