@@ -41,6 +41,18 @@ def test_fetch_in_a_pipe(flux: Cli) -> None:
     assert flux("fetch", finished).lines[0].split("\t")[4] == str(flux.cwd / path)
 
 
+def test_fetch_on_a_terminal(flux: Cli) -> None:
+    """The beginning of the ID, and the file if there is one."""
+    task_id = submit(flux, FINISHED)
+    env = {"COLUMNS": "120", "TERM": "dumb"}
+    header, row = (line.split() for line in flux("fetch", task_id, tty=["stdout"], env=env).lines)
+    assert header == ["task", "status", "%", "picture"]
+    assert row[:3] == [task_id[:8], "finished", "100"]
+    assert row[3].startswith("http://127.0.0.1:")
+    (path,) = flux("wait", task_id, "-q").lines
+    assert flux("fetch", task_id, tty=["stdout"], env=env).lines[1].split()[3] == path
+
+
 @pytest.mark.parametrize(
     ("prompts", "code"),
     [

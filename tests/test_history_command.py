@@ -237,9 +237,9 @@ def test_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "/home/mean/x.png": "/home/mean/x.png",
     }
     for path, shown in cases.items():
-        assert history_lines._file(path) == shown
+        assert history_lines.short_path(path) == shown
     monkeypatch.setenv("HOME", "/")
-    assert history_lines._file("/x.png") == "/x.png"
+    assert history_lines.short_path("/x.png") == "/x.png"
 
 
 @pytest.mark.parametrize(

@@ -203,18 +203,28 @@ def _print(
                 console.out(str(path))
     else:
         rows = [_row(result, records[result.task_id or ""]) for result in results if result.task is not None]
-        if rows:
-            tables.show(("task", "status", "%", "image", "file"), rows, grow=("image", "file"))
+        if rows and sys.stdout.isatty():
+            tables.show(("task", "status", "%", "picture"), map(_short_row, rows), grow=("picture",))
+        else:
+            for row in rows:
+                console.out("\t".join(map(console.clean, row)))
 
 
-def _row(result: "Result", record: "Record | None") -> tuple[str, ...]:
-    from flux_cli.commands.tasks import short
-
+def _row(result: "Result", record: "Record | None") -> tuple[str, str, str, str, str]:
+    """Return task ID, status, percentage, URL and path."""
     task = result.task
     percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
-    path = (record.path if record else None) or ""
-    task_id = short(result.task_id) if sys.stdout.isatty() else result.task_id or ""
-    return task_id, result.status.value, percentage, (task.image_url if task else None) or "", path
+    url, path = (task.image_url if task else None) or "", (record.path if record else None) or ""
+    return result.task_id or "", result.status.value, percentage, url, path
+
+
+def _short_row(row: tuple[str, str, str, str, str]) -> tuple[str, str, str, str]:
+    """Return a row for people: the beginning of the ID, and the path instead of the URL if there is one."""
+    from flux_cli.commands.tasks import short
+    from flux_cli.ui.history_lines import short_path
+
+    task_id, status, percentage, url, path = row
+    return short(task_id), status, percentage, short_path(path) if path else url
 
 
 def _print_messages(results: "Sequence[Result]", *, required: bool, quiet: bool) -> None:

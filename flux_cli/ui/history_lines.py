@@ -95,12 +95,12 @@ def _cells(record: Record, now: float) -> dict[str, str]:
         "status": state(record),
         "model": model(record),
         "prompt": record.prompt or "",
-        "file": _file(record.path),
+        "file": short_path(record.path),
     }
     return {name: console.clean(cell) for name, cell in cells.items()}
 
 
-def _file(path: str | None) -> str:
+def short_path(path: str | None) -> str:
     """Return a path as short as it can be: relative to the working directory, or to the home."""
     if path is None or path == STDOUT:
         return "" if path is None else "(stdout)"
