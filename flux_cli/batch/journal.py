@@ -69,6 +69,7 @@ class Journal:
             if not self.path.exists():  # another run took this one for dead, and removed it
                 self._create()
                 _write(self._file, content)
+                self._size = len(content)
 
     def close(self) -> None:
         """Close the file."""

@@ -7,8 +7,9 @@ it: a history that cannot be written is reported once.
 import contextlib
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flux_cli.batch.claims import Claim
 from flux_cli.batch.journal import ACCEPTED, CLOSED, FINISHED, INTENT, UNSENT, Journal
@@ -53,8 +54,9 @@ class BatchStore:
         """
         self._claim.refresh_if_due()
         all_changes = [*self._unwritten, *changes]
+        entries = [self._entry(change) for change in all_changes]
         try:
-            self._journal.append(self._entry(change) for change in all_changes)
+            self._journal.append(entries)
         except LocalFileError:
             self._unwritten = [change for change in all_changes if not isinstance(change, Intent)]
             raise
@@ -68,7 +70,9 @@ class BatchStore:
                 "see the other process",
             )
         self.add_results(
-            self._line(change) for change in all_changes if isinstance(change, Closed) and _is_over(change.result)
+            entry["result"]
+            for change, (_, entry) in zip(all_changes, entries, strict=True)
+            if isinstance(change, Closed) and _is_over(change.result)
         )
         self._history.commit(all_changes)
 
@@ -91,12 +95,10 @@ class BatchStore:
         else:
             self.results_error, self._missing_lines = None, []
 
-    def _line(self, change: Closed) -> dict[str, object]:
-        return line_of(change.job, self._service, change.result)
-
-    def _entry(self, change: Change) -> tuple[str, Mapping[str, object]]:
+    def _entry(self, change: Change) -> tuple[str, dict[str, Any]]:
         """Return the entry of the journal for a change."""
         job = change.job
+        values: dict[str, Any]
         if isinstance(change, Intent):
             values = {"event": INTENT, "line": job.line, "time": round(time.time(), 3), "request": job.recorded}
         elif isinstance(change, Accepted):
@@ -106,7 +108,7 @@ class BatchStore:
         elif isinstance(change, Finished):
             values = {"event": FINISHED, "task_id": change.task.task_id, "image_url": change.task.image_url}
         else:
-            values = {"event": CLOSED, "result": self._line(change)}
+            values = {"event": CLOSED, "result": line_of(job, self._service, change.result)}
         return job.row or "", values
 
 
