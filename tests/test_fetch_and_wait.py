@@ -1,6 +1,7 @@
 """`flux-cli fetch` and `flux-cli wait` against the sandbox."""
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -43,14 +44,18 @@ def test_fetch_in_a_pipe(flux: Cli) -> None:
 
 def test_fetch_on_a_terminal(flux: Cli) -> None:
     """The beginning of the ID, and the file if there is one."""
+
+    def rows() -> list[list[str]]:
+        shown = flux("fetch", task_id, tty=["stdout"], env={"COLUMNS": "120"}).stdout
+        return [line.split() for line in re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()]
+
     task_id = submit(flux, FINISHED)
-    env = {"COLUMNS": "120", "TERM": "dumb"}
-    header, row = (line.split() for line in flux("fetch", task_id, tty=["stdout"], env=env).lines)
+    header, row = rows()
     assert header == ["task", "status", "%", "picture"]
     assert row[:3] == [task_id[:8], "finished", "100"]
     assert row[3].startswith("http://127.0.0.1:")
     (path,) = flux("wait", task_id, "-q").lines
-    assert flux("fetch", task_id, tty=["stdout"], env=env).lines[1].split()[3] == path
+    assert rows()[1][3] == path
 
 
 @pytest.mark.parametrize(
