@@ -1,119 +1,95 @@
-"""What reaches a terminal: nothing raw from a prompt, the service or a file name, and the cursor comes back."""
+"""Commands in a real terminal, a pty with a screen behind it: bars, resizing, signals and job control."""
 
-import json
 import re
 import shutil
 import signal
+from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import FLUX_CLI, KEY, Cli, wait_until
+from tests.cli import FLUX_CLI, KEY, Cli
+from tests.conftest import wait_until
 from tests.screen import Screen
-from tests.server import Reply, Server, finished, http, in_turn, png, reply
+from tests.server import Reply, Server, http, png, reply
 
-EVIL = (
-    "[bold red]no[/bold red] [/foo] [link=http://x]y[/link] \x1b[2J\x1b]0;owned\x07\x9b31m \x08\r\n over "
-    "\u202egnp.exe\u2066 \u2028 \x00 \x7f \ufeff \ud83d end"
-)
-"""Markup, escape sequences, line breaks, C1, bidi overrides, half a character."""
-ARGUMENT = EVIL.replace("\x00", "").replace("\ud83d", "")
-"""The same, as far as the system lets it be an argument."""
-RAW = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
-"""What must not be in what a terminal gets, line breaks and our own escape sequences apart."""
-OURS = re.compile(r"\x1b\[(\?25[lh]|\d*[AJK]|[\d;]*m|2K)")
-"""The escape sequences of bars, tables and colours."""
-
-RUNNING = reply({"task_id": "task-0", "status": EVIL, "percentage": 40})
-REPLIES: dict[str, dict[str, Reply]] = {
-    "all is well": {
-        "/fetch": in_turn(RUNNING, lambda r: reply({**finished("task-0", r.origin), "task_type": EVIL}))
-    },
-    "a refusal": {"/flux-imagine": reply({"errors": [{"msg": EVIL}]}, 400)},
-    "a redirect": {"/flux-imagine": http(307, Location="http://x/\x1b[2J\x9b31m")},
-    "a failure": {"/fetch": reply({"task_id": "task-0", "status": "failed", "error": EVIL})},
-    "trouble": {"/fetch": in_turn(reply({"message": EVIL}, 503), lambda r: reply(finished("task-0", r.origin)))},
-    "a URL": {"/fetch": lambda r: reply({**finished("task-0", r.origin), "image_url": f"ftp://{EVIL}"})},
-    "no JSON": {"/fetch": in_turn(http(200, EVIL.encode(errors="replace")), reply({}, 401))},
-    "a picture elsewhere": {"/image": http(302, Location="ftp://x/\x1b[2J\x9b31m")},
-}
+SMALL = ("--width", "256", "--height", "256")
+RUNNING = reply({"task_id": "task-0", "status": "processing", "percentage": 40})
 
 
-def assert_clean(output: bytes) -> str:
-    """See that nothing raw is in what a terminal got; return it without our own escape sequences."""
-    text = output.decode().replace("\r\n", "\n").replace("\r", "\n")
-    text = OURS.sub("", text)
-    assert "\x1b" not in text, re.findall(r"\x1b.{0,20}", text)
-    assert not RAW.search(text), RAW.search(text)
-    return text
+def bars(count: int) -> Callable[[list[str]], bool]:
+    """Return a condition: so many lines show a percentage."""
+    return lambda lines: sum(bool(re.search(r"\d+%", line)) for line in lines) == count
 
 
-@pytest.mark.parametrize("flags", [(), ("-v",)], ids=" ".join)
-@pytest.mark.parametrize("reply", REPLIES)
-def test_nothing_raw_reaches_a_terminal(cli: Cli, reply: str, flags: tuple[str, ...]) -> None:
-    """On a terminal, with bars and colours, whatever the prompt and the service say."""
-    with Server(REPLIES[reply]) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        screen = Screen(cli, "imagine", ARGUMENT, "--no-validate", *flags)
-        screen.end()
-    text = assert_clean(screen.raw)
-    assert "Traceback" not in text
-    if reply in ("a refusal", "a failure"):
-        assert "[bold red]no[/bold red] [/foo] [link=http://x]y[/link]" in re.sub(r"\s+", " ", text)
+@pytest.mark.parametrize("columns", [40, 200])
+def test_a_bar_per_task_and_afterwards_only_the_results(flux: Cli, columns: int) -> None:
+    """Three bars with number, prompt, percentage and time, one per line; then three paths in order."""
+    prompt = "日本の富士山と桜 [bold]x[/bold] 🗻 in spring light [[seconds 2]]"
+    screen = Screen(flux, "imagine", "-n", "3", prompt, *SMALL, "-o", "{n}.{ext}", columns=columns)
+    for number, line in enumerate(screen.until(bars(3)), 1):
+        assert line.startswith(f"{number}/3 日本")
+        assert re.search(r"\d+% +\d:\d\d$", line)
+    assert screen.end() == 0
+    assert screen.text == ["1.png", "2.png", "3.png"]
+    assert not screen.cursor_hidden
+
+
+def test_a_resize_leaves_nothing_behind(flux: Cli) -> None:
+    """From 80 to 40 to 120 columns while a bar is shown: the result is right, the cursor is back."""
+    screen = Screen(flux, "imagine", "a kite [[seconds 3]]", *SMALL, columns=80)
+    screen.until(bars(1))
+    screen.resize(40)
+    screen.until(lambda lines: any(re.search(r"[3-9]\d%", line) for line in lines))
+    screen.resize(120)
+    assert screen.end() == 0
+    assert screen.text[-1] in flux.files()
+    assert not screen.cursor_hidden
+
+
+@pytest.mark.parametrize("flags", [(), ("-v",)])
+def test_a_terminal_that_breaks_lines_anew_keeps_no_dead_bars(flux: Cli, flags: tuple[str, ...]) -> None:
+    """From 100 to 40 to 120 columns, where a bar becomes three lines: two bars, then only the results."""
+    screen = Screen(flux, "imagine", "-n", "2", "a kite [[seconds 3]]", *SMALL, *flags, columns=100)
+    screen.until(bars(2))
+    for columns in (40, 120):
+        screen.reflow(columns)
+        screen.until(lambda lines: [len(line) for line in lines if "%" in line] == [columns - 1] * 2)  # noqa: B023 - now
+    assert screen.end() == 0
+    assert not [line for line in screen.text if "━" in line]
+    if not flags:
+        assert sorted(screen.text) == flux.files()
+
+
+def test_ctrl_c_removes_the_bar_and_prints_how_to_resume(flux: Cli) -> None:
+    """Exit 130, the command that resumes, and a cursor."""
+    screen = Screen(flux, "imagine", "a kite [[never]]", columns=100)
+    screen.until(bars(1))
+    screen.type("\x03")
+    assert screen.end() == 130
+    (task_id,) = [record["task_id"] for record in flux.history()]
+    shown = "\n".join(screen.text)
+    assert f"flux-cli wait {task_id}" in shown
+    assert "%" not in shown
+    assert not screen.cursor_hidden
+
+
+def test_without_a_utf_8_locale_nothing_breaks(flux: Cli) -> None:
+    """An ASCII terminal gets bars of ASCII, and errors that quote an umlaut as an escape."""
+    env = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    screen = Screen(flux, "imagine", "a kite [[seconds 1]]", *SMALL, env=env)
+    assert screen.end() == 0
+    screen.raw.decode("ascii")
+    screen = Screen(flux, "imagine", "x", "-m", "flüx", env=env)
+    assert screen.end() == 2
+    assert "unknown model" in "".join(screen.text)
 
 
 @pytest.mark.parametrize(
-    "command", ["history", "fetch task-0", "fetch nope-1 task-0", "models", "account", "config list"]
+    ("phase", "number"),
+    [("waiting", signal.SIGTERM), ("waiting", signal.SIGHUP), ("downloading", signal.SIGINT)],
 )
-def test_nothing_raw_reaches_a_terminal_in_tables(cli: Cli, command: str) -> None:
-    """Nor in what other commands show of it."""
-    routes: dict[str, Reply] = {
-        "/account": reply({"email": EVIL, "credits": EVIL, "total_images": [EVIL], "plan": {"name": EVIL}}),
-        "/fetch": lambda r: reply(
-            {**finished(r.json()["task_id"], r.origin), "image_url": f"{r.origin}/image/{EVIL}"}
-        ),
-    }
-    with Server() as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        assert cli("imagine", ARGUMENT, "--no-validate").code == 0
-        cli("config", "set", "output_dir", f"pictures/{ARGUMENT}")
-        server.routes = routes
-        screen = Screen(cli, *command.split(), columns=200)
-        assert screen.end() == 0
-        text = assert_clean(screen.raw)
-        assert "Traceback" not in text
-        piped = cli(*command.split()).stdout.replace("\t", " ")
-        if command != "config list":  # which gives a program the settings as they are
-            assert not RAW.search(piped)
-            assert "\x1b" not in piped
-
-
-def test_json_escapes_by_jsons_rules(cli: Cli) -> None:
-    """A parser gets back exactly what was said, and what is printed is a line of harmless text."""
-    with Server(REPLIES["a failure"]) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        done = cli("imagine", ARGUMENT, "--no-validate", "--json")
-    (line,) = done.stdout.rstrip("\n").split("\n")
-    assert not RAW.search(line)
-    assert "\x1b" not in line
-    told_of = json.loads(line)
-    assert told_of["prompt"] == ARGUMENT
-    assert told_of["raw"]["error"] == EVIL
-
-
-def test_a_path_with_escape_sequences(cli: Cli) -> None:
-    """A program gets the path's bytes as they are; a terminal does not."""
-    with Server() as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        assert cli("imagine", "x", "-o", "a\x1b[2J.png").stdout == "a\x1b[2J.png\n"
-        screen = Screen(cli, "imagine", "x", "-o", "b\x1b[2J.png")
-        assert screen.end() == 0
-        assert_clean(screen.raw)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("phase", ["waiting", "downloading"])
 def test_the_cursor_comes_back(cli: Cli, phase: str, number: int) -> None:
-    """After each signal the last word on the cursor is to show it, and the id is there."""
+    """Every signal leaves a visible cursor, and the ID on the screen."""
     routes: dict[str, Reply] = {"/fetch": reply({"task_id": "task-0", "status": "x", "percentage": 40})}
     if phase == "downloading":
         routes = {"/image": [http(200, png(300_000))[:200_000], 60.0]}
@@ -131,7 +107,7 @@ def test_the_cursor_comes_back(cli: Cli, phase: str, number: int) -> None:
 
 
 def test_a_terminal_that_is_closed(cli: Cli) -> None:
-    """Where the hang-up is ignored, as `nohup` and `disown` have it, the task goes on to its picture."""
+    """If SIGHUP is ignored, as with `nohup` and `disown`, the picture is saved all the same."""
     with Server({"/fetch": RUNNING}) as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -140,22 +116,12 @@ def test_a_terminal_that_is_closed(cli: Cli) -> None:
         finally:
             signal.signal(signal.SIGHUP, before)
         screen.until(lambda lines: any("40%" in line for line in lines))
-        looks = len(server.requests("/fetch"))
+        checks = len(server.requests("/fetch"))
         screen.close()
-        wait_until(lambda: len(server.requests("/fetch")) > looks + 2)
+        wait_until(lambda: len(server.requests("/fetch")) > checks)
         server.routes = {}
         assert screen.process.wait(timeout=30) == 6  # for stdout was the terminal, too
     assert cli.files() == ["x-task-0.png"]
-
-
-def test_the_cursor_comes_back_at_the_deadline_and_on_errors(cli: Cli) -> None:
-    """Whatever ends the bars."""
-    for routes, code in (({"/fetch": RUNNING}, 7), ({"/image": http(403)}, 5), ({"/fetch": reply({}, 401)}, 3)):
-        with Server(routes) as server:
-            cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-            screen = Screen(cli, "imagine", "x", "--timeout", "2")
-            assert screen.end() == code
-        assert screen.raw.rfind(b"\x1b[?25h") >= screen.raw.rfind(b"\x1b[?25l")
 
 
 def shell(cli: Cli) -> Screen:
@@ -196,7 +162,7 @@ def test_a_background_job_draws_nothing(cli: Cli) -> None:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         screen = shell(cli)
         screen.type("flux-cli imagine kite &\n")
-        wait_until(lambda: len(server.requests("/fetch")) > 2)
+        wait_until(lambda: len(server.requests("/fetch")) > 1)
         server.routes = {}
         screen.until(lambda lines: any("kite-task-0.png" in line for line in lines))
         assert "━" not in screen.raw.decode()
