@@ -582,6 +582,21 @@ def test_a_damaged_file_of_another_host(host: Callable[[str], History], tmp_path
         assert "history-two" in reader.problems()[0]
 
 
+def test_a_damaged_page_of_another_host(host: Callable[[str], History], tmp_path: Path) -> None:
+    """Damage that shows only on reading costs that file's records."""
+    with closing(host("two")) as two:
+        for n in range(100):
+            add(two, f"theirs-{n}", prompt="x" * 1000)
+    history = host("one")
+    add(history, "task-1")
+    path = tmp_path / "shared" / "history-two-00000000.sqlite3"
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + b"\xff" * (len(content) - 8192))
+    for reader in (host("one"), open_readonly()):
+        assert "task-1" in ids(reader.records())
+        assert ["history-two" in problem for problem in reader.problems()] == [True]
+
+
 def test_a_copy_of_the_history_is_not_read(history: History) -> None:
     """A backup beside it would show every task twice."""
     add(history, "task-1")

@@ -15,7 +15,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -63,12 +63,20 @@ def patiently(change: Callable[[], _T], seconds: float = PATIENCE_SECONDS) -> _T
 
 @dataclass
 class _File:
-    """An open history file; `read_only` if it is not this host's to write."""
+    """An open history file.
+
+    Attributes:
+        version: The version of its schema.
+        read_only: Whether it was opened for reading.
+        foreign: Whether it is another host's. What goes wrong with it is a `problem`, and costs only its records.
+    """
 
     path: Path
     connection: sqlite3.Connection
     version: int
     read_only: bool = False
+    foreign: bool = False
+    problem: str | None = None
 
     def select(self, where: str, *values: object, limit: int | None = None) -> Iterator[tuple[Any, ...]]:
         """Yield the rows that match, the newest first. SQLite's columns are Any until they have been checked."""
@@ -84,19 +92,28 @@ class _File:
             below = rows[-1][0]
 
     def query(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Return all rows of a query. Raises LocalFileError."""
-        with database.translated(self.path):
-            try:
-                return self.connection.execute(statement, values).fetchall()
-            except sqlite3.DatabaseError as error:
-                if "decode" in str(error):  # text of a single row; slower than SQLite's own decoding
-                    self.connection.text_factory = lambda content: content.decode(errors="replace")
-                elif self.read_only:  # opened as immutable just before another process began to write
-                    self.connection.close()
-                    self.connection = database.open_for_reading(self.path)
-                else:
-                    raise
-                return self.connection.execute(statement, values).fetchall()
+        """Return all rows of a query. Raises LocalFileError, unless the file is another host's."""
+        try:
+            with database.translated(self.path):
+                return self._query(statement, values)
+        except LocalFileError as error:
+            if not self.foreign:
+                raise
+            self.problem = error.message
+            return []
+
+    def _query(self, statement: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        try:
+            return self.connection.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            if "decode" in str(error):  # text of a single row; slower than SQLite's own decoding
+                self.connection.text_factory = lambda content: content.decode(errors="replace")
+            elif self.read_only:  # opened as immutable just before another process began to write
+                self.connection.close()
+                self.connection = database.open_for_reading(self.path)
+            else:
+                raise
+            return self.connection.execute(statement, values).fetchall()
 
 
 class HistoryReader:
@@ -118,7 +135,8 @@ class HistoryReader:
 
     def problems(self) -> list[str]:
         """Return a warning for each thing that could not be read so far."""
-        return self._problems + [
+        failed = [file.problem for file in self._files if file.problem]
+        return [*self._problems, *failed] + [
             f"skipped {count} unreadable record{'' if count == 1 else 's'} of the history {path}"
             for path, count in self._unreadable.items()
         ]
@@ -299,7 +317,7 @@ class History(HistoryReader):
         They count as `unknown` until something better is known.
         """
         now = time.time()
-        with self._transaction():
+        with self.transaction():
             return [
                 self._insert(
                     created=now,
@@ -351,13 +369,14 @@ class History(HistoryReader):
             return copy.number
         values = {name: getattr(record, name) for name in _COLUMNS if name != "id"}
         values |= {"request": json.dumps(record.request), "adopted": 1}
-        with self._transaction():
+        with self.transaction():
             return self._insert(**values)
 
     def delete(self, records: Sequence[Record]) -> None:
         """Remove records, with all copies of their tasks, in one commit; their content is overwritten."""
-        self._connection.execute("PRAGMA secure_delete = ON")
-        with self._transaction():
+        with database.translated(self.path):
+            self._connection.execute("PRAGMA secure_delete = ON")
+        with self.transaction():
             for record in records:
                 copies = self._copies(record.service, record.task_id) if record.task_id else [record]
                 for copy in copies:
@@ -372,12 +391,10 @@ class History(HistoryReader):
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Make all changes inside the block one commit: one wait for the disk instead of one each."""
-        with self._transaction():
-            yield
+        """Make all changes inside the block one commit, durable at its end, or none of them.
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+        It excludes other writers from its beginning. Inside another transaction it is a part of that one.
+        """
         with database.translated(self.path):
             if self._connection.in_transaction:
                 yield
@@ -397,7 +414,7 @@ class History(HistoryReader):
 
     def _update(self, where: str, value: object, /, **columns: object) -> None:
         assignments = ", ".join(f"{name} = ?" for name in columns)
-        with self._transaction():
+        with self.transaction():
             self._connection.execute(
                 f"UPDATE submissions SET {assignments} WHERE {where}",  # noqa: S608 - no outside text in it
                 [*_named(columns), _storable(value)],
@@ -424,7 +441,7 @@ def _opened(paths: Sequence[Path]) -> tuple[list[_File], list[str]]:
     files, problems = [], []
     for path in paths:
         try:
-            files.append(_open_to_read(path))
+            files.append(replace(_open_to_read(path), foreign=True))
         except LocalFileError as error:
             problems.append(error.message)
     return files, problems
