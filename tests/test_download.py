@@ -126,11 +126,23 @@ def test_every_flipped_byte_of_a_png_is_noticed() -> None:
         (WEBP, b"RIFF\x12\0\0\0WEBPVP8L\x05\0\0\0\x2e\0\0\0\0\0"),
         (WEBP, b"RIFF\x12\0\0\0WEBPVP8L\xff\0\0\0\x2f\0\0\0\0\0"),
         (AVIF, boxes() + bytes(8)),
+        (AVIF, boxes(b"meta") + b"\0\0\0\7mdat"),
     ],
 )
 def test_damage_inside_is_noticed(kind: ImageType, content: bytes) -> None:
     """Parts that are missing or make no sense: more bytes would not help."""
     assert damage(content, kind) is Damage.CORRUPT
+
+
+def test_fill_bytes_and_extensions_are_skipped() -> None:
+    """Before a JPEG's markers, and in an animated GIF, before its pictures."""
+    jpeg = picture(JPEG)
+    assert damage(jpeg[:2] + b"\xff" * 3 + jpeg[2:], JPEG) is None
+    file = io.BytesIO()
+    frames = [Image.effect_noise((20, 20), spread) for spread in (40, 80)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], loop=0, comment=b"; not the end")
+    assert damage(file.getvalue(), GIF) is None
+    assert damage(file.getvalue()[:-1], GIF) is Damage.INCOMPLETE
 
 
 def test_media_boxes() -> None:
@@ -263,6 +275,9 @@ def test_a_saved_picture(tmp_path: Path) -> None:
         ([Action.RESET], Retry.TRANSIENT, ""),
         (http(301, Location="file:///etc/passwd"), Retry.FINAL, "not https"),
         (http(301, Location="/image/again.png"), Retry.FINAL, "redirects"),
+        (http(301, Location="http://[::1"), Retry.FINAL, "invalid URL"),
+        (http(301, Location="http://127.0.0.1:99999/"), Retry.FINAL, "invalid URL"),
+        (http(301, Location="http://a..b/"), Retry.FINAL, "invalid URL"),
     ],
 )
 def test_failed_attempts(tmp_path: Path, reply: Reply, kind: Retry, says: str) -> None:
@@ -293,13 +308,14 @@ def test_retry_after(tmp_path: Path, header: str, seconds: float | None) -> None
         [http(200, png(), Content_Length=""), Action.RESET],
         http(200, png() + bytes(3_000_000)),
         in_turn(http(302, Location="/image/\u732b.png".encode().decode("latin-1")), http(200, png())),
+        in_turn(http(302, Location="/image/\xff.png"), http(200, png())),
     ],
 )
 def test_content_decides_what_is_complete(tmp_path: Path, reply: Reply) -> None:
     """A complete picture is accepted, whatever the status, the length and the coding claim."""
     with Server({"/image": reply}) as server:
         assert saved(server, tmp_path).path == tmp_path / "task-0.png"
-    assert server.received[-1].path in ("/image/x.png", "/image/%E7%8C%AB.png")
+    assert server.received[-1].path in ("/image/x.png", "/image/%E7%8C%AB.png", "/image/%FF.png")
 
 
 @pytest.mark.parametrize(
@@ -421,6 +437,20 @@ def test_an_interrupted_transfer(tmp_path: Path, first: dict[str, str], second: 
     assert (headers.get("range"), headers.get("if-range")) == expected
     started_again = ranges and second.startswith((b"HTTP/1.1 416", b"HTTP/1.1 206")) and len(server.received) > 2
     assert not started_again or "range" not in server.received[2].headers
+
+
+def test_a_transfer_that_is_interrupted_twice(tmp_path: Path) -> None:
+    """The second time without an error of the connection: the total is known from the first response."""
+    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
+    content_range = f"bytes 20000-{len(BIG) - 1}/{len(BIG)}"
+    more = http(206, BIG[20_000:30_000], Content_Range=content_range, Content_Length="", **TAG)
+    with Server({"/image": in_turn(cut(**TAG), more, rest(TAG, 30_000))}) as server:
+        failed(server, tmp_path, transfer)
+        assert f"30000 of {len(BIG)}" in failed(server, tmp_path, transfer).message
+        path = saved(server, tmp_path, transfer).path
+        assert server.received[2].headers["range"] == "bytes=30000-"
+    assert path is not None
+    assert path.read_bytes() == BIG
 
 
 def test_only_the_same_location_is_resumed(tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """The key and the settings: `login`, `logout`, `config`, `account`, `models`, and defaults for flags."""
 
+import errno
 import json
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -152,6 +153,8 @@ def test_a_key_of_the_other_api(cli: Cli, service: Service) -> None:
     assert (done.code, cli.config.exists()) == (3, False)
     assert "was not stored" in done.stderr
     assert service.running.stats.submissions == 0
+    assert cli("login", "--sandbox", input=KEY).code == 2
+    assert cli("login", "--no-verify", input=b"\xff\xfek").code == 2
     done = cli("login", "--no-verify", "--quiet", input=OTHER_KEY)
     assert done.code == 0
     assert "warning: the key starts with afk_" in done.stderr
@@ -174,7 +177,9 @@ def test_logout_removes_the_key_and_keeps_the_rest(keyless: Cli) -> None:
     assert stat.S_IMODE(keyless.config.stat().st_mode) == 0o600
     assert keyless("account").code == 3
     before = keyless.config.stat()
-    assert "no key was stored" in keyless("logout").stderr
+    done = keyless("logout", env={"APIFRAME_API_KEY": KEY})
+    assert "no key was stored" in done.stderr
+    assert "APIFRAME_API_KEY is still set" in done.stderr
     assert keyless.config.stat() == before
 
 
@@ -290,6 +295,8 @@ def test_config_rejects_invalid_input(cli: Cli, arguments: list[str], message: s
         (b"timeout = 'soon'", "`timeout` takes seconds"),
         (b"[models.flux-dev]\nsteps = 'many'", "`models.flux-dev.steps` must be a whole number"),
         (b"models = 3", "`models` must have one table per model"),
+        (b"api_key = 'two words'", "`api_key`: the key contains a space"),
+        (b"api_url = 'https://x.y/?z'", "`api_url`: the API URL takes no user name, query or fragment"),
         (b"\xff\xfe", "is not TOML: not UTF-8"),
     ],
 )
@@ -299,7 +306,7 @@ def test_an_invalid_config_file_is_exit_6_and_left_alone(cli: Cli, content: byte
     for arguments in (
         ["imagine", "x", "--dry-run"],
         ["config", "list"],
-        ["config", "set", "api_url", "https://x.y"],
+        ["config", "set", "output_dir", "x"],
     ):
         done = cli(*arguments)
         assert done.code == 6
@@ -354,6 +361,42 @@ def test_a_secret_that_others_can_read(cli: Cli) -> None:
     assert f"readable by others; run: chmod 600 {cli.config}" in cli("config", "list").stderr
     write_config(cli, 'model = "flux-dev"\n', 0o644)
     assert cli("config", "list").stderr == ""
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_write_that_fails_changes_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The disk is full: the old file stays, and nothing else."""
+    write_config(cli, "# old\n")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, fail)
+    done = cli("config", "set", "width", "512")
+    assert done.code == 6
+    assert f"cannot write {cli.config}: no space left on device" in done.stderr
+    assert cli.config.read_text() == "# old\n"
+    assert {path.name for path in cli.config.parent.iterdir()} == {"config.toml", ".lock"}
+
+
+def recorded(name: str, calls: list[str]) -> Callable[..., object]:
+    """Return a function of `os` that also notes its name."""
+    real: Callable[..., object] = getattr(os, name)
+
+    def call(*arguments: object) -> object:
+        calls.append(name)
+        return real(*arguments)
+
+    return call
+
+
+def test_the_file_is_synced_before_it_replaces_the_old_one(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the directory afterwards."""
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, recorded(name, calls))
+    assert cli("config", "set", "width", "512").code == 0
+    assert calls == ["fsync", "replace", "fsync"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights there")
@@ -472,6 +515,16 @@ def test_without_a_usable_home(cli: Cli, monkeypatch: pytest.MonkeyPatch, home: 
 def dry_run_with(cli: Cli, env: Mapping[str, str]) -> int:
     """Return the exit code of a command that only reads."""
     return cli("imagine", "x", "--dry-run", env=env).code
+
+
+def test_a_table_that_is_none(cli: Cli) -> None:
+    """`config set` cannot put a model's setting there."""
+    write_config(cli, "models = 3\n")
+    done = cli("config", "set", "models.flux-pro.steps", "40")
+    assert done.code == 6
+    assert "must have one table per model" in done.stderr
+    assert cli("config", "unset", "models.flux-pro.steps").code == 0
+    assert cli.config.read_text() == "models = 3\n"
 
 
 def test_reading_writes_nothing(cli: Cli) -> None:

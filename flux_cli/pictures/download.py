@@ -139,6 +139,8 @@ class Partial:
 def image_session() -> "requests.Session":
     """Return a session without credentials; `auth` is a no-op because None would let netrc supply some."""
     session = connections.session(lambda prepared: prepared)
+    # requests would parse a redirect's URL even if it does not follow it, and fails if that is not UTF-8.
+    session.get_redirect_target = lambda _: None  # type: ignore[assignment, method-assign] # only here
     session.headers["User-Agent"] = USER_AGENT
     session.headers["Accept"] = "image/*, */*;q=0.5"
     # Compression gains nothing for images, and a truncated gzip stream is not detected.
@@ -182,7 +184,7 @@ def fetch_image(
         with _open(url, partial, session, allow_http, trace) as response:
             url, headers = response.url, response.headers
             interruption = _receive(response, partial, on_bytes, limit)
-    except ValueError as error:  # also of a redirect's URL, which requests parses even if it does not follow it
+    except ValueError as error:
         raise DownloadError(f"invalid URL: {error}", Retry.FINAL) from error
     except (requests.RequestException, HTTPError, OSError) as error:
         reason, permanent = cause(error)
@@ -225,11 +227,11 @@ def _open(
 
 def _location(response: "requests.Response") -> str:
     """Return where a redirect points to: http.client decodes headers as Latin-1, but servers send UTF-8."""
-    location = response.headers["Location"]
+    raw = response.headers["Location"].encode("latin-1")
     try:
-        return location.encode("latin-1").decode()
-    except UnicodeError:
-        return location
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "".join(chr(byte) if byte < 0x80 else f"%{byte:02X}" for byte in raw)
 
 
 def _refused(response: "requests.Response") -> DownloadError:
