@@ -1,4 +1,4 @@
-"""`flux-cli imagine`, as a process against the sandbox."""
+"""`flux-cli imagine` against the sandbox."""
 
 import base64
 import io
@@ -26,8 +26,8 @@ def png(width: int = 8, height: int = 8) -> bytes:
     return file.getvalue()
 
 
-def test_a_prompt_becomes_a_picture_and_its_path_is_all_that_stdout_gets(flux: Cli, service: Service) -> None:
-    """The main job: one submission, one whole PNG, one line on stdout, two on stderr."""
+def test_a_prompt_becomes_a_picture(flux: Cli, service: Service) -> None:
+    """One submission, one PNG, its path on stdout, two lines on stderr."""
     done = flux("imagine", "a sunflower field in the wind", "--width", "320", "--height", "256")
     assert done.code == 0, done.stderr
     (name,) = done.lines
@@ -42,7 +42,7 @@ def test_a_prompt_becomes_a_picture_and_its_path_is_all_that_stdout_gets(flux: C
     assert service.submissions == 1
 
 
-def test_json_holds_all_keys_and_nothing_else(flux: Cli) -> None:
+def test_json_has_all_keys(flux: Cli) -> None:
     """The JSON object of a task always has all its keys."""
     done = flux("imagine", "a [bold] kite", "--json", "--seed", "7", *SMALL)
     (task,) = done.objects
@@ -81,8 +81,8 @@ FLAGS_AND_FIELDS: list[tuple[str, list[str], dict[str, object]]] = [
 @pytest.mark.parametrize(
     ("flags", "fields"), [row[1:] for row in FLAGS_AND_FIELDS], ids=[r[0] for r in FLAGS_AND_FIELDS]
 )
-def test_each_flag_is_a_field_of_the_documents_type(cli: Cli, flags: list[str], fields: dict[str, object]) -> None:
-    """Only what was given is in the body, with the JSON type that the document gives."""
+def test_flags_become_fields(cli: Cli, flags: list[str], fields: dict[str, object]) -> None:
+    """The body has only what was given, with the documented JSON type."""
     image = cli.cwd / "in.png"
     image.write_bytes(png())
     extra = ["--image-prompt", "in.png"] if "image_prompt_strength" in fields else []
@@ -95,8 +95,8 @@ def test_each_flag_is_a_field_of_the_documents_type(cli: Cli, flags: list[str], 
     }
 
 
-def test_what_the_sandbox_receives_is_what_was_given(flux: Cli) -> None:
-    """The body on the wire, seen by the service: an ultra picture of the given ratio, blended from a file."""
+def test_the_service_receives_the_fields(flux: Cli) -> None:
+    """An ultra picture of the given ratio, blended from a file."""
     (flux.cwd / "in.png").write_bytes(png())
     ultra = ("-m", "flux-pro-1.1-ultra", "--aspect-ratio", "9:21", "--image-prompt", "in.png")
     done = flux("imagine", "a tower", *ultra, "--image-prompt-strength", "0.5", "-q")
@@ -130,10 +130,10 @@ RULES: list[tuple[list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("arguments", "messages"), RULES, ids=lambda value: " ".join(value) or "blank")
-def test_every_broken_rule_is_told_at_once_and_nothing_is_sent(
+def test_all_violations_are_reported_together(
     flux: Cli, service: Service, arguments: list[str], messages: list[str]
 ) -> None:
-    """The flag's name, what was given and what is allowed; exit 2."""
+    """Exit 2; each message has the flag, the value and what is allowed. Nothing is sent."""
     done = flux("imagine", *arguments)
     assert done.code == 2
     assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [
@@ -143,8 +143,8 @@ def test_every_broken_rule_is_told_at_once_and_nothing_is_sent(
     assert flux.files() == []
 
 
-def test_no_validate_leaves_the_rules_to_the_service(flux: Cli, service: Service) -> None:
-    """A model that this program does not know goes out; the service's refusal is exit 2 and tells why."""
+def test_no_validate(flux: Cli, service: Service) -> None:
+    """An unknown model is sent; the service rejects it: exit 2 and its reason."""
     done = flux("imagine", "x", "-m", "flux-9", "--no-validate")
     assert done.code == 2
     assert "the service rejected the request" in done.stderr
@@ -176,7 +176,7 @@ def missing_file(_: Path) -> str:
 
 
 def large_file(directory: Path) -> str:
-    """Make a PNG of a byte too many."""
+    """Make a PNG that is one byte too large."""
     with (directory / "large.png").open("wb") as file:
         file.write(png())
         file.truncate(20 * 1024 * 1024 + 1)
@@ -193,10 +193,8 @@ def large_file(directory: Path) -> str:
         (missing_file, 6, "no such file"),
     ],
 )
-def test_what_cannot_be_an_image_prompt_is_refused(
-    flux: Cli, service: Service, make: object, code: int, message: str
-) -> None:
-    """Text, nothing, too much, a directory, no file: one clear line, nothing sent."""
+def test_invalid_image_prompts(flux: Cli, service: Service, make: object, code: int, message: str) -> None:
+    """Text, an empty or large file, a directory, no file: one error, nothing is sent."""
     assert callable(make)
     done = flux("imagine", "x", "--image-prompt", make(flux.cwd))
     assert (done.code, service.submissions) == (code, 0)
@@ -204,8 +202,8 @@ def test_what_cannot_be_an_image_prompt_is_refused(
     assert done.stderr.count("error:") == 1
 
 
-def test_an_image_prompt_comes_from_a_file_stdin_or_a_url(flux: Cli, service: Service) -> None:
-    """Each of the three is described alike in a dry run, and the bytes are never printed."""
+def test_sources_of_image_prompts(flux: Cli, service: Service) -> None:
+    """A file, stdin and a URL are described in a dry run; the bytes are never printed."""
     (flux.cwd / "in.png").write_bytes(png())
     (from_file,) = flux("imagine", "x", "--dry-run", "--image-prompt", "in.png").objects
     (from_stdin,) = flux("imagine", "x", "--dry-run", "--image-prompt", "-", input=png()).objects
@@ -220,8 +218,8 @@ def test_an_image_prompt_comes_from_a_file_stdin_or_a_url(flux: Cli, service: Se
     assert service.submissions == 1
 
 
-def test_the_prompt_comes_from_stdin(flux: Cli) -> None:
-    """With `-`, or without an argument where stdin is piped; the line's end is no part of it."""
+def test_prompt_from_stdin(flux: Cli) -> None:
+    """With `-`, or without an argument if stdin is piped; the line break is removed."""
     for arguments in (["-"], []):
         (body,) = flux("imagine", "--dry-run", *arguments, input="ein Käfer 🪲\n").objects
         assert body["prompt"] == "ein Käfer 🪲"
@@ -235,15 +233,15 @@ def test_the_prompt_comes_from_stdin(flux: Cli) -> None:
         (b" \n", "PROMPT must not be blank"),
     ],
 )
-def test_a_prompt_on_stdin_has_to_be_text(flux: Cli, content: bytes, message: str) -> None:
-    """Bytes that are not UTF-8 and blank text are refused."""
+def test_invalid_prompts_from_stdin(flux: Cli, content: bytes, message: str) -> None:
+    """Bytes that are not UTF-8, and blank text."""
     done = flux("imagine", input=content)
     assert done.code == 2
     assert message in done.stderr
 
 
-def test_a_dry_run_needs_no_key_and_shows_no_secret(cli: Cli) -> None:
-    """The body on stdout, a line for each picture, without the webhook secret."""
+def test_dry_run_needs_no_key_and_prints_no_secret(cli: Cli) -> None:
+    """One body per picture on stdout, without the webhook secret."""
     done = cli(
         "imagine", "x", "--dry-run", "-n", "2", "--seed", "5", "--webhook-url", "https://e.org",
         env={"FLUX_CLI_WEBHOOK_SECRET": "hush-hush"},
@@ -253,7 +251,7 @@ def test_a_dry_run_needs_no_key_and_shows_no_secret(cli: Cli) -> None:
     assert not cli.history_file.exists()
 
 
-def test_several_pictures_get_seeds_in_a_row(flux: Cli, service: Service) -> None:
+def test_several_pictures_get_consecutive_seeds(flux: Cli, service: Service) -> None:
     """`-n 3 --seed 7` gives three tasks with the seeds 7, 8 and 9."""
     done = flux("imagine", "x", "-n", "3", "--seed", "7", "-o", "{slug}-{seed}-{n}.{ext}", *SMALL)
     assert done.code == 0, done.stderr
@@ -273,15 +271,15 @@ def test_several_pictures_get_seeds_in_a_row(flux: Cli, service: Service) -> Non
         ("no-extension", ["no-extension"]),
     ],
 )
-def test_output_is_a_file_a_directory_or_a_template(flux: Cli, output: str, expected: list[str]) -> None:
-    """The forms of `-o`; directories are made as needed."""
+def test_forms_of_output(flux: Cli, output: str, expected: list[str]) -> None:
+    """A file, a directory or a template; directories are created as needed."""
     (flux.cwd / "existing").mkdir()
     (task,) = flux("imagine", "a kite", "--seed", "3", "--json", "-o", output, *SMALL).objects
     names = [name.format(task_id=task["task_id"], id8=task["task_id"][:8]) for name in expected]
     assert flux.files() == names == [task["path"]]
 
 
-def test_output_to_stdout_is_the_picture_itself(flux: Cli) -> None:
+def test_output_to_stdout(flux: Cli) -> None:
     """`-o -` writes the bytes and nothing else, and leaves no file."""
     process = flux.start("imagine", "x", "-o", "-", *SMALL)
     stdout, stderr = process.communicate(timeout=30)
@@ -312,10 +310,10 @@ def test_output_to_stdout_is_the_picture_itself(flux: Cli) -> None:
         (["--api-url", "https://user:pw@example.com"], 2, "takes no user name"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_is_sent(
+def test_usage_errors_before_anything_is_sent(
     flux: Cli, service: Service, arguments: Sequence[str], code: int, message: str
 ) -> None:
-    """Targets that exist or cannot be, and combinations that make no sense."""
+    """Existing or impossible targets, and invalid combinations."""
     (flux.cwd / "there.png").write_text("mine")
     done = flux("imagine", "x", *arguments)
     assert (done.code, service.submissions) == (code, 0), done.stderr
@@ -326,15 +324,15 @@ def test_what_cannot_work_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_directory_that_cannot_be_written_is_refused_beforehand(flux: Cli, service: Service) -> None:
-    """Exit 6 and nothing sent."""
+def test_a_read_only_directory(flux: Cli, service: Service) -> None:
+    """Exit 6, and nothing is sent."""
     (flux.cwd / "locked").mkdir(mode=0o500)
     done = flux("imagine", "x", "-o", "locked/")
     assert (done.code, service.submissions) == (6, 0)
 
 
-def test_force_replaces_and_a_made_up_name_gives_way(flux: Cli) -> None:
-    """`--force` replaces the named file; a template's name that is taken gets `-1`."""
+def test_existing_files(flux: Cli) -> None:
+    """`--force` replaces the named file; a generated name that exists gets `-1`."""
     (flux.cwd / "out.png").write_text("old")
     assert flux("imagine", "x", "-o", "out.png", "--force", *SMALL).lines == ["out.png"]
     assert (flux.cwd / "out.png").read_bytes().startswith(b"\x89PNG")
@@ -343,7 +341,7 @@ def test_force_replaces_and_a_made_up_name_gives_way(flux: Cli) -> None:
     assert (flux.cwd / "x.png").read_text() == "mine"
 
 
-def test_the_extension_follows_the_bytes(flux: Cli) -> None:
+def test_extension_of_generated_names(flux: Cli) -> None:
     """JPEG bytes under a `.png` URL become `.jpg`, unless the user chose the name."""
     prompt = "a kite [[jpeg-as-png]]"
     (name,) = flux("imagine", prompt, *SMALL).lines
@@ -354,15 +352,15 @@ def test_the_extension_follows_the_bytes(flux: Cli) -> None:
         assert path.read_bytes().startswith(b"\xff\xd8\xff")
 
 
-def test_the_original_is_saved_too_when_asked_for(flux: Cli) -> None:
-    """`--original` saves `original_image_url` beside it and prints both paths."""
+def test_original(flux: Cli) -> None:
+    """`--original` also saves `original_image_url`, and prints both paths."""
     done = flux("imagine", "x", "-o", "x.png", "--original", *SMALL)
     assert done.lines == ["x.png", "x-original.png"]
     assert flux.files() == sorted(done.lines)
 
 
-def test_no_wait_prints_the_id_and_how_to_go_on(flux: Cli) -> None:
-    """Only the id on stdout; the command that goes on is on stderr."""
+def test_no_wait(flux: Cli) -> None:
+    """The ID on stdout, how to resume on stderr."""
     done = flux("imagine", "x", "--no-wait")
     (task_id,) = done.lines
     assert f"flux-cli wait {task_id}" in done.stderr
@@ -370,16 +368,16 @@ def test_no_wait_prints_the_id_and_how_to_go_on(flux: Cli) -> None:
     assert flux.history()[0]["status"] == "processing"
 
 
-def test_a_key_is_needed(cli: Cli, service: Service) -> None:
-    """No key is exit 3 and says how to get on; nothing is recorded or sent."""
+def test_without_a_key(cli: Cli, service: Service) -> None:
+    """Exit 3 and a hint; nothing is recorded or sent."""
     done = cli("imagine", "x", "--api-url", service.url)
     assert done.code == 3
     assert "flux-cli login" in done.stderr
     assert (service.submissions, cli.history_file.exists()) == (0, False)
 
 
-def test_the_sandbox_needs_no_key_and_keeps_tasks_for_later_commands(cli: Cli) -> None:
-    """`--sandbox` alone works; a task that one command submits, another waits for."""
+def test_sandbox_needs_no_key_and_keeps_tasks(cli: Cli) -> None:
+    """A task that one command submits can be waited for by another."""
     (task_id,) = cli("imagine", "a red kite [[seconds 0.5]]", "--no-wait", "--sandbox", *SMALL).lines
     looked = cli("fetch", task_id, "--sandbox")
     assert looked.stdout.startswith(f"{task_id}\t")
@@ -387,8 +385,8 @@ def test_the_sandbox_needs_no_key_and_keeps_tasks_for_later_commands(cli: Cli) -
     assert done.lines == [f"a-red-kite-seconds-0-5-{task_id[:8]}.png"]
 
 
-def test_settings_come_from_flags_then_the_environment_then_the_file(flux: Cli, tmp_path: Path) -> None:
-    """The model and the output directory, from each place in turn."""
+def test_precedence_of_settings(flux: Cli, tmp_path: Path) -> None:
+    """Flags, then the environment, then the config file."""
     flux.config.parent.mkdir(parents=True)
     flux.config.write_text(f'model = "flux-dev"\noutput_dir = "{tmp_path / "pictures"}"\n')
     (body,) = flux("imagine", "x", "--dry-run").objects
@@ -401,18 +399,9 @@ def test_settings_come_from_flags_then_the_environment_then_the_file(flux: Cli, 
     assert Path(path).parent == tmp_path / "pictures"
 
 
-def test_the_deadline_holds_and_the_task_can_be_waited_for(flux: Cli) -> None:
-    """Exit 7, the id and the command that goes on; the next command gets the picture."""
-    done = flux("imagine", "x [[seconds 4]]", "--timeout", "1", "--json", "--width", "256", "--height", "256")
-    (task,) = done.objects
-    assert (done.code, task["exit_code"], task["status"]) == (7, 7, "processing")
-    assert f"flux-cli wait {task['task_id']}" in done.stderr
-    assert flux("wait", task["task_id"], "-q").code == 0
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_stdout_that_cannot_be_written_is_exit_6_and_the_picture_is_safe(flux: Cli) -> None:
-    """A full disk behind `>`: one clear line, and the file is there all the same."""
+def test_full_stdout(flux: Cli) -> None:
+    """Exit 6 and one error; the picture is saved all the same, or can be waited for."""
     with open("/dev/full", "wb") as full:
         done = flux.process("imagine", "x", *SMALL, stdout=full)
     assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")
@@ -424,8 +413,8 @@ def test_a_stdout_that_cannot_be_written_is_exit_6_and_the_picture_is_safe(flux:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_do_no_harm(flux: Cli, closed: str) -> None:
-    """A stream that the caller closed is nothing to read and nowhere to write; files are not taken for it."""
+def test_closed_streams(flux: Cli, closed: str) -> None:
+    """Files that are opened later do not get what is written to a closed stream."""
     command = f"{FLUX_CLI} imagine x --width 256 --height 256 -o x.png {closed}"
     done = subprocess.run(["bash", "-c", command], cwd=flux.cwd, env=flux.env, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -434,7 +423,7 @@ def test_closed_streams_do_no_harm(flux: Cli, closed: str) -> None:
 
 
 def test_force_never_replaces_a_picture_of_the_same_run(flux: Cli, service: Service) -> None:
-    """Three pictures whose template gives one name are three files; what was there before is replaced."""
+    """Three pictures with the same name become three files; an older file is replaced."""
     (flux.cwd / "random.png").write_text("old")
     done = flux("imagine", "x", "-n", "3", "--force", "-o", "{seed}.{ext}", *SMALL)
     assert done.code == 0, done.stderr
@@ -451,8 +440,8 @@ def test_an_explicit_name_is_kept_with_a_warning(flux: Cli) -> None:
     assert "warning: hero.png contains a JPEG" in done.stderr
 
 
-def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(flux: Cli, service: Service) -> None:
-    """Ctrl-C while the answer is on its way: the id arrives, and the task can be waited for."""
+def test_ctrl_c_during_a_submission(flux: Cli, service: Service) -> None:
+    """The ID in the response is kept, and the task can be waited for."""
     process = flux.start("imagine", "x [[trickle]]", "--no-wait")
     wait_until(lambda: service.running.stats.submissions)
     done = interrupt(process)
@@ -462,8 +451,8 @@ def test_an_answer_to_a_submission_that_is_interrupted_is_waited_for_a_moment(fl
     assert (record["task_id"] or "may have been accepted and charged") in done.stderr
 
 
-def test_verbose_tells_of_the_download_and_what_is_tried_again(flux: Cli) -> None:
-    """Each request for the picture and its answer; without -v, a warning that it is tried again."""
+def test_verbose_download_and_retry(flux: Cli) -> None:
+    """-v prints each request for the picture and its response; otherwise a warning says that it is retried."""
     (path,) = flux("imagine", "x [[image-http 500 1]]", "-v", "-o", "x.png").lines
     done = flux("imagine", "x [[image-http 500 1]]", "-v", "-o", "y.png")
     assert (path, done.lines) == ("x.png", ["y.png"])
@@ -476,16 +465,8 @@ def test_verbose_tells_of_the_download_and_what_is_tried_again(flux: Cli) -> Non
     assert flux("imagine", "x [[image-http 500 1]]", "-o", "q.png", "-q").stderr == ""
 
 
-def test_a_download_that_fails_until_the_deadline_says_why(flux: Cli) -> None:
-    """The task does not run any more: 5 and the cause."""
-    done = flux("imagine", "x [[image-http 500]]", "--timeout", "2")
-    assert done.code == 5
-    assert "HTTP 500" in done.stderr.splitlines()[-2]
-    assert "flux-cli wait" in done.stderr.splitlines()[-1]
-
-
-def test_a_dry_run_is_json_whatever_is_not_validated(flux: Cli, service: Service) -> None:
-    """JSON has no word for what is not finite; the image prompt's type is a rule like the others."""
+def test_dry_run_is_json_without_validation(flux: Cli, service: Service) -> None:
+    """Numbers that are not finite are rejected all the same: JSON cannot represent them."""
     for value in ("nan", "inf", "1e400"):
         done = flux("imagine", "x", "--no-validate", "--guidance", value)
         assert (done.code, done.stdout, service.submissions) == (2, "", 0)
@@ -494,8 +475,8 @@ def test_a_dry_run_is_json_whatever_is_not_validated(flux: Cli, service: Service
     assert body["image_prompt"]["type"] == "image/gif"
 
 
-def test_a_secret_that_a_flag_gives_is_sent(flux: Cli, tmp_path: Path) -> None:
-    """The environment's is only for a webhook's URL; what is typed is not dropped without a word."""
+def test_webhook_secret_from_a_flag(flux: Cli, tmp_path: Path) -> None:
+    """It is sent without a webhook URL, too; the one in the environment is not."""
     secret = "abcdefghijklmnopqrst"
     (body,) = flux("imagine", "x", "--dry-run", "--webhook-secret", secret).objects
     assert body["webhook_secret"] == "[redacted]"
@@ -507,8 +488,8 @@ def test_a_secret_that_a_flag_gives_is_sent(flux: Cli, tmp_path: Path) -> None:
     assert json.loads(sent)["webhook_secret"] == secret
 
 
-def test_all_that_is_wrong_is_told_with_an_image_prompt_that_cannot_be_read(flux: Cli, service: Service) -> None:
-    """One go to mend it all; alone, a file that is missing stays exit 6."""
+def test_violations_with_an_unreadable_image_prompt(flux: Cli, service: Service) -> None:
+    """All errors in one run, exit 2; a missing file alone is exit 6."""
     done = flux("imagine", "x", "--image-prompt", "nope.png", "--width", "1")
     assert done.code == 2
     assert "`--width` must be 256 to 1440" in done.stderr
@@ -522,8 +503,8 @@ def test_all_that_is_wrong_is_told_with_an_image_prompt_that_cannot_be_read(flux
 
 
 @pytest.mark.parametrize("command", ["--help", "wait --help"])
-def test_help_into_a_pipe_that_is_closed_or_full(flux: Cli, command: str) -> None:
-    """141 as with `yes`, and 6 for a full disk."""
+def test_help_to_a_closed_or_full_stdout(flux: Cli, command: str) -> None:
+    """Exit 141 for a closed pipe, 6 for a full disk."""
     reading, writing = os.pipe()
     os.close(reading)
     assert flux.process(*command.split(), stdout=writing).code == 141
