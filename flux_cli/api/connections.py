@@ -10,7 +10,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -109,6 +109,31 @@ def within(seconds: float, work: Callable[[], _Result]) -> _Result:
     if error is not None:
         raise error
     return result  # type: ignore[return-value] # without an error it is the result
+
+
+def send(
+    session: "requests.Session",
+    method: str,
+    url: str,
+    *,
+    timeout: tuple[float, float],
+    body: Any = None,  # whatever requests takes
+    headers: Mapping[str, str] | None = None,
+) -> "requests.Response":
+    """Send one request without following redirects; return the response with its body still to be read.
+
+    It is what `session.request` does, for less than half of its CPU time: proxies and certificates are looked up
+    once for each host, and there are no cookies.
+    """
+    import requests
+
+    prepared = requests.PreparedRequest()
+    prepared.prepare(method, url, {**session.headers, **(headers or {})}, data=body, auth=session.auth)
+    origin = url[: url.find("/", 8)]
+    settings: dict[str, Any] = session.__dict__.setdefault("flux_cli_settings", {})
+    if origin not in settings:
+        settings[origin] = session.merge_environment_settings(url, {}, True, None, None)
+    return session.send(prepared, timeout=timeout, allow_redirects=False, **settings[origin])
 
 
 def session(auth: "Callable[[requests.PreparedRequest], requests.PreparedRequest]") -> "requests.Session":

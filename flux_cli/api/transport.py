@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from flux_cli import __version__
 from flux_cli.api import lenient_json
-from flux_cli.api.connections import OverdueError, current_abort, session, within
+from flux_cli.api.connections import OverdueError, current_abort, send, session, within
 from flux_cli.api.redaction import MIN_KEY_CHARACTERS, Redactor
 from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError
 
@@ -188,15 +188,14 @@ class Transport:
         received: requests.Response | None = None
         with self._session(max_idle) as session:
             try:
-                received = session.request(
+                received = send(
+                    session,
                     method,
                     self.api_url + path,
-                    data=payload,
+                    body=payload,
                     headers={"Content-Type": "application/json"} if payload else None,
                     # A little more than the call has, which ends with a clearer message.
                     timeout=(min(seconds + 1, CONNECT_SECONDS), min(seconds + 1, SILENCE_SECONDS)),
-                    allow_redirects=False,
-                    stream=True,
                 )
                 with received:
                     _read_capped(received, content)

@@ -202,8 +202,8 @@ def _open(
     for _ in range(MAX_HOPS):
         url = _checked_url(url, allow_http)
         trace(f"> GET {url}{' from byte ' + str(partial.received) if headers else ''}")
-        response = session.get(
-            url, headers=headers, stream=True, allow_redirects=False, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)
+        response = connections.send(
+            session, "GET", url, headers=headers, timeout=(CONNECT_SECONDS, SILENCE_SECONDS)
         )
         code = response.status_code
         length = response.headers.get("Content-Length", "of unknown length")
