@@ -584,7 +584,7 @@ def test_a_damaged_file_of_another_host(host: Callable[[str], History], tmp_path
 
 def test_a_damaged_page_of_another_host(host: Callable[[str], History], tmp_path: Path) -> None:
     """Damage that shows only on reading costs that file's records."""
-    with closing(host("two")) as two:
+    with closing(host("two")) as two, two.transaction():
         for n in range(100):
             add(two, f"theirs-{n}", prompt="x" * 1000)
     history = host("one")
