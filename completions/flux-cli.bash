@@ -21,13 +21,13 @@ _flux_cli() {
             ;;
         dir) compopt -o plusdirs 2>/dev/null ;;
     esac
-    # Where candidates are only listed (63), or at most what words have in common is inserted (33, 64: the option
-    # show-all-if-ambiguous), each word comes with its description. Bash before 4.0 does not tell.
+    # If candidates are only listed (63), or at most their common prefix is inserted (33, 64: the option
+    # show-all-if-ambiguous), each word has its description. Bash before 4.0 does not set COMP_TYPE.
     if [[ ${#COMPREPLY[@]} -gt 1 && ${#listed[@]} -gt 0 ]] && [[ ${COMP_TYPE-} == 63 ||
         ${COMP_TYPE-} =~ ^(33|64)$ && ${#COMPREPLY[@]} -eq ${#listed[@]} ]]; then
         compopt +o filenames
         COMPREPLY=("${listed[@]}" "${COMPREPLY[@]:${#listed[@]}}")
     fi
 }
-# Older ones than bash 4.4, as on macOS, cannot keep the order.
+# bash before 4.4, as on macOS, cannot keep the order.
 complete -o nosort -F _flux_cli flux-cli 2>/dev/null || complete -F _flux_cli flux-cli

@@ -202,10 +202,12 @@ def program() -> str:
     import shlex
     import shutil
 
-    called = os.path.basename(sys.argv[0]).startswith("flux-cli")
-    if shutil.which("flux-cli") or sys.argv[0] == "flux-cli":
+    called = sys.argv[0]
+    if shutil.which("flux-cli") or called == "flux-cli":
         return "flux-cli"
-    return shlex.quote(sys.argv[0]) if called else f"{shlex.quote(sys.executable)} -m flux_cli"
+    if os.path.basename(called).startswith("flux-cli"):
+        return shlex.quote(called)
+    return shlex.join([sys.executable, *([called] if called.endswith(".pyz") else ["-m", "flux_cli"])])
 
 
 class SignalReceived(BaseException):

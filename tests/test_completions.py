@@ -1,4 +1,4 @@
-"""Completion: what a person at the keyboard gets in bash, zsh and fish, and what a script is answered."""
+"""Completion in real shells, and the answers of the program to the scripts."""
 
 import os
 import shlex
@@ -66,11 +66,11 @@ TYPED = {
     "echo x | flux-cli wait 1d": f"echo x | flux-cli wait {OLDEST}",
     f"{FLUX_CLI} mod": f"{FLUX_CLI} models",
 }
-"""What is typed before a TAB, and what then stands there."""
+"""What is typed before a TAB, and the line after it."""
 
 
 class ShellHome(Cli):
-    """A home with a shell in it instead of the command, files to complete, and a history."""
+    """A home for running shells, with files and a history."""
 
     def start(self, *arguments: Any, env: Any = None, **popen: Any) -> "subprocess.Popen[bytes]":
         """Start a program of any name."""
@@ -99,7 +99,7 @@ class ShellHome(Cli):
 def remember(
     history: Path, prompts: dict[str, str], status: Status = Status.FINISHED, path: Path | str | None = None
 ) -> None:
-    """Write ended tasks down, the oldest first."""
+    """Record tasks that are over, the oldest first."""
     opened = History(history)
     with opened.transaction():
         for task_id, prompt in prompts.items():
@@ -127,23 +127,23 @@ def home(cli: Cli) -> ShellHome:
 
 SHELLS = {"bash": ("bash", "--noprofile", "-i"), "zsh": ("zsh", "-d", "-i")}
 SHOW_ALL = {"bash": "\x1b?", "zsh": "\x04"}
-"""The key that lists what could stand here."""
+"""The key that lists the candidates."""
 
 
 def opened(home: ShellHome, shell: str) -> Screen:
-    """Open a terminal with a shell in it, and wait for its prompt."""
+    """Start a shell in a terminal, and wait for its prompt."""
     screen = Screen(home, columns=120, lines=40, program=SHELLS[shell])
     clear(screen)
     return screen
 
 
 def until_shown(screen: Screen, lines: list[str]) -> None:
-    """Read until these lines are all that the screen shows."""
+    """Read until the screen shows exactly these lines."""
     screen.until(lambda shown: shown == lines)
 
 
 def clear(screen: Screen) -> None:
-    """Wait for the prompt, with nothing else on the screen."""
+    """Clear line and screen, and wait for the prompt."""
     screen.until(lambda shown: any(line.startswith(">") for line in shown))
     screen.type("\x15\x0c")
     until_shown(screen, [">"])
@@ -156,8 +156,8 @@ def close(screen: Screen) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_tab_completes_the_line(home: ShellHome, shell: str) -> None:
-    """Commands, flags, models, ratios with their colons, faults, files, ids: each in one TAB."""
+def test_tab(home: ShellHome, shell: str) -> None:
+    """One TAB completes commands, flags, models, ratios with colons, faults, files and IDs."""
     screen = opened(home, shell)
     for typed, completed in TYPED.items():
         screen.type(typed + "\t")
@@ -166,8 +166,8 @@ def test_a_tab_completes_the_line(home: ShellHome, shell: str) -> None:
     close(screen)
 
 
-def test_fish_offers_the_same(home: ShellHome) -> None:
-    """What completes a line in the other shells is the only candidate in fish."""
+def test_fish(home: ShellHome) -> None:
+    """Fish has the same candidates as the other shells."""
     for typed, completed in TYPED.items():
         code = f"source {SCRIPTS}/flux-cli.fish; complete -C $argv[1]"
         done = home.run("fish", "--no-config", "-c", code, typed)
@@ -176,16 +176,16 @@ def test_fish_offers_the_same(home: ShellHome) -> None:
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_where_nothing_fits_nothing_is_offered(home: ShellHome, shell: str) -> None:
-    """A TAB for a seed or a prompt does not bring up files."""
+def test_nothing_to_offer(home: ShellHome, shell: str) -> None:
+    """A TAB for a prompt or a number does not offer files."""
     screen = opened(home, shell)
     screen.type("flux-cli imagine pic\t--seed \tZ")
     until_shown(screen, ["> flux-cli imagine pic--seed Z"])
     close(screen)
 
 
-def test_zsh_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) -> None:
-    """One on a line, in order, also where prompts are the same or hold what zsh could take for syntax."""
+def test_zsh_lists_tasks(home: ShellHome) -> None:
+    """Newest first, one per line, even if prompts are equal or contain syntax of zsh."""
     screen = opened(home, "zsh")
     screen.type(f"flux-cli wait {SHOW_ALL['zsh']}")
     expected = [f"{task_id}  -- finished: {PROMPTS[task_id]}" for task_id in (NEWEST, NEW, OLD, OLDEST)]
@@ -193,15 +193,15 @@ def test_zsh_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) -> 
     close(screen)
 
 
-def test_fish_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) -> None:
-    """In the order in which they came."""
+def test_fish_lists_tasks(home: ShellHome) -> None:
+    """Newest first, with status and prompt."""
     code = f"source {SCRIPTS}/flux-cli.fish; complete -C 'flux-cli wait '"
     done = home.run("fish", "--no-config", "-c", code)
     assert done.lines == [f"{task_id}\tfinished: {PROMPTS[task_id]}" for task_id in (NEWEST, NEW, OLD, OLDEST)]
 
 
-def test_bash_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) -> None:
-    """The second TAB lists them, cut to the terminal; the first letter of one then inserts its id alone."""
+def test_bash_lists_tasks(home: ShellHome) -> None:
+    """The second TAB lists them, cut to the terminal; the first letter of one then inserts its ID."""
     screen = opened(home, "bash")
     screen.resize(60)
     screen.type("flux-cli wait \t\t")
@@ -216,8 +216,8 @@ def test_bash_lists_tasks_newest_first_with_state_and_prompt(home: ShellHome) ->
     close(screen)
 
 
-def test_bash_lists_models_and_files_with_tasks(home: ShellHome) -> None:
-    """Words of different lengths stand in columns, also after a `=`; a file has no description."""
+def test_bash_lists_models_and_files(home: ShellHome) -> None:
+    """Words of different lengths are in columns, also after `=`; a file has no description."""
     screen = opened(home, "bash")
     screen.type(f"flux-cli imagine --model=flux-pro{SHOW_ALL['bash']}")
     screen.until(lambda shown: len(shown) == 5)
@@ -242,8 +242,8 @@ HOSTILE = {
 }
 
 
-def test_bash_inserts_nothing_of_a_description(home: ShellHome) -> None:
-    """Whatever a prompt holds and whichever key or setting completes the line: words are all that gets there."""
+def test_bash_inserts_words_only(home: ShellHome) -> None:
+    """No part of a description is inserted, whatever a prompt contains and whichever key completes the line."""
     remember(home.history_file, HOSTILE)
     remember(home.history_file, {"cc0e0002-0000": "the same task id once more"})
     (home.home / ".inputrc").write_text('"\\C-t": menu-complete\n"\\C-o": insert-completions\n')
@@ -278,7 +278,7 @@ def test_bash_inserts_nothing_of_a_description(home: ShellHome) -> None:
     assert not (home.cwd / "owned").exists()
 
 
-def test_bash_cuts_wide_characters_to_the_terminal(home: ShellHome) -> None:
+def test_bash_cuts_wide_characters(home: ShellHome) -> None:
     """They take two columns each."""
     remember(home.history_file, {"cc0e01": "猫" * 50, "cc0e02": "ab" + "猫" * 50})
     screen = opened(home, "bash")
@@ -289,8 +289,8 @@ def test_bash_cuts_wide_characters_to_the_terminal(home: ShellHome) -> None:
     close(screen)
 
 
-def test_zsh_lists_the_commands_in_the_order_of_the_help(home: ShellHome) -> None:
-    """With what each does."""
+def test_zsh_lists_commands(home: ShellHome) -> None:
+    """In the order of the help, with descriptions."""
     screen = opened(home, "zsh")
     screen.type(f"flux-cli {SHOW_ALL['zsh']}")
     expected = [f"{name:7}  -- {summary}" for name, summary in COMMANDS.items()]
@@ -299,8 +299,8 @@ def test_zsh_lists_the_commands_in_the_order_of_the_help(home: ShellHome) -> Non
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_a_script_can_be_read_from_the_program(home: ShellHome, shell: str) -> None:
-    """As an alternative to the installed one: `source <(flux-cli --show-completion SHELL)`."""
+def test_source_the_script(home: ShellHome, shell: str) -> None:
+    """`source <(flux-cli --show-completion SHELL)` works in a start-up file."""
     (home.home / ".bashrc").write_text("PS1='> '\n")
     (home.home / ".zshrc").write_text("PS1='> '\nautoload -Uz compinit\ncompinit -u -D\n")
     screen = opened(home, shell)
@@ -311,14 +311,14 @@ def test_a_script_can_be_read_from_the_program(home: ShellHome, shell: str) -> N
     close(screen)
 
 
-def test_the_program_prints_the_scripts(cli: Cli) -> None:
+def test_show_completion(cli: Cli) -> None:
     """`--show-completion` prints the files that are installed."""
     for shell, name in SCRIPT_NAMES.items():
         assert cli("--show-completion", shell).stdout == (SCRIPTS / name).read_text()
 
 
-def test_an_unknown_shell_is_a_wrong_value(cli: Cli) -> None:
-    """The message names those that there are."""
+def test_unknown_shell(cli: Cli) -> None:
+    """The message names the known shells."""
     done = cli("--show-completion", "csh")
     assert (done.code, done.stdout) == (2, "")
     assert "bash, zsh, fish, powershell" in done.stderr
@@ -357,14 +357,14 @@ def test_an_unknown_shell_is_a_wrong_value(cli: Cli) -> None:
         ("flux-cli imagine --help --ra", ["--raw"]),
     ],
 )
-def test_what_is_offered_and_in_which_order(home: ShellHome, line: str, expected: list[str]) -> None:
-    """The words that fit the end of the line, and no others."""
+def test_candidates(home: ShellHome, line: str, expected: list[str]) -> None:
+    """Words and their order."""
     assert home.words(line) == expected
 
 
 @pytest.mark.parametrize("line", ["flux-cli nosuch ", "flux-cli nosuch --x", "flux-cli wait --nosuch ", "x", ""])
-def test_a_line_that_makes_no_sense_gets_no_answer_and_no_complaint(home: ShellHome, line: str) -> None:
-    """Somebody is still typing."""
+def test_invalid_lines(home: ShellHome, line: str) -> None:
+    """Errors are never reported while somebody types."""
     assert home.answer(line) == [] or line.endswith("--nosuch ")
 
 
@@ -383,13 +383,13 @@ def test_a_line_that_makes_no_sense_gets_no_answer_and_no_complaint(home: ShellH
         ("flux-cli config set output_dir pic", "dir"),
     ],
 )
-def test_files_are_left_to_the_shell(home: ShellHome, line: str, kind: str) -> None:
-    """It is told where one can stand, and whether it has to be a directory."""
+def test_files(home: ShellHome, line: str, kind: str) -> None:
+    """The shell completes them itself; the answer says file or directory."""
     assert [each[0] for each in home.answer(line)] == [kind]
 
 
-def test_show_is_offered_only_what_it_can_show(home: ShellHome) -> None:
-    """Not a task that runs, failed, or went to stdout, nor one whose picture is gone; the others still are."""
+def test_candidates_of_show(home: ShellHome) -> None:
+    """Only tasks whose picture exists."""
     for name, status, path in (
         ("dd01", Status.PROCESSING, None),
         ("dd02", Status.FAILED, None),
@@ -404,8 +404,8 @@ def test_show_is_offered_only_what_it_can_show(home: ShellHome) -> None:
     assert home.words("flux-cli wait dd0") == ["dd06", "dd05", "dd04", "dd03", "dd02", "dd01"]
 
 
-def test_many_tasks_are_cut_and_a_prefix_finds_the_older_ones(home: ShellHome) -> None:
-    """The newest fill a screen; any other is found by the first letters of its id."""
+def test_many_tasks(home: ShellHome) -> None:
+    """The newest fill one screen; a prefix finds the others."""
     remember(home.history_file, {f"cc0e{n:04}-0000": f"prompt {n}" for n in range(300)})
     assert home.words("flux-cli wait ") == [f"cc0e{n:04}-0000" for n in range(299, 299 - MAX_TASKS, -1)]
     assert home.words("flux-cli wait cc0e010") == [f"cc0e{n:04}-0000" for n in range(109, 99, -1)]
@@ -436,8 +436,8 @@ def test_unsafe_task_ids_are_not_offered(home: ShellHome) -> None:
     assert not (home.cwd / "owned").exists()
 
 
-def test_a_prompt_cannot_break_the_answer(home: ShellHome) -> None:
-    """Line breaks, tabs and escape sequences stay inside of the description, and do nothing there."""
+def test_control_characters_in_a_prompt(home: ShellHome) -> None:
+    """They are escaped, and stay inside the description."""
     remember(home.history_file, {"dd01": "red\x1b[31m\nword\tdd02\tfake\u202e kite"})
     assert home.answer("flux-cli wait dd") == [
         ["word", "dd01", "finished: red\\x1b[31m word dd02 fake\\u202e kite"]
@@ -445,8 +445,8 @@ def test_a_prompt_cannot_break_the_answer(home: ShellHome) -> None:
 
 
 @pytest.mark.parametrize("state", ["absent", "empty", "garbage", "locked", "in use", "a directory"])
-def test_whatever_the_history_is_a_tab_neither_complains_nor_leaves_a_trace(home: ShellHome, state: str) -> None:
-    """Task ids are read without a file being created or changed, and an unusable history offers none."""
+def test_completion_never_writes(home: ShellHome, state: str) -> None:
+    """No file is created or changed, and an unusable history has no candidates."""
     file = home.history_file
     writer = None
     if state in ("absent", "empty", "garbage", "a directory"):
@@ -469,8 +469,8 @@ def test_whatever_the_history_is_a_tab_neither_complains_nor_leaves_a_trace(home
         assert offered == []
 
 
-def test_a_tab_imports_only_what_it_needs(home: ShellHome) -> None:
-    """Of the commands the one on the line; neither requests nor rich."""
+def test_imports(home: ShellHome) -> None:
+    """Only the command on the line; neither requests nor rich."""
     env = {"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": "flux-cli wait "}
     code = (
         "import atexit, os, sys\nos._exit = sys.exit\n"
@@ -485,8 +485,8 @@ def test_a_tab_imports_only_what_it_needs(home: ShellHome) -> None:
     assert modules & unneeded == set()
 
 
-def test_the_table_of_commands_says_what_their_help_says() -> None:
-    """It is there for speed; the help's first sentence is what counts."""
+def test_summaries() -> None:
+    """The help of each command starts with its summary."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     context = group.make_context("flux-cli", [], resilient_parsing=True)
@@ -497,8 +497,8 @@ def test_the_table_of_commands_says_what_their_help_says() -> None:
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_descriptions_are_plain_text(home: ShellHome, command: str) -> None:
-    """No markup and no escapes of it, and no command has options to install a completion."""
+def test_descriptions(home: ShellHome, command: str) -> None:
+    """Plain text without markup, and no option of Typer to install a completion."""
     offered = home.answer(f"flux-cli {command} -")
     assert "--help" in [word for _, word, _ in offered]
     assert "--install-completion" not in [word for _, word, _ in offered]

@@ -47,6 +47,7 @@ def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
         ("flux-cli", "", "flux-cli"),
         (".venv/bin/flux-cli", "", ".venv/bin/flux-cli"),
         ("/x/flux_cli/__main__.py", "", f"{sys.executable} -m flux_cli"),
+        ("/x/app.pyz", "", f"{sys.executable} /x/app.pyz"),
         (".venv/bin/flux-cli", os.path.dirname(sys.executable), "flux-cli"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Help: every command ends with examples, and each of them runs."""
+"""Help pages: their layout, and their examples, which all run."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ SERVERS = ("flux-cli sandbox", "flux-cli listen")
 
 
 def leaves(group: Any = None, path: str = "flux-cli") -> dict[str, Any]:
-    """Return all commands that have no subcommands, by what is typed for them."""
+    """Return all commands without subcommands, by how they are called."""
     group = group or typer.main.get_command(app)
     found: dict[str, Any] = {}
     for name in group.list_commands(None):
@@ -30,20 +30,20 @@ def leaves(group: Any = None, path: str = "flux-cli") -> dict[str, Any]:
 
 
 def examples() -> dict[str, list[str]]:
-    """Return the examples of each command, as they are to be typed, by what stands before `--help`."""
+    """Return the examples of each command, by its path."""
     group: Any = typer.main.get_command(app)
     commands = {"": group, "config": group.get_command(None, "config")}
     commands |= {path.removeprefix("flux-cli "): command for path, command in leaves().items()}
     return {path: re.findall(r"^\$ (.+)$", each.epilog or "", flags=re.M) for path, each in commands.items()}
 
 
-def test_every_command_has_two_to_four_examples() -> None:
-    """Subcommands and the program itself, too."""
+def test_number_of_examples() -> None:
+    """Every command has two to four, subcommands and the program included."""
     assert {path: lines for path, lines in examples().items() if not 2 <= len(lines) <= 4} == {}
 
 
-def test_every_option_says_what_it_does() -> None:
-    """In one or two sentences, with a full stop."""
+def test_every_option_has_a_description() -> None:
+    """Sentences with a full stop."""
     for path, command in leaves().items():
         assert command.help, path
         for parameter in command.params:
@@ -52,25 +52,25 @@ def test_every_option_says_what_it_does() -> None:
 
 
 PATHS = list(examples())
-"""All that has a help page, by what is typed between `flux-cli` and `--help`."""
+"""Every command with a help page."""
 
 
 def shown(cli: Cli, path: str, columns: int) -> str:
-    """Return a help page as it is at a width."""
+    """Return a help page for a terminal of a width."""
     done = cli(*path.split(), "--help", env={"COLUMNS": str(columns), "LC_ALL": "C.UTF-8"})
     assert (done.code, done.stderr) == (0, "")
     return done.stdout
 
 
 def names(text: str) -> set[str]:
-    """Return the flags, models, variables and commands that a page names, if they stand whole in it."""
+    """Return the flags, models, variables and commands in a page."""
     words = r"(?<![\w-])(--[a-z][a-z-]*|-[a-z]\b|flux-[a-z0-9.-]*[a-z0-9]|[A-Z]+_[A-Z_]+)"
     return set(re.findall(words, text)) | set(re.findall(r"^  ([a-z]+)(?:  |$)", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_no_name_is_ever_cut(cli: Cli, path: str) -> None:
-    """What a wide help names stands whole in a narrow one, and nothing is wider than the terminal."""
+def test_names_are_never_cut(cli: Cli, path: str) -> None:
+    """A narrow page has the same names as a wide one, and no line is wider than the terminal."""
     wide = shown(cli, path, 200)
     assert "--help" in names(wide)
     for columns in (30, 40, 60, 80):
@@ -82,7 +82,7 @@ def test_no_name_is_ever_cut(cli: Cli, path: str) -> None:
 
 
 def test_no_program_text_in_help(cli: Cli) -> None:
-    """Defaults, limits and variables are told in sentences, without types and fractions that say nothing."""
+    """Defaults, limits and variables are in sentences, without types."""
     for path in PATHS:
         text = shown(cli, path, 200)
         assert not re.search(r"<str>|<=|>=|\d\.0\b(?!\.)|\[(default|env var|required)|\d{7}", text), text
@@ -90,8 +90,8 @@ def test_no_program_text_in_help(cli: Cli) -> None:
     assert "from 1 to 1000; fewer" in shown(cli, "batch", 200)
 
 
-def test_examples_of_a_narrow_help_can_be_copied(cli: Cli) -> None:
-    """A line that is too long goes on after a backslash, never inside of quotes."""
+def test_examples_can_be_copied(cli: Cli) -> None:
+    """On a narrow terminal, long lines are continued with a backslash, never inside quotes."""
     for name, lines in examples().items():
         text = shown(cli, name, 40).partition("Examples:")[2]
         assert [line.strip() for line in re.sub(r" \\\n +", " ", text).splitlines() if line] == [
@@ -99,8 +99,8 @@ def test_examples_of_a_narrow_help_can_be_copied(cli: Cli) -> None:
         ]
 
 
-def test_help_on_a_terminal_without_utf_8(cli: Cli) -> None:
-    """An ASCII terminal gets a question mark where the help has a character that it does not know."""
+def test_help_in_ascii(cli: Cli) -> None:
+    """An ASCII terminal gets a question mark for every other character."""
     env = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = cli.process("listen", "--help", env=env)
     assert (done.code, done.stderr) == (0, "")
@@ -109,7 +109,7 @@ def test_help_on_a_terminal_without_utf_8(cli: Cli) -> None:
 
 @pytest.fixture
 def stage(flux: Cli) -> Cli:
-    """A home with what the examples speak of: a finished task, files of ids, prompts and rows, a key's keeper."""
+    """A home for the examples: a finished task, files with IDs, prompts and rows, and a password manager."""
     done = flux("imagine", "a kite", "-o", "kite.png", "--width", "256", "--height", "256", "--json", "-q")
     task_id = done.objects[0]["task_id"]
     files = {
@@ -144,15 +144,15 @@ def stage(flux: Cli) -> Cli:
     return flux
 
 
-def test_what_cannot_be_set_is_not_among_the_names(cli: Cli) -> None:
-    """The key, which `set` refuses."""
+def test_key_is_not_a_setting_to_set(cli: Cli) -> None:
+    """`config set` rejects the key."""
     assert "api_key" in shown(cli, "config get", 80)
     assert "api_key" not in shown(cli, "config set", 80)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_examples_run(stage: Cli, service: Service, subtests: pytest.Subtests, path: str) -> None:
-    """Each as it stands, but for the id, the sandbox's address and a directory that only a web server has."""
+def test_examples_run(stage: Cli, service: Service, subtests: pytest.Subtests, path: str) -> None:
+    """Each as it is, except for the ID, the address of the sandbox and the directory of a web server."""
     for example in examples()[path]:
         with subtests.test(example):
             run_example(stage, service, example)
@@ -190,7 +190,7 @@ def run_example(stage: Cli, service: Service, example: str) -> None:
 
 
 def serve(stage: Cli, command: str) -> None:
-    """Run an example that serves until Ctrl-C; on a port of its own, since others may run beside it."""
+    """Run an example that serves until Ctrl-C, on a free port."""
     command = f"{command} --port 0"
     output = Path(stage.home / "output")
     with output.open("wb") as file:

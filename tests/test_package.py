@@ -1,4 +1,4 @@
-"""The built package: what is in it, and that it works where nothing else is installed."""
+"""The built package: its content, and that it works in an empty environment."""
 
 import os
 import re
@@ -24,7 +24,7 @@ SHARED: dict[str, str] = PACKAGING["tool"]["hatch"]["build"]["targets"]["wheel"]
 
 @dataclass
 class Installed:
-    """An environment that holds the wheel and what it depends on, and nothing else."""
+    """An environment with the wheel and its dependencies only."""
 
     prefix: Path
     home: Path
@@ -38,7 +38,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the sdist, and the wheel that was built from it."""
+    """A directory with the sdist, and the wheel built from it."""
     directory = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--outdir", str(directory), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -53,7 +53,7 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Installe
 
 
 def install(built: Path, tmp_path_factory: pytest.TempPathFactory, *requirements: str) -> Installed:
-    """Install the wheel, and what else is required, into a new environment."""
+    """Install the wheel and further requirements into a new environment."""
     prefix = tmp_path_factory.mktemp("prefix")
     venv.create(prefix, with_pip=True)
     (wheel,) = built.glob("*.whl")
@@ -70,8 +70,8 @@ def install(built: Path, tmp_path_factory: pytest.TempPathFactory, *requirements
     return Installed(prefix, tmp_path_factory.mktemp("home"))
 
 
-def test_the_wheel_is_pure_small_and_without_waste(built: Path) -> None:
-    """The package, the shared files, and nothing that was made by running it."""
+def test_wheel(built: Path) -> None:
+    """The package and the shared files, without caches."""
     (wheel,) = built.glob("*.whl")
     assert wheel.name == f"apiframe_flux_cli-{__version__}-py3-none-any.whl"
     names = zipfile.ZipFile(wheel).namelist()
@@ -96,8 +96,8 @@ def test_metadata(built: Path) -> None:
     assert "github.com" not in metadata
 
 
-def test_the_sdist_can_be_worked_with(built: Path) -> None:
-    """Sources, tests, and what the completions and the manual are made with."""
+def test_sdist(built: Path) -> None:
+    """Sources, tests and the generator of the manual."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -105,8 +105,8 @@ def test_the_sdist_can_be_worked_with(built: Path) -> None:
     assert [name for name in names if name.startswith((".git/", ".venv", "dist/")) or name.endswith(".pyc")] == []
 
 
-def test_the_installed_program_runs(installed: Installed) -> None:
-    """With its core dependencies alone."""
+def test_installed_program(installed: Installed) -> None:
+    """It runs with its core dependencies only."""
     version = installed.run("flux-cli", "--version")
     assert (version.returncode, version.stdout, version.stderr) == (0, f"flux-cli {__version__}\n", "")
     dry_run = installed.run("flux-cli", "imagine", "x", "--dry-run")
@@ -119,10 +119,8 @@ def test_the_installed_program_runs(installed: Installed) -> None:
     assert installed.run("flux-cli", "history").returncode == 0
 
 
-def test_the_oldest_dependencies_that_it_names_will_do(
-    built: Path, tmp_path_factory: pytest.TempPathFactory, service: Service
-) -> None:
-    """An environment may hold them already, and pip leaves them as they are."""
+def test_oldest_dependencies(built: Path, tmp_path_factory: pytest.TempPathFactory, service: Service) -> None:
+    """An environment may have them already, and pip keeps them."""
     oldest = [each.partition(",")[0].replace(">=", "==") for each in PACKAGING["project"]["dependencies"]]
     old = install(built, tmp_path_factory, *oldest)
     key = {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": service.url}
@@ -134,8 +132,8 @@ def test_the_oldest_dependencies_that_it_names_will_do(
     assert (slip.returncode, slip.stderr.splitlines()[1]) == (2, "hint: did you mean `--width`?")
 
 
-def test_what_it_installs_besides_is_what_it_says(installed: Installed) -> None:
-    """No extra's package comes along."""
+def test_no_extra_is_installed(installed: Installed) -> None:
+    """The core installs no package of an extra."""
     listed = installed.run("pip", "list", "--format", "freeze").stdout.lower()
     for name in ("aiohttp", "pillow", "textual-image", "pydantic"):
         assert f"{name}==" not in listed
@@ -147,8 +145,8 @@ def test_what_it_installs_besides_is_what_it_says(installed: Installed) -> None:
     [(["imagine", "x", "--sandbox"], "sandbox"), (["sandbox"], "sandbox"), (["listen", "--insecure"], "listen")],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
-def test_a_missing_extra_is_named(installed: Installed, arguments: list[str], extra: str) -> None:
-    """In one line, with the command that installs it, and as a wrong use: nothing was done."""
+def test_missing_extra(installed: Installed, arguments: list[str], extra: str) -> None:
+    """A usage error with the command that installs it."""
     done = installed.run("flux-cli", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     error, hint = done.stderr.splitlines()
@@ -156,8 +154,8 @@ def test_a_missing_extra_is_named(installed: Installed, arguments: list[str], ex
     assert re.search(r"/bin/python[0-9.]* -m pip install 'aiohttp>=3\.14'", hint)
 
 
-def test_man_finds_the_pages(installed: Installed) -> None:
-    """`man flux-cli` works with the environment's share/man on the path, as pipx puts it there."""
+def test_man(installed: Installed) -> None:
+    """`man flux-cli` works with share/man of the environment on the path, where pipx links it."""
     path = str(installed.prefix / "share" / "man")
     for name in ("flux-cli", "flux-cli-imagine", "flux-cli-exit-codes"):
         done = installed.run("man", name, MANPATH=path, MANPAGER="cat")
@@ -166,8 +164,8 @@ def test_man_finds_the_pages(installed: Installed) -> None:
     assert "TOML" in installed.run("man", "5", "flux-cli-config", MANPATH=path, MANPAGER="cat").stdout
 
 
-def test_shells_load_the_completions_by_themselves(installed: Installed) -> None:
-    """From where the wheel puts them, with nothing in a start-up file."""
+def test_shells_load_the_completions(installed: Installed) -> None:
+    """From the directories of the wheel, without a start-up file."""
     share = str(installed.prefix / "share")
     fish = installed.run("fish", "-c", "complete -C 'flux-cli acc'", XDG_DATA_DIRS=f"{share}:/usr/share")
     assert fish.stdout.split("\t")[0] == "account"
