@@ -19,7 +19,7 @@ ULTRA = ("-m", "flux-pro-1.1-ultra", "--aspect-ratio", "21:9", "--raw")
 
 
 def imagine(flux: Cli, *arguments: str, **more: Any) -> str:
-    """Make a picture and return its path as it was printed."""
+    """Generate a picture; return its path as printed."""
     done = flux("imagine", *arguments, "-q", **more)
     assert done.code == 0, done.stderr
     return done.lines[0]
@@ -32,8 +32,8 @@ def dry_run(cli: Cli, *arguments: str, **more: Any) -> dict[str, Any]:
     return done.objects[0]
 
 
-def test_a_sidecar_holds_what_made_the_picture(flux: Cli, service: Service) -> None:
-    """The request, the task, the service and the file, under the picture's name and `.json`."""
+def test_contents_of_a_sidecar(flux: Cli, service: Service) -> None:
+    """Request, task, service and file, under the name of the picture and `.json`."""
     name = imagine(flux, "a [red] kite", "--seed", "7", "--sidecar", "-o", "kite.png", *SMALL)
     assert flux.files() == [name, f"{name}.json"]
     content = json.loads((flux.cwd / f"{name}.json").read_text())
@@ -54,15 +54,15 @@ def test_a_sidecar_holds_what_made_the_picture(flux: Cli, service: Service) -> N
     assert content["request"] == record["request"]
 
 
-def test_each_of_several_pictures_gets_its_own_sidecar(flux: Cli) -> None:
+def test_sidecars_of_several_pictures(flux: Cli) -> None:
     """`-n 3 --seed 5`: three sidecars, each with its seed."""
     imagine(flux, "x", "-n", "3", "--seed", "5", "--sidecar", "-o", "{n}.png", *SMALL)
     assert flux.files() == ["1.png", "1.png.json", "2.png", "2.png.json", "3.png", "3.png.json"]
     assert [json.loads((flux.cwd / f"{n}.png.json").read_text())["seed"] for n in (1, 2, 3)] == [5, 6, 7]
 
 
-def test_a_sidecar_holds_neither_the_secret_nor_the_webhook(flux: Cli) -> None:
-    """A sidecar travels with the picture; where the result was posted is nobody else's business."""
+def test_a_sidecar_has_no_secret_and_no_webhook(flux: Cli) -> None:
+    """It is shared with the picture."""
     secret = {"FLUX_CLI_WEBHOOK_SECRET": "hush-hush"}
     url = "http://127.0.0.1:9/hook?token=abc"
     name = imagine(flux, "x", "--webhook-url", url, "--sidecar", *SMALL, env=secret)
@@ -73,8 +73,8 @@ def test_a_sidecar_holds_neither_the_secret_nor_the_webhook(flux: Cli) -> None:
     assert "webhook_url" not in dry_run(flux, "--like", task_id, env=secret)
 
 
-def test_wait_writes_the_sidecar_too_and_a_second_wait_leaves_it(flux: Cli) -> None:
-    """The request comes from the history; the same task and bytes are no conflict."""
+def test_wait_writes_a_sidecar_once(flux: Cli) -> None:
+    """The request comes from the history; a second `wait` keeps the file."""
     (task_id,) = flux("imagine", "a kite", "--no-wait", *SMALL).lines
     first = flux("wait", task_id, "--sidecar", "-q")
     (name,) = first.lines
@@ -85,8 +85,8 @@ def test_wait_writes_the_sidecar_too_and_a_second_wait_leaves_it(flux: Cli) -> N
     assert (flux.cwd / f"{name}.json").read_text() == text
 
 
-def test_a_task_from_elsewhere_gets_no_sidecar(flux: Cli) -> None:
-    """What the history does not know cannot be made again; the picture is saved all the same."""
+def test_no_sidecar_without_history(flux: Cli) -> None:
+    """The request is unknown; the picture is saved anyway."""
     (task_id,) = flux("imagine", "a kite", "--no-wait", *SMALL).lines
     flux.history_file.unlink()
     done = flux("wait", task_id, "--sidecar")
@@ -95,8 +95,8 @@ def test_a_task_from_elsewhere_gets_no_sidecar(flux: Cli) -> None:
     assert flux.files() == done.lines
 
 
-def test_a_file_in_the_sidecars_place_is_refused_before_anything_is_paid_for(flux: Cli, service: Service) -> None:
-    """An explicit name tells beforehand where the sidecar would go; `--force` replaces it."""
+def test_an_existing_file_with_the_name_of_the_sidecar(flux: Cli, service: Service) -> None:
+    """Rejected before anything is sent if the name is explicit; `--force` replaces it."""
     (flux.cwd / "kite.png.json").write_text("mine")
     done = flux("imagine", "x", "-o", "kite.png", "--sidecar")
     assert (done.code, service.submissions) == (6, 0)
@@ -106,8 +106,8 @@ def test_a_file_in_the_sidecars_place_is_refused_before_anything_is_paid_for(flu
     assert json.loads((flux.cwd / "kite.png.json").read_text())["request"]["prompt"] == "x"
 
 
-def test_a_file_in_the_place_of_a_made_up_sidecar_stays_and_is_told_of(flux: Cli) -> None:
-    """The picture is saved and printed, a warning says why it has no sidecar, and the other file is untouched."""
+def test_an_existing_file_with_the_name_of_a_generated_sidecar(flux: Cli) -> None:
+    """It is kept: the picture is saved, and a warning says why there is no sidecar."""
     (flux.cwd / "x.png.json").write_text("mine")
     done = flux("imagine", "x", "-o", "{slug}.{ext}", "--sidecar", "--width", "256", "--height", "256")
     assert (done.code, done.lines) == (0, ["x.png"])
@@ -118,10 +118,8 @@ def test_a_file_in_the_place_of_a_made_up_sidecar_stays_and_is_told_of(flux: Cli
 
 @pytest.mark.parametrize("option", ["--sidecar", "--preview", "--open"])
 @pytest.mark.parametrize("without", [["--no-wait"], ["-o", "-"]])
-def test_what_needs_a_file_is_refused_where_there_will_be_none(
-    flux: Cli, service: Service, option: str, without: list[str]
-) -> None:
-    """Exit 2, nothing sent."""
+def test_options_that_need_a_file(flux: Cli, service: Service, option: str, without: list[str]) -> None:
+    """They are rejected without one: exit 2, nothing sent."""
     done = flux("imagine", "x", option, *without)
     assert (done.code, service.submissions) == (2, 0)
     assert f"`{option}` needs" in done.stderr
@@ -177,8 +175,8 @@ def test_an_ambiguous_prefix_is_a_usage_error(flux: Cli) -> None:
     assert flux("imagine", "--like", "twi", "--dry-run").code == 6
 
 
-def test_flags_and_a_prompt_override_what_was(flux: Cli) -> None:
-    """Each flag replaces its field and leaves the others."""
+def test_flags_and_prompt_override_the_request(flux: Cli) -> None:
+    """Each flag replaces its own field only."""
     name = imagine(flux, "wide dunes", "--seed", "3", "--sidecar", *ULTRA)
     like = ("--like", f"{name}.json")
     was = dry_run(flux, *like)
@@ -193,8 +191,8 @@ def test_flags_and_a_prompt_override_what_was(flux: Cli) -> None:
     assert seeds == [3, 4, 5]
 
 
-def test_the_model_is_the_earlier_one_unless_a_flag_says_otherwise(flux: Cli) -> None:
-    """Neither the environment nor the config file turns it into another picture."""
+def test_only_a_flag_changes_the_model(flux: Cli) -> None:
+    """Neither the environment nor the config file does."""
     name = imagine(flux, "x", "-m", "flux-dev", "--sidecar", *SMALL)
     flux.config.parent.mkdir(parents=True)
     flux.config.write_text('model = "flux-schnell"\n')
@@ -203,15 +201,15 @@ def test_the_model_is_the_earlier_one_unless_a_flag_says_otherwise(flux: Cli) ->
     assert dry_run(flux, "--like", name, "-m", "flux-pro", env=env)["model"] == "flux-pro"
 
 
-def test_stdin_is_read_only_when_asked_for(flux: Cli) -> None:
-    """The prompt is there already, so a pipe stays unread; `-` asks for it."""
+def test_stdin_is_read_for_a_dash_only(flux: Cli) -> None:
+    """The request has a prompt, so a pipe is not read without `-`."""
     name = imagine(flux, "a kite", "--sidecar", *SMALL)
     assert dry_run(flux, "--like", name, input="another prompt")["prompt"] == "a kite"
     assert dry_run(flux, "--like", name, "-", input="another prompt")["prompt"] == "another prompt"
 
 
-def test_a_flag_that_the_rules_forbid_is_reported_as_usual(flux: Cli, service: Service) -> None:
-    """An earlier field that does not go with a new model: exit 2, where it comes from, nothing sent."""
+def test_rules_apply_to_the_combination(flux: Cli, service: Service) -> None:
+    """A recorded field that the new model does not have: exit 2, nothing sent, and where it comes from."""
     name = imagine(flux, "dunes", "--sidecar", *ULTRA)
     done = flux("imagine", "--like", f"{name}.json", "-m", "flux-dev")
     assert (done.code, service.submissions) == (2, 1)
@@ -220,7 +218,7 @@ def test_a_flag_that_the_rules_forbid_is_reported_as_usual(flux: Cli, service: S
 
 
 def with_image_prompt(flux: Cli, source: str, **more: Any) -> str:
-    """Make a picture from an image prompt and return its name."""
+    """Generate a picture from an image prompt; return its name."""
     return imagine(flux, "x", "--image-prompt", source, "--sidecar", "-o", "made.png", *SMALL, **more)
 
 
@@ -237,10 +235,8 @@ def test_the_image_prompt_is_read_again(flux: Cli, service: Service) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [("other", "has changed since"), ("gone", "no such file")])
-def test_an_image_prompt_that_changed_costs_nothing(
-    flux: Cli, service: Service, change: str, message: str
-) -> None:
-    """Another image would be paid for and show something else: exit 6, and `--image-prompt` is the way on."""
+def test_an_image_prompt_that_has_changed(flux: Cli, service: Service, change: str, message: str) -> None:
+    """Exit 6, nothing sent; the hint is to give `--image-prompt`."""
     image = flux.cwd / "in.png"
     image.write_bytes(png())
     name = with_image_prompt(flux, "in.png")
@@ -257,8 +253,8 @@ def test_an_image_prompt_that_changed_costs_nothing(
     assert body["image_prompt"]["sha256"] == hashlib.sha256(png(10, 10)).hexdigest()
 
 
-def test_an_image_prompt_from_stdin_has_to_be_given_again(flux: Cli, service: Service) -> None:
-    """It was not kept: exit 2 says so, and a new one on stdin will do."""
+def test_an_image_prompt_from_stdin(flux: Cli, service: Service) -> None:
+    """It was not kept: exit 2, unless there is a new one."""
     name = with_image_prompt(flux, "-", input=png())
     done = flux("imagine", "--like", name)
     assert (done.code, service.submissions) == (2, 1)
@@ -266,7 +262,7 @@ def test_an_image_prompt_from_stdin_has_to_be_given_again(flux: Cli, service: Se
     assert dry_run(flux, "--like", name, "--image-prompt", "-", input=png())["prompt"] == "x"
 
 
-def test_an_image_prompt_from_a_url_has_to_be_the_same(flux: Cli, service: Service) -> None:
+def test_an_image_prompt_from_a_url(flux: Cli, service: Service) -> None:
     """Downloaded again and compared; its credentials and query are recorded nowhere, another image is exit 2."""
     with Server({"/in.png": http(200, png())}) as server:
         url = f"{server.url}/in.png"
@@ -280,8 +276,8 @@ def test_an_image_prompt_from_a_url_has_to_be_the_same(flux: Cli, service: Servi
     assert "has changed since" in done.stderr
 
 
-def test_a_sidecar_from_elsewhere_cannot_have_a_private_file_sent(flux: Cli, service: Service) -> None:
-    """Without the hash of the very bytes, the file that a sidecar names is not used."""
+def test_a_foreign_sidecar_cannot_send_private_files(flux: Cli, service: Service) -> None:
+    """A file named by a sidecar is sent only if the sidecar has the hash of its content."""
     (flux.cwd / "private.png").write_bytes(png())
     for described in (
         {"source": str(flux.cwd / "private.png")},
@@ -311,7 +307,7 @@ NO_SIDECARS = {
 
 
 @pytest.mark.parametrize("content", NO_SIDECARS.values(), ids=list(NO_SIDECARS))
-def test_what_is_no_sidecar_is_one_clear_line(cli: Cli, content: bytes) -> None:
+def test_invalid_sidecars(cli: Cli, content: bytes) -> None:
     """Exit 6, no traceback."""
     (cli.cwd / "x.json").write_bytes(content)
     done = cli("imagine", "--like", "x.json", "--dry-run")
@@ -320,16 +316,19 @@ def test_what_is_no_sidecar_is_one_clear_line(cli: Cli, content: bytes) -> None:
     assert done.stderr.count("error:") == 1
 
 
-def test_what_is_nowhere_is_told_and_makes_no_history(cli: Cli) -> None:
-    """A name that is neither a file nor a task: exit 6, and nothing is created."""
-    done = cli("imagine", "--like", "64cd7965", "--dry-run")
+@pytest.mark.parametrize("name", ["64cd7965", "~nobody-has-this-name/x", "x" * 5000, "$(id)"])
+def test_unknown_names(cli: Cli, name: str) -> None:
+    """Neither a file nor a task: exit 6 in one short line, and no history is created."""
+    done = cli("imagine", "--like", name, "--dry-run")
     assert done.code == 6
-    assert "there is no file 64cd7965, and no" in done.stderr
+    assert f"there is no file {name[:50]}" in done.stderr
+    assert "no such task in the history" in done.stderr
+    assert len(done.stderr) < 200
     assert not cli.history_file.exists()
 
 
-def test_a_field_that_this_version_does_not_know_is_not_dropped(cli: Cli) -> None:
-    """Without it the picture would be another one, so it is reported; `--no-validate` sends it."""
+def test_an_unknown_field_is_not_dropped(cli: Cli) -> None:
+    """Without it the picture would differ, so it is reported; `--no-validate` sends it."""
     request = {"model": "flux-pro", "prompt": "x", "sharpness": 3}
     (cli.cwd / "x.json").write_text(json.dumps({"flux_cli_sidecar": 1, "request": request}))
     done = cli("imagine", "--like", "x.json", "--dry-run")
@@ -344,10 +343,10 @@ requests = st.dictionaries(st.text().filter(lambda name: not name.startswith("we
 
 @given(requests, st.text(), st.none() | st.floats(0, 4e9))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
-def test_what_is_written_is_read(
+def test_any_request_is_read_as_written(
     tmp_path: Path, request: dict[str, Any], task: str, created: float | None
 ) -> None:
-    """Any request comes back as it was, and the time to the second."""
+    """The time to the second."""
     image = tmp_path / "pic.png"
     image.write_bytes(b"bytes")
     path = sidecar.write(image, request, task_id=task, created=created, service="sandbox", force=True)
@@ -365,8 +364,8 @@ json_values = st.recursive(
 @given(st.fixed_dictionaries({}, optional={"flux_cli_sidecar": st.just(1) | json_values, "request": json_values,
                                            "created": json_values, "task_id": json_values}))  # fmt: skip
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_any_json_is_a_sidecar_or_a_clear_error(tmp_path: Path, value: dict[str, Any]) -> None:
-    """Reading raises LocalFileError or returns fields of the right types, whatever a file holds."""
+def test_any_json_is_a_sidecar_or_an_error(tmp_path: Path, value: dict[str, Any]) -> None:
+    """No other exception than LocalFileError, and fields have their types."""
     path = tmp_path / "x.json"
     path.write_text(json.dumps(value))
     try:

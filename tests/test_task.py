@@ -20,7 +20,6 @@ from flux_cli.api.task import (
     read_task_id,
     resolve_url,
 )
-from tests.conftest import Cli
 
 API = "https://api.example"
 URL = "https://images.example/x.png"
@@ -391,33 +390,3 @@ def test_task_ids_are_visible_ascii(text: str) -> None:
 def test_task_ids_in_responses(response: object, task_id: str | None) -> None:
     """A number, spaces around it, one level of nesting; a mere `id` beside an error is the request's."""
     assert read_task_id(response) == task_id
-
-
-# IDs on standard input
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "no task ids"),
-        ("\n \n", "no task ids"),
-        ("{}", "line 1 of stdin is not a JSON object with a `task_id`"),
-        ('a\n{"task_id": 5}', "line 2 of stdin: `task_id` has to be text"),
-        ('{"task_id": "a b"}', "is not a task id"),
-        ('{"task_id": "\\u001b[2J"}', "is not a task id"),
-        ('{"task_id": null}', "line 1 of stdin has no task id"),
-        ("{" * 100_000, "is not a JSON object"),
-        ('{"task_id": %s}' % ("1" * 5000), "is not a JSON object"),
-        ("[1]\x00", "is not a task id"),
-        ("é", "is not a task id"),
-        ("x" * 201, "is not a task id"),
-        (b"\xff".decode("latin-1"), "is not a task id"),
-    ],
-)
-def test_ids_on_stdin_that_cannot_be_read(cli: Cli, text: str, said: str) -> None:
-    """One clear error with the line's number; nothing is sent."""
-    cli.env |= {"APIFRAME_API_KEY": "x" * 10, "FLUX_CLI_API_URL": "http://127.0.0.1:1"}
-    done = cli("fetch", "-", input=text)
-    assert done.code == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr

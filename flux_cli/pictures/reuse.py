@@ -1,10 +1,12 @@
 """A recorded request as the start of a new one (`--like`): found by task ID, sidecar or picture."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flux_cli.api.request import shown
 from flux_cli.errors import FluxError, LocalFileError, UsageError
 from flux_cli.pictures import image_prompt, sidecar
 from flux_cli.pictures.formats import SNIFF_BYTES, sniff
@@ -62,13 +64,13 @@ def find(text: str) -> RecordedRequest:
     """
     from flux_cli.storage.history import open_readonly
 
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(text))
+    if os.path.isfile(path):  # unlike Path's own, it takes any text
         request = _of_picture(path) if _is_picture(path) else sidecar.read(path).request
     elif record := open_readonly().lookup(text):
         request = record.request
     else:
-        raise LocalFileError(f"there is no file {text}, and no such task in the history")
+        raise LocalFileError(f"there is no file {shown(text)}, and no such task in the history")
     return RecordedRequest(
         text, {name: value for name, value in request.items() if not name.startswith("webhook_")}
     )
@@ -80,7 +82,7 @@ def _of_picture(path: Path) -> Mapping[str, object]:
     from flux_cli.storage.history import open_readonly
 
     beside = sidecar.path_for(path)
-    found = sidecar.read(beside) if beside.exists() else None
+    found = sidecar.read(beside) if os.path.exists(beside) else None
     if found is not None and found.sha256 in (None, sha256_of(path)):
         return found.request
     if record := open_readonly().find_picture(path):
