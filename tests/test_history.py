@@ -1,5 +1,6 @@
 """The history: recorded before money is spent, by many processes and hosts, fast at any length."""
 
+import base64
 import os
 import re
 import sqlite3
@@ -732,6 +733,17 @@ def test_the_images_of_a_request_are_described_not_kept(cli: Cli) -> None:
     (record,) = cli.history()
     assert record["request"]["image_prompt"]["bytes"] == len(image)
     assert "webhook_secret" not in record["request"]
+    assert sum(path.stat().st_size for path in cli.history_file.parent.glob("history*")) < 200_000
+
+
+def test_a_data_url_is_not_kept(cli: Cli) -> None:
+    """It is the picture itself: the record stays small, and so does what `history` prints."""
+    url = "data:image/png;base64," + base64.b64encode(png(500_000)).decode()
+    with Server({"/fetch": reply({"image_url": url})}) as server:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
+        done = cli("imagine", "a cat", "-o", "x.png")
+        assert done.code == 0, done.stderr
+    assert cli.history()[0]["image_url"].startswith("data:image/png;base64,")
     assert sum(path.stat().st_size for path in cli.history_file.parent.glob("history*")) < 200_000
 
 

@@ -18,6 +18,7 @@ from flux_cli.api.task import (
     read_percentage,
     read_task,
     read_task_id,
+    recorded_url,
     resolve_url,
 )
 
@@ -224,6 +225,13 @@ def test_resolving_urls(url: str, api_url: str, expected: str) -> None:
 def test_any_text_is_resolved(url: str) -> None:
     """Nothing raises, and https stays https."""
     assert not resolve_url(url, API).lower().startswith("http:") or "[" in url or "]" in url
+
+
+def test_a_data_url_is_not_recorded() -> None:
+    """It is the picture itself."""
+    assert len(recorded_url("data:image/png;base64," + "A" * 10_000) or "") < 100
+    assert recorded_url(URL) == URL
+    assert recorded_url(None) is None
 
 
 # Reasons

@@ -218,6 +218,11 @@ def resolve_url(url: str, api_url: str) -> str:
     return url
 
 
+def recorded_url(url: str | None) -> str | None:
+    """Return a picture's URL as it is recorded: a `data:` URL is the picture itself, and is cut."""
+    return f"{url[:60]}…" if url and url[:5].lower() == "data:" else url
+
+
 def _picture_url(fields: Mapping[str, object], keys: tuple[str, ...]) -> str | None:
     return next((url for key in keys for url in _urls(fields.get(key))), None)
 

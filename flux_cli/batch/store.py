@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flux_cli.api.task import recorded_url
 from flux_cli.batch.claims import Claim
 from flux_cli.batch.journal import ACCEPTED, CLOSED, FINISHED, INTENT, UNSENT, Journal
 from flux_cli.batch.plan import state_of
@@ -106,7 +107,8 @@ class BatchStore:
         elif isinstance(change, Postponed):
             values = {"event": UNSENT}
         elif isinstance(change, Finished):
-            values = {"event": FINISHED, "task_id": change.task.task_id, "image_url": change.task.image_url}
+            url = recorded_url(change.task.image_url)
+            values = {"event": FINISHED, "task_id": change.task.task_id, "image_url": url}
         else:
             values = {"event": CLOSED, "result": line_of(job, self._service, change.result)}
         return job.row or "", values

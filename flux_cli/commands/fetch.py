@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flux_cli import completion, options
-from flux_cli.api.task import Status, Task
+from flux_cli.api.task import Status, Task, recorded_url
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, UsageError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
@@ -131,7 +131,9 @@ def _record(
     def change() -> None:
         with history.transaction():
             for task in changed:
-                history.observed(task.task_id, task.status, image_url=task.image_url, error=task.error)
+                history.observed(
+                    task.task_id, task.status, image_url=recorded_url(task.image_url), error=task.error
+                )
 
     try:
         patiently(change)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from flux_cli.api.task import Status, Task
+from flux_cli.api.task import Status, Task, recorded_url
 
 if TYPE_CHECKING:
     from flux_cli.engine.job import Job, Result
@@ -120,4 +120,4 @@ def columns(result: "Result") -> dict[str, str | int | None]:
 def _urls(task: Task | None) -> dict[str, str | int | None]:
     if task is None:
         return {}
-    return {"image_url": task.image_url, "original_image_url": task.original_image_url}
+    return {"image_url": recorded_url(task.image_url), "original_image_url": recorded_url(task.original_image_url)}
