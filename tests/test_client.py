@@ -137,6 +137,7 @@ REJECTIONS: list[tuple[Response, type[FluxError], ExitCode, str, str | None]] = 
     (reply(200, {"error": "no", "id": "request-1"}), UsageError, ExitCode.USAGE, "no", None),
     (reply(201, {"status": "Error", "message": "no"}), UsageError, ExitCode.USAGE, "no", None),
     (reply(200, {"success": False, "message": "no"}), UsageError, ExitCode.USAGE, "no", None),
+    (reply(200, {"status": False, "message": "no"}), UsageError, ExitCode.USAGE, "no", None),
     *(
         (
             reply(code, errors("This key starts with afk_, this endpoint is v1")),
@@ -258,6 +259,7 @@ def test_urls_are_resolved() -> None:
         *((reply(code, PAGE), ServiceDownError) for code in (408, 425, 500, 502, 503, 504)),
         *((reply(code), BadResponseError) for code in (204, 307, 405, 418)),
         (reply(200, PAGE), BadResponseError),
+        (reply(200, PAGE + b'<script>{"error": "of the page", "status": "failed"}</script>'), BadResponseError),
         (reply(200, {}), BadResponseError),
         (reply(200, [1, 2]), BadResponseError),
         (reply(200, {"message": "hello"}), BadResponseError),

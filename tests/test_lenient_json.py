@@ -59,6 +59,7 @@ def test_readable_bodies(text: str, value: object) -> None:
     [
         "",
         "<html>busy</html>",
+        '\n<!DOCTYPE html><script>{"error": "of the page"}</script>',
         "[" * 100_000,
         "x" + '{"a":' * 100_000,
         "[" * 100_000 + "]" * 100_000,
@@ -67,10 +68,10 @@ def test_readable_bodies(text: str, value: object) -> None:
         '{"a": {"b": 1}, c}',
         "{" * 1000,
     ],
-    ids=range(9),
+    ids=range(10),
 )
 def test_unreadable_bodies(text: str) -> None:
-    """An object inside a broken or truncated one is not the response."""
+    """An object inside a broken or truncated one, or in a page, is not the response."""
     with pytest.raises(ValueError, match=r"\w"):
         lenient_json.parse(text)
 

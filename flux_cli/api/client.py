@@ -15,7 +15,16 @@ from urllib.parse import urlsplit
 from flux_cli.api import lenient_json
 from flux_cli.api.reasons import nested, read_error, read_reason
 from flux_cli.api.request import Body
-from flux_cli.api.task import FAILED_WORDS, Status, Task, clean_task_id, normal_word, read_task, read_task_id
+from flux_cli.api.task import (
+    FAILED_WORDS,
+    Status,
+    Task,
+    clean_task_id,
+    is_refusal,
+    normal_word,
+    read_task,
+    read_task_id,
+)
 from flux_cli.api.transport import Dispatch, NotSentError, Response, Transport, TruncatedError
 from flux_cli.errors import (
     BadResponseError,
@@ -295,11 +304,7 @@ def _stated_rejection(response: Response) -> FluxError | None:
         value = response.json()
     except ValueError:
         return None
-    failed = isinstance(value, dict) and (
-        value.get("success") is False
-        or value.get("error") is True
-        or normal_word(value.get("status")) in FAILED_WORDS
-    )
+    failed = isinstance(value, dict) and (is_refusal(value) or normal_word(value.get("status")) in FAILED_WORDS)
     reason = read_error(value) or (read_reason(value) if failed else None)
     return UsageError(f"the service rejected the request: {reason}") if reason else None
 

@@ -15,6 +15,9 @@ _CHARSETS = re.compile(
 """The charsets that are accepted. Some of Python's other codecs are no charsets, or need quadratic time."""
 
 
+_PAGE = re.compile(r"\s*<(!doctype|html|head|body|\?xml)", re.IGNORECASE)
+
+
 def decode(content: bytes, content_type: str = "") -> str:
     """Return a body as text: by its byte order mark, else by the header's charset, else as UTF-8.
 
@@ -50,7 +53,9 @@ def parse(text: str) -> Any:  # JSON from outside is Any until it has been exami
 
 
 def _first_object(text: str, error: json.JSONDecodeError) -> Any:
-    """Return the first object between other text. Objects inside a broken one do not count."""
+    """Return the first object between other text, but none of a page's scripts or inside a broken one."""
+    if _PAGE.match(text):
+        raise error
     start = 0
     for _ in range(_MAX_CANDIDATES):
         start = text.find("{", start)

@@ -14,8 +14,8 @@ from urllib.parse import urljoin
 
 from flux_cli.api.reasons import CONTAINERS, nested, read_error, read_reason, read_text
 
-# The service's own words, then those of the model's vendor and of gateways; compared without case, spaces, hyphens
-# and underscores. Any other word means that the task is still running.
+# The service's own words, then those of the model's vendor and of gateways; compared without case, spaces and
+# punctuation. Any other word means that the task is still running.
 RUNNING_WORDS = frozenset(
     {"pending", "staged", "starting", "processing", "retry", "retrying"}
     | {"queued", "inqueue", "inprogress", "running", "started", "waiting", "submitted"}
@@ -121,7 +121,7 @@ def read_task_id(response: object) -> str | None:
     levels = [response, *nested(response)]
     values = [value for level in levels for name, value in level.items() if normal_word(name) == "taskid"]
     if read_error(response) is None:
-        values += [*(level.get("id") for level in levels), response.get("task")]
+        values += [level.get("id") for level in levels]
     return next((task_id for value in values if (task_id := clean_task_id(value))), None)
 
 
@@ -155,7 +155,7 @@ def read_task(response: Mapping[str, object], task_id: str, api_url: str = "") -
     if url is None and plain in FINISHED_WORDS:
         url = _picture_url(fields, _WEAK_URL_KEYS)
     error = read_error(response)
-    refused = fields.get("success") is False or fields.get("error") is True
+    refused = is_refusal(fields)
     original = _picture_url(fields, ("original_image_url",))
     if plain in FAILED_WORDS or (not url and (_ends(plain, percentage, error) or (not word and refused))):
         described = f' (status "{word[:_MAX_WORD_CHARACTERS]}")' if word else ""
@@ -179,6 +179,11 @@ def read_task(response: Mapping[str, object], task_id: str, api_url: str = "") -
         word=word and word[:_MAX_WORD_CHARACTERS],
         message=message,
     )
+
+
+def is_refusal(fields: Mapping[str, object]) -> bool:
+    """Return whether a response says that it is an error without naming one."""
+    return fields.get("error") is True or any(fields.get(name) is False for name in ("success", "ok", "status"))
 
 
 def _ends(plain: str, percentage: float | None, error: str | None) -> bool:
@@ -238,4 +243,4 @@ def _urls(value: object) -> Iterator[str]:
 
 def normal_word(value: object) -> str:
     """Return a status word as the sets of words have it; empty for anything but a text."""
-    return re.sub(r"[\s_-]+", "", value).lower() if isinstance(value, str) else ""
+    return re.sub(r"[\W_]+", "", value).lower() if isinstance(value, str) else ""
