@@ -282,17 +282,17 @@ def _rejection(response: Response) -> FluxError | None:
 
     With 303, 408, 409, 425, 5xx and any other code it may have done so.
     """
-    code, told = response.code, _describe(response)
+    code, what = response.code, _describe(response)
     if code in (301, 302, 307, 308):
-        return EndpointError(f"the service redirected the submission: {told}", "check --api-url")
+        return EndpointError(f"the service redirected the submission: {what}", "check --api-url")
     if code in (404, 405, 410):
-        return EndpointError(f"the API URL takes no submissions: {told}", "check --api-url")
+        return EndpointError(f"the API URL takes no submissions: {what}", "check --api-url")
     if code in (400, 401, 402, 403, 429):
         return _error(response, submission=True)
     if code == 413:
-        return UsageError(f"the service rejected the request as too large: {told}", "use a smaller image prompt")
+        return UsageError(f"the service rejected the request as too large: {what}", "use a smaller image prompt")
     if 400 <= code < 500 and code not in (408, 409, 425):
-        return UsageError(f"the service rejected the request: {told}")
+        return UsageError(f"the service rejected the request: {what}")
     return None
 
 
@@ -311,28 +311,28 @@ def _stated_rejection(response: Response) -> FluxError | None:
 
 def _error(response: Response, *, submission: bool = False) -> FluxError:
     """Translate a status code other than 2xx."""
-    code, told = response.code, _describe(response)
-    if code in (400, 401, 403) and _OTHER_API_KEY.search(told):
-        return NotAllowedError(f"the service rejected the key: {told}", _OTHER_API_HINT)
+    code, what = response.code, _describe(response)
+    if code in (400, 401, 403) and _OTHER_API_KEY.search(what):
+        return NotAllowedError(f"the service rejected the key: {what}", _OTHER_API_HINT)
     if code == 400:
-        if not submission and _NOT_FOUND.search(told):
-            return UnknownTaskError(f"the service does not know the task: {told}")
-        return UsageError(f"the service rejected the request: {told}")
+        if not submission and _NOT_FOUND.search(what):
+            return UnknownTaskError(f"the service does not know the task: {what}")
+        return UsageError(f"the service rejected the request: {what}")
     if code in (401, 403):
         return NotAllowedError(
-            f"the service rejected the key: {told}",
+            f"the service rejected the key: {what}",
             "store a valid key with `flux-cli login`, or set APIFRAME_API_KEY",
         )
     if code == 402:
-        return NotAllowedError(f"out of credits: {told}", "see `flux-cli account`")
+        return NotAllowedError(f"out of credits: {what}", "see `flux-cli account`")
     if code in (404, 410):
-        return UnknownTaskError(f"the service does not know the task: {told}", "check the ID and --api-url")
+        return UnknownTaskError(f"the service does not know the task: {what}", "check the ID and --api-url")
     if code == 429:
         pause = parse_retry_after(response.headers.get("Retry-After"), time.time())
-        return RateLimitedError(f"the service is limiting requests: {told}", pause)
+        return RateLimitedError(f"the service is limiting requests: {what}", pause)
     if code >= 500 or code in (408, 425):
-        return ServiceDownError(f"the service is in trouble: {told}", "try again later")
-    return BadResponseError(f"unexpected response of the service: {told}", "check --api-url")
+        return ServiceDownError(f"the service is in trouble: {what}", "try again later")
+    return BadResponseError(f"unexpected response of the service: {what}", "check --api-url")
 
 
 def _is_page(response: Response) -> bool:
