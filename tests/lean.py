@@ -1,7 +1,7 @@
-"""A lean service in a process of its own: it keeps nothing, draws nothing, and counts its requests.
+"""A minimal service in a separate process: it stores and renders nothing, and counts its requests.
 
-The sandbox draws every picture, which on a small machine costs more than all that the benchmarks measure. Run as a
-module it prints its URL; `GET /counts` tells what it has seen.
+The sandbox renders every picture, which costs more CPU time than what the benchmarks measure. As a module it
+prints its URL; `GET /counts` returns the counts.
 """
 
 import argparse
@@ -21,18 +21,18 @@ from urllib.request import urlopen
 
 
 def png(size: int) -> bytes:
-    """Return a PNG of about so many bytes: one dot, and a chunk of filling that readers skip."""
+    """Return a PNG of about so many bytes: one pixel, and padding in a chunk that readers skip."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
 
     header = chunk(b"IHDR", (1).to_bytes(4) * 2 + bytes((8, 0, 0, 0, 0)))
-    filling = chunk(b"fiLl", bytes(max(0, size - 80)))
-    return b"\x89PNG\r\n\x1a\n" + header + filling + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+    padding = chunk(b"fiLl", bytes(max(0, size - 80)))
+    return b"\x89PNG\r\n\x1a\n" + header + padding + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: requests with a Content-Length, answered in order."""
+    """A client's connection: requests with a Content-Length, answered in order."""
 
     tasks: ClassVar[dict[str, float]] = {}
     counts: ClassVar[Counter[str]] = Counter()
@@ -42,13 +42,13 @@ class Connection(asyncio.Protocol):
     url = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep what answers are written to."""
+        """Store the transport for responses."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.received = b""
 
     def data_received(self, data: bytes) -> None:
-        """Answer each whole request that is there."""
+        """Answer each complete request."""
         self.received += data
         while True:
             head, found, rest = self.received.partition(b"\r\n\r\n")
@@ -82,42 +82,42 @@ class Connection(asyncio.Protocol):
         return sum(1 for _ in newest)
 
     def value(self, path: str, body: dict[str, object]) -> object:
-        """Return the JSON value of an answer."""
+        """Return the JSON value of a response."""
         if path == "/flux-imagine":
             task_id = str(uuid.uuid4())
             self.tasks[task_id] = time.monotonic()
             return {"task_id": task_id}
         if path == "/fetch":
-            return self.told(str(body["task_id"]))
+            return self.describe(str(body["task_id"]))
         if path == "/fetch-many":
             ids = body["task_ids"]
             assert isinstance(ids, list)
-            return {"tasks": [self.told(task_id) for task_id in ids]}
+            return {"tasks": [self.describe(task_id) for task_id in ids]}
         if path == "/account":
             return {"email": "someone@example.com", "credits": 10**6, "total_images": 0, "plan": "any"}
         return dict(self.counts)
 
-    def told(self, task_id: str) -> dict[str, object]:
-        """Return how a task stands."""
+    def describe(self, task_id: str) -> dict[str, object]:
+        """Return the description of a task."""
         share = (time.monotonic() - self.tasks[task_id]) / self.seconds if self.seconds else 1.0
         if share < 1:
             return {"task_id": task_id, "status": "processing", "percentage": int(100 * share)}
         return {"task_id": task_id, "status": "finished", "image_url": f"{self.url}/{task_id}.png"}
 
     def write(self, content: bytes, kind: bytes, status: bytes = b"200 OK") -> None:
-        """Write one answer."""
+        """Write a response."""
         head = b"HTTP/1.1 %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n"
         self.transport.write(head % (status, kind, len(content)))
         self.transport.write(content)
 
 
 async def serve(seconds: float, size: int, most_at_once: int) -> None:
-    """Serve until the process is ended.
+    """Serve until the process ends.
 
     Args:
-        seconds: How long a task takes.
-        size: How large a picture is, in bytes.
-        most_at_once: With so many tasks running, further submissions get a 429.
+        seconds: The duration of a task.
+        size: The size of a picture, in bytes.
+        most_at_once: While so many tasks are running, submissions get a 429.
     """
     Connection.seconds, Connection.picture, Connection.most_at_once = seconds, png(size), most_at_once
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=1024)
@@ -128,7 +128,7 @@ async def serve(seconds: float, size: int, most_at_once: int) -> None:
 
 @contextmanager
 def running(seconds: float, size: int = 20_000, most_at_once: int = sys.maxsize) -> Iterator[str]:
-    """Run the service in a process of its own; yield its URL. The arguments are those of `serve`."""
+    """Run the service in a separate process and yield its URL. The arguments are those of `serve`."""
     arguments = [sys.executable, "-m", "tests.lean", str(seconds), str(size), str(most_at_once)]
     with Popen(arguments, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
@@ -139,7 +139,7 @@ def running(seconds: float, size: int = 20_000, most_at_once: int = sys.maxsize)
 
 
 def counts(url: str) -> Counter[str]:
-    """Return how often each path was asked for so far."""
+    """Return the number of requests per path."""
     with urlopen(f"{url}/counts") as answer:  # noqa: S310 - our own
         return Counter(json.load(answer))
 

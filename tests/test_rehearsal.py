@@ -1,4 +1,4 @@
-"""The rehearsal: `imagine`, `sandbox` and `listen` as processes of their own, from the submission to the file."""
+"""`imagine`, `sandbox` and `listen` as separate processes, from the submission to the file."""
 
 import re
 import signal
@@ -16,19 +16,19 @@ Start = Callable[..., tuple["subprocess.Popen[bytes]", str]]
 
 @pytest.fixture
 def start(cli: Cli, tmp_path: Path) -> Iterator[Start]:
-    """Start a command that serves, and return it with its first URL; what still runs at the end is killed."""
-    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_WEBHOOK_SECRET": "of-the-rehearsal"}
+    """Start a server and return it with its first URL; it is killed at the end of the test."""
+    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_WEBHOOK_SECRET": "a-secret-for-tests"}
     started: list[subprocess.Popen[bytes]] = []
 
     def begin(name: str, *arguments: str) -> tuple["subprocess.Popen[bytes]", str]:
-        # stderr goes to a file: a pipe that nobody reads would fill up.
-        told = tmp_path / f"{len(started)}-{name}.txt"
-        with open(told, "wb") as file:
+        # Output goes to a file: a pipe that nobody reads would fill up.
+        log = tmp_path / f"{len(started)}-{name}.txt"
+        with open(log, "wb") as file:
             process = cli.start(name, "--port", "0", *arguments, stdout=file, stderr=file)
         started.append(process)
-        wait_until(lambda: process.poll() is not None or "http://" in told.read_text())
-        assert process.poll() is None, told.read_text()
-        found = re.search(r"http://127\.0\.0\.1:\d+(/\w+)?", told.read_text())
+        wait_until(lambda: process.poll() is not None or "http://" in log.read_text())
+        assert process.poll() is None, log.read_text()
+        found = re.search(r"http://127\.0\.0\.1:\d+(/\w+)?", log.read_text())
         assert found
         return process, found[0]
 
@@ -40,8 +40,8 @@ def start(cli: Cli, tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("embedded", [False, True], ids=["by its URL", "--sandbox"])
-def test_submit_receive_verify_download_end(cli: Cli, start: Start, embedded: bool) -> None:
-    """Three processes. With `--sandbox` the task outlives its command; the standing sandbox goes on with it."""
+def test_submit_receive_download(cli: Cli, start: Start, embedded: bool) -> None:
+    """Three processes. With `--sandbox`, `flux-cli sandbox` posts the webhooks after the command has ended."""
     sandbox, url = start("sandbox", "--seconds", "1")
     cli.env["FLUX_CLI_API_URL"] = url
     listen, webhook_url = start("listen", "--until", "1", "-o", "pictures/")
@@ -64,8 +64,8 @@ def test_submit_receive_verify_download_end(cli: Cli, start: Start, embedded: bo
     assert sandbox.wait(timeout=20) == 130
 
 
-def test_listen_alone_brings_a_sandbox_along(cli: Cli, start: Start) -> None:
-    """With `--sandbox` on both sides no third process is needed."""
+def test_listen_with_its_own_sandbox(cli: Cli, start: Start) -> None:
+    """With `--sandbox` on both sides, no third process is needed."""
     listen, webhook_url = start("listen", "--sandbox", "--until", "1")
     submitted = cli("imagine", "a kite", "--webhook-url", webhook_url, "--no-wait", "--sandbox")
     assert submitted.code == 0, submitted.stderr

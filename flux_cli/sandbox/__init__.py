@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_cli.errors import MissingExtraError, UsageError
+from flux_cli.storage.paths import state_directory
 
 if TYPE_CHECKING:
     from flux_cli.sandbox.server import ServerThread
@@ -41,10 +42,8 @@ class Running:
 
 
 def default_directory() -> Path:
-    """Return the directory of the sandbox's tasks."""
-    import platformdirs
-
-    return platformdirs.user_state_path("flux-cli") / "sandbox"
+    """Return the directory of the sandbox's tasks. Raises LocalFileError if the user has no home directory."""
+    return state_directory() / "sandbox"
 
 
 @contextmanager

@@ -29,8 +29,6 @@ FETCH_MANY = range(2, 21)
 """How many IDs /fetch-many takes."""
 BODY_SECONDS = 60.0
 """A body that takes longer to arrive is answered with 408."""
-LARGE_BODY_BYTES = 256 * 1024
-"""Larger bodies are parsed in a thread, one at a time: 27 MiB of base64 would block the event loop."""
 STATS_PATH = "/_sandbox/stats"
 UNLIMITED_CREDITS = 1_000_000
 """The balance that an embedded sandbox reports: it never charges."""
@@ -43,7 +41,6 @@ class Api:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._settings = service.settings
-        self._large_bodies = asyncio.Semaphore(1)
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
@@ -155,11 +152,9 @@ class Api:
         return parse_object(await self._read(request))
 
     async def _parse_submission(self, request: web.Request) -> ValidRequest:
-        body, allow_remote = await self._read(request), self._settings.allow_remote_webhooks
-        if len(body) <= LARGE_BODY_BYTES:
-            return parse_submission(body, allow_remote)
-        async with self._large_bodies:
-            return await asyncio.to_thread(parse_submission, body, allow_remote)
+        """Parse in a thread: 27 MiB of base64 would block the event loop."""
+        body = await self._read(request)
+        return await asyncio.to_thread(parse_submission, body, self._settings.allow_remote_webhooks)
 
     async def _read(self, request: web.Request) -> bytes:
         if (request.content_length or 0) > MAX_BODY_BYTES:

@@ -59,7 +59,7 @@ _TASK = (
     ("no-status", "", "the finished result has no status and no percentage, as in the service's document"),
     ("completed", "", "the finished result says `completed` instead of `finished`"),
     ("finished-status", "WORD", "the finished result has this status (Succeeded, DONE, …)"),
-    ("failed-status", "WORD", "the failed result has this status (timed out, NSFW, not-found, …)"),
+    ("failed-status", "WORD", "the failed result has this status (timed out, Moderated, not-found, …)"),
     ("status", "WORD", "while running, its status is this word (queued, In_Progress, retry, …)"),
     ("no-percentage", "", "while running, it has no percentage"),
     ("string-percentage", "", 'while running, its percentage is a string ("40")'),

@@ -16,8 +16,9 @@ class FileFormat:
 
 
 _SVG = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="8" height="8"/></svg>\n'
-_HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\x04\x08mdat" + bytes(1024)
-_MP4 = b"\0\0\0\x18ftypisom\0\0\x02\0isommp41" + b"\0\0\x04\x08mdat" + bytes(1024)
+_MDAT = b"\0\0\x04\x08mdat" + bytes(1024)
+_HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0\0\0\x0cmeta\0\0\0\0" + _MDAT
+_MP4 = b"\0\0\0\x18ftypisom\0\0\x02\0isommp41" + b"\0\0\0\x08moov" + _MDAT
 _JXL = b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x14ftypjxl \0\0\0\0jxl " + b"\0\0\x04\x08jxlc" + bytes(1024)
 
 PNG = FileFormat("png", "image/png", "PNG")

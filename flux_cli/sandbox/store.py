@@ -11,12 +11,15 @@ from pathlib import Path
 
 from flux_cli.errors import LocalFileError
 from flux_cli.sandbox.tasks import Submission
+from flux_cli.storage.paths import make_directory
 
 START_CREDITS = 1000
 KEPT_SECONDS = 7 * 24 * 3600
 """Older tasks are deleted when a server starts, to bound the file's size."""
 BUSY_SECONDS = 10.0
 SCHEMA_VERSION = 1
+_NOT_WRITABLE = "set XDG_STATE_HOME to a directory that can be written"
+_DAMAGED = "remove it to start afresh: it contains only the sandbox's tasks"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -67,15 +70,16 @@ class Store:
         """
         path = directory / "tasks.sqlite3"
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(directory, 0o700)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._database = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._prepare(credits)
         except (OSError, sqlite3.Error) as error:
+            cannot_write = isinstance(error, OSError | sqlite3.OperationalError)
             raise LocalFileError(
-                f"cannot use {path}: {error}", "remove it to start afresh: it holds only the sandbox's tasks"
+                f"cannot use {path}: {error}", _NOT_WRITABLE if cannot_write else _DAMAGED
             ) from error
 
     def close(self) -> None:
