@@ -1,4 +1,4 @@
-"""Batches, run as a person or a script runs them: what is sent, what is not sent again, what is told."""
+"""The `batch` command: what it submits, what it does not resubmit, and what it prints."""
 
 import contextlib
 import json
@@ -31,13 +31,13 @@ def write(flux: Cli, *prompts: str, name: str = "rows.txt") -> str:
 
 
 def results(flux: Cli, directory: str = "out") -> list[dict[str, Any]]:
-    """Return what stands in a batch's results.jsonl."""
+    """Return the objects in the results.jsonl of a batch."""
     path = flux.cwd / directory / "results.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def pictures(flux: Cli) -> list[str]:
-    """Return the names of all pictures, after seeing that they are whole."""
+    """Return the names of all pictures, after checking that they are complete."""
     names = [name for name in flux.files() if name.endswith(".png")]
     for name in names:
         with Image.open(flux.cwd / name) as image:
@@ -52,8 +52,8 @@ def sent(tmp_path: Path) -> Counter[str]:
     return Counter(json.loads(body)["prompt"] for (body,) in bodies)
 
 
-def test_a_batch_makes_each_row_once_however_often_it_runs(flux: Cli, service: Service) -> None:
-    """Paths on stdout; a line a finished row, and a summary, on stderr; every row in results.jsonl."""
+def test_each_row_is_made_once(flux: Cli, service: Service) -> None:
+    """Paths on stdout; one line per finished row and a summary on stderr; every row in results.jsonl."""
     write(flux, "a red kite", "", "a blue kite", "a red kite")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 0, done.stderr
@@ -76,8 +76,8 @@ def test_a_batch_makes_each_row_once_however_often_it_runs(flux: Cli, service: S
     assert sorted(name for name in flux.files() if not name.endswith(".png")) == ["out/results.jsonl", "rows.txt"]
 
 
-def test_rows_with_fields_of_their_own_from_stdin(flux: Cli) -> None:
-    """A row's fields win over flags; `id` names it, `output` its file below the directory; JSON tells the row."""
+def test_rows_from_stdin(flux: Cli) -> None:
+    """The fields of a row override flags. `id` is its key, `output` its file; the JSON objects have the key."""
     rows = [
         {"prompt": "a kite", "id": "first", "output": "sub/kite.png", "seed": 5},
         {"prompt": "a cat", "id": 2, "output": "{n}-{model}-{seed}.{ext}", "model": "flux-dev", "width": 512},
@@ -97,8 +97,8 @@ def test_rows_with_fields_of_their_own_from_stdin(flux: Cli) -> None:
     assert kept.items() >= {**shown, "path": str(flux.cwd / shown["path"])}.items()
 
 
-def test_nothing_is_sent_where_one_row_is_bad(flux: Cli, service: Service) -> None:
-    """Every bad row with its line and column; 2."""
+def test_invalid_rows(flux: Cli, service: Service) -> None:
+    """Every invalid row is reported with line and column; nothing is sent; exit code 2."""
     (flux.cwd / "rows.csv").write_text("prompt,width,seed\nok,512,\nbad,12,x\n,300,\nbad,8,\n")
     done = flux("batch", "rows.csv", "-o", "out")
     assert (done.code, done.stdout) == (2, "")
@@ -131,10 +131,8 @@ def test_nothing_is_sent_where_one_row_is_bad(flux: Cli, service: Service) -> No
         (["-", "--image-prompt", "-"], 2, "FILE and `--image-prompt` cannot both come from stdin"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_sent(
-    flux: Cli, service: Service, arguments: list[str], code: int, told: str
-) -> None:
-    """A table of command lines."""
+def test_invalid_command_lines(flux: Cli, service: Service, arguments: list[str], code: int, told: str) -> None:
+    """One error, and nothing is sent."""
     write(flux, "a kite")
     write(flux, "", name="empty.txt")
     done = flux("batch", *arguments)
@@ -144,8 +142,8 @@ def test_what_makes_no_sense_is_refused_before_anything_is_sent(
     assert service.submissions == 0
 
 
-def test_a_dry_run_prints_the_requests_and_needs_no_key(cli: Cli) -> None:
-    """The rows of the shard, as they would be sent; no directory is made, no history."""
+def test_dry_run(cli: Cli) -> None:
+    """It prints the requests of the shard, needs no key, and creates neither directory nor history."""
     (cli.cwd / "rows.csv").write_text(
         "prompt,seed,webhook_url,webhook_secret\na,1,,\nb,2,https://x.example,hush-hush\n"
     )
@@ -156,8 +154,8 @@ def test_a_dry_run_prints_the_requests_and_needs_no_key(cli: Cli) -> None:
     assert not cli.history_file.exists()
 
 
-def test_only_what_was_added_is_sent(flux: Cli, tmp_path: Path) -> None:
-    """The file grows at its start and its end, and into another format: what is finished stays finished."""
+def test_added_rows(flux: Cli, tmp_path: Path) -> None:
+    """The file grows at both ends and changes its format: finished rows stay finished."""
     write(flux, "a red kite", "a blue kite")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
     (flux.cwd / "rows.csv").write_text("prompt\na new kite\na blue kite\na red kite\na red kite\n")
@@ -165,16 +163,16 @@ def test_only_what_was_added_is_sent(flux: Cli, tmp_path: Path) -> None:
     assert sent(tmp_path) == {"a red kite": 2, "a blue kite": 1, "a new kite": 1}
 
 
-def test_another_directory_is_another_batch(flux: Cli, service: Service) -> None:
-    """And the same directory under another name is the same one."""
+def test_another_directory(flux: Cli, service: Service) -> None:
+    """It is another batch; the same directory under another name is the same one."""
     write(flux, "a red kite")
     for directory in ("out", "./out/", str(flux.cwd / "out"), "other"):
         assert flux("batch", "rows.txt", "-o", directory, *SMALL).code == 0
     assert service.submissions == 2
 
 
-def test_failed_rows_are_sent_again_only_when_asked_for(flux: Cli, service: Service) -> None:
-    """Exit code 4 as long as one row is failed, whether it failed now or before."""
+def test_failed_rows(flux: Cli, service: Service) -> None:
+    """They are resubmitted only on request; exit code 4 until then."""
     write(flux, "a kite", "a cat [[fail]]")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 4
@@ -191,10 +189,8 @@ def test_failed_rows_are_sent_again_only_when_asked_for(flux: Cli, service: Serv
     assert results(flux)[-1]["task_id"] == flux.history()[0]["task_id"]
 
 
-def test_rows_of_unknown_outcome_are_listed_and_sent_again_only_when_asked_for(
-    flux: Cli, service: Service
-) -> None:
-    """Exit code 9; the sandbox took the one whose answer was lost, and takes it again."""
+def test_rows_with_unknown_outcome(flux: Cli, service: Service) -> None:
+    """They are listed, and resubmitted only on request; exit code 9 until then."""
     write(flux, "a kite", "a cat [[lost-reply 1]]")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 9
@@ -210,8 +206,8 @@ def test_rows_of_unknown_outcome_are_listed_and_sent_again_only_when_asked_for(
     assert [(each["line"], each["status"]) for each in results(flux)] == [(1, "finished"), (2, "finished")]
 
 
-def test_a_refused_request_counts_as_failed(flux: Cli, service: Service) -> None:
-    """400 is about this row: the others are made; it is not sent again by itself."""
+def test_rejected_request(flux: Cli, service: Service) -> None:
+    """400 is about this row: it counts as failed, and the others are made."""
     write(flux, "a kite", "a cat [[http 400]]", "an owl")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 2
@@ -221,8 +217,8 @@ def test_a_refused_request_counts_as_failed(flux: Cli, service: Service) -> None
     assert service.submissions == 3
 
 
-def test_without_credits_nothing_more_is_sent_and_a_later_run_goes_on(cli: Cli, tmp_path: Path) -> None:
-    """What was refused was not accepted, so it is not lost and not failed: it is simply still to be sent."""
+def test_out_of_credits(cli: Cli, tmp_path: Path) -> None:
+    """A rejected submission was not accepted: a later run submits it."""
     write(cli, *(f"kite {number}" for number in range(40)))
     cli.env["APIFRAME_API_KEY"] = KEY
     port = port_to_come_back_to()
@@ -241,8 +237,8 @@ def test_without_credits_nothing_more_is_sent_and_a_later_run_goes_on(cli: Cli, 
     assert sent(tmp_path) == {f"kite {number}": 1 for number in range(40)}
 
 
-def test_a_service_that_fails_every_submission_gets_few_of_them(cli: Cli, tmp_path: Path) -> None:
-    """Each may have been accepted, so it is not the whole file that is in doubt; the rest is still to be sent."""
+def test_service_that_fails_every_submission(cli: Cli, tmp_path: Path) -> None:
+    """It gets few submissions, since each may have been accepted; a later run submits the rest."""
     write(cli, *(f"kite {number}" for number in range(60)))
     cli.env["APIFRAME_API_KEY"] = KEY
     with sandbox_service.running(tmp_path / "sandbox", faults=("http 500",)) as broken:
@@ -254,8 +250,8 @@ def test_a_service_that_fails_every_submission_gets_few_of_them(cli: Cli, tmp_pa
     assert Counter(record["status"] for record in cli.history()) == {"unknown": unknown}
 
 
-def test_a_service_that_asks_to_slow_down_loses_no_row(flux: Cli, tmp_path: Path) -> None:
-    """429 for every row, some of them several times: all are made, each once."""
+def test_rate_limits(flux: Cli, tmp_path: Path) -> None:
+    """429 for every row, for some several times: all are made, each once."""
     prompts = [f"kite {number} [[rate-limit {1 + number % 3} 0.1]]" for number in range(12)]
     write(flux, *prompts)
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
@@ -264,8 +260,8 @@ def test_a_service_that_asks_to_slow_down_loses_no_row(flux: Cli, tmp_path: Path
     assert sent(tmp_path) == dict.fromkeys(prompts, 1)
 
 
-def test_trouble_while_waiting_loses_no_row_and_no_company(flux: Cli, tmp_path: Path) -> None:
-    """Broken answers, one task that makes the service fail for all that are asked for with it, cut pictures."""
+def test_errors_while_waiting(flux: Cli, tmp_path: Path) -> None:
+    """Invalid responses, a task that makes every status check fail, incomplete pictures."""
     prompts = [f"kite {number} [[cut-download 1]]" for number in range(10)]
     prompts += ["owl [[fetch-http 500 6]]", "cat [[fetch-flaky 2]]"]
     write(flux, *prompts)
@@ -275,8 +271,8 @@ def test_trouble_while_waiting_loses_no_row_and_no_company(flux: Cli, tmp_path: 
     assert len(pictures(flux)) == 12
 
 
-def test_no_more_tasks_in_flight_than_wanted(flux: Cli, tmp_path: Path) -> None:
-    """As the service sees it: when a task is submitted, at most two others are not finished."""
+def test_concurrency(flux: Cli, tmp_path: Path) -> None:
+    """Whenever a task is submitted, at most two others are running."""
     write(flux, *(f"kite {number}" for number in range(9)))
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "3").code == 0
     with sqlite3.connect(tmp_path / "sandbox" / "tasks.sqlite3") as database:
@@ -286,8 +282,8 @@ def test_no_more_tasks_in_flight_than_wanted(flux: Cli, tmp_path: Path) -> None:
         assert sum(first <= began < last for first, last in spans) <= 3
 
 
-def test_max_tasks_bounds_the_submissions_of_a_run(flux: Cli, service: Service) -> None:
-    """And what is left over is no error."""
+def test_max_tasks(flux: Cli, service: Service) -> None:
+    """It limits the submissions of a run; rows that are left are no error."""
     write(flux, *(f"kite {number}" for number in range(5)))
     for submitted in (2, 4, 5, 5):
         done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--max-tasks", "2")
@@ -296,8 +292,8 @@ def test_max_tasks_bounds_the_submissions_of_a_run(flux: Cli, service: Service) 
         assert ("not sent" in done.stderr) == (submitted < 5)
 
 
-def test_ctrl_c_sends_nothing_more_and_tells_how_to_go_on(flux: Cli, service: Service, tmp_path: Path) -> None:
-    """130, and each task in flight with its `wait`; the next run waits for them and sends the rest."""
+def test_ctrl_c(flux: Cli, service: Service, tmp_path: Path) -> None:
+    """Exit code 130 and one hint; the next run waits for the tasks and submits the rest."""
     prompts = [f"kite {number} [[seconds 3]]" for number in range(6)]
     write(flux, *prompts)
     process = flux.start("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "4")
@@ -318,8 +314,8 @@ def test_ctrl_c_sends_nothing_more_and_tells_how_to_go_on(flux: Cli, service: Se
     assert len(pictures(flux)) == len(results(flux)) == 6
 
 
-def test_a_second_ctrl_c_ends_at_once_even_where_nobody_reads_stdout(flux: Cli, service: Service) -> None:
-    """The first one waits for its turn behind a full pipe; the second does not, and the tasks are told of."""
+def test_second_ctrl_c_with_a_full_stdout(flux: Cli, service: Service) -> None:
+    """The first one waits for a reader of stdout; the second ends the run, and no ID is lost."""
     long = "a very long kite " * 500
     write(
         flux, *(f"{number} [[never]]" for number in range(4)), *(f"kite {number} {long}" for number in range(20))
@@ -344,8 +340,8 @@ def test_a_second_ctrl_c_ends_at_once_even_where_nobody_reads_stdout(flux: Cli, 
     assert journal.count('"event": "accepted"') == submissions
 
 
-def test_a_time_limit_ends_the_run_and_not_the_tasks(flux: Cli, service: Service) -> None:
-    """7, and what was not sent by then is told and sent by the next run."""
+def test_timeout(flux: Cli, service: Service) -> None:
+    """Exit code 7; the tasks continue, and the next run submits the rest."""
     write(flux, "a kite [[seconds 4]]", "a cat [[seconds 4]]")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "1", "--timeout", "1.5", "--json")
     assert done.code == 7
@@ -355,8 +351,8 @@ def test_a_time_limit_ends_the_run_and_not_the_tasks(flux: Cli, service: Service
     assert service.submissions == 2
 
 
-def test_two_runs_of_one_batch_at_once_are_one_too_many(flux: Cli, service: Service) -> None:
-    """The second is refused as long as the first lives, however that ends; other shards are welcome."""
+def test_two_runs_at_the_same_time(flux: Cli, service: Service) -> None:
+    """The second is refused while the first is alive; other shards can run."""
     write(flux, "a kite [[never]]", "a cat [[never]]", "an owl", "a dog")
     first = flux.start("batch", "rows.txt", "-o", "out", "--shard", "1/2")
     wait_until(lambda: service.submissions == 2 and len(results(flux)) == 1)
@@ -373,8 +369,8 @@ def test_two_runs_of_one_batch_at_once_are_one_too_many(flux: Cli, service: Serv
     assert (done.stderr.count("resume with the same command"), service.submissions) == (1, 3)
 
 
-def test_a_name_that_is_taken_is_refused_before_anything_is_sent(flux: Cli, service: Service) -> None:
-    """Unless it is to be replaced; and the row that made the file may be there again."""
+def test_output_that_exists(flux: Cli, service: Service) -> None:
+    """It is rejected before anything is sent, unless --force; the row that made the file is not affected."""
     rows = [{"prompt": "a kite", "output": "kite.png"}, {"prompt": "a cat", "output": "cat.png"}]
     write(flux, *map(json.dumps, rows), name="rows.jsonl")
     (flux.cwd / "out").mkdir()
@@ -388,8 +384,8 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_sent(flux: Cli, serv
     assert pictures(flux) == ["out/cat.png", "out/kite.png"]
 
 
-def test_image_prompts_are_read_when_their_rows_are_sent(flux: Cli) -> None:
-    """From a file or a URL; one that has gone by then costs its own row only, and that is still to be sent."""
+def test_image_prompts_of_rows(flux: Cli) -> None:
+    """They are read when the row is sent. One that is missing by then affects only its row."""
     write(flux, "a kite")
     assert flux("batch", "rows.txt", "-o", "first", *SMALL).code == 0
     first = flux.cwd / pictures(flux)[0]
@@ -412,15 +408,15 @@ def test_image_prompts_are_read_when_their_rows_are_sent(flux: Cli) -> None:
 
 
 def test_sidecars_and_originals(flux: Cli) -> None:
-    """Both are made for each row."""
+    """Each row gets both."""
     write(flux, "a kite", "a cat")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--sidecar", "--original").code == 0
     assert len(pictures(flux)) == 4
     assert len([name for name in flux.files() if name.endswith(".png.json")]) == 2
 
 
-def test_results_are_mended_from_the_history(flux: Cli, service: Service) -> None:
-    """Lines that are missing, doubled or torn are put right by the next run; what others wrote there stays."""
+def test_damaged_results(flux: Cli, service: Service) -> None:
+    """Missing, duplicate and incomplete lines are repaired by the next run; foreign lines stay."""
     write(flux, "a kite", "a cat", "an owl [[fail]]")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
     path = flux.cwd / "out" / "results.jsonl"
@@ -441,8 +437,8 @@ def test_results_are_mended_from_the_history(flux: Cli, service: Service) -> Non
     assert service.submissions == 3
 
 
-def test_without_its_history_a_batch_goes_by_its_results(flux: Cli, service: Service) -> None:
-    """A directory that was moved to another machine is not paid for again."""
+def test_history_and_path_are_lost(flux: Cli, service: Service) -> None:
+    """A directory that was moved to another machine is not charged again."""
     write(flux, "a kite", "a cat", "an owl [[fail]]")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
     os.rename(flux.cwd / "out", flux.cwd / "moved")
@@ -453,8 +449,8 @@ def test_without_its_history_a_batch_goes_by_its_results(flux: Cli, service: Ser
     assert service.submissions == 4
 
 
-def test_a_rehearsal_in_the_sandbox_does_not_stand_in_for_the_real_thing(flux: Cli, service: Service) -> None:
-    """One directory, two services: two batches."""
+def test_sandbox_and_service_are_separate(flux: Cli, service: Service) -> None:
+    """One directory and two services are two batches."""
     write(flux, "a kite")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--sandbox").code == 0
     assert service.submissions == 0
@@ -463,8 +459,8 @@ def test_a_rehearsal_in_the_sandbox_does_not_stand_in_for_the_real_thing(flux: C
     assert Counter(each["service"] for each in results(flux)) == {"sandbox": 1, service.url: 1}
 
 
-def test_finished_rows_whose_values_have_changed_are_told_of(flux: Cli, service: Service) -> None:
-    """They are not made again: that takes another id or directory."""
+def test_changed_values(flux: Cli, service: Service) -> None:
+    """Finished rows with other values cause a warning, and are not made again."""
     write(flux, "a kite")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
     done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--seed", "3")
@@ -472,26 +468,28 @@ def test_finished_rows_whose_values_have_changed_are_told_of(flux: Cli, service:
     assert service.submissions == 1
 
 
-def test_secrets_of_rows_are_kept_nowhere(flux: Cli) -> None:
-    """Neither in the history nor in the results nor on stderr."""
+def test_secrets_of_rows(flux: Cli) -> None:
+    """They are neither in the history nor in the results, the journal or on stderr."""
     secret = "hush-hush-hush"
     row = {"prompt": "a kite", "webhook_url": "http://127.0.0.1:9/", "webhook_secret": secret}
     write(flux, json.dumps(row), name="rows.jsonl")
     done = flux("batch", "rows.jsonl", "-o", "out", *SMALL, "-v", "--json")
     assert done.code == 0, done.stderr
-    kept = flux.history_file.read_bytes() + (flux.cwd / "out" / "results.jsonl").read_bytes()
+    kept = flux.history_file.read_bytes() + b"".join(
+        path.read_bytes() for path in (flux.cwd / "out").rglob("*.json*")
+    )
     assert secret not in done.stderr + done.stdout
     assert secret.encode() not in kept
 
 
-def test_quiet_says_nothing_but_errors(flux: Cli) -> None:
-    """No lines, no summary, no call for the credits."""
+def test_quiet(flux: Cli) -> None:
+    """It prints only errors."""
     write(flux, "a kite", "a cat [[fail]]")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL, "-q")
     assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
 
 
-def test_a_closed_stdout_ends_no_row(flux: Cli) -> None:
+def test_closed_stdout(flux: Cli) -> None:
     """`| head -1` gets its line, and all rows are made."""
     write(flux, *(f"kite {number}" for number in range(8)))
     process = flux.start("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "2")
@@ -504,7 +502,7 @@ def test_a_closed_stdout_ends_no_row(flux: Cli) -> None:
 
 
 def test_summary_bar_on_a_terminal(flux: Cli) -> None:
-    """Done of all, the counts, four tasks of six; then paths, summary and a cursor."""
+    """A bar, the counts, four tasks of six; at the end paths, summary and a visible cursor."""
     write(flux, *(f"kite {number} [[seconds {3 + number}]]" for number in range(6)), "a cat [[fail]]")
     screen = Screen(flux, "batch", "rows.txt", "-o", "out", *SMALL, columns=72)
     screen.until(lambda lines: any(re.search(r"1/7$", line) for line in lines))
@@ -528,8 +526,8 @@ def test_eight_bars_for_eight_pictures(flux: Cli) -> None:
     assert len(pictures(flux)) == 8
 
 
-def test_waiting_for_500_tasks_takes_25_requests_a_round(cli: Cli) -> None:
-    """Ids from a pipe; the tasks have ended by then, so one round is all that it takes."""
+def test_requests_for_500_tasks(cli: Cli) -> None:
+    """IDs from a pipe: 25 status requests suffice, since the tasks are finished."""
     cli.env["APIFRAME_API_KEY"] = KEY
     with lean.running(0.0, size=100) as url:
         submission = urllib.request.Request(f"{url}/flux-imagine", b'{"prompt": "a kite"}')  # noqa: S310 - loopback
@@ -541,8 +539,8 @@ def test_waiting_for_500_tasks_takes_25_requests_a_round(cli: Cli) -> None:
     assert (counts["/fetch-many"], counts["/fetch"], counts["picture"]) == (25, 0, 500)
 
 
-def test_what_another_machine_made_is_not_sent_again(flux: Cli, tmp_path: Path) -> None:
-    """Its history is its own; what both see is the results, and they count more than a refusal here."""
+def test_rows_of_another_machine(flux: Cli, tmp_path: Path) -> None:
+    """Its results count more than a rejected submission in the history of this one."""
     write(flux, "a kite", "a cat", "a dog")
     port = port_to_come_back_to()
     with sandbox_service.running(tmp_path / "shared", port=port, seconds=0.3, credits=1) as poor:
@@ -558,8 +556,8 @@ def test_what_another_machine_made_is_not_sent_again(flux: Cli, tmp_path: Path) 
     assert len(results(flux)) == len(pictures(flux)) == 3
 
 
-def test_one_service_in_several_spellings_is_one(flux: Cli, service: Service) -> None:
-    """Scheme and host in any letters, zeros before the port, a slash at the end."""
+def test_spellings_of_one_service(flux: Cli, service: Service) -> None:
+    """Case, zeros before the port and a slash at the end do not matter."""
     write(flux, "a kite")
     port = service.url.rpartition(":")[2]
     for url in (f"http://localhost:{port}", f"HTTP://LOCALHOST:0{port}/", f"http://localhost:{port}//"):
@@ -568,8 +566,8 @@ def test_one_service_in_several_spellings_is_one(flux: Cli, service: Service) ->
     assert service.submissions == 1
 
 
-def test_pictures_that_are_gone_are_told_of(flux: Cli, service: Service) -> None:
-    """They are paid for and finished, so they are not made again; but all is not as it was."""
+def test_missing_pictures(flux: Cli, service: Service) -> None:
+    """They cause a warning, and are not made again."""
     write(flux, "a kite", "a cat")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
     for name in pictures(flux):
@@ -580,7 +578,7 @@ def test_pictures_that_are_gone_are_told_of(flux: Cli, service: Service) -> None
     assert "warning" not in flux("batch", "rows.txt", "-o", "out", *SMALL, "-q").stderr
 
 
-def test_the_explicit_name_of_a_row_is_kept_with_a_warning(flux: Cli) -> None:
+def test_explicit_name_of_a_row(flux: Cli) -> None:
     """As for `imagine`."""
     (flux.cwd / "rows.jsonl").write_text('{"prompt": "x [[jpeg-as-png]]", "output": "one.png"}\n')
     done = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
@@ -588,8 +586,8 @@ def test_the_explicit_name_of_a_row_is_kept_with_a_warning(flux: Cli) -> None:
     assert "one.png contains a JPEG" in done.stderr
 
 
-def test_all_broken_flags_are_told_of_at_once(flux: Cli, service: Service) -> None:
-    """In a text file the flags are the rows' only fields."""
+def test_all_invalid_flags_are_reported(flux: Cli, service: Service) -> None:
+    """In a text file the fields of all rows come from the flags."""
     write(flux, "a kite")
     done = flux("batch", "rows.txt", "--width", "12", "--raw", "--guidance", "x")
     assert (done.code, service.submissions) == (2, 0)
@@ -597,8 +595,8 @@ def test_all_broken_flags_are_told_of_at_once(flux: Cli, service: Service) -> No
         assert f"error: `{name}`" in done.stderr
 
 
-def test_rows_that_are_not_sent_since_others_failed_say_so(flux: Cli, tmp_path: Path) -> None:
-    """What is unknown of those others is certain of these."""
+def test_rows_not_sent_because_others_failed(flux: Cli, tmp_path: Path) -> None:
+    """The message says that they were certainly not sent."""
     write(flux, *(f"kite {number}" for number in range(40)))
     with sandbox_service.running(tmp_path / "broken", faults=("http 500",)) as broken:
         done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", broken.url, timeout=120)
@@ -622,7 +620,7 @@ def test_formats_on_the_command_line(flux: Cli, tmp_path: Path) -> None:
     assert sent(tmp_path) == {"a kite, red": 1, "a cat, grey": 1, "an owl": 1}
 
 
-def test_a_table_with_the_extension_of_a_text_file(flux: Cli, service: Service) -> None:
+def test_header_in_a_text_file(flux: Cli, service: Service) -> None:
     """Its lines are not sent as prompts."""
     (flux.cwd / "rows.txt").write_text("prompt,width\na kite,512\n")
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
@@ -650,7 +648,7 @@ def test_refetch(flux: Cli, service: Service) -> None:
     assert flux("batch", "rows.jsonl", "-o", "out", *SMALL, "--refetch").stdout == ""
 
 
-def test_refetch_of_a_picture_that_the_service_has_no_more(flux: Cli, service: Service) -> None:
+def test_refetch_of_an_expired_task(flux: Cli, service: Service) -> None:
     """The row stays finished: it is not charged again, even with --retry-failed."""
     write(flux, "a kite")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
@@ -662,7 +660,7 @@ def test_refetch_of_a_picture_that_the_service_has_no_more(flux: Cli, service: S
     assert (done.code, service.submissions) == (0, 1)
 
 
-def test_a_directory_that_was_moved_misses_no_pictures(flux: Cli, service: Service) -> None:
+def test_moved_directory(flux: Cli, service: Service) -> None:
     """The results have absolute paths, of the place where they were."""
     rows = [{"prompt": "a kite", "output": "sub/kite.png"}, {"prompt": "a cat"}]
     write(flux, *map(json.dumps, rows), name="rows.jsonl")
@@ -700,7 +698,7 @@ def test_only_new_rows_are_announced(flux: Cli) -> None:
     assert "submitting" not in flux("batch", "rows.txt", "-o", "out", *SMALL).stderr
 
 
-def test_too_few_credits_is_a_warning_at_the_start(cli: Cli, tmp_path: Path) -> None:
+def test_too_few_credits(cli: Cli, tmp_path: Path) -> None:
     """The rows that they are enough for are made."""
     write(cli, *(f"kite {number}" for number in range(12)))
     cli.env["APIFRAME_API_KEY"] = KEY
@@ -713,7 +711,7 @@ def test_too_few_credits_is_a_warning_at_the_start(cli: Cli, tmp_path: Path) -> 
     assert (done.code, len(pictures(cli))) == (3, 3)
 
 
-def test_a_history_that_is_locked_does_not_stop_a_batch(flux: Cli, service: Service) -> None:
+def test_locked_history(flux: Cli, service: Service) -> None:
     """Another process holds it during the whole run."""
     write(flux, *(f"kite {number}" for number in range(12)))
     flux("history")
@@ -726,7 +724,7 @@ def test_a_history_that_is_locked_does_not_stop_a_batch(flux: Cli, service: Serv
     assert "warning: the history lacks rows of this batch" in done.stderr
 
 
-def test_a_damaged_history_does_not_stop_a_batch(flux: Cli, service: Service) -> None:
+def test_damaged_history(flux: Cli, service: Service) -> None:
     """One warning, none with --quiet; the next run knows everything without it."""
     write(flux, "a kite", "a cat")
     flux.history_file.parent.mkdir(parents=True)
@@ -738,7 +736,7 @@ def test_a_damaged_history_does_not_stop_a_batch(flux: Cli, service: Service) ->
     assert (again.code, again.stderr, service.submissions) == (0, "", 2)
 
 
-def test_control_characters_in_a_prompt(flux: Cli, service: Service) -> None:
+def test_control_characters(flux: Cli, service: Service) -> None:
     """They are rejected, except newline and tab."""
     write(flux, *(json.dumps({"prompt": f"a{letter}kite"}) for letter in "\x1b\x00\n\t"), name="rows.jsonl")
     done = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
@@ -746,7 +744,7 @@ def test_control_characters_in_a_prompt(flux: Cli, service: Service) -> None:
     assert [line.split(":")[2] for line in done.stderr.splitlines() if "rows.jsonl:" in line] == ["1", "2"]
 
 
-def test_journals_and_results_of_a_full_disk(flux: Cli, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(flux: Cli, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is sent that cannot be recorded first; exit code 6."""
     write(flux, "a kite", "a cat")
 

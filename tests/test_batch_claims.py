@@ -196,13 +196,18 @@ def test_a_run_that_was_frozen_notices_that_it_lost_its_rows(tmp_path: Path) -> 
 
 
 def test_alone(tmp_path: Path) -> None:
-    """Only if every other run is certainly dead, whatever its rows are."""
+    """Only if every other run is certainly dead, whatever its rows are. Then its files can be removed."""
     own = acquired(tmp_path, "1/2")
     assert own.is_alone()
     other = acquired(tmp_path, "2/2", ELSEWHERE, "sandbox")
     assert not own.is_alone()
     os.utime(other.path, (1.0, 1.0))
     assert own.is_alone()
+    (tmp_path / "x.new").touch()
+    (tmp_path / "journal-000001-x.jsonl").touch()
+    own.remove_others()
+    own.release()
+    assert [path.name for path in tmp_path.iterdir()] == ["journal-000001-x.jsonl"]
 
 
 def test_heartbeat_runs_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

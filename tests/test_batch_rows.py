@@ -56,7 +56,7 @@ def messages(
         ('\ufeffwidth , prompt\r\n,a kite\r\n , \r\n512,"a cat"', "csv"),
     ],
 )
-def test_the_same_rows_in_every_format_are_the_same_rows(content: str, format_name: str) -> None:
+def test_equal_rows_in_every_format(content: str, format_name: str) -> None:
     """A BOM, CRLF, blank lines, empty cells and null make no difference, nor does the format."""
     found = good(content, format_name)
     assert [dict(row.fields) for row in found] == [{"prompt": "a kite"}, {"prompt": "a cat", "width": 512}]
@@ -67,7 +67,7 @@ def test_the_same_rows_in_every_format_are_the_same_rows(content: str, format_na
     assert [row.key for row in found] == [row.key for row in good("prompt,width\na kite,\na cat,512", "csv")]
 
 
-def test_a_text_file_has_a_prompt_a_line_whatever_it_begins_with() -> None:
+def test_text_has_one_prompt_per_line() -> None:
     """No comments: a prompt may begin with a hash sign."""
     assert [row.fields["prompt"] for row in good("#1 fan\r\n\n  a, b  \n{x\n", "text")] == ["#1 fan", "a, b", "{x"]
 
@@ -382,14 +382,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("format_name", "content", "told"), BAD)
-def test_what_is_wrong_with_a_row_is_told_with_line_and_column(
-    format_name: str, content: str | bytes, told: list[str]
-) -> None:
+def test_messages_about_rows(format_name: str, content: str | bytes, told: list[str]) -> None:
     """A table of mistakes, each with the whole of what is told."""
     assert messages(content, format_name) == told
 
 
-def test_nothing_is_wrong_with_rows_that_the_service_takes() -> None:
+def test_valid_rows() -> None:
     """The same file may be meant twice where no file name is."""
     content = '{"prompt": "a"}\n{"prompt": "a", "output": "sub/"}\n{"prompt": "a", "output": "{n}.png"}'
     assert messages(content, "jsonl") == []
@@ -399,7 +397,7 @@ PLAIN = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_
 
 
 @given(st.lists(PLAIN, min_size=1, max_size=8))
-def test_whatever_the_prompts_they_come_through_json_and_csv(prompts: list[str]) -> None:
+def test_any_prompt_in_json_and_csv(prompts: list[str]) -> None:
     """Quotes, commas, brackets and every script: the prompts come back, and as the same rows."""
     as_json = "\n".join(json.dumps({"prompt": prompt}) for prompt in prompts)
     as_csv = io.StringIO()
@@ -411,7 +409,7 @@ def test_whatever_the_prompts_they_come_through_json_and_csv(prompts: list[str])
 
 
 @given(st.binary(max_size=200), st.sampled_from(["jsonl", "csv", "text"]))
-def test_no_bytes_at_all_break_the_reader(content: bytes, format_name: str) -> None:
+def test_any_bytes(content: bytes, format_name: str) -> None:
     """Everything is a row or a complaint with its line."""
     try:
         file = read(content, format_name)
@@ -423,7 +421,7 @@ def test_no_bytes_at_all_break_the_reader(content: bytes, format_name: str) -> N
 
 
 @given(st.dictionaries(PLAIN, st.none() | st.integers() | PLAIN | st.lists(st.integers(), max_size=2), max_size=5))
-def test_the_column_is_where_the_name_stands(values: dict[str, object]) -> None:
+def test_columns_in_messages(values: dict[str, object]) -> None:
     """Whatever other names and values come before it."""
     line = json.dumps(values, ensure_ascii=False)
     _, errors = parse(read(line), Shard(), DIRECTORY)

@@ -38,9 +38,7 @@ def whole_pictures(directory: Path) -> int:
     return len(names)
 
 
-def test_twenty_kills_cost_no_row_and_no_credit_that_is_not_told_of(
-    flux: Cli, service: Service, tmp_path: Path
-) -> None:
+def test_twenty_kills(flux: Cli, service: Service, tmp_path: Path) -> None:
     """SIGKILL at random moments, each followed by a new run.
 
     In the end there are 300 pictures. Every submission beyond 300 belongs to a row that was reported as of unknown
@@ -81,7 +79,7 @@ def test_twenty_kills_cost_no_row_and_no_credit_that_is_not_told_of(
     assert {each["status"] for each in lines} == {"finished"}
 
 
-def test_four_shards_at_once_on_one_directory(flux: Cli, tmp_path: Path) -> None:
+def test_four_shards_with_gnu_parallel(flux: Cli, tmp_path: Path) -> None:
     """As GNU parallel runs them: each row is made once, by one of them, and stands in the results once."""
     if shutil.which("parallel") is None:
         pytest.fail("GNU parallel is missing; on Debian: apt-get install parallel")
@@ -108,7 +106,7 @@ def test_four_shards_at_once_on_one_directory(flux: Cli, tmp_path: Path) -> None
     assert accepted(tmp_path) == dict.fromkeys(rows, 1)
 
 
-def test_a_service_that_is_gone_for_a_while_costs_no_row(cli: Cli, tmp_path: Path) -> None:
+def test_service_that_is_gone_for_a_while(cli: Cli, tmp_path: Path) -> None:
     """The run goes on by itself when it is back; only what was on the wire at that moment can be in doubt."""
     rows = [f"kite {number}" for number in range(40)]
     (cli.cwd / "rows.txt").write_text("\n".join(rows))

@@ -29,8 +29,8 @@ HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 40.0
 """A run whose heartbeat is older counts as dead. It notices before it submits anything more."""
 POLL_SECONDS = 0.5
-CLAIM, MARKER = ".claim", ".active"
-"""The suffixes of a claim, and of the empty file next to it that says that it is active."""
+CLAIM, MARKER, UNPUBLISHED = ".claim", ".active", ".new"
+"""The suffixes of a claim, of the empty file next to it once it is active, and of one that is being written."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,6 @@ class Claim:
         name = f"{_file_name(self._owner.host)}-{self._owner.pid}-{secrets.token_hex(4)}"
         self.path = directory / f"{name}{CLAIM}"
         self._marker = directory / f"{name}{MARKER}"
-        self._file = -1
-        self._lock = threading.Lock()
         self._size = 0
         self._refreshed = 0.0
 
@@ -155,11 +153,8 @@ class Claim:
 
     def refresh(self) -> None:
         """Send a heartbeat. Errors are ignored: a run that cannot send any loses its claim."""
-        with self._lock, contextlib.suppress(OSError):
-            if self._file >= 0:
-                os.lseek(self._file, self._size, os.SEEK_SET)
-                os.write(self._file, b"\n")
-                os.fsync(self._file)
+        with contextlib.suppress(OSError):
+            _write_at(self.path, self._size, b"\n")
         self._refreshed = time.monotonic()
 
     def refresh_if_due(self) -> None:
@@ -172,27 +167,29 @@ class Claim:
         now = self._now()
         return all(self._verdict(other, now) is False for other in self._others())
 
+    def remove_others(self) -> None:
+        """Remove what dead runs left. Only if this run is alone."""
+        for name in os.listdir(self._directory):
+            path = self._directory / name
+            if path.suffix in (CLAIM, MARKER, UNPUBLISHED) and path not in (self.path, self._marker):
+                with local_errors(path):
+                    path.unlink(missing_ok=True)
+
     def release(self) -> None:
         """Give up the claim."""
         for path in (self.path, self._marker):
             with contextlib.suppress(OSError):
                 path.unlink()
-        if self._lock.acquire(timeout=1.0):  # a heartbeat may hang, if the file system does
-            if self._file >= 0:
-                os.close(self._file)
-            self._file = -1
-            self._lock.release()
 
     def _publish(self) -> None:
         content = json.dumps(
             {"service": self._service, "shard": str(self._shard), "owner": asdict(self._owner)}
         ).encode()
-        temporary = self.path.with_suffix(".new")
-        self._file = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | O_BINARY, 0o666)
-        os.write(self._file, content)
+        unpublished = self.path.with_suffix(UNPUBLISHED)
+        unpublished.write_bytes(content)
         self._size = len(content)
-        self.refresh()
-        os.rename(temporary, self.path)
+        _write_at(unpublished, self._size, b"\n")
+        os.rename(unpublished, self.path)
 
     def _is_free(self, first_seen: dict[Path, float]) -> bool:
         """Return whether no other run claims the rows; remove the claims of dead ones.
@@ -235,7 +232,8 @@ class Claim:
     def _now(self) -> float:
         """Return the time by the clock of the file system."""
         self.refresh()
-        return os.fstat(self._file).st_mtime
+        with local_errors(self.path):
+            return self.path.stat().st_mtime
 
     def _others(self) -> list[_Found]:
         with local_errors(self._directory):
@@ -248,6 +246,17 @@ class Claim:
                         if name.endswith(CLAIM) and name != self.path.name
                     ]
                     return [claim for claim in found if claim is not None]
+
+
+def _write_at(path: Path, position: int, content: bytes) -> None:
+    """Write to an existing file, so that the file system sets its time, and make that visible to other hosts."""
+    descriptor = os.open(path, os.O_WRONLY | O_BINARY)
+    try:
+        os.lseek(descriptor, position, os.SEEK_SET)
+        os.write(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _read(path: Path, *, active: bool) -> _Found | None:

@@ -14,6 +14,7 @@ from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import STATE_NAME, Row
 from flux_cli.engine.job import Result
 from flux_cli.errors import ExitCode, LocalFileError
+from flux_cli.storage.files import local_errors
 from flux_cli.storage.history import HistoryReader
 from flux_cli.storage.record import Record
 
@@ -94,7 +95,9 @@ def compact(directory: Path, claim: Claim) -> None:
     results.tidy()
     results.sync()
     for path in journals.files:
-        path.unlink(missing_ok=True)
+        with local_errors(path):
+            path.unlink(missing_ok=True)
+    claim.remove_others()
 
 
 def _read(directory: Path, keys: set[str] | None) -> tuple[Journals, dict[Key, Entry]]:

@@ -214,6 +214,6 @@ def batch(
     ):
         if sidecar is None:
             sidecar = bool(config.defaults.get("sidecar"))
-        way = batching.run_plan(concurrency, limit)
+        run_plan = batching.engine_plan(concurrency, limit)
         saver = Saver(connected.url, connected.client.trace, original=original)
-        return batching.run(prepared, connected, saver, way, service, sidecar=sidecar)
+        return batching.run(prepared, connected, saver, run_plan, service, sidecar=sidecar)

@@ -228,7 +228,7 @@ def _report_errors(store: BatchStore, warn: Warn) -> None:
         warn(f"the history lacks rows of this batch: {store.history_error.message}")
 
 
-def run_plan(concurrency: int, timeout: float | None) -> engine.Plan:
+def engine_plan(concurrency: int, timeout: float | None) -> engine.Plan:
     """Return the plan of the engine's run."""
     return engine.Plan(
         concurrency=concurrency,
@@ -239,7 +239,7 @@ def run_plan(concurrency: int, timeout: float | None) -> engine.Plan:
 
 
 def run(
-    batch: Batch, service: Service, saver: Saver, way: engine.Plan, options: ServiceOptions, *, sidecar: bool
+    batch: Batch, service: Service, saver: Saver, run_plan: engine.Plan, options: ServiceOptions, *, sidecar: bool
 ) -> ExitCode:
     """Take the rows to their ends, print the summary, and return the exit code of all of them.
 
@@ -267,7 +267,7 @@ def run(
                 counts.handle(event)
                 reporter.handle(event)
 
-            code = engine.Run(service.client, saver, batch.store, handle, way).run(plan.jobs())
+            code = engine.Run(service.client, saver, batch.store, handle, run_plan).run(plan.jobs())
         if not options.quiet:
             after = running.credits_left(service)
     finally:
