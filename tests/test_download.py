@@ -26,6 +26,7 @@ from flux_cli.pictures.formats import (
     JPEG,
     KNOWN_TYPES,
     PNG,
+    SVG,
     WEBP,
     Damage,
     ImageType,
@@ -76,7 +77,7 @@ def test_a_cut_file_is_incomplete(kind: ImageType) -> None:
     whole = picture(kind)
     assert sniff(whole[:64]) is kind
     assert damage(whole, kind) is None
-    passing = [cut for cut in range(32, len(whole)) if damage(whole[:cut], kind) is None]
+    passing = [cut for cut in range(32, len(whole)) if damage(whole[:cut], kind) is not Damage.INCOMPLETE]
     # The end of a picture may be followed by a byte that carries nothing.
     assert len(whole) - min(passing, default=len(whole)) <= 1
 
@@ -137,12 +138,19 @@ def test_damage_inside_is_noticed(kind: ImageType, content: bytes) -> None:
 def test_fill_bytes_and_extensions_are_skipped() -> None:
     """Before a JPEG's markers, and in an animated GIF, before its pictures."""
     jpeg = picture(JPEG)
-    assert damage(jpeg[:2] + b"\xff" * 3 + jpeg[2:], JPEG) is None
+    empty_comment = b"\xff\xfe\0\2"
+    assert damage(jpeg[:2] + b"\xff" * 3 + empty_comment + jpeg[2:], JPEG) is None
     file = io.BytesIO()
     frames = [Image.effect_noise((20, 20), spread) for spread in (40, 80)]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], loop=0, comment=b"; not the end")
     assert damage(file.getvalue(), GIF) is None
     assert damage(file.getvalue()[:-1], GIF) is Damage.INCOMPLETE
+
+
+def test_an_svg_ends() -> None:
+    """With the tag that closes it."""
+    assert damage(b"<svg xmlns='x'><g/>", SVG) is Damage.INCOMPLETE
+    assert damage(b"<svg xmlns='x'><g/></svg >\n", SVG) is None
 
 
 def test_media_boxes() -> None:
