@@ -1,4 +1,4 @@
-"""Clients that are not ours: curl and the official SDK, given nothing but the sandbox's URL."""
+"""Clients by others: the official SDK, curl, and the document's axios example."""
 
 import base64
 import io
@@ -12,107 +12,148 @@ import pytest
 import requests
 from PIL import Image
 
+from tests.conftest import Cli
 from tests.sandbox.conftest import Api, Start
 
-apiframe = pytest.importorskip("apiframe", reason="the official SDK (apiframe-sdk) is not installed")
+DOCUMENT_URL = "https://api.apiframe.pro"
+DOCUMENT_EXAMPLE = """\
+const axios = require('axios');
+const data = JSON.stringify({
+  "prompt": "a sunflower field in the wind",
+  "model": "flux-pro"
+});
+
+const config = {
+  method: 'post',
+  maxBodyLength: Infinity,
+  url: 'https://api.apiframe.pro/flux-imagine',
+  headers: { 
+    'Content-Type': 'application/json', 
+    'Authorization': 'YOUR_API_KEY'
+  },
+  data : data
+};
+
+axios.request(config)
+.then((response) => {
+  console.log(JSON.stringify(response.data));
+})
+.catch((error) => {
+  console.log(error);
+});
+"""  # noqa: W291 - as in the service's document
+
+
+def tool(name: str) -> str:
+    """Return the path of a program; without it the test is skipped."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"not tested: {name} is not installed")
+    return path
 
 
 @pytest.fixture
 def sdk(start: Start, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The official SDK, set to a sandbox's URL."""
+    """The official SDK with a sandbox's URL."""
+    apiframe = pytest.importorskip("apiframe", reason="not tested: the official SDK is not installed")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return apiframe.Apiframe(api_key="anything", base_url=start(seconds=0.1).service.url)
 
 
-def test_the_official_sdk_submits_waits_and_finds_the_picture(sdk: Any) -> None:
-    """It sends `Bearer`, and waits for a word that the document does not have."""
+def test_sdk(sdk: Any) -> None:
+    """It sends `Bearer`, waits for a word that the document does not have, and renames `task_id` to `id`."""
     progress: list[int] = []
     task = sdk.flux.generate({"model": "flux-pro", "prompt": "a kite", "width": 320, "height": 256})
-    assert task["id"] == task["task_id"]
     result = sdk.tasks.wait_for(task["id"], on_progress=progress.append, interval=0.05, timeout=20)
-    assert result["status"] == "completed"
+    assert (result["status"], result["id"]) == ("completed", task["id"])
     assert progress == sorted(progress)
     assert progress[-1] == 100
     picture = requests.get(result["image_url"], timeout=10)
     assert Image.open(io.BytesIO(picture.content)).size == (320, 256)
-
-
-def test_the_official_sdk_hears_of_a_failure_with_its_reason(sdk: Any) -> None:
-    """Its words for one are `message` and `error`, not the document's `errors`."""
-    task = sdk.flux.generate_pro({"prompt": "a kite [[fail message]]"})
-    with pytest.raises(Exception, match="asked for this failure"):
-        sdk.tasks.wait_for(task["id"], interval=0.05, timeout=20)
-
-
-def test_the_official_sdk_fetches_many_and_reads_the_account(sdk: Any) -> None:
-    """With its own names for what the service calls otherwise."""
     ids = [sdk.flux.generate_dev({"prompt": f"a kite {number}"})["id"] for number in range(3)]
     assert {task["id"] for task in sdk.tasks.get_many(ids)["tasks"]} == set(ids)
     account = sdk.tasks.get_account_info()
-    assert (account["credits"], account["total_images"]) == (997, 3)
+    assert (account["credits"], account["total_images"]) == (996, 4)
 
 
 @pytest.mark.parametrize(
-    ("call", "error"),
+    ("prompt", "message"), [("[[fail message]]", "asked for this failure"), ("[[fail]]", "without error message")]
+)
+def test_sdk_failures(sdk: Any, prompt: str, message: str) -> None:
+    """It reads the reason in `message` and `error`, not in the document's `errors`."""
+    task = sdk.flux.generate_pro({"prompt": f"a kite {prompt}"})
+    with pytest.raises(Exception, match=message):
+        sdk.tasks.wait_for(task["id"], interval=0.05, timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error"),
     [
-        (lambda sdk: sdk.flux.generate({"model": "flux-pro", "prompt": " "}), "ApiframeError"),
-        (lambda sdk: sdk.tasks.get("nothing"), "ApiframeError"),
-        (lambda sdk: sdk.flux.generate({"model": "flux-pro", "prompt": "[[http 401]]"}), "AuthenticationError"),
-        (lambda sdk: sdk.flux.generate({"model": "flux-pro", "prompt": "[[rate-limit]]"}), "RateLimitError"),
-        (lambda sdk: sdk.flux.generate({"model": "flux-pro", "prompt": "[[http 500]]"}), "ApiframeError"),
+        (" ", "ApiframeError"),
+        ("[[http 401]]", "AuthenticationError"),
+        ("[[rate-limit]]", "RateLimitError"),
+        ("[[http 500]]", "ApiframeError"),
     ],
 )
-def test_the_official_sdk_understands_refusals(sdk: Any, call: Any, error: str) -> None:
-    """Each as the exception that it has for them. For an HTML page it has none: it stumbles over it."""
-    with pytest.raises(apiframe.ApiframeError) as raised:
-        call(sdk)
-    assert type(raised.value).__name__ == error
+def test_sdk_errors(sdk: Any, prompt: str, error: str) -> None:
+    """Each as its own exception."""
+    from apiframe import exceptions  # type: ignore[import-untyped] # it has no types
+
+    with pytest.raises(getattr(exceptions, error)):
+        sdk.flux.generate({"model": "flux-pro", "prompt": prompt})
 
 
-@pytest.fixture
-def curl() -> str:
-    """The path of curl."""
-    found = shutil.which("curl")
-    if found is None:
-        pytest.skip("curl is not installed: the sandbox is not tried with it")
-    return found
-
-
-def test_curl_does_the_whole_job(curl: str, start: Start, tmp_path: Path) -> None:
-    """Submission with an image prompt large enough for `Expect: 100-continue`, fetch, download."""
-    api = start()
+def test_curl(start: Start, tmp_path: Path) -> None:
+    """Submission with an image prompt large enough for `Expect: 100-continue`, fetch, download, account."""
+    curl, url = tool("curl"), start().service.url
     file = io.BytesIO()
     Image.effect_noise((1200, 1200), 90).convert("RGB").save(file, "PNG")
-    (tmp_path / "body.json").write_text(
-        json.dumps(
-            {
-                "model": "flux-pro-1.1-ultra",
-                "prompt": "a kite",
-                "width": 256,
-                "height": 300,
-                "image_prompt": base64.b64encode(file.getvalue()).decode(),
-                "image_prompt_strength": 0.5,
-            }
-        )
-    )
+    body = {
+        "model": "flux-pro-1.1-ultra",
+        "prompt": "a kite",
+        "width": 256,
+        "height": 300,
+        "image_prompt": base64.b64encode(file.getvalue()).decode(),
+        "image_prompt_strength": 0.5,
+    }
+    (tmp_path / "body.json").write_text(json.dumps(body))
 
     def run(*arguments: str) -> bytes:
         command = [curl, "--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time", "20", *arguments]
         return subprocess.run(command, check=True, capture_output=True).stdout
 
     key = ("-H", "Authorization: anything", "-H", "Content-Type: application/json")
-    url = api.service.url
     task = json.loads(run(*key, "--data-binary", f"@{tmp_path / 'body.json'}", f"{url}/flux-imagine"))
     result = json.loads(run(*key, "--data", json.dumps(task), f"{url}/fetch"))
     run("-o", str(tmp_path / "kite.png"), result["image_url"])
-    assert Image.open(tmp_path / "kite.png").size == (256, 300)
+    with Image.open(tmp_path / "kite.png") as picture:
+        assert picture.size == (256, 300)
     assert json.loads(run("-H", "Authorization: Bearer anything", f"{url}/account"))["credits"] == 999
 
 
-def test_curl_that_sends_its_key_to_the_pictures_is_caught(curl: str, api: Api) -> None:
-    """As it does when somebody adds the header to every call."""
+def test_curl_that_sends_its_key_to_the_pictures(api: Api) -> None:
+    """The header in every call is a leak, and the response says so."""
     url = api.finished("a kite")["image_url"]
-    command = [curl, "--silent", "--noproxy", "*", "-H", "Authorization: anything", url]
+    command = [tool("curl"), "--silent", "--noproxy", "*", "-H", "Authorization: anything", url]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "a key was sent to the images' origin" in done.stdout
     assert api.service.stats.leaked_keys == 1
+
+
+def test_the_document_s_example(api: Api, cli: Cli, tmp_path: Path) -> None:
+    """Node and axios, with only the URL changed; this program then saves its task."""
+    node, npm = tool("node"), tool("npm")
+    (tmp_path / "package.json").write_text('{"private": true}')
+    command = [npm, "install", "--no-audit", "--no-fund", "axios@1"]
+    installed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert installed.returncode == 0, installed.stderr
+    assert DOCUMENT_EXAMPLE.count(DOCUMENT_URL) == 1
+    (tmp_path / "example.js").write_text(DOCUMENT_EXAMPLE.replace(DOCUMENT_URL, api.service.url))
+    ran = subprocess.run(
+        [node, "example.js"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True
+    )
+    response = json.loads(ran.stdout)
+    assert list(response) == ["task_id"]
+    cli.env |= {"APIFRAME_API_KEY": "anything", "FLUX_CLI_API_URL": api.service.url}
+    done = cli("wait", response["task_id"])
+    assert (done.code, len(cli.files())) == (0, 1), done.stderr
