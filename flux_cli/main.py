@@ -194,14 +194,25 @@ def main(arguments: Sequence[str]) -> int:
         console.discard_stdout()
         return ExitCode.SIGPIPE
     except Exception as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # other writers report it themselves
-            console.discard_stdout()
-            console.error("cannot write to stdout: no space left on device")
-            return ExitCode.LOCAL_FILE
         _traceback_if(debug)
-        console.error(f"unexpected {type(error).__name__}: {error}")
-        console.hint("this is a bug in flux-cli; put --debug before the command, and report the traceback")
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> ExitCode:
+    """Report an exception that no other code has handled. The system's own errors are not bugs."""
+    if isinstance(error, OSError) and error.errno and type(error).__module__ == "builtins":
+        if error.errno == errno.ENOSPC and error.filename is None:  # other writers name their file
+            console.discard_stdout()
+            error.filename = "cannot write to stdout"
+        where = f"{error.filename}: " if error.filename else ""
+        console.error(f"{where}{(error.strerror or str(error)).lower()}")
+        return ExitCode.LOCAL_FILE
+    if isinstance(error, MemoryError):
+        console.error("out of memory")
         return ExitCode.UNEXPECTED
+    console.error(f"unexpected {type(error).__name__}: {error}")
+    console.hint("this is a bug in flux-cli; put --debug before the command, and report the traceback")
+    return ExitCode.UNEXPECTED
 
 
 def _traceback_if(debug: bool) -> None:

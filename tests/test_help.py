@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import typer
 
+from flux_cli import __version__
 from flux_cli.main import app
 from tests.conftest import FLUX_CLI, KEY, Cli, Service, wait_until
 
@@ -88,6 +89,20 @@ def test_no_program_text_in_help(cli: Cli) -> None:
         assert not re.search(r"<str>|<=|>=|\d\.0\b(?!\.)|\[(default|env var|required)|\d{7}", text), text
     assert "The model. Default: flux-pro. Environment: FLUX_CLI_MODEL." in shown(cli, "imagine", 200)
     assert "from 1 to 1000; fewer" in shown(cli, "batch", 200)
+
+
+@pytest.mark.parametrize("path", ["imagine", "config", "config set"])
+def test_help_command(cli: Cli, path: str) -> None:
+    """`flux-cli help COMMAND` prints the page of `flux-cli COMMAND --help`, on a terminal too."""
+    for tty in (False, True):
+        assert cli("help", *path.split(), tty=tty) == cli(*path.split(), "--help", tty=tty)
+    assert cli("help").stdout == cli("--help").stdout
+
+
+def test_version(cli: Cli) -> None:
+    """`-V` is `--version`."""
+    assert cli("-V") == cli("--version")
+    assert cli("-V").stdout == f"flux-cli {__version__}\n"
 
 
 def test_examples_can_be_copied(cli: Cli) -> None:

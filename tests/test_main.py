@@ -1,5 +1,6 @@
 """The entry point: imports, interrupts, and optimised Python."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -56,19 +57,27 @@ def test_optimised_python_keeps_the_help(cli: Cli, path: str) -> None:
     assert done.stdout == cli(*arguments, env={"COLUMNS": "80"}).stdout
 
 
-def test_only_exceptions_are_bugs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hint to report a bug is for exceptions that nobody expected."""
+BUG = "hint: this is a bug in flux-cli; put --debug before the command, and report the traceback"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "lines"),
+    [
+        (ZeroDivisionError("by zero"), 1, ["error: unexpected ZeroDivisionError: by zero", BUG]),
+        (OSError(errno.EMFILE, "Too many open files", "x.png"), 6, ["error: x.png: too many open files"]),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), 6, ["error: no such file or directory"]),
+        (MemoryError(), 1, ["error: out of memory"]),
+    ],
+)
+def test_unexpected_exceptions(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, raised: Exception, code: int, lines: list[str]
+) -> None:
+    """Only what is a bug is called one; errors of the system are not."""
 
     def fail(*_: object, **__: object) -> None:
-        raise ZeroDivisionError("division by zero")
+        raise raised
 
     monkeypatch.setattr("flux_cli.commands.models.tables.show", fail)
     done = cli("models")
-    assert (done.code, done.stderr.splitlines()) == (
-        1,
-        [
-            "error: unexpected ZeroDivisionError: division by zero",
-            "hint: this is a bug in flux-cli; put --debug before the command, and report the traceback",
-        ],
-    )
+    assert (done.code, done.stderr.splitlines()) == (code, lines)
     assert "Traceback" in cli("--debug", "models").stderr

@@ -116,11 +116,11 @@ RULES: list[tuple[dict[str, object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "said"), RULES)
-def test_each_rule(fields: dict[str, object], said: str) -> None:
+@pytest.mark.parametrize(("fields", "expected"), RULES)
+def test_each_rule(fields: dict[str, object], expected: str) -> None:
     """One sentence per rule, with what was given and what is allowed."""
     (sentence,) = violations({**GOOD, **fields})
-    assert said in sentence
+    assert expected in sentence
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_every_habit_leads_somewhere(cli: Cli) -> None:
 
 
 def test_environment_variables_are_named(cli: Cli) -> None:
-    """Not the flags that they stand for."""
+    """Instead of the flags that they replace."""
     done = cli("imagine", "x", env={"FLUX_CLI_SANDBOX": "nope"})
     assert (done.code, done.stderr.splitlines()[0]) == (2, "error: FLUX_CLI_SANDBOX must be 1 or 0, not `nope`")
     done = cli("imagine", "x", "--dry-run", env={"FLUX_CLI_MODEL": "nope"})

@@ -98,7 +98,7 @@ def explain(error: Any, group: Any, arguments: Sequence[str]) -> tuple[str, str]
     """Return the message and the hint for one of Typer's errors.
 
     Args:
-        error: The error. Its attributes tell its kind.
+        error: The error, whose attributes identify its kind.
         group: The program.
         arguments: The command line.
     """
