@@ -84,6 +84,7 @@ def test_unreadable_bodies(text: str) -> None:
         ("application/json", "utf-16"),
         ("application/json", "utf-16-le"),
         ("application/json; charset=utf-8", "utf-32"),
+        ("application/json; charset=utf-16", "utf-8"),
         ("application/json; charset=iso-8859-1", "latin-1"),
         ('application/json; charset="Windows-1252"', "cp1252"),
         ("application/json;charset=Shift_JIS", "shift_jis"),
