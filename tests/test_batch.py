@@ -758,3 +758,18 @@ def test_full_disk(flux: Cli, service: Service, monkeypatch: pytest.MonkeyPatch)
     assert done.stderr.count("no space left on device") == 2  # a warning and an error, not one per row
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
     assert service.submissions == 2
+
+
+def test_random_seeds(flux: Cli, service: Service) -> None:
+    """Each row that sets no seed gets one of its own, which is recorded; it is no changed value later."""
+    write(
+        flux,
+        *(json.dumps(row) for row in ({"prompt": "a", "seed": 7}, {"prompt": "b"}, {"prompt": "c"})),
+        name="r.jsonl",
+    )
+    assert flux("batch", "r.jsonl", "-o", "out", *SMALL, "--seed", "random").code == 0
+    seeds = {line["prompt"]: line["seed"] for line in results(flux)}
+    assert seeds["a"] == 7
+    assert len(set(seeds.values())) == 3
+    again = flux("batch", "r.jsonl", "-o", "out", *SMALL, "--seed", "random")
+    assert ("other values" in again.stderr, service.submissions) == (False, 3)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
 
-from flux_cli.api.request import Body
+from flux_cli.api.request import Body, random_seed
 from flux_cli.api.task import Status
 from flux_cli.batch.rows import Row, target_for
 from flux_cli.batch.shards import Shard
@@ -79,6 +79,7 @@ class Settings:
         defaults: The fields of rows that do not set them, as they are sent.
         recorded: The same as they are recorded.
         secret: The webhook secret of rows that do not set one.
+        random_seeds: Whether rows that set no seed get a random one each.
         shard: The rows of this run.
         retry_failed, retry_unknown: Whether such rows are submitted again.
         refetch: Whether missing pictures are downloaded again.
@@ -92,6 +93,7 @@ class Settings:
     defaults: Body
     recorded: Mapping[str, object]
     secret: str | None = None
+    random_seeds: bool = False
     shard: Shard = field(default_factory=Shard)
     retry_failed: bool = False
     retry_unknown: bool = False
@@ -281,6 +283,8 @@ class Plan:
             return False
         now = {**self.settings.recorded, **row.fields}
         names = {*now, *record.request} - {"image_prompt", "webhook_secret"}
+        if self.settings.random_seeds and "seed" not in row.fields:
+            names.discard("seed")
         return any(now.get(name) != record.request.get(name) for name in names)
 
     def _is_missing(self, record: Known) -> bool:
@@ -298,6 +302,8 @@ def bodies(row: Row, settings: Settings) -> tuple[Body, dict[str, object], str |
     body: Body = {**settings.defaults, **row.fields}
     recorded: dict[str, object] = {**settings.recorded, **row.fields}
     recorded.pop("webhook_secret", None)
+    if settings.random_seeds and "seed" not in row.fields:
+        body["seed"] = recorded["seed"] = random_seed()
     if settings.secret and "webhook_url" in body:
         body.setdefault("webhook_secret", settings.secret)
     source = row.fields.get("image_prompt")

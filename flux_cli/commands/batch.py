@@ -175,6 +175,7 @@ def batch(
     from flux_cli.commands import batching, running
     from flux_cli.commands.service import choose, connect
     from flux_cli.pictures.saving import Saver
+    from flux_cli.storage.settings import SEED_RANDOM
 
     config = load_config(quiet=service.quiet)
     limit = running.timeout_seconds(timeout, default=None)
@@ -199,6 +200,7 @@ def batch(
         defaults=defaults,
         recorded=recorded,
         secret=request.webhook_secret or config.webhook_secret,
+        random_seeds=str(request.values.get("seed")).strip().lower() == SEED_RANDOM,
         shard=own_rows,
         retry_failed=retry_failed,
         retry_unknown=retry_unknown,
