@@ -31,6 +31,7 @@ FLUX_CLI = Path(sys.executable).with_name("flux-cli")
 KEY = "test-key-0123456789"
 STREAMS = ("stdin", "stdout", "stderr")
 SHORT_PAUSES = {
+    "flux_cli.engine.downloads.EXPIRED_SECONDS": 0.3,
     "flux_cli.api.backoff.BACKOFF_BASE": 0.02,
     "flux_cli.engine.polling.NEAR_SECONDS": 0.05,
     "flux_cli.engine.polling.BLIND_SECOND": 0.2,

@@ -21,9 +21,6 @@ from tests.conftest import KEY, Cli, Done, new_cli
 from tests.faults.warm import WarmCli
 from tests.server import Server
 
-AT_ONCE = 12
-"""How many rows run at the same time."""
-
 
 @dataclass(frozen=True)
 class Row:
@@ -57,6 +54,11 @@ class Row:
     prepare: Callable[[Cli], None] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def until_deadline(self) -> bool:
+        """Whether the command lasts as long as its `--timeout`."""
+        return "--timeout" in self.command
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -70,16 +72,15 @@ class Outcome:
     home: Path
 
 
-def run(row: Row, directory: Path) -> Outcome:
-    """Run one row in a directory of its own."""
-    cli = WarmCli.of(new_cli(directory))
-    with served(row, directory) as (url, submissions, leaks):
+def run(row: Row, cli: Cli) -> Outcome:
+    """Run one row."""
+    with served(row, cli.home.parent) as (url, submissions, leaks):
         api_url = row.url.format(url=url, port=url.rpartition(":")[2])
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": api_url, **row.env}
         if row.prepare:
             row.prepare(cli)
         before = set(cli.files())
-        done = cli(*shlex.split(row.command), f"a cat {row.magic}".strip(), timeout=50)
+        done = cli(*shlex.split(row.command), f"a cat {row.magic}".strip(), timeout=15)
         files = [cli.cwd / name for name in cli.files() if name not in before]
         return Outcome(done, submissions(), files, records(cli), leaks(), cli.home)
 
@@ -88,7 +89,7 @@ def run(row: Row, directory: Path) -> Outcome:
 def served(row: Row, directory: Path) -> Iterator[tuple[str, Callable[[], int], Callable[[], int]]]:
     """Run the row's server; yield its URL and what counts the submissions and the leaks that it saw."""
     server: AbstractContextManager[Server | sandbox.Running]
-    server = row.server() if row.server else sandbox.running(directory / "sandbox", seconds=0.3)
+    server = row.server() if row.server else sandbox.running(directory / "sandbox", seconds=0.05)
     with server as running:
         if isinstance(running, Server):
             yield running.url, lambda: running.submissions, lambda: len(with_key(running))
@@ -166,11 +167,25 @@ def is_whole(path: Path) -> bool:
         return not path.name.startswith(PREFIX) and kind is not None and find_damage(file, kind) is None
 
 
-def check_all(rows: list[Row], directory: Path, subtests: pytest.Subtests) -> None:
-    """Run rows, several at a time since most of them wait, and report each as a test of its own."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = pool.map(lambda numbered: run(numbered[1], directory / str(numbered[0])), enumerate(rows))
-        for row, outcome in zip(rows, outcomes, strict=True):
-            with subtests.test(row.fault):
-                wrong = list(complaints(row, outcome))
-                assert not wrong, "\n".join([*wrong, outcome.done.stdout, outcome.done.stderr])
+def each(*tables: list[Row]) -> pytest.MarkDecorator:
+    """Run a test once for each row that does not last until a deadline."""
+    rows = [row for table in tables for row in table if not row.until_deadline]
+    return pytest.mark.parametrize("row", rows, ids=lambda row: row.fault[:60])
+
+
+def check(row: Row, cli: Cli) -> None:
+    """Run a row and compare."""
+    outcome = run(row, cli)
+    wrong = list(complaints(row, outcome))
+    assert not wrong, "\n".join([*wrong, outcome.done.stdout, outcome.done.stderr])
+
+
+def check_deadlines(tables: list[list[Row]], directory: Path, subtests: pytest.Subtests) -> None:
+    """Run the rows that last until a deadline, as processes and all at the same time, since they only wait."""
+    rows = [row for table in tables for row in table if row.until_deadline]
+    clis = [WarmCli.of(new_cli(directory / str(number))) for number in range(len(rows))]
+    with ThreadPoolExecutor(len(rows)) as pool:
+        ended = [pool.submit(check, row, cli) for row, cli in zip(rows, clis, strict=True)]
+    for row, outcome in zip(rows, ended, strict=True):
+        with subtests.test(row.fault):
+            outcome.result()

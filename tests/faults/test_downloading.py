@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from flux_cli.api.task import Status
-from tests.faults.table import Row, check_all
+from tests.conftest import Cli
+from tests.faults.table import Row, check, check_deadlines, each
 from tests.server import Action, Reply, Server, http, in_turn, png, reply, slowly
 
 RESUME = r"hint: already charged; resume with: flux-cli wait "
@@ -147,7 +148,15 @@ ON_THE_WIRE = [
 ]
 
 
-@pytest.mark.parametrize("rows", [OVERCOME, LOST_FOR_NOW, ON_THE_WIRE], ids=["overcome", "lost for now", "wire"])
-def test_what_goes_wrong_with_a_download(rows: list[Row], tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """Each row: the exit code, one submission, whole pictures or none, and how to go on."""
-    check_all(rows, tmp_path, subtests)
+TABLES = [OVERCOME, LOST_FOR_NOW, ON_THE_WIRE]
+
+
+@each(*TABLES)
+def test_download_fault(row: Row, cli: Cli) -> None:
+    """Each row: the exit code, one submission, whole pictures or none, and how to resume."""
+    check(row, cli)
+
+
+def test_download_fault_until_the_deadline(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """The same for faults that last."""
+    check_deadlines(TABLES, tmp_path, subtests)

@@ -21,7 +21,7 @@ from flux_cli.storage.database import BUSY_SECONDS
 from flux_cli.storage.history import History
 from tests.conftest import KEY, Cli, Done
 from tests.faults.mounts import fill, make_read_only, tmpfs
-from tests.faults.table import Row, check_all, is_whole, records
+from tests.faults.table import Row, check, each, is_whole, records
 from tests.server import Request, Server, Step, http, png, reply, submitted
 
 RESUME = "flux-cli wait task-0"
@@ -108,9 +108,10 @@ NAMES = [
 ]
 
 
-def test_names(tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """A name that cannot be written is detected before anything is sent."""
-    check_all(NAMES, tmp_path, subtests)
+@each(NAMES)
+def test_name_that_cannot_be_saved(row: Row, cli: Cli) -> None:
+    """It is found before it costs money."""
+    check(row, cli)
 
 
 def test_force_replaces_a_link(flux: Cli) -> None:

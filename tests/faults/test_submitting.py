@@ -9,7 +9,7 @@ import pytest
 
 from flux_cli.api.task import Status
 from tests.conftest import KEY, Cli
-from tests.faults.table import Row, check_all
+from tests.faults.table import Row, check, check_deadlines, each
 from tests.server import Action, Reply, Server, http, in_turn, png, reply, slowly, submitted
 
 UNKNOWN = r"may have been accepted and charged"
@@ -18,7 +18,7 @@ HOW_TO_CHECK = r"`flux-cli account` and `flux-cli history`"
 
 def unknown(fault: str, magic: str, *says: str) -> Row:
     """Return the row of a submission that was sent once, and of which nothing is known."""
-    return Row(fault, 9, says=(UNKNOWN, HOW_TO_CHECK, *says), magic=magic, command=QUICK)
+    return Row(fault, 9, says=(UNKNOWN, HOW_TO_CHECK, *says), magic=magic, command=command_for(fault))
 
 
 def answered(fault: str, reply: Reply, *says: str) -> Row:
@@ -28,7 +28,7 @@ def answered(fault: str, reply: Reply, *says: str) -> Row:
         9,
         says=(UNKNOWN, HOW_TO_CHECK, *says),
         server=lambda: Server({"/flux-imagine": reply}),
-        command=QUICK,
+        command=command_for(fault),
     )
 
 
@@ -37,12 +37,16 @@ def accepted(fault: str, reply: Reply) -> Row:
     return Row(fault, 0, 1, 1, server=lambda: Server({"/flux-imagine": reply}), status=Status.FINISHED)
 
 
+def command_for(fault: str) -> str:
+    """Return the command for a fault; one that lasts until the deadline should not last long."""
+    return f"{Row.command} --timeout 5" if "until the deadline" in fault else Row.command
+
+
 def refused(fault: str, code: int, magic: str, *says: str) -> Row:
     """Return the row of a submission that the service refuses, once and for all."""
     return Row(fault, code, says=says, magic=magic, status=Status.FAILED)
 
 
-QUICK = "imagine --width 256 --height 256 --timeout 5"
 GOOD = json.dumps({"task_id": "task-0"}).encode()
 
 
@@ -108,7 +112,7 @@ REFUSED = [
         says=("timed out before it was sent",),
         magic="[[rate-limit 99 3]]",
         status=Status.UNSENT,
-        command=QUICK,
+        command=command_for("until the deadline"),
     ),
 ]
 
@@ -134,7 +138,7 @@ UNKNOWN_OUTCOMES = [
 ]
 
 ON_THE_WIRE = [
-    answered("headers a byte now and then", slowly(reply({"task_id": "task-0"}))),
+    answered("headers a byte now and then, until the deadline", slowly(reply({"task_id": "task-0"}))),
     answered("100 Continue without end", slowly(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, 0.001)),
     Row(
         "100 Continue before the answer",
@@ -235,7 +239,7 @@ def never_sent(fault: str, *says: str, url: str = "{url}", **options: object) ->
         server=lambda: Server(**options),  # type: ignore[arg-type] # whichever of the server's
         status=Status.UNSENT,
         url=url,
-        command=QUICK if "timed out before it was sent" in says else Row.command,
+        command=command_for(fault),
     )
 
 
@@ -243,13 +247,13 @@ NEVER_SENT = [
     never_sent("a host that does not exist", "DNS lookup failed", url="http://nowhere.invalid"),
     never_sent("nobody listens", "connection refused", "retrying", url="http://127.0.0.1:1"),
     never_sent("nobody accepts, until the deadline", "timed out before it was sent", accepts=False),
-    never_sent("TLS with somebody who does not speak it", "cannot reach", url="https://127.0.0.1:{port}"),
+    never_sent("TLS with a server of HTTP", "cannot reach", url="https://127.0.0.1:{port}", greeting=[http(400)]),
     never_sent(
         "reset in the TLS handshake", "reset", url="https://127.0.0.1:{port}", greeting=[0.1, Action.RESET]
     ),
     never_sent("closed in the TLS handshake", "cannot reach", url="https://127.0.0.1:{port}", greeting=[0.1]),
     never_sent(
-        "silence in the TLS handshake",
+        "silence in the TLS handshake, until the deadline",
         "timed out before it was sent",
         url="https://127.0.0.1:{port}",
         greeting=[60.0],
@@ -257,14 +261,18 @@ NEVER_SENT = [
 ]
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [REFUSED, UNKNOWN_OUTCOMES, ON_THE_WIRE, NEVER_SENT],
-    ids=["refused", "unknown", "wire", "never sent"],
-)
-def test_a_submission_that_goes_wrong(rows: list[Row], tmp_path: Path, subtests: pytest.Subtests) -> None:
+TABLES = [REFUSED, UNKNOWN_OUTCOMES, ON_THE_WIRE, NEVER_SENT]
+
+
+@each(*TABLES)
+def test_submission_fault(row: Row, cli: Cli) -> None:
     """Each row: the exit code, one submission at most, nothing on the disk, and stderr says what is known."""
-    check_all(rows, tmp_path, subtests)
+    check(row, cli)
+
+
+def test_submission_fault_until_the_deadline(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """The same for faults that last."""
+    check_deadlines(TABLES, tmp_path, subtests)
 
 
 @pytest.mark.parametrize("task_id", ["$(id)", "a;touch${IFS}x", "-rf", "--all"])

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from flux_cli.api.task import Status
-from tests.faults.table import Row, check_all
+from tests.conftest import Cli
+from tests.faults.table import Row, check, check_deadlines, each
 from tests.server import Action, Reply, Server, fetched, finished, http, in_turn, png, reply, slowly
 
 BRIEF = "imagine --width 256 --height 256 --timeout 5"
@@ -214,11 +215,15 @@ GATEWAY = [
 ]
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [OVERCOME, RESUMABLE, FAILED, ON_THE_WIRE, GATEWAY],
-    ids=["overcome", "resumable", "failed", "wire", "gateway"],
-)
-def test_what_goes_wrong_while_waiting(rows: list[Row], tmp_path: Path, subtests: pytest.Subtests) -> None:
-    """Each row: the exit code, one submission, the picture or the command that goes on for it."""
-    check_all(rows, tmp_path, subtests)
+TABLES = [OVERCOME, RESUMABLE, FAILED, ON_THE_WIRE, GATEWAY]
+
+
+@each(*TABLES)
+def test_fault_while_waiting(row: Row, cli: Cli) -> None:
+    """Each row: the exit code, one submission, the picture or the command that resumes."""
+    check(row, cli)
+
+
+def test_fault_while_waiting_until_the_deadline(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    """The same for faults that last."""
+    check_deadlines(TABLES, tmp_path, subtests)
