@@ -378,7 +378,8 @@ class History(HistoryReader):
             self._connection.execute("PRAGMA secure_delete = ON")
         with self.transaction():
             for record in records:
-                copies = self._copies(record.service, record.task_id) if record.task_id else [record]
+                several = record.task_id and len(self._files) > 1
+                copies = self._copies(record.service, record.task_id) if several else [record]
                 for copy in copies:
                     if self.owns(copy):
                         self._connection.execute("DELETE FROM submissions WHERE id = ?", (copy.number,))
