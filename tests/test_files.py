@@ -5,7 +5,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import BinaryIO
 
 import pytest
 
@@ -42,6 +45,50 @@ def test_placing(tmp_path: Path) -> None:
     assert write(path, b"two", force=True) == path
     assert sorted(os.listdir(tmp_path)) == ["x-1.png", "x.png"]
     assert path.read_bytes() == b"two"
+
+
+def test_the_same_size_is_not_the_same_content(tmp_path: Path) -> None:
+    """Nor is the same time."""
+    with files.temporary(tmp_path) as file:
+        file.write(b"two")
+        files.sync(file)
+        (tmp_path / "x.png").write_bytes(b"one")
+        for name in (file.name, tmp_path / "x.png"):
+            os.utime(name, (1, 1))
+        assert files.place(file, tmp_path / "x.png", force=False, exact=False) == tmp_path / "x-1.png"
+
+
+def test_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else sees an incomplete file; a complete one is as the umask says."""
+    monkeypatch.setattr(files, "_UMASK", 0o027)
+    with files.temporary(tmp_path) as file:
+        assert os.stat(file.name).st_mode & 0o777 == 0o600
+        path = files.place(file, tmp_path / "x", force=False, exact=False)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+    """A file is closed before it is renamed or removed, which fails there while it is open."""
+
+    def checked(function: Callable[..., None]) -> Callable[..., None]:
+        def call(source: str, *arguments: object) -> None:
+            opened = {os.path.realpath(entry) for entry in os.scandir("/proc/self/fd")}
+            if os.path.realpath(source) in opened:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            function(source, *arguments)
+
+        return call
+
+    for name in ("replace", "rename", "unlink"):
+        monkeypatch.setattr(os, name, checked(getattr(os, name)))
+    monkeypatch.setattr(files, "sys", SimpleNamespace(platform="win32"))
+    abandoned = leftover(tmp_path, host_id())
+    assert write(tmp_path / "x.png", force=force) == tmp_path / "x.png"
+    assert not abandoned.exists()
+    with pytest.raises(KeyError), files.temporary(tmp_path):
+        raise KeyError
+    assert os.listdir(tmp_path) == ["x.png"]
 
 
 def test_placing_over_a_link(tmp_path: Path) -> None:
@@ -116,7 +163,7 @@ def leftover(directory: Path, host: str | None = None, age: float = 0.0) -> Path
 
 
 OTHER_HOST = "other-01234567"
-OLD = files.ABANDONED_SECONDS + 60
+YOUNG, OLD = 23 * 3600.0, 25 * 3600.0
 
 
 @pytest.mark.parametrize(
@@ -127,7 +174,7 @@ OLD = files.ABANDONED_SECONDS + 60
         (OTHER_HOST, False, True, 0, True),  # a container on this machine: the lock counts
         (host_id(), True, True, 0, True),
         (OTHER_HOST, True, True, OLD, False),
-        (host_id(), True, False, 0, False),
+        (host_id(), True, False, YOUNG, False),
         (host_id(), True, False, OLD, True),
         (None, True, False, OLD, True),
         (OTHER_HOST, True, False, OLD, False),
@@ -175,6 +222,37 @@ def test_a_running_download_is_not_swept(tmp_path: Path, monkeypatch: pytest.Mon
         assert os.path.exists(file.name)
 
 
+def test_a_new_file_that_another_process_takes_for_abandoned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its creation and its lock it may; then another one is created."""
+    outcomes = ["locked by the other", "removed by the other", "ours"]
+
+    def lock(file: BinaryIO, *, wait: bool) -> bool:
+        assert not wait
+        outcome = outcomes.pop(0)
+        if outcome == "removed by the other":
+            os.unlink(file.name)
+        return outcome != "locked by the other"
+
+    monkeypatch.setattr(files, "lock", lock)
+    with files.temporary(tmp_path) as file:
+        assert outcomes == []
+        assert os.listdir(tmp_path) == [os.path.basename(file.name)]
+        assert files._live == {file.name}
+    assert os.listdir(tmp_path) == []
+    assert files._live == set()
+
+
+def test_a_directory_is_swept_once(tmp_path: Path) -> None:
+    """A process looks for abandoned files when it first writes to a directory."""
+    with files.temporary(tmp_path):
+        pass
+    path = leftover(tmp_path)
+    with files.temporary(tmp_path):
+        assert path.exists()
+
+
 def test_names_like_temporary_ones(tmp_path: Path) -> None:
     """Other files, directories and pipes are left alone, whatever they are called."""
     os.mkfifo(tmp_path / f".flux-cli-{'0' * 16}.part")
@@ -215,5 +293,6 @@ def test_digest(tmp_path: Path) -> None:
     """Of a file; one error if there is none."""
     (tmp_path / "x").write_bytes(b"one")
     assert files.sha256_of(tmp_path / "x").startswith("7692c3ad")
-    with pytest.raises(LocalFileError, match="cannot read"):
+    with pytest.raises(LocalFileError) as caught:
         files.sha256_of(tmp_path / "none")
+    assert caught.value.message == f"cannot read {tmp_path}/none: no such file or directory"
