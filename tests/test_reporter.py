@@ -228,6 +228,24 @@ def test_a_part_that_fails_stops_nothing(capfd: Capture, monkeypatch: pytest.Mon
     assert reporter.exit_code(ExitCode.OK) is ExitCode.OK
 
 
+def test_a_signal_in_one_part_reaches_the_others_first(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second Ctrl-C while an error is printed loses no hint."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flux_cli.ui.reporter.TaskLines.handle", interrupted)
+    monkeypatch.setattr("flux_cli.ui.reporter.TaskLines.close", interrupted)
+    (job,) = some = jobs(1)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        reporting(some, flags="", service="sandbox", quiet=False) as reporter,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        reporter.handle(Ended(job, timed_out(job)))
+    assert "resume with: flux-cli wait 1a5b8f64-1b78" in capfd.readouterr().err
+
+
 def test_a_sidecar_that_cannot_be_written_is_a_warning(capfd: Capture, tmp_path: Path) -> None:
     """The picture is saved and its path printed; the exit code is that of the tasks."""
     (job,) = some = jobs(1)

@@ -79,26 +79,31 @@ class ResumeHints:
         self._printer = printer
         self._quiet = quiet
         self._unsaved: list[Job] = []
+        self._only_on_stdout: list[Job] = []
         self._submitted: list[Job] = []
         self._unrecorded: set[Job] = set()
 
     def handle(self, event: Event) -> None:
-        """Take note of a task that is charged and not saved. The printer has handled the event before."""
+        """Take note of a task that is charged and not saved."""
         if isinstance(event, Unrecorded):
             self._unrecorded.add(event.job)
         elif isinstance(event, Ended) and event.job.task_id is not None:
-            result, lost = event.result, self._printer.failure is not None
-            if result.resumable or (lost and result.content is not None):
+            result = event.result
+            if result.resumable:
                 self._unsaved.append(event.job)
-            elif result.status is Status.PROCESSING and result.error is None and (lost or not self._quiet):
+            elif result.content is not None:
+                self._only_on_stdout.append(event.job)
+            elif result.status is Status.PROCESSING and result.error is None:
                 self._submitted.append(event.job)
 
     def close(self) -> None:
-        """Print the hints."""
-        for command in self._commands(self._unsaved):
+        """Print the hints. The printer is closed before."""
+        stdout_failed = self._printer.failure is not None
+        for command in self._commands([*self._unsaved, *(self._only_on_stdout if stdout_failed else [])]):
             console.hint(f"already charged; resume with: {command}")
-        for command in self._commands(self._submitted):
-            console.hint(f"get the picture with: {command}")
+        if stdout_failed or not self._quiet:
+            for command in self._commands(self._submitted):
+                console.hint(f"get the picture with: {command}")
 
     def _commands(self, jobs: list[Job]) -> list[str]:
         """Return the commands that get these tasks: one for all, if the history has them."""

@@ -5,12 +5,12 @@ Each part handles the events it needs. No part depends on another, and a part th
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.job import Job
-from flux_cli.errors import ExitCode
+from flux_cli.errors import ExitCode, SignalReceived
 from flux_cli.ui import console, saved
 from flux_cli.ui.messages import Messages, ResumeHints
 from flux_cli.ui.printer import ResultPrinter
@@ -30,11 +30,15 @@ class Part(Protocol):
 
 
 class Reporter:
-    """Passes each event to its parts, in their order."""
+    """Passes each event to its parts.
 
-    def __init__(self, parts: Sequence[Part], printer: ResultPrinter) -> None:
-        """`printer` is one of the parts."""
-        self._parts = parts
+    Those in `first` only take notes of an event: they get it before the others, which write, and may be
+    interrupted while they do. They are closed last, to print what is left to say. `printer` is one of the others.
+    """
+
+    def __init__(self, first: Sequence[Part], others: Sequence[Part], printer: ResultPrinter) -> None:
+        self._first = first
+        self._others = others
         self._printer = printer
         self._failed: set[Part] = set()
 
@@ -44,29 +48,29 @@ class Reporter:
         Raises:
             NotDeliveredError: The picture could not be written to stdout.
         """
-        not_delivered: NotDeliveredError | None = None
-        for part in self._parts:
-            try:
-                part.handle(event)
-            except NotDeliveredError as error:
-                not_delivered = error
-            except Exception as error:
-                self._warn_of(part, error)
-        if not_delivered is not None:
-            raise not_delivered
+        self._each([*self._first, *self._others], lambda part: part.handle(event))
 
     def close(self) -> None:
         """Remove the display, and print what is still to be printed."""
-        for part in self._parts:
-            try:
-                part.close()
-            except Exception as error:
-                self._warn_of(part, error)
+        self._each([*self._others, *self._first], lambda part: part.close())
 
     def exit_code(self, code: ExitCode) -> ExitCode:
         """Return the command's exit code: its tasks', unless only stdout failed."""
         failure = self._printer.failure
         return failure if failure is not None and code == ExitCode.OK else code
+
+    def _each(self, parts: Sequence[Part], action: Callable[[Part], None]) -> None:
+        """Do something with every part, whatever happens in one of them."""
+        to_raise: BaseException | None = None
+        for part in parts:
+            try:
+                action(part)
+            except (NotDeliveredError, KeyboardInterrupt, SignalReceived) as error:
+                to_raise = error
+            except Exception as error:
+                self._warn_of(part, error)
+        if to_raise is not None:
+            raise to_raise
 
     def _warn_of(self, part: Part, error: Exception) -> None:
         if part not in self._failed:
@@ -114,10 +118,11 @@ def reporting(
     parts: list[Part] = [*display(jobs, quiet=quiet), messages]
     if wanted and wanted.sidecar:
         parts.append(saved.Sidecars(service=service, force=force, warn=messages.warn))
-    parts += [printer, ResumeHints(flags, printer, quiet=quiet)]
+    parts.append(printer)
+    first: list[Part] = [ResumeHints(flags, printer, quiet=quiet)]
     if wanted and wanted.viewer:
-        parts.append(saved.Viewer(messages.warn))
-    with contextlib.closing(Reporter(parts, printer)) as reporter:
+        first.append(saved.Viewer(messages.warn))
+    with contextlib.closing(Reporter(first, parts, printer)) as reporter:
         yield reporter
 
 
@@ -143,5 +148,5 @@ def batch_reporting(
     if sidecar:
         parts.append(saved.Sidecars(service=service, force=force, warn=messages.warn))
     parts.append(printer)
-    with contextlib.closing(Reporter(parts, printer)) as reporter:
+    with contextlib.closing(Reporter([], parts, printer)) as reporter:
         yield reporter
