@@ -28,7 +28,7 @@ from tests.test_imagine import SMALL
 
 
 class Made:
-    """Pictures on disk that the history knows, in a command's home."""
+    """Pictures on disk that are in the history of a command's home."""
 
     def __init__(self, cli: Cli) -> None:
         self.cli = cli
@@ -40,7 +40,7 @@ class Made:
         self, prompt: str, name: str | None = None, *, service: str = "sandbox", size: tuple[int, int] = (64, 48),
         **fields: Any,
     ) -> dict[str, Any]:  # fmt: skip
-        """Make one, newer than those before; return its request."""
+        """Add one, newer than the others; return its request."""
         self.number += 1
         path = self.cli.cwd / (name or f"{self.number:03}.png")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def made(cli: Cli) -> Made:
 
 
 def entries(page: Path) -> list[dict[str, Any]]:
-    """Return the data of a page, as a browser would find it."""
+    """Return the data of a page, as a browser parses it."""
 
     class Finder(HTMLParser):
         def __init__(self) -> None:
@@ -84,8 +84,8 @@ def prompts(page: Path) -> list[str]:
     return [entry["prompt"] for entry in entries(page)]
 
 
-def test_without_a_directory_it_is_all_of_the_history_that_is_on_disk(made: Made) -> None:
-    """Newest first, wherever the files are; what is gone is left out and counted on stderr."""
+def test_the_whole_history(made: Made) -> None:
+    """Newest first, wherever the files are; files that are gone are omitted and counted on stderr."""
     for prompt, name in (("one", "a/1.png"), ("two", "b/2.png"), ("gone", "b/3.png"), ("four", "4.png")):
         made.add(prompt, name)
     (made.cli.cwd / "b/3.png").unlink()
@@ -95,8 +95,8 @@ def test_without_a_directory_it_is_all_of_the_history_that_is_on_disk(made: Made
     assert prompts(made.cli.cwd / "gallery.html") == ["four", "two", "one"]
 
 
-def test_a_directory_gives_what_lies_in_it_and_below(made: Made) -> None:
-    """From the history and from sidecars, also those of pictures that were copied here; the page is put in it."""
+def test_a_directory(made: Made) -> None:
+    """Pictures in it and below, from the history and from sidecars, even if they were copied; the page is there."""
     made.add("outside", "outside.png")
     made.add("inside", "pics/a.png")
     made.add("below", "pics/deep/b.png")
@@ -125,8 +125,8 @@ def test_sidecars_alone_are_enough(flux: Cli) -> None:
     assert entry["created"] == pytest.approx(time.time(), abs=600)
 
 
-def test_of_a_path_that_was_used_again_the_last_picture_counts(made: Made) -> None:
-    """`--force` replaces a file; the page tells of what is there now."""
+def test_a_path_that_was_used_twice(made: Made) -> None:
+    """After `--force`, the newer record counts."""
     made.add("old", "x.png")
     made.add("new", "x.png")
     assert made.cli("gallery", "-q").code == 0
@@ -143,8 +143,8 @@ def test_of_a_path_that_was_used_again_the_last_picture_counts(made: Made) -> No
         (["-o", "missing/x.html"], 6, "missing"),
     ],
 )
-def test_without_pictures_there_is_no_page(cli: Cli, arguments: list[str], code: int, message: str) -> None:
-    """One clear line, and nothing is written, not even a history."""
+def test_errors(cli: Cli, arguments: list[str], code: int, message: str) -> None:
+    """One line, and nothing is written, not even a history."""
     if arguments[-1:] == ["missing/x.html"]:
         Made(cli).add("x")
     before = cli.files()
@@ -156,7 +156,7 @@ def test_without_pictures_there_is_no_page(cli: Cli, arguments: list[str], code:
 
 
 def test_only_an_earlier_page_is_replaced(made: Made) -> None:
-    """Somebody's own gallery.html is safe without `--force`; ours is brought up to date."""
+    """Another gallery.html needs `--force`."""
     made.add("one")
     page = made.cli.cwd / "gallery.html"
     page.write_text("<h1>mine</h1>")
@@ -170,8 +170,8 @@ def test_only_an_earlier_page_is_replaced(made: Made) -> None:
     assert prompts(page) == ["two", "one"]
 
 
-def test_thumbnails_are_kept_until_their_file_changes(made: Made) -> None:
-    """A thumbnail on the earlier page is used again, by name, size and time of the file."""
+def test_thumbnails_are_reused(made: Made) -> None:
+    """From the earlier page, until name, size or time of the file changes."""
     made.add("one", "1.png")
     made.add("two", "2.png")
     page = made.cli.cwd / "gallery.html"
@@ -186,12 +186,12 @@ def test_thumbnails_are_kept_until_their_file_changes(made: Made) -> None:
     assert renewed["thumbnail"].startswith("data:image/webp;base64,UklG")  # RIFF
     assert (renewed["width"], renewed["height"]) == (80, 80)
     page.write_text(page.read_text().replace('"stamp":', '"stamp":[', 1))
-    assert made.cli("gallery").code == 0  # a page that cannot be understood is no reason to stop
+    assert made.cli("gallery").code == 0  # a page that cannot be parsed is ignored
     assert [entry["thumbnail"] == mark for entry in entries(page)] == [False, False]
 
 
-def test_the_page_needs_nothing_else(made: Made) -> None:
-    """No URL in it leads anywhere but to the pictures, and its policy lets nothing but its own parts run."""
+def test_the_page_is_self_contained(made: Made) -> None:
+    """Its URLs lead only to the pictures, and its policy allows only its own parts."""
     made.add("a kite")
     assert made.cli("gallery").code == 0
     text = re.sub(r"data:image/webp;base64,[\w+/=]+", "data:", (made.cli.cwd / "gallery.html").read_text())
@@ -202,8 +202,8 @@ def test_the_page_needs_nothing_else(made: Made) -> None:
     assert "unsafe" not in policy
 
 
-def test_without_pillow_the_page_shows_the_files(made: Made, tmp_path: Path) -> None:
-    """No extra is needed for a gallery; one line says what there would be."""
+def test_without_pillow(made: Made, tmp_path: Path) -> None:
+    """The page shows the files, and a line names the extra."""
     made.add("a kite")
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['PIL'] = None\n")
     done = made.cli.process("gallery", env={"PYTHONPATH": str(tmp_path)})
@@ -213,8 +213,8 @@ def test_without_pillow_the_page_shows_the_files(made: Made, tmp_path: Path) -> 
     assert (entry["thumbnail"], entry["url"]) == ("", "./001.png")
 
 
-def test_a_file_that_is_no_picture_any_more_is_no_reason_to_stop(made: Made) -> None:
-    """It gets no thumbnail; the others do."""
+def test_a_file_that_is_not_a_picture(made: Made) -> None:
+    """It has no thumbnail; the others do."""
     made.add("one", "1.png")
     made.add("two", "2.png")
     (made.cli.cwd / "1.png").write_text("not a picture")
@@ -225,8 +225,8 @@ def test_a_file_that_is_no_picture_any_more_is_no_reason_to_stop(made: Made) -> 
 NAMES = ["a b.png", "a#b?c.png", "100%.png", "javascript:alert(1).png", "ü.png", "'\".png", "\udcff.png", "..png"]
 
 
-def test_urls_lead_from_the_page_to_the_files(made: Made) -> None:
-    """Relative, whatever the names hold, also to a page elsewhere."""
+def test_urls(made: Made) -> None:
+    """Relative to the page, with any characters in the names."""
     for name in NAMES:
         made.add("x", name)
     (made.cli.cwd / "pages").mkdir()

@@ -10,7 +10,7 @@ from typing import Any
 from flux_cli.errors import LocalFileError
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.formats import is_image_extension
-from flux_cli.storage.record import Record
+from flux_cli.storage.record import SANDBOX, Record
 
 RESULTS_NAME = "results.jsonl"
 """A batch directory's results: one JSON object per row."""
@@ -74,7 +74,7 @@ def from_history(records: Iterable[Record], directory: Path | None = None) -> tu
         if path in found or path in gone or (top and not Path(path).is_relative_to(top)):
             continue
         if os.path.isfile(path):
-            sandbox = record.service == "sandbox"
+            sandbox = record.service == SANDBOX
             found[path] = Picture(
                 Path(path), record.request, record.task_id, record.created, sandbox, trusted=True
             )
@@ -124,7 +124,7 @@ def _with_sidecars(folder: Path, names: Sequence[str]) -> Iterator[Picture]:
             content = sidecar.read(beside)
         except LocalFileError:
             continue
-        sandbox = content.service == "sandbox"
+        sandbox = content.service == SANDBOX
         yield Picture(path, content.request, content.task_id, content.created, sandbox)
 
 
@@ -146,7 +146,7 @@ def _in_batch(directory: Path) -> dict[Path, Picture]:
                 request,
                 task_id if isinstance(task_id, str) else None,
                 path.stat().st_mtime,  # results have no time; a picture was saved soon after its submission
-                sandbox=result.get("service") == "sandbox",
+                sandbox=result.get("service") == SANDBOX,
             )
     return found
 
