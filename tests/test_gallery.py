@@ -96,7 +96,7 @@ def test_the_whole_history(made: Made) -> None:
 
 
 def test_a_directory(made: Made) -> None:
-    """Pictures in it and below, from the history and from sidecars, even if they were copied; the page is there."""
+    """Pictures in it and below, from the history and from sidecars, even if they were copied."""
     made.add("outside", "outside.png")
     made.add("inside", "pics/a.png")
     made.add("below", "pics/deep/b.png")

@@ -109,9 +109,10 @@ def running(
     try:
         thread = ServerThread(settings, Store(directory, credits), sockets)
     except BaseException:
-        sockets.close()
+        for each in sockets:
+            each.close()
         raise
-    server = Running(url_of(sockets.api), url_of(sockets.images), thread)
+    server = Running(url_of(sockets[0]), url_of(sockets[1]), thread)
     thread.start()
     atexit.register(thread.stop)  # if the block is never left, Python would exit while the thread runs
     try:

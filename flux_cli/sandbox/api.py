@@ -89,7 +89,7 @@ class Api:
         task_id = json_id(submission, faults)
         body: dict[str, object] = {"task_id": f"  {task_id} " if "spaced-id" in faults else task_id}
         if "task-id" in faults:
-            body = {"task_id": RawJson(faults.text("task-id", "JSON"))}
+            body = {"task_id": RawJson(faults.argument("task-id", "JSON"))}
         return await self._respond(request, {} if "no-task-id" in faults else body, faults, fault)
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:

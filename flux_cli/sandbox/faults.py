@@ -7,13 +7,10 @@ for each `kind`.
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-
-Value = int | float | str | None
 
 
 class Stage(StrEnum):
@@ -199,21 +196,16 @@ RULES = (
 
 @dataclass(frozen=True)
 class FaultSet:
-    """The faults that apply, each with its arguments by name."""
+    """The faults that apply, each with the text of its arguments by name."""
 
-    values: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
 
-    def argument(self, name: str, argument: str) -> Value:
-        """Return an argument of a fault; None if either was not given."""
-        return self.values.get(name, {}).get(argument)
-
-    def text(self, name: str, argument: str, default: str = "") -> str:
-        """Return an argument of a fault as text."""
-        value = self.argument(name, argument)
-        return default if value is None else str(value)
+    def argument(self, name: str, argument: str, default: str = "") -> str:
+        """Return an argument of a fault, or the default if either was not given."""
+        return self.values.get(name, {}).get(argument, default)
 
     def at(self, stage: Stage) -> Iterator[Fault]:
         """Return the faults of one stage, in the order of the table."""
@@ -227,7 +219,7 @@ class FaultSet:
         """Return whether a submission with this fault is accepted and charged."""
         if fault.kind != "http":
             return fault.kind not in ("rate-limit", "rejected", "redirect")
-        code = int(self.text(fault.name, "CODE"))
+        code = int(self.argument(fault.name, "CODE"))
         return code not in NOT_CHARGED_REDIRECTS and (not 400 <= code < 500 or code in UNKNOWN_OUTCOMES)
 
 
@@ -269,73 +261,36 @@ def parse_faults(texts: Iterable[str]) -> FaultSet:
     return FaultSet(values)
 
 
-def _arguments(fault: Fault, text: str) -> dict[str, Value]:
-    """Parse a fault's arguments; the last one takes the rest of the text."""
+def _arguments(fault: Fault, text: str) -> dict[str, str]:
+    """Return a fault's arguments; the last one takes the rest of the text."""
     names = fault.takes.replace("[", "").replace("]", "").split()
     needed = len(fault.takes.partition("[")[0].split())
     given = text.split(maxsplit=max(0, len(names) - 1)) if names else text.split()
     if not needed <= len(given) <= len(names):
         raise ValueError(f"`[[{fault.name}{text}]]` should be `{fault.usage}`")
-    try:
-        return {name: _PARSERS.get(name, str)(each.strip()) for name, each in zip(names, given, strict=False)}
-    except (ValueError, LookupError, RecursionError) as error:
-        raise ValueError(f"invalid value `{text.strip()[:60]}` for `{fault.usage}`: {error}") from None
+    arguments = {name: each.strip() for name, each in zip(names, given, strict=False)}
+    for name, value in arguments.items():
+        try:
+            valid = name not in _ARGUMENTS or _ARGUMENTS[name][0](value)
+        except (ValueError, LookupError, RecursionError):
+            valid = False
+        if not valid:
+            raise ValueError(f"invalid value `{value[:60]}` for `{fault.usage}`: {name} is {_ARGUMENTS[name][1]}")
+    return arguments
 
 
-def _code(text: str) -> int:
-    if text.isascii() and text.isdigit() and 200 <= int(text[:6]) <= 599:
-        return int(text)
-    raise ValueError("CODE is 200 to 599")
+def _is_number(text: str, low: int, high: int) -> bool:
+    return text.isascii() and text.isdigit() and low <= int(text[:9]) <= high
 
 
-def _times(text: str) -> int:
-    if text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= 1_000_000:
-        return int(text)
-    raise ValueError("TIMES is a whole number from 1")
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if math.isfinite(value) and 0 <= value <= 1_000_000:
-        return value
-    raise ValueError("SECONDS is a number from 0")
-
-
-def _one_of(name: str, allowed: tuple[str, ...]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text in allowed:
-            return text
-        raise ValueError(f"{name} is one of {', '.join(allowed)}")
-
-    return parse
-
-
-def _json(text: str) -> str:
-    """Return the text unchanged: `1e400` has to reach the client in this form."""
-    json.loads(text)
-    return text
-
-
-def _charset(text: str) -> str:
-    "{}".encode(text)
-    return text
-
-
-def _header(text: str) -> str:
-    if text.isprintable():
-        return text
-    raise ValueError("it has control characters")
-
-
-_PARSERS: Mapping[str, Callable[[str], Value]] = {
-    "CODE": _code,
-    "TIMES": _times,
-    "SECONDS": _seconds,
-    "FIELD": _one_of("FIELD", REASON_FIELDS),
-    "FORMAT": _one_of("FORMAT", FORMATS),
-    "JSON": _json,
-    "CHARSET": _charset,
-    "CODING": _header,
-    "RETRY-AFTER": _header,
-    "URL": _header,
+_ARGUMENTS: Mapping[str, tuple[Callable[[str], object], str]] = {
+    "CODE": (lambda text: _is_number(text, 200, 599), "200 to 599"),
+    "TIMES": (lambda text: _is_number(text, 1, 1_000_000), "a whole number from 1"),
+    "SECONDS": (lambda text: 0 <= float(text) <= 1_000_000, "a number from 0"),
+    "FIELD": (lambda text: text in REASON_FIELDS, f"one of {', '.join(REASON_FIELDS)}"),
+    "FORMAT": (lambda text: text in FORMATS, f"one of {', '.join(FORMATS)}"),
+    "JSON": (lambda text: [json.loads(text)], "JSON"),
+    "CHARSET": (lambda text: ["{}".encode(text)], "the name of a charset"),
+    **dict.fromkeys(("CODING", "RETRY-AFTER", "URL"), (str.isprintable, "text without control characters")),
 }
+"""How the arguments are checked: what is true for a valid one, and what it has to be. Others are any text."""

@@ -41,4 +41,4 @@ def file_format(faults: FaultSet) -> FileFormat:
     for name in ("jpeg-as-png", "webp", "gif"):
         if name in faults:
             return _FORMATS[name]
-    return _FORMATS.get(faults.text("format", "FORMAT"), PNG)
+    return _FORMATS.get(faults.argument("format", "FORMAT"), PNG)

@@ -53,7 +53,7 @@ class FaultCounter:
         for fault in candidates:
             default = "1" if fault.kind == "rate-limit" else "inf"
             count = self._counts.get((subject, fault.name), 0)
-            if count < float(faults.text(fault.name, "TIMES", default)):
+            if count < float(faults.argument(fault.name, "TIMES", default)):
                 self._counts[subject, fault.name] = count + 1
                 return fault, count
         if stage is Stage.SUBMISSION:
@@ -86,7 +86,7 @@ class Injection:
 
     def argument(self, name: str, default: str = "") -> str:
         """Return an argument of the fault."""
-        return self.faults.text(self.fault.name, name, default)
+        return self.faults.argument(self.fault.name, name, default)
 
     @property
     def body(self) -> bytes:

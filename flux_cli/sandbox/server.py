@@ -6,7 +6,6 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
@@ -23,19 +22,6 @@ BACKLOG = 1024
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
-@dataclass(frozen=True)
-class Sockets:
-    """The two listening sockets."""
-
-    api: socket.socket
-    images: socket.socket
-
-    def close(self) -> None:
-        """Stop listening."""
-        self.api.close()
-        self.images.close()
-
-
 def url_of(listening: socket.socket) -> str:
     """Return a socket's URL, without a slash at the end."""
     host, port = listening.getsockname()[:2]
@@ -44,7 +30,7 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def listen(host: str, port: int) -> Sockets:
+def listen(host: str, port: int) -> tuple[socket.socket, socket.socket]:
     """Listen on `port` for the API and on the next port for images; 0 takes two free ports.
 
     Raises:
@@ -57,13 +43,13 @@ def listen(host: str, port: int) -> Sockets:
     except OSError:
         api.close()
         raise
-    return Sockets(api, images)
+    return api, images
 
 
 class ServerThread(threading.Thread):
     """Serves until `stop` is called. A daemon, so that it does not keep the interpreter alive."""
 
-    def __init__(self, settings: Settings, store: Store, sockets: Sockets) -> None:
+    def __init__(self, settings: Settings, store: Store, sockets: tuple[socket.socket, socket.socket]) -> None:
         super().__init__(name="sandbox", daemon=True)
         self.stats = Stats()
         self.failure: Exception | None = None
@@ -97,12 +83,14 @@ class ServerThread(threading.Thread):
         except Exception as error:
             self.failure = error
         finally:
-            self._sockets.close()  # otherwise clients would connect and wait forever
+            for each in self._sockets:
+                each.close()  # otherwise clients would connect and wait forever
             self._ended.set()
 
     async def _serve(self) -> None:
-        any_address = self._sockets.images.getsockname()[0] in WILDCARDS
-        service = Service(self._settings, self._store, self.stats, url_of(self._sockets.images), any_address)
+        images = self._sockets[1]
+        any_address = images.getsockname()[0] in WILDCARDS
+        service = Service(self._settings, self._store, self.stats, url_of(images), any_address)
         runners = [
             web.AppRunner(
                 application,
@@ -115,7 +103,7 @@ class ServerThread(threading.Thread):
             )
             for application in (Api(service).application(), Cdn(service).application())
         ]
-        for runner, listening in zip(runners, (self._sockets.api, self._sockets.images), strict=True):
+        for runner, listening in zip(runners, self._sockets, strict=True):
             await runner.setup()
             await web.SockSite(runner, listening, backlog=BACKLOG).start()
         sender = WebhookSender(service)

@@ -106,24 +106,24 @@ def describe(submission: Submission, faults: FaultSet, now: float, urls: tuple[s
     if not submission.is_over(faults, now):
         return task | {"status": "processing"} | _progress(submission, faults, now)
     if any(name in faults for name in FAILURES):
-        return task | {"status": faults.text("failed-status", "WORD", "failed")} | _failure(faults)
+        return task | {"status": faults.argument("failed-status", "WORD", "failed")} | _failure(faults)
     result = _result(submission, faults, now, urls)
     if "nested-result" in faults:
-        return {"task_id": task["task_id"], faults.text("nested-result", "KEY", "data"): {**task, **result}}
+        return {"task_id": task["task_id"], faults.argument("nested-result", "KEY", "data"): {**task, **result}}
     return task | result
 
 
 def _result(submission: Submission, faults: FaultSet, now: float, urls: tuple[str, str]) -> dict[str, object]:
-    word = "completed" if "completed" in faults else faults.text("finished-status", "WORD", "finished")
+    word = "completed" if "completed" in faults else faults.argument("finished-status", "WORD", "finished")
     status = {} if "no-status" in faults else {"status": word, "percentage": 100}
-    late = now < submission.ends_at(faults) + float(faults.text("late-image", "SECONDS", "0"))
+    late = now < submission.ends_at(faults) + float(faults.argument("late-image", "SECONDS", "0"))
     if "no-image" in faults or late:
         return status or {"status": word}
     image, original = urls
     if "image-url" in faults:
-        image = original = faults.text("image-url", "URL")
+        image = original = faults.argument("image-url", "URL")
     if "url-list" in faults:
-        return {faults.text("url-list", "KEY", "image_urls"): [image, original]} | status
+        return {faults.argument("url-list", "KEY", "image_urls"): [image, original]} | status
     if "no-original" in faults:
         return {"image_url": image} | status
     return {"original_image_url": original, "image_url": image} | status
@@ -139,11 +139,11 @@ def _progress(submission: Submission, faults: FaultSet, now: float) -> dict[str,
     if "string-percentage" in faults:
         progress["percentage"] = str(progress["percentage"])
     if "percentage" in faults:
-        progress["percentage"] = RawJson(faults.text("percentage", "JSON"))
+        progress["percentage"] = RawJson(faults.argument("percentage", "JSON"))
     if "no-percentage" in faults:
         del progress["percentage"]
     if "status" in faults:
-        progress["status"] = faults.text("status", "WORD")
+        progress["status"] = faults.argument("status", "WORD")
     return progress
 
 
@@ -153,7 +153,7 @@ def _failure(faults: FaultSet) -> dict[str, object]:
         reason = "Content Moderated: the prompt or the picture was rejected by moderation"
     elif "hostile-text" in faults:
         reason = HOSTILE_TEXT
-    return reason_in(faults.text("fail", "FIELD", "errors"), reason)
+    return reason_in(faults.argument("fail", "FIELD", "errors"), reason)
 
 
 def reason_in(field: str, reason: str) -> dict[str, object]:
@@ -168,4 +168,4 @@ def reason_in(field: str, reason: str) -> dict[str, object]:
 
 def duration(faults: FaultSet, default: float) -> float:
     """Return how many seconds a task with these faults takes."""
-    return float(faults.text("slow", "SECONDS") or faults.text("seconds", "SECONDS") or default)
+    return float(faults.argument("slow", "SECONDS") or faults.argument("seconds", "SECONDS") or default)

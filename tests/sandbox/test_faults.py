@@ -50,7 +50,7 @@ def test_every_fault_is_tested() -> None:
         ("percentage {", "percentage JSON"),
         ("fail here", "FIELD is one of"),
         ("charset klingon", "charset CHARSET"),
-        ("redirect http://\x7f", "control characters"),
+        ("redirect http://\x7f", "without control characters"),
         ("", "unknown fault"),
     ],
 )
