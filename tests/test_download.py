@@ -119,6 +119,7 @@ def test_every_flipped_byte_of_a_png_is_noticed() -> None:
         (PNG, png()[:33] + png()[-12:]),  # no pixels
         (JPEG, b"\xff\xd8\xff\xd9"),
         (JPEG, b"\xff\xd8\xff\xda\0\x02\xff\xd9"),  # a scan without a frame
+        (JPEG, b"\xff\xd8\xff\xdb\0\x02\xff\xd9"),  # no scan
         (JPEG, b"\xff\xd8\xff\xe0\0\x01\xff\xd9"),
         (JPEG, b"\xff\xd8\0\0\0\0"),
         (GIF, b"GIF89a" + bytes(7) + b";"),
@@ -127,6 +128,7 @@ def test_every_flipped_byte_of_a_png_is_noticed() -> None:
         (WEBP, b"RIFF\x12\0\0\0WEBPVP8L\x05\0\0\0\x2e\0\0\0\0\0"),
         (WEBP, b"RIFF\x12\0\0\0WEBPVP8L\xff\0\0\0\x2f\0\0\0\0\0"),
         (AVIF, boxes() + bytes(8)),
+        (AVIF, boxes(b"mdat") + bytes(8)),
         (AVIF, boxes(b"meta") + b"\0\0\0\7mdat"),
     ],
 )
@@ -145,6 +147,9 @@ def test_fill_bytes_and_extensions_are_skipped() -> None:
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], loop=0, comment=b"; not the end")
     assert damage(file.getvalue(), GIF) is None
     assert damage(file.getvalue()[:-1], GIF) is Damage.INCOMPLETE
+    file = io.BytesIO()
+    Image.new("P", (9, 9)).quantize(4).save(file, "GIF")  # a small color table
+    assert damage(file.getvalue(), GIF) is None
 
 
 def test_an_svg_ends() -> None:
@@ -196,7 +201,7 @@ def test_other_formats_are_recognised(content: bytes, extension: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"BM is a car", b"<html><svg>", b"<!-- --><html>", b"<!---->" * 70, b"", b"GIF"]
+    "content", [b"BM is a car", b"<html><svg>", b"<!-- --><html>", b"<!---->" * 70, b"", b"GIF", b"RIFF1234WAVE"]
 )
 def test_what_is_not_recognised(content: bytes) -> None:
     """Text that begins like a format is none; a page of comments is judged in no time."""
