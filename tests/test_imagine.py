@@ -8,15 +8,23 @@ import sqlite3
 import subprocess
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from flux_cli.commands.running import announce_cost
+from flux_cli.commands import running
 from tests.conftest import FLUX_CLI, Cli, Service, interrupt, wait_until
 
 SMALL = ("--width", "256", "--height", "256", "-q")
+
+
+@dataclass
+class Connected:
+    """What the announcement of the cost uses of a service."""
+
+    name: str
 
 
 def png(width: int = 8, height: int = 8) -> bytes:
@@ -557,11 +565,20 @@ def test_many_pictures_are_announced_with_their_cost(flux: Cli, service: Service
     assert service.submissions == 21
 
 
-def test_too_few_credits_are_a_warning_at_the_start(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("credit", "warns"), [(3, True), ("3.5", True), (12, False), ("many", False), (None, False)]
+)
+def test_too_few_credits_are_a_warning_at_the_start(
+    capsys: pytest.CaptureFixture[str], credit: object, warns: bool
+) -> None:
     """Whatever the type in which the service gives the number."""
-    for credit, enough in ((3, False), ("3.5", False), (12, True), ("many", True), (None, True)):
-        announce_cost(12, credit)
-        assert ("warning: the account has too few credits for 12 pictures" in capsys.readouterr().err) != enough
+    running.announce_cost(12, Connected("https://example.com"), lambda _: credit)  # type: ignore[arg-type]
+    assert ("warning: the account has too few credits for 12 pictures" in capsys.readouterr().err) is warns
+
+
+def test_the_embedded_sandbox_announces_no_cost(cli: Cli) -> None:
+    """It is free."""
+    assert "credits" not in cli("imagine", "x", "-n", "11", "--no-wait", "--sandbox").stderr
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX systems")

@@ -250,8 +250,7 @@ def run(
     before = after = None
     if not options.quiet:
         before = running.credits_left(service)
-        if plan.submissions > running.ANNOUNCED_PICTURES:
-            running.announce_cost(plan.submissions, before)
+        running.announce_cost(plan.submissions, service, lambda _: before)
     try:
         with batch_reporting(
             counts,

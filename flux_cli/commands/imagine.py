@@ -105,6 +105,10 @@ def imagine(
     start |= {"model": model, "prompt": _prompt(prompt, request, start.get("prompt"))}
     body, recorded = _bodies(start, request, config, base, validate=not no_validate)
     bodies = _with_seeds(body, recorded, count)
+    if no_wait and output.output is not None:
+        raise UsageError("`--no-wait` saves no picture, so `-o` cannot be used", "give `-o` to `flux-cli wait`")
+    if not service.quiet:
+        _warn_of_flags(str(body["prompt"]))
     if dry_run:
         return _print_bodies(bodies, has_secret="webhook_secret" in body)
 
@@ -113,22 +117,17 @@ def imagine(
     from flux_cli.engine.job import Job
     from flux_cli.engine.run import Plan
     from flux_cli.storage.history import History
-    from flux_cli.storage.record import SANDBOX
     from flux_cli.ui import saved
 
     limit = running.timeout_seconds(timeout if timeout is not None else defaults.get("timeout"))
     choice = choose(service, config)
-    if no_wait and output.output is not None:
-        raise UsageError("`--no-wait` saves no picture, so `-o` cannot be used", "give `-o` to `flux-cli wait`")
     target = None if no_wait else running.target(output, service, config, count)
     saved.check(pictures, target)
-    if not service.quiet:
-        _warn_of_flags(str(body["prompt"]))
     history = History()
     jobs = [Job(target, request=body, recorded=kept, n=n) for n, (body, kept) in enumerate(bodies, 1)]
     with connect(choice, request.webhook_secret) as connected:
-        if count > running.ANNOUNCED_PICTURES and not service.quiet and connected.name != SANDBOX:
-            running.announce_cost(count, running.credits_left(connected))
+        if not service.quiet:
+            running.announce_cost(count, connected, running.credits_left)
         plan = Plan(wait=not no_wait, timeout=limit)
         return running.run_jobs(jobs, connected, history, service, output, plan, pictures)
 

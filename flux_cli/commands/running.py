@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from flux_cli.api.request import shown
 from flux_cli.commands.service import Service
@@ -17,6 +17,7 @@ from flux_cli.pictures.saving import Saver
 from flux_cli.storage.config import Config
 from flux_cli.storage.durations import parse_duration
 from flux_cli.storage.history import History
+from flux_cli.storage.record import SANDBOX
 from flux_cli.ui import console
 from flux_cli.ui.reporter import reporting
 
@@ -94,8 +95,11 @@ def credits_left(service: Service) -> object | None:
         return None
 
 
-def announce_cost(pictures: int, credit: object | None) -> None:
-    """Print how many pictures are about to be submitted, what they cost, and what the account has."""
+def announce_cost(pictures: int, service: Service, credits_of: Callable[[Service], object | None]) -> None:
+    """Print what many pictures cost before they are submitted, and what the account has. The sandbox is free."""
+    if pictures <= ANNOUNCED_PICTURES or service.name == SANDBOX:
+        return
+    credit = credits_of(service)
     has = "" if credit is None else f"; the account has {console.shortened(str(credit), 20)}"
     console.note(f"submitting {pictures} pictures for about {pictures * CREDITS_PER_PICTURE} credits{has}")
     try:
