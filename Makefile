@@ -2,20 +2,27 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test docs bench clean
+.PHONY: demo test coverage docs bench clean
 
 # A first picture, free and offline: the embedded service draws it.
 demo: .venv/installed
 	@$(BIN)/flux-cli imagine "a sunflower field in the wind" --sandbox
 
-# All that decides whether a change may land. What fails beside others is run once more, alone: a machine that is busy
-# with something else can make a test late, but not wrong twice.
+# All that decides whether a change may land.
 test: .venv/installed-dev
 	@sh tests/install-debian-packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 4 || $(BIN)/pytest --last-failed --last-failed-no-failures none
+	$(BIN)/pytest -n 4
+
+# The same tests, with the branches that they cover, also in the processes that they start.
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: .venv/installed-dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 4
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
 
 # What is generated from the program: manual pages and the README's picture.
 docs: .venv/installed-dev
@@ -27,7 +34,7 @@ bench: .venv/installed-dev
 	@for table in tests/benchmarks/[a-z]*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$table .py) || exit; done
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flux-cli needs Python 3.11 or newer")'

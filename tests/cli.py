@@ -173,6 +173,7 @@ def new_cli(directory: Path) -> Cli:
     home = directory / "home"
     (home / "work").mkdir(parents=True)
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "SYSTEMROOT") if name in os.environ}
+    kept |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
     return Cli(
         home,
         {
