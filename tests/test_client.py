@@ -110,6 +110,7 @@ REJECTIONS: list[tuple[Response, type[FluxError], ExitCode, str, str | None]] = 
     (reply(402, {}), NotAllowedError, ExitCode.NOT_ALLOWED, "out of credits", "flux-cli account"),
     (reply(403, PAGE), NotAllowedError, ExitCode.NOT_ALLOWED, "HTTP 403, an HTML page", "flux-cli login"),
     (reply(404, PAGE), EndpointError, ExitCode.USAGE, "takes no submissions", "--api-url"),
+    (reply(410), EndpointError, ExitCode.USAGE, "takes no submissions", "--api-url"),
     (reply(405), EndpointError, ExitCode.USAGE, "takes no submissions", "--api-url"),
     (reply(413, PAGE), UsageError, ExitCode.USAGE, "too large", "image prompt"),
     (reply(415), UsageError, ExitCode.USAGE, "rejected the request: HTTP 415", None),
@@ -185,9 +186,11 @@ def test_rejected_submissions(
     ],
 )
 def test_unknown_outcomes(response: Response) -> None:
-    """It may have been accepted and charged."""
-    with pytest.raises(OutcomeUnknownError):
+    """It may have been accepted and charged; a response that should have an ID is quoted."""
+    with pytest.raises(OutcomeUnknownError) as raised:
         submitted(response)
+    assert ("no usable task ID" in raised.value.message) == (200 <= response.code < 300)
+    assert f"HTTP {response.code}" in raised.value.message
 
 
 @pytest.mark.parametrize(
