@@ -249,6 +249,8 @@ def test_config_list_shows_sources(cli: Cli) -> None:
         "count = 1  # default",
         "steps = 40  # file",
         "models.flux-pro.steps = 50  # file",
+        "models.flux-pro.width = 512  # file",
+        "models.flux-dev.steps = 9  # file",
     ]
 
 

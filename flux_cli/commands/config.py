@@ -65,8 +65,9 @@ def list_all() -> int:
             _print(name, stored[name], "file")
         elif setting.default is not None:
             _print(name, setting.default, "default")
-    for name in stored.keys() - SETTINGS.keys():
-        _print(name, stored[name], "file")
+    for name, value in stored.items():
+        if name not in SETTINGS:  # for one model
+            _print(name, value, "file")
     return 0
 
 
