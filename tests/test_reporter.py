@@ -4,6 +4,7 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from flux_cli.engine.job import Job, Result
 from flux_cli.errors import ExitCode
 from flux_cli.options import PictureOptions
 from flux_cli.ui import preview
+from flux_cli.ui.live import LiveDisplay
 from flux_cli.ui.reporter import Reporter, batch_reporting, reporting
 from flux_cli.ui.task_bars import TaskBars
 
@@ -344,4 +346,37 @@ def test_bars_show_each_task_from_the_first_moment(monkeypatch: pytest.MonkeyPat
     finally:
         bars.close()
     assert terminal.shown() == []
+    assert not terminal.screen.cursor.hidden
+
+
+def test_a_display_without_a_thread_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may allow no more threads; the run has its own way to cope with that."""
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    bars = TaskBars(jobs(2))
+    bars.close()
+    assert terminal.shown() == ["warning: cannot show the progress: RuntimeError: can't start new thread"]
+
+
+def test_a_display_that_cannot_be_drawn_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor is visible afterwards."""
+
+    def broken(*_: object) -> str:
+        raise ZeroDivisionError("division by zero")
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    live = LiveDisplay(lambda *_: "drawn")
+    live.start()
+    live.redraw()
+    assert terminal.shown() == ["drawn"]
+    live._render = broken
+    live.redraw()
+    live.stop()
+    assert terminal.shown() == ["warning: cannot show the progress: ZeroDivisionError: division by zero"]
     assert not terminal.screen.cursor.hidden

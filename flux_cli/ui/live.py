@@ -58,17 +58,25 @@ class LiveDisplay:
         """Begin to draw."""
         console.set_live_display(self)
         self._handle_ctrl_z()
-        # rich is imported in the thread: that takes 90 ms, and the first request need not wait for it.
-        threading.Thread(target=self._run, daemon=True).start()
+        try:
+            # rich is imported in the thread: that takes 90 ms, and the first request need not wait for it.
+            threading.Thread(target=self._run, daemon=True).start()
+        except RuntimeError as error:  # the system allows no more threads
+            self._failure = error
 
     def stop(self) -> None:
         """Erase the display and show the cursor again. Does nothing the second time."""
         with self._lock:
             if self._ended.is_set():
                 return
-            self._ended.set()
-            self._erase()
-            console.set_live_display(None)
+            try:
+                self._erase()
+            except BaseException:  # a second signal: the cursor must not stay hidden
+                self._write_directly(_SHOW_CURSOR)
+                raise
+            finally:
+                self._ended.set()
+                console.set_live_display(None)
         if self._previous_handler is not None:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         if self._failure is not None:
@@ -129,10 +137,8 @@ class LiveDisplay:
                 highlight=False,
                 theme=Theme(BAR_STYLES),
             )
-        self._console.size = (
-            max(1, columns - 1),
-            lines,
-        )  # a full last column leaves a pending line break
+        # A full last column leaves a pending line break.
+        self._console.size = (max(1, columns - 1), lines)
         with self._console.capture() as capture:
             self._console.print(self._render(columns - 1, lines))
         drawn = capture.get().rstrip("\n").split("\n")
@@ -167,9 +173,7 @@ class LiveDisplay:
         """Leave a clean terminal to the shell, stop, and draw again once continued in the foreground."""
         locked = self._lock.acquire(timeout=_STOP_SECONDS)
         try:
-            with contextlib.suppress(OSError, ValueError):
-                # Not through sys.stderr: this handler may have interrupted a write to it.
-                os.write(sys.stderr.fileno(), self._erasure().encode())
+            self._write_directly(self._erasure())
             signal.signal(number, signal.SIG_DFL)
             # To this thread, so that the process has stopped, and has been continued, when the call returns.
             signal.pthread_kill(threading.get_ident(), number)
@@ -177,6 +181,11 @@ class LiveDisplay:
         finally:
             if locked:
                 self._lock.release()
+
+    def _write_directly(self, text: str) -> None:
+        """Write to the terminal without sys.stderr, whose write a signal may have interrupted."""
+        with contextlib.suppress(OSError, ValueError):
+            os.write(sys.stderr.fileno(), text.encode())
 
 
 def _in_foreground() -> bool:
