@@ -233,9 +233,8 @@ def test_config_get(cli: Cli) -> None:
 
 def test_config_list_shows_sources(cli: Cli) -> None:
     """The environment overrides the file, the file overrides the defaults; secrets are masked in all of them."""
-    write_config(
-        cli, 'api_key = "0123456789abcdef"\nmodel = "flux-dev"\nsteps = 40\n[models.flux-pro]\nsteps = 50\n'
-    )
+    own = 'api_key = "0123456789abcdef"\nmodel = "flux-dev"\nsteps = 40\n'
+    write_config(cli, f"{own}[models.flux-pro]\nsteps = 50\nwidth = 512\n[models.flux-dev]\nsteps = 9\n")
     env = {"FLUX_CLI_MODEL": "flux-schnell", "FLUX_CLI_WEBHOOK_SECRET": "hush-hush-hush-hush"}
     assert cli("config", "list", env=env).lines == [
         "api_key = …cdef  # file",
