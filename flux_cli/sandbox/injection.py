@@ -91,7 +91,7 @@ class Injection:
     @property
     def body(self) -> bytes:
         """The body without the fault."""
-        return cast(bytes, self.response.body)
+        return cast(bytes, self.response.body or b"")
 
     @property
     def half(self) -> bytes:
@@ -100,7 +100,7 @@ class Injection:
 
     def headers(self, length: int | None = None, **headers: str) -> dict[str, str]:
         """Return the header without the fault, with another Content-Length or none."""
-        usual = {"Content-Type": self.response.headers["Content-Type"], **self.response.headers}
+        usual = {"Content-Type": self.response.content_type, **self.response.headers}
         usual.pop("Content-Length", None)
         more = {name.replace("_", "-"): value for name, value in headers.items()}
         return usual | more | ({} if length is None else {"Content-Length": str(length)})
@@ -203,9 +203,10 @@ def _changed_file(injection: Injection) -> web.StreamResponse:
 
 
 def _damaged(injection: Injection) -> web.StreamResponse:
-    body = bytearray(injection.body)
-    body[len(body) // 2] ^= 0xFF
-    return injection.altered(bytes(body))
+    body, middle = injection.body, len(injection.body) // 2
+    return injection.altered(
+        body[:middle] + bytes(byte ^ 0xFF for byte in body[middle : middle + 1]) + body[middle + 1 :]
+    )
 
 
 def _early_hints(injection: Injection) -> web.StreamResponse:

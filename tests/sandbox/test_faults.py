@@ -405,6 +405,14 @@ def check_ranges(api: Api) -> None:
         assert (rest.headers.get("etag") == cut.headers["etag"]) == (fault in ("", "[[wrong-range]]"))
 
 
+def check_range_at_the_end(api: Api) -> None:
+    """416, even if the file is to be damaged or cut."""
+    for fault in ("", "[[damaged-image]]", "[[cut-download]]", "[[chunked]]", "[[gzip]]"):
+        url = api.finished(f"a kite {fault}")["image_url"]
+        size = len(exchange("GET", f"{url}?again=1").body)
+        assert exchange("GET", url, headers={"Range": f"bytes={size}-"}).status == 416
+
+
 def check_first_bytes(api: Api) -> None:
     """One byte after the other; or 300 MiB that begin like a PNG."""
     assert api.picture("[[image-trickle]]", most=2).body == b"\x89P"
@@ -444,6 +452,7 @@ IMAGE_FAULTS: Mapping[str, Callable[[Api], None]] = {
     "changed-file": check_ranges,
     "image-trickle": check_first_bytes,
     "huge-image": check_first_bytes,
+    "damaged-image": check_range_at_the_end,
     "image-redirect": check_redirects,
     "utf8-redirect": check_redirects,
     "format": check_formats,
