@@ -180,9 +180,9 @@ def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, s
     from flux_cli.storage import database, paths  # lighter than `storage.history`
 
     # By the primary key nothing is sorted; a prefix is found by the index alone, which is a tenth of the table.
-    matching = "task_id BETWEEN ?1 AND ?1 || char(1114111)" if prefix else "task_id IS NOT NULL"
+    matching = "task_id BETWEEN :prefix AND :prefix || char(1114111)" if prefix else "task_id IS NOT NULL"
     matching += " AND path <> '-'" if saved else ""
-    newest = f"SELECT id FROM submissions WHERE {matching} ORDER BY id DESC LIMIT ?2"  # noqa: S608 - ours
+    newest = f"SELECT id FROM submissions WHERE {matching} ORDER BY id DESC LIMIT :limit"  # noqa: S608 - ours
     rows: list[tuple[float, tuple[str, str, str | None, str | None]]] = []
     with contextlib.suppress(FluxError):
         for path in paths.history_files(paths.state_directory()):
@@ -193,7 +193,7 @@ def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, s
                 for created, *task in connection.execute(
                     "SELECT created, task_id, status, substr(prompt, 1, 200), path FROM submissions "  # noqa: S608 - ours as well
                     f"WHERE id IN ({newest}) ORDER BY id DESC",
-                    (prefix, MAX_TASKS),
+                    {"prefix": prefix, "limit": MAX_TASKS},
                 ):
                     rows.append((created, (task[0], task[1], task[2], task[3])))
     tasks: dict[str, tuple[str, str, str | None, str | None]] = {}

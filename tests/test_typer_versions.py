@@ -1,11 +1,13 @@
 """The oldest and the newest Typer: help, usage errors, completion and a picture, without a traceback."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import flux_cli
 from tests.cli import Cli
 
 USAGE_ERRORS = {
@@ -43,6 +45,21 @@ class Typer:
         )
         assert "Traceback" not in done.stderr
         return done
+
+
+def test_private_imports() -> None:
+    """Typer's private modules change between versions: only completion uses one."""
+    package = Path(flux_cli.__file__).parent
+    private = re.compile(r"(from|import) (typer\._|click)")
+    found = [path.name for path in package.rglob("*.py") if private.search(path.read_text(encoding="utf-8"))]
+    assert found == ["completion.py"]
+
+
+def test_completion_without_private_modules(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No candidates, and no traceback."""
+    monkeypatch.setitem(sys.modules, "typer._click.shell_completion", None)
+    done = cli(env={"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": "flux-cli im"})
+    assert (done.code, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("requirement", ["typer==0.27.0", "typer"])

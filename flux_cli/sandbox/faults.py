@@ -5,12 +5,13 @@ The table is the only list: `--list-faults`, the manual and completion print it,
 for each `kind`.
 """
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from flux_cli.errors import closest
 
 
 class Stage(StrEnum):
@@ -255,8 +256,8 @@ def parse_faults(texts: Iterable[str]) -> FaultSet:
         name, _, rest = text.strip().removeprefix("[[").removesuffix("]]").strip().partition(" ")
         name = name.lower()
         if name not in FAULTS:
-            close = difflib.get_close_matches(name, FAULTS, n=1)
-            raise ValueError(f"unknown fault `{name}`" + (f"; did you mean `{close[0]}`?" if close else ""))
+            close = closest(name, FAULTS)
+            raise ValueError(f"unknown fault `{name}`" + (f"; did you mean `{close}`?" if close else ""))
         values[name] = _arguments(FAULTS[name], rest)
     return FaultSet(values)
 

@@ -93,8 +93,9 @@ class Store:
         with self._transaction() as database:
             price = 0 if free else 1
             charged = database.execute(
-                "UPDATE account SET credits = credits - ?1, total_images = total_images + 1 WHERE credits >= ?1",
-                (price,),
+                "UPDATE account SET credits = credits - :cost, total_images = total_images + 1"
+                " WHERE credits >= :cost",
+                {"cost": price},
             )
             if not charged.rowcount:
                 return False
