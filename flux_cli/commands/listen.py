@@ -1,7 +1,6 @@
 """`flux-cli listen`: receive webhooks here."""
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flux_cli import completion, options
-from flux_cli.api.task import Task, wait_command
+from flux_cli.api.task import Task
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import LocalFileError, MissingExtraError, UsageError
 from flux_cli.options import OutputOptions, ServiceOptions
@@ -242,12 +241,10 @@ class EventDisplay:
 
     def close(self) -> None:
         """Print how to get the pictures that are not saved: one command for all of them."""
-        if len(self._unsaved) == 1:
-            (task_id,) = self._unsaved
-            console.hint(f"already charged; resume with: {wait_command(task_id, self._flags)}")
-        elif self._unsaved:
-            ids = " ".join(map(shlex.quote, self._unsaved))
-            console.hint(f"already charged; resume with: flux-cli wait{self._flags} -- {ids}")
+        if self._unsaved:
+            from flux_cli.ui.messages import resume_command
+
+            console.hint(f"already charged; resume with: {resume_command(list(self._unsaved), self._flags)}")
 
 
 def _row(result: "Result") -> tuple[str, str, str, str]:

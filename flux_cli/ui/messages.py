@@ -1,7 +1,7 @@
 """What people have to know about tasks: errors, warnings, and how to resume."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from flux_cli.api.task import Status, wait_command
 from flux_cli.engine.events import Ended, Event, Retrying, Unrecorded
@@ -112,12 +112,16 @@ class ResumeHints:
         if len(recorded) > 1:
             commands = [f"flux-cli wait --all{self._flags}"]
             jobs = [job for job in jobs if job not in recorded]
-        if len(jobs) == 1:
-            commands.append(wait_command(jobs[0].task_id, self._flags))
-        elif jobs:
-            ids = " ".join(shlex.quote(job.task_id or "") for job in jobs)
-            commands.append(f"flux-cli wait{self._flags} -- {ids}")
+        if jobs:
+            commands.append(resume_command([job.task_id or "" for job in jobs], self._flags))
         return commands
+
+
+def resume_command(task_ids: Sequence[str], flags: str) -> str:
+    """Return the command that resumes tasks, safe to paste whatever characters their IDs have."""
+    if len(task_ids) == 1:
+        return wait_command(task_ids[0], flags)
+    return f"flux-cli wait{flags} -- {' '.join(map(shlex.quote, task_ids))}"
 
 
 def short(task_id: str) -> str:
