@@ -225,10 +225,8 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=50)
 
 
 @given(prompt=ANY_TEXT, text=ANY_TEXT, search=ANY_TEXT)
-def test_any_text_can_be_kept_and_looked_for(
-    tmp_path_factory: pytest.TempPathFactory, prompt: str, text: str, search: str
-) -> None:
-    """A reason, a URL or a path of any kind keeps no record from being written."""
+def test_any_text(tmp_path_factory: pytest.TempPathFactory, prompt: str, text: str, search: str) -> None:
+    """Whatever is in a prompt, a reason, a URL or a path: it can be recorded and searched for."""
     history = History(tmp_path_factory.mktemp("any") / "history.sqlite3")
     (number,) = history.begin(SERVICE, [a_request(prompt)])
     history.ended(number, Status.FAILED, error=text, image_url=text, path=text, exit_code=4)
@@ -240,16 +238,16 @@ def test_any_text_can_be_kept_and_looked_for(
     history.close()
 
 
-def test_together_is_one_commit_or_none(history: History) -> None:
-    """What fails half-way leaves nothing."""
+def test_a_transaction_is_all_or_nothing(history: History) -> None:
+    """A failure inside it leaves nothing."""
 
-    def half_way() -> None:
+    def fail() -> None:
         with history.transaction():
             history.begin(SERVICE, [a_request()] * 3)
             raise KeyError
 
     with pytest.raises(KeyError):
-        half_way()
+        fail()
     assert list(history.records()) == []
     with history.transaction():
         (number,) = history.begin(SERVICE, [a_request()])
@@ -265,15 +263,15 @@ def test_a_transaction_excludes_other_writers(history: History) -> None:
         assert other.begin(SERVICE, [a_request()]) == [1]
 
 
-def test_the_file_is_its_owners_alone(history: History) -> None:
-    """0600 in a 0700 directory, from the first moment, and so are its companions."""
+def test_permissions(history: History) -> None:
+    """0600 in a directory of 0700, for the write-ahead log, too."""
     history.begin(SERVICE, [a_request()])
     assert history.path.parent.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in history.path.parent.iterdir()} == {0o600}
 
 
-def test_durable_before_it_returns(history: History) -> None:
-    """WAL, and a commit that returned is on the disk."""
+def test_durability(history: History) -> None:
+    """A commit that returned is on disk."""
     settings = {}
     with closing(sqlite3.connect(history.path)) as connection:
         settings["mode"] = connection.execute("PRAGMA journal_mode").fetchone()[0]
@@ -632,7 +630,6 @@ def test_a_history_that_another_process_holds(history: History) -> None:
 
 WRITER = """
 import sys
-import threading
 from pathlib import Path
 from flux_cli.storage.history import History, patiently
 from flux_cli.api.task import Status
@@ -644,8 +641,8 @@ for index in range(30):
 """
 
 
-def test_ten_processes_at_once_lose_nothing(tmp_path: Path) -> None:
-    """Not a record, not a change."""
+def test_ten_processes_that_write(tmp_path: Path) -> None:
+    """No record and no change is lost."""
     path = tmp_path / "new" / "history.sqlite3"
     writers = [
         subprocess.Popen([sys.executable, "-c", WRITER, path, str(name)], stderr=subprocess.PIPE)
@@ -659,21 +656,21 @@ def test_ten_processes_at_once_lose_nothing(tmp_path: Path) -> None:
 
 PLANS: dict[str, Callable[[History], Iterable[object]]] = {
     "the newest ones": lambda history: history.records(10),
-    "one by its id": lambda history: [history.find("task-7")],
+    "one by its ID": lambda history: [history.find("task-7")],
     "those of a status": lambda history: history.records(10, statuses=[Status.FAILED]),
     "what is unsaved": lambda history: history.unsaved(SERVICE, 10),
     "a batch's row": lambda history: [history.newest_of_row(SERVICE, "batch", "row")],
     "one by its picture": lambda history: [history.find_by_sha256("00")],
-    "a change by id": lambda history: [history.observed("task-7", Status.FAILED)],  # type: ignore[func-returns-value] # none
+    "an update by ID": lambda history: [history.observed("task-7", Status.FAILED)],  # type: ignore[func-returns-value] # none
 }
 
 
-@pytest.mark.parametrize("question", PLANS)
-def test_no_question_reads_or_sorts_all_records(history: History, question: str) -> None:
-    """SQLite's own plan: an index finds what is asked for, and its order is the one that is wanted."""
+@pytest.mark.parametrize("query", PLANS)
+def test_queries_use_indexes(history: History, query: str) -> None:
+    """SQLite's own plan: no query scans or sorts the table."""
     statements: list[str] = []
     history._connection.set_trace_callback(statements.append)
-    list(PLANS[question](history))
+    list(PLANS[query](history))
     history._connection.set_trace_callback(None)
     for statement in statements:
         if statement.startswith(("SELECT", "UPDATE")):
@@ -683,11 +680,11 @@ def test_no_question_reads_or_sorts_all_records(history: History, question: str)
                 assert "SCAN" not in step
 
 
-# What the commands keep
+# What the commands record
 
 
-def test_the_intent_is_on_the_disk_before_the_request_leaves(cli: Cli) -> None:
-    """The server itself looks, when the submission arrives."""
+def test_the_intent_is_recorded_before_the_request(cli: Cli) -> None:
+    """The server reads the history when the submission arrives."""
     seen: list[list[Record]] = []
 
     def look(request: Request) -> bytes:
@@ -701,8 +698,8 @@ def test_the_intent_is_on_the_disk_before_the_request_leaves(cli: Cli) -> None:
     assert sorted(int(str(record.request["seed"])) for record in seen[0]) == [5, 6]
 
 
-def test_the_id_is_on_the_disk_before_anything_is_asked_or_told(cli: Cli) -> None:
-    """The server looks, when the first question comes."""
+def test_the_id_is_recorded_before_the_first_status_check(cli: Cli) -> None:
+    """The server reads the history when the status check arrives."""
     seen: list[str | None] = []
 
     def look(_: Request) -> bytes:
@@ -715,8 +712,8 @@ def test_the_id_is_on_the_disk_before_anything_is_asked_or_told(cli: Cli) -> Non
     assert seen == ["task-0"]
 
 
-def test_the_images_of_a_request_are_described_not_kept(cli: Cli) -> None:
-    """Neither the bytes of an image prompt nor a webhook's secret get into the file."""
+def test_images_and_secrets_are_not_recorded(cli: Cli) -> None:
+    """An image prompt is described, and a webhook secret left out."""
     image = png(30_000)
     (cli.cwd / "in.png").write_bytes(image)
     with Server() as server:
@@ -736,8 +733,8 @@ def test_the_images_of_a_request_are_described_not_kept(cli: Cli) -> None:
     assert sum(path.stat().st_size for path in cli.history_file.parent.glob("history*")) < 200_000
 
 
-def test_a_data_url_is_not_kept(cli: Cli) -> None:
-    """It is the picture itself: the record stays small, and so does what `history` prints."""
+def test_a_data_url_is_not_recorded(cli: Cli) -> None:
+    """It is the picture itself: the record stays small, and so does the output of `history`."""
     url = "data:image/png;base64," + base64.b64encode(png(500_000)).decode()
     with Server({"/fetch": reply({"image_url": url})}) as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
@@ -747,8 +744,8 @@ def test_a_data_url_is_not_kept(cli: Cli) -> None:
     assert sum(path.stat().st_size for path in cli.history_file.parent.glob("history*")) < 200_000
 
 
-def test_many_that_create_the_history_at_the_same_moment(tmp_path: Path) -> None:
-    """None of them takes what the others have half done for another program's data, or for a locked file."""
+def test_threads_that_create_the_history_at_the_same_time(tmp_path: Path) -> None:
+    """None of them takes an incomplete file for another program's, or fails because it is locked."""
 
     def open_at(path: Path, start: threading.Barrier) -> None:
         start.wait()
