@@ -47,7 +47,8 @@ class Batch:
     def end(self, store: BatchStore) -> None:
         """End a run in good order."""
         store.close()
-        state.compact(self.directory, self.claim)
+        written = store.written if store.is_complete else None
+        state.compact(self.directory, self.claim, store.journal, written)
         self.claim.release()
 
     def kill(self, store: BatchStore) -> None:

@@ -44,17 +44,21 @@ class Journal:
         self._size = 0
         self._incomplete = False
 
-    def append(self, entries: Iterable[tuple[str, Mapping[str, object]]]) -> None:
-        """Append entries, each the key of a row and what happened to it; return when they are durable.
+    def line(self, row: str, event: str, **values: object) -> bytes:
+        """Return the line about an event."""
+        return encoded({"row": row, "service": self._service, "event": event, **values})
+
+    def closed_line(self, row: str, result: bytes) -> bytes:
+        """Return the line about a row that is over, whose result is encoded already."""
+        return self.line(row, CLOSED)[:-1] + b', "result": ' + result + b"}"
+
+    def append(self, lines: Iterable[bytes]) -> None:
+        """Append lines; return when they are durable.
 
         Raises:
             LocalFileError: They could not be written; none of them counts.
         """
-        lines = [
-            json.dumps({"row": row, "service": self._service, **values}, ensure_ascii=False)
-            for row, values in entries
-        ]
-        content = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+        content = b"".join(line + b"\n" for line in lines)
         if not content:
             return
         with local_errors(self.path):
@@ -83,6 +87,11 @@ class Journal:
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | O_BINARY, 0o666)
         for directory in (self.path.parent, self.path.parent.parent):
             sync_directory(directory)
+
+
+def encoded(value: Mapping[str, object] | str) -> bytes:
+    """Return an object, or a key, as a line of a journal or of the results has it."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _write(file: int, content: bytes) -> None:
@@ -244,6 +253,18 @@ def _task_of(entry: Entry) -> str | None:
     return _text(entry.get("task_id") or (result.get("task_id") if isinstance(result, dict) else None))
 
 
+def files(directory: Path) -> list[Path]:
+    """Return the journals in a directory, in the order of their runs. Raises LocalFileError."""
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise LocalFileError(f"cannot read {directory}: {(error.strerror or str(error)).lower()}") from None
+    names = [name for name in names if _number(name) is not None]
+    return [directory / name for name in sorted(names, key=lambda name: (_number(name) or 0, name))]
+
+
 def read(directory: Path, rows: Collection[str] | None = None) -> Journals:
     """Read the journals of all runs; of the entries only those about `rows`, if given.
 
@@ -253,36 +274,21 @@ def read(directory: Path, rows: Collection[str] | None = None) -> Journals:
         LocalFileError: A journal cannot be read.
         FileNotFoundError: A journal was removed meanwhile, so all its rows are in the results now.
     """
-    try:
-        with local_errors(directory):
-            names = sorted(
-                (name for name in os.listdir(directory) if _number(name) is not None),
-                key=lambda name: (_number(name) or 0, name),
-            )
-    except LocalFileError:
-        if not directory.exists():
-            return Journals([], [])
-        raise
-    wanted = (
-        None
-        if rows is None
-        else {json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") for row in rows}
-    )
+    paths = files(directory)
+    wanted = None if rows is None else {encoded(row) for row in rows}
     entries = []
-    for name in names:
+    for path in paths:
         try:
-            content = (directory / name).read_bytes()
+            content = path.read_bytes()
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise LocalFileError(
-                f"cannot read {directory / name}: {(error.strerror or str(error)).lower()}"
-            ) from None
+            raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
         for line in content.split(b"\n"):
             match = _ROW.match(line)
             if match and (wanted is None or match[1] in wanted) and (entry := _entry(line)):
-                entries.append((name, entry))
-    return Journals([directory / name for name in names], entries)
+                entries.append((path.name, entry))
+    return Journals(paths, entries)
 
 
 def _entry(line: bytes) -> Entry | None:

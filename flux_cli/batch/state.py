@@ -1,7 +1,7 @@
 """What earlier runs left about the rows of a batch: in its directory, and for version 0.1.0 in the history."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,8 +71,15 @@ def load(
     return BatchState(known, missing, journals.next_number, history_error)
 
 
-def compact(directory: Path, claim: Claim) -> None:
+def compact(directory: Path, claim: Claim, own: Path, written: Collection[bytes] | None) -> None:
     """Remove the journals if the results have all that they contain, and no other run is alive.
+
+    Args:
+        directory: The batch directory.
+        claim: The claim of this run.
+        own: Its journal.
+        written: The digests of the lines that this run added to the results, if all rows of its journal are over.
+            Then the journal need not be read if it is the only one.
 
     Raises:
         LocalFileError: A file cannot be read or written; nothing is lost by that.
@@ -80,6 +87,12 @@ def compact(directory: Path, claim: Claim) -> None:
     if not claim.is_alone():
         return
     results = ResultsFile(directory)
+    files = journal.files(directory / STATE_NAME)
+    if files in ([], [own]) and written is not None:
+        complete, has_others = results.compare(written)
+        if complete:
+            _remove(files, results, claim, tidy=has_others)
+            return
     journals, lines = _read(directory, None)
     missing = []
     mentioned = journals.keys
@@ -91,10 +104,15 @@ def compact(directory: Path, claim: Claim) -> None:
             if best.result is None:
                 return
             missing.append(best.result)
-    results.append(missing)
-    results.tidy()
+    results.append(map(journal.encoded, missing))
+    _remove(journals.files, results, claim, tidy=True)
+
+
+def _remove(files: Iterable[Path], results: ResultsFile, claim: Claim, *, tidy: bool) -> None:
+    if tidy:
+        results.tidy()
     results.sync()
-    for path in journals.files:
+    for path in files:
         with local_errors(path):
             path.unlink(missing_ok=True)
     claim.remove_others()

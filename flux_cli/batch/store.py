@@ -9,13 +9,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from flux_cli.api.task import recorded_url
 from flux_cli.batch.claims import Claim
-from flux_cli.batch.journal import ACCEPTED, CLOSED, FINISHED, INTENT, UNSENT, Journal
+from flux_cli.batch.journal import ACCEPTED, FINISHED, INTENT, UNSENT, Journal, encoded
 from flux_cli.batch.plan import state_of
-from flux_cli.batch.results import Object, ResultsFile
+from flux_cli.batch.results import Object, ResultsFile, digest
 from flux_cli.batch.rows import STATE_NAME
 from flux_cli.batch.state import OVER
 from flux_cli.engine.job import Job, Result
@@ -37,9 +36,22 @@ class BatchStore:
         self._claim = claim
         self._history = HistoryQueue(history)
         self._unwritten: list[Change] = []
-        self._missing_lines: list[Object] = []
+        self._missing_lines: list[bytes] = []
+        self.written: set[bytes] = set()
+        """The digests of the lines that this run added to the results."""
+        self._open_rows: set[str] = set()
         self.results_error: LocalFileError | None = None
         """Why the results file lacks lines; the next run adds them."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the results have everything that the journal has."""
+        return not (self._open_rows or self._unwritten or self._missing_lines)
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file."""
+        return self._journal.path
 
     @property
     def history_error(self) -> LocalFileError | None:
@@ -55,63 +67,76 @@ class BatchStore:
         """
         self._claim.refresh_if_due()
         all_changes = [*self._unwritten, *changes]
-        entries = [self._entry(change) for change in all_changes]
+        results = [self._result(change) for change in all_changes]
         try:
-            self._journal.append(entries)
+            self._journal.append(map(self._line, all_changes, results))
         except LocalFileError:
             self._unwritten = [change for change in all_changes if not isinstance(change, Intent)]
             raise
         self._unwritten = []
+        for change in all_changes:
+            if isinstance(change, Closed) and _is_over(change.result):
+                self._open_rows.discard(change.job.row or "")
+            else:
+                self._open_rows.add(change.job.row or "")
         intents = [change.job for change in changes if isinstance(change, Intent)]
         if intents and not self._claim.held():
             # In this order another run that has taken over either knows of the intents, or is noticed here.
-            self._journal.append((job.row or "", {"event": UNSENT}) for job in intents)
+            self._journal.append(self._journal.line(job.row or "", UNSENT) for job in intents)
             raise LocalFileError(
                 "another flux-cli has taken over the batch, because this process was stopped for some time",
                 "see the other process",
             )
-        self.add_results(
-            entry["result"]
-            for change, (_, entry) in zip(all_changes, entries, strict=True)
+        self._add_lines(
+            result
+            for change, result in zip(all_changes, results, strict=True)
             if isinstance(change, Closed) and _is_over(change.result)
         )
-        self._history.commit(all_changes)
+        # The history gets the URLs of a finished task with its path.
+        self._history.commit([change for change in all_changes if not isinstance(change, Finished)])
 
     def close(self) -> None:
         """Write what is left."""
         if self._unwritten:
             with contextlib.suppress(LocalFileError):
                 self.commit([])
-        self.add_results([])
+        self._add_lines([])
         self._history.commit([], last=True)
         self._journal.close()
 
     def add_results(self, objects: Iterable[Object]) -> None:
         """Append objects to the results; those that cannot be written are kept for later."""
-        lines = [*self._missing_lines, *objects]
+        self._add_lines(map(encoded, objects))
+
+    def _add_lines(self, lines: Iterable[bytes]) -> None:
+        unwritten = [*self._missing_lines, *lines]
         try:
-            self._results.append(lines)
+            self._results.append(unwritten)
         except LocalFileError as error:
-            self.results_error, self._missing_lines = error, lines
+            self.results_error, self._missing_lines = error, unwritten
         else:
             self.results_error, self._missing_lines = None, []
+            self.written.update(map(digest, unwritten))
 
-    def _entry(self, change: Change) -> tuple[str, dict[str, Any]]:
-        """Return the entry of the journal for a change."""
-        job = change.job
-        values: dict[str, Any]
+    def _result(self, change: Change) -> bytes:
+        """Return the line of the results for a change, empty if it is no result."""
+        return encoded(line_of(change.job, self._service, change.result)) if isinstance(change, Closed) else b""
+
+    def _line(self, change: Change, result: bytes) -> bytes:
+        """Return the line of the journal for a change."""
+        job, journal = change.job, self._journal
+        row = job.row or ""
         if isinstance(change, Intent):
-            values = {"event": INTENT, "line": job.line, "time": round(time.time(), 3), "request": job.recorded}
-        elif isinstance(change, Accepted):
-            values = {"event": ACCEPTED, "task_id": change.task_id}
-        elif isinstance(change, Postponed):
-            values = {"event": UNSENT}
-        elif isinstance(change, Finished):
-            url = recorded_url(change.task.image_url)
-            values = {"event": FINISHED, "task_id": change.task.task_id, "image_url": url}
-        else:
-            values = {"event": CLOSED, "result": line_of(job, self._service, change.result)}
-        return job.row or "", values
+            return journal.line(row, INTENT, line=job.line, time=round(time.time(), 3), request=job.recorded)
+        if isinstance(change, Accepted):
+            return journal.line(row, ACCEPTED, task_id=change.task_id)
+        if isinstance(change, Postponed):
+            return journal.line(row, UNSENT)
+        if isinstance(change, Finished):
+            return journal.line(
+                row, FINISHED, task_id=change.task.task_id, image_url=recorded_url(change.task.image_url)
+            )
+        return journal.closed_line(row, result)
 
 
 class HistoryQueue:

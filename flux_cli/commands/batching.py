@@ -174,7 +174,8 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: Settings, *, quiet: bo
             _report_errors(store, warn)
             if plan.counts.over == plan.counts.total:
                 with contextlib.suppress(LocalFileError):
-                    state.compact(wanted.directory, claim)
+                    written = store.written if store.is_complete else None
+                    state.compact(wanted.directory, claim, store.journal, written)
             if history is not None:
                 history.close()
 
