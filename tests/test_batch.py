@@ -1,6 +1,7 @@
 """The `batch` command: what it submits, what it does not resubmit, and what it prints."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sqlite3
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from PIL import Image
 
 from flux_cli import sandbox as sandbox_service
+from flux_cli.batch.journal import Journal
 from flux_cli.errors import LocalFileError
 from tests import lean
 from tests.conftest import KEY, Cli, Service, interrupt, port_to_come_back_to, wait_until
@@ -773,3 +776,31 @@ def test_random_seeds(flux: Cli, service: Service) -> None:
     assert len(set(seeds.values())) == 3
     again = flux("batch", "r.jsonl", "-o", "out", *SMALL, "--seed", "random")
     assert ("other values" in again.stderr, service.submissions) == (False, 3)
+
+
+def test_disk_full_while_tasks_are_running(
+    flux: Cli, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing more is sent, running tasks are finished, and every ID is kept; nothing is charged twice."""
+    write(flux, *(f"kite {number}" for number in range(12)))
+    append, calls = Journal.append, itertools.count()
+
+    def full(journal: Journal, lines: Iterable[bytes]) -> None:
+        if next(calls) >= 2:
+            raise LocalFileError("cannot write the journal: no space left on device")
+        append(journal, lines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full)
+        done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "4")
+    accepted = service.submissions
+    assert (done.code, len(pictures(flux))) == (6, accepted)
+    assert 0 < accepted < 12
+    tasks = set(re.findall(r"task ([-0-9a-f]{36}) is missing there", done.stderr))
+    journal = "".join(path.read_text() for path in (flux.cwd / "out" / ".flux-cli").glob("journal-*"))
+    assert len(tasks | set(re.findall(r'"task_id": "([-0-9a-f]{36})"', journal))) == accepted
+    last = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    unknown = last.stderr.count("; it may have been charged")
+    assert last.code == (9 if unknown else 0), last.stderr
+    assert len(pictures(flux)) + unknown >= 12
+    assert set(sent(tmp_path).values()) == {1}

@@ -1,1 +1,1 @@
-"""Many rows of one file: reading and checking them, what has become of each, and which process works on which."""
+"""Batches: reading and checking rows, planning a run, and recording what happens in the batch directory."""
