@@ -22,7 +22,7 @@ ARGUMENT = EVIL.replace("\x00", "").replace("\ud83d", "")
 """The same, as far as the system lets it be an argument."""
 RAW = re.compile("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
 """What must not be in what a terminal gets, line breaks and our own escape sequences apart."""
-OURS = re.compile(r"\x1b\[(\?25[lh]|\d*[AJK]|[\d;]*m|2K)")
+OURS = re.compile(r"\x1b\[(\?(?:25|7)[lh]|\d*[AJK]|[\d;]*m|2K)")
 """The escape sequences of bars, tables and colours."""
 
 RUNNING = reply({"task_id": "task-0", "status": EVIL, "percentage": 40})

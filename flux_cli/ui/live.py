@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+_NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
+"""A terminal that becomes narrower at this moment cuts the lines of a drawing instead of breaking them."""
 _ERASE = "\r\x1b[K\n\x1b[J\x1b[A"
 """Erases from the cursor's line on, in two steps: tmux keeps a copy of what `J` erases from the first cell."""
 _STOP_SECONDS = 0.5
@@ -118,7 +120,7 @@ class LiveDisplay:
             return
         if frame != self._shown:
             self._shown, self._cursor_hidden = frame, True
-            console.write_terminal(_HIDE_CURSOR + _ERASE + frame)
+            console.write_terminal(_HIDE_CURSOR + _ERASE + _NO_WRAP + frame + _WRAP)
 
     def _frame(self) -> str:
         from rich.console import Console
