@@ -804,3 +804,20 @@ def test_disk_full_while_tasks_are_running(
     assert last.code == (9 if unknown else 0), last.stderr
     assert len(pictures(flux)) + unknown >= 12
     assert set(sent(tmp_path).values()) == {1}
+
+
+def test_picture_that_cannot_be_saved(flux: Cli, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row is neither running nor failed; the next run downloads it."""
+    write(flux, "a kite", "a cat")
+
+    def failing(*_: object) -> None:
+        raise LocalFileError("cannot write out: permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flux_cli.pictures.saving.Saver.save", failing)
+        done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (done.code, service.submissions) == (6, 2)
+    assert "0 of 2 rows finished, 2 not saved" in done.stderr
+    assert "hint: resume with the same command" in done.stderr
+    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
+    assert (len(pictures(flux)), service.submissions) == (2, 2)

@@ -29,8 +29,8 @@ INTENT, ACCEPTED, UNSENT, FINISHED, CLOSED = "intent", "accepted", "unsent", "fi
 O_BINARY: int = getattr(os, "O_BINARY", 0)
 """On Windows: write newlines as they are."""
 _NAME = re.compile(r"journal-(\d{6,12})-.+\.jsonl")
-_ROW = re.compile(rb'\{"row": ("(?:[^"\\]|\\.)*")')
-"""How each line starts, so that lines of other rows are skipped without being parsed."""
+ROW_PREFIX = re.compile(rb'\{"row": ("(?:[^"\\]|\\.)*")')
+"""How each line starts, also in the results, so that lines of other rows are skipped without being parsed."""
 
 
 class Journal:
@@ -285,7 +285,7 @@ def read(directory: Path, rows: Collection[str] | None = None) -> Journals:
         except OSError as error:
             raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
         for line in content.split(b"\n"):
-            match = _ROW.match(line)
+            match = ROW_PREFIX.match(line)
             if match and (wanted is None or match[1] in wanted) and (entry := _entry(line)):
                 entries.append((path.name, entry))
     return Journals(paths, entries)

@@ -122,6 +122,7 @@ class Counts:
         running: Tasks that are charged and not over.
         done: Finished by this run.
         left: Tasks that are still running when this run ends.
+        not_saved: Finished tasks whose pictures could not be saved; a later run tries again.
         failed_rows, unknown_rows: Rows that did not end well, in this run or before.
     """
 
@@ -132,6 +133,7 @@ class Counts:
     running: int = 0
     done: int = 0
     left: int = 0
+    not_saved: int = 0
     failed_rows: list[OpenRow] = field(default_factory=list)
     unknown_rows: list[OpenRow] = field(default_factory=list)
 
@@ -153,7 +155,7 @@ class Counts:
     @property
     def not_sent(self) -> int:
         """Rows of which nothing has been accepted yet."""
-        return self.total - self.over - self.left - self.running
+        return self.total - self.over - self.left - self.not_saved - self.running
 
     @property
     def exit_code(self) -> ExitCode:
@@ -177,6 +179,8 @@ class Counts:
             self.failed_rows.append(row)
         elif state is State.UNKNOWN:
             self.unknown_rows.append(row)
+        elif state is State.SUBMITTED and result.status is Status.FINISHED:
+            self.not_saved += 1
         elif state is State.SUBMITTED:
             self.left += 1
 

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 
-from flux_cli.batch.journal import Key
+from flux_cli.batch.journal import ROW_PREFIX, Key, encoded
 from flux_cli.batch.rows import RESULTS_NAME
 from flux_cli.storage.files import local_errors, place, sync, temporary
 from flux_cli.storage.locks import lock
@@ -38,7 +38,11 @@ class ResultsFile:
                 content = self.path.read_bytes()
             except FileNotFoundError:
                 return found
+        wanted = None if rows is None else {encoded(row) for row in rows}
         for line in content.split(b"\n"):
+            match = ROW_PREFIX.match(line)
+            if match and wanted is not None and match[1] not in wanted:
+                continue
             key, value = _parsed(line)
             if key is None or value is None or (rows is not None and key[1] not in rows):
                 continue

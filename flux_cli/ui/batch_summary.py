@@ -12,6 +12,7 @@ def print_counts(counts: Counts, seconds: float, credits_before: object, credits
     others = {
         "failed": counts.failed,
         "with unknown outcome": counts.unknown,
+        "not saved": counts.not_saved,
         "still running": counts.left + counts.running,
         "not sent": counts.not_sent,
     }
@@ -53,5 +54,5 @@ def list_open(counts: Counts, name: str, *, quiet: bool) -> None:
         )
         console.warning(f"the {pictures} missing")
         console.hint("to download missing pictures again, free of charge: --refetch")
-    if counts.not_sent or counts.left or counts.running:
+    if counts.not_sent or counts.not_saved or counts.left or counts.running:
         console.hint("resume with the same command")
