@@ -3,13 +3,14 @@
 import os
 import re
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from flux_cli.errors import UsageError
+from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.pictures.formats import JPEG, KNOWN_TYPES, PNG, WEBP, ImageType
 from flux_cli.pictures.naming import (
     DEFAULT_TEMPLATE,
@@ -18,6 +19,7 @@ from flux_cli.pictures.naming import (
     MAX_SLUG,
     MAX_SLUG_BYTES,
     Target,
+    check,
     plan,
     slug,
     values_for,
@@ -245,3 +247,51 @@ def test_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert plan("~/{n}.png", None, 1, force=False).template == f"{tmp_path}{os.sep}{{n}}.png"
     assert plan(None, "~/pictures", 1, force=False).directory == tmp_path / "pictures"
     assert plan("~nobody-has-this-name/x.png", None, 1, force=False).template == "x.png"
+
+
+def test_checking_an_explicit_name(tmp_path: Path) -> None:
+    """An existing file is rejected unless `force`, and what is not a file always; a dangling link is one."""
+    (tmp_path / "file.png").write_bytes(b"x")
+    (tmp_path / "directory.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "process.png").symlink_to("/proc/self/fd/1")
+    (tmp_path / "to directory.png").symlink_to(tmp_path / "directory.png")
+    os.mkfifo(tmp_path / "fifo.png")
+    for name, replaceable in {
+        "new.png": True,
+        "file.png": True,
+        "dangling.png": True,
+        "directory.png": False,
+        "process.png": False,
+        "to directory.png": False,
+        "fifo.png": False,
+    }.items():
+        target = Target(tmp_path, name, explicit=True)
+        if name == "new.png":
+            check(target)
+        else:
+            with pytest.raises(LocalFileError, match="exists"):
+                check(target)
+        if replaceable:
+            check(replace(target, force=True))
+        else:
+            with pytest.raises(LocalFileError, match="not a regular file"):
+                check(replace(target, force=True))
+    check(Target(tmp_path, "file.png"))
+    check(Target(tmp_path / "file.png", stdout=True))
+
+
+def test_checking_a_directory(tmp_path: Path) -> None:
+    """It is created, as far as the template names it; nothing remains in it."""
+    (tmp_path / "file").write_bytes(b"x")
+    check(Target(tmp_path / "a" / "b", "c/x-{slug}/{n}.png"))
+    assert list((tmp_path / "a" / "b" / "c").iterdir()) == []
+    for directory in ("file", "file/below"):
+        with pytest.raises(LocalFileError, match="not a directory"):
+            check(Target(tmp_path / directory))
+
+
+def test_a_dot_at_the_start_is_no_extension() -> None:
+    """Names with one dot, or dots only, stay whole."""
+    assert Target(Path(), "x/.{slug}").path({"slug": "a"}, PNG) == Path("x/.a.png")
+    assert Target(Path(), "...{slug}").path({"slug": "a"}, PNG) == Path("...a.png")
