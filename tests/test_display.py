@@ -185,7 +185,7 @@ def test_no_column_of_a_table_vanishes(flux: Cli, columns: int) -> None:
     task_ids = [record["task_id"] for record in flux.history()]
     for command, expected in {
         ("history",): [*(task_id[:8] for task_id in task_ids), "日本の富", "a kite", "short"],
-        ("fetch", *task_ids): [f"/{task_id}.png" for task_id in task_ids],
+        ("fetch", *task_ids): [f"pictures/{'long-' * 8}{initial}.png" for initial in (WIDE[0], "a", "s")],
         ("account",): ["email", "plan"],
     }.items():
         text = OURS.sub("", on_terminal(flux, *command, columns=columns))
