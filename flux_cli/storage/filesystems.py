@@ -12,28 +12,11 @@ from pathlib import Path
 
 MOUNTS = "/proc/self/mountinfo"
 
-SHARED = frozenset(
-    (
-        *(
-            "9p",
-            "acfs",
-            "afs",
-            "beegfs",
-            "ceph",
-            "cifs",
-            "coda",
-            "fhgfs",
-            "gfs",
-            "gfs2",
-            "glusterfs",
-            "gpfs",
-            "lustre",
-        ),
-        *("mfs", "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "prl_fs", "pvfs2", "smb2", "smb3", "smbfs"),
-        *("vboxsf", "virtiofs", "vmhgfs", "wekafs"),
-    )
+_SHARED = re.compile(
+    r"9p|acfs|afs|beegfs|ceph|cifs|coda|cvfs|fakeowner|fhgfs|fuse(\..*)?|gfs2?|glusterfs|gpfs|lustre|mfs|ncpfs|nfs4?|"
+    r"ocfs2|orangefs|panfs|prl_fs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs|wekafs"
 )
-"""Types of network, cluster and hypervisor file systems, as Linux names them. FUSE counts too, see `_shared`."""
+"""Types of network, cluster and hypervisor file systems, as Linux names them. (`fuseblk` is a local disk.)"""
 
 
 def is_shared(path: Path) -> bool:
@@ -42,7 +25,7 @@ def is_shared(path: Path) -> bool:
     Reads the mount table of Linux; on other systems the answer is False.
     """
     kind = filesystem_type(path)
-    return kind is not None and _shared(kind)
+    return kind is not None and _SHARED.fullmatch(kind) is not None
 
 
 def filesystem_type(path: Path) -> str | None:
@@ -70,10 +53,6 @@ def filesystem_type(path: Path) -> str | None:
         if path.is_relative_to(point) and (nearest is None or len(point) >= nearest[0]):
             nearest = len(point), kind
     return nearest[1] if nearest else None
-
-
-def _shared(kind: str) -> bool:
-    return kind in SHARED or kind == "fuse" or kind.startswith("fuse.")  # fuseblk is a local disk
 
 
 @functools.cache
