@@ -193,6 +193,37 @@ def test_descriptions(tmp_path: Path) -> None:
     assert image_prompt.problem("-")
 
 
+def test_the_limit_is_exact(tmp_path: Path, stdin: io.BytesIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte more is too large, and no more than that is read."""
+    size = len(png())
+    path = tmp_path / "in.png"
+    for extra, accepted in ((0, True), (1, False), (100, False)):
+        monkeypatch.setattr(image_prompt, "MAX_IMAGE_PROMPT_BYTES", size)
+        path.write_bytes(png() + bytes(extra))
+        stdin.seek(0)
+        stdin.write(png() + bytes(extra))
+        stdin.seek(0)
+        for source in (str(path), "-"):
+            image = image_prompt.load(source)
+            assert (image.violation() is None) == accepted
+            assert len(image.content) <= size + 1
+
+
+def test_a_slow_download_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a limit as a whole, however it trickles in."""
+    monkeypatch.setattr(image_prompt, "DOWNLOAD_SECONDS", -1.0)
+    with Server({"/in": http(200, png())}) as server, pytest.raises(ServiceDownError, match="took more than"):
+        image_prompt.load(f"{server.url}/in")
+
+
+def test_a_file_name_is_not_a_url(tmp_path: Path) -> None:
+    """What would be the query of a URL is part of a file's name."""
+    path = tmp_path / "what? #1 a@b.png"
+    path.write_bytes(png())
+    assert image_prompt.load_checked(str(path)).source == str(path)
+    assert image_prompt.public_source(str(path)) == str(path)
+
+
 def test_a_batch_reads_only_regular_files(tmp_path: Path) -> None:
     """A FIFO would block, or be empty when its row is sent."""
     os.mkfifo(tmp_path / "fifo")
