@@ -10,7 +10,7 @@ from typing import Any
 from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
 from flux_cli.batch import rows as batch_rows
 from flux_cli.batch import state
-from flux_cli.batch.claims import Claim, claimed
+from flux_cli.batch.claims import claimed
 from flux_cli.batch.plan import Known, Plan, Settings, State, bodies
 from flux_cli.batch.reader import RowFile
 from flux_cli.batch.results import ResultsFile
@@ -141,7 +141,6 @@ class Batch:
     plan: Plan
     file_name: str
     store: BatchStore
-    claim: Claim
 
 
 @contextlib.contextmanager
@@ -168,7 +167,7 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: Settings, *, quiet: bo
         store = BatchStore(wanted.directory, wanted.service, found.next_number, claim, recorder)
         store.add_results(found.missing)
         try:
-            yield Batch(plan, file_name, store, claim)
+            yield Batch(plan, file_name, store)
         finally:
             store.close()
             _report_errors(store, warn)
