@@ -2,6 +2,7 @@
 
 import contextlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +30,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A machine that is busy is no failure; the same examples each time, so that a failure is not found by luck.
 hypothesis.settings.register_profile("flux", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("flux")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `needs(name, …)` if one of these programs is not installed."""
+    for marker in item.iter_markers("needs"):
+        for name in marker.args:
+            tool(name)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -94,6 +102,14 @@ def wait_until(condition: Any, seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.02)
+
+
+def tool(name: str, *others: str) -> str:
+    """Return the path of a program, or of another that will do; skip the test if none is installed."""
+    for each in (name, *others):
+        if path := shutil.which(each):
+            return path
+    pytest.skip(f"NOT TESTED: {name} is not installed")
 
 
 def port_to_come_back_to() -> int:

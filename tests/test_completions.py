@@ -18,7 +18,7 @@ from flux_cli.completion import MAX_TASKS
 from flux_cli.completion import SCRIPTS as SCRIPT_NAMES
 from flux_cli.main import app
 from flux_cli.storage.history import History
-from tests.conftest import FLUX_CLI, Cli, Done
+from tests.conftest import FLUX_CLI, Cli, Done, tool
 from tests.screen import Screen
 
 ROOT = Path(__file__).parents[1]
@@ -132,6 +132,7 @@ SHOW_ALL = {"bash": "\x1b?", "zsh": "\x04"}
 
 def opened(home: ShellHome, shell: str) -> Screen:
     """Start a shell in a terminal, and wait for its prompt."""
+    tool(SHELLS[shell][0])
     screen = Screen(home, columns=120, lines=40, program=SHELLS[shell])
     clear(screen)
     return screen
@@ -166,6 +167,7 @@ def test_tab(home: ShellHome, shell: str) -> None:
     close(screen)
 
 
+@pytest.mark.needs("fish")
 def test_fish(home: ShellHome) -> None:
     """Fish has the same candidates as the other shells."""
     for typed, completed in TYPED.items():
@@ -193,6 +195,7 @@ def test_zsh_lists_tasks(home: ShellHome) -> None:
     close(screen)
 
 
+@pytest.mark.needs("fish")
 def test_fish_lists_tasks(home: ShellHome) -> None:
     """Newest first, with status and prompt."""
     code = f"source {SCRIPTS}/flux-cli.fish; complete -C 'flux-cli wait '"

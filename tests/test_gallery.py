@@ -416,6 +416,7 @@ def test_thumbnails_of_every_mode(tmp_path: Path) -> None:
 SHELLS = (["bash", "-c"], ["dash", "-c"], ["zsh", "-fc"], ["fish", "--no-config", "-c"])
 
 
+@pytest.mark.needs(*(shell for shell, *_ in SHELLS))
 # Without the private characters: some of them are bytes to fish.
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs", "Co"]), max_size=60))
 @example("'")

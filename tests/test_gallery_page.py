@@ -12,6 +12,7 @@ from PIL import Image
 from flux_cli.gallery import page as gallery_page
 from flux_cli.gallery.collection import Picture, Thumbnail
 from flux_cli.gallery.thumbnails import thumbnails
+from tests.conftest import tool
 from tests.test_gallery import entries
 
 pytest.importorskip("playwright", reason="the gallery's page is not tested: Playwright is not installed")
@@ -36,9 +37,7 @@ REQUESTS: list[tuple[Mapping[str, Any], tuple[int, int]]] = [
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium, headless."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("the gallery's page is not tested: Chromium is not installed")
+    path = tool("chromium", "chromium-browser", "google-chrome")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running

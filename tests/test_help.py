@@ -181,7 +181,7 @@ def run_example(stage: Cli, service: Service, example: str) -> None:
     command = command.replace("http://127.0.0.1:8788", service.url).replace("…", "a-long-and-random-text")
     tools = re.findall(r"(?:^|\| )([a-z-]+)(?= )", command)
     if missing := [tool for tool in tools if not shutil.which(tool, path=stage.env["PATH"])]:
-        pytest.skip(f"{', '.join(missing)} is not installed")
+        pytest.skip(f"NOT TESTED: {', '.join(missing)} is not installed")
     if re.search(rf"(^| )({'|'.join(SERVERS)})(?!.*--list-faults)", command):
         serve(stage, command.replace("flux-cli", "exec flux-cli", 1))
         return

@@ -14,7 +14,7 @@ from flux_cli.commands import SUMMARIES
 from flux_cli.engine.job import Result
 from flux_cli.errors import ExitCode
 from flux_cli.pictures.naming import FIELD_NAMES
-from tests.conftest import Cli
+from tests.conftest import Cli, tool
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "man").glob("man[0-9]/flux-cli*.[0-9]"))
@@ -23,6 +23,7 @@ SOURCES = sorted((ROOT / "man").glob("flux-cli*.rst"))
 
 def shown(path: Path) -> str:
     """Return a page as man shows it, on a wide terminal and without overstriking."""
+    tool("man")
     env = {"PATH": os.environ["PATH"], "MANWIDTH": "200", "LC_ALL": "C.UTF-8", "MANROFFOPT": "-c"}
     done = subprocess.run(["man", "--local-file", path], env=env, capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -84,6 +85,7 @@ def test_environment_is_complete(cli: Cli, command: str) -> None:
     )
 
 
+@pytest.mark.needs("mandoc", "groff")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_lint(path: Path) -> None:
     """Mandoc and groff print no warning."""
@@ -102,6 +104,7 @@ def rendered(path: Path, renderer: str, columns: int) -> str:
     return re.sub(".\b", "", done.stdout)
 
 
+@pytest.mark.needs("mandoc", "groff")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 @pytest.mark.parametrize("renderer", ["groff", "mandoc"])
 def test_no_word_is_broken(path: Path, renderer: str) -> None:

@@ -1,7 +1,6 @@
 """Commands in a real terminal, a pty with a screen behind it: bars, resizing, signals and job control."""
 
 import re
-import shutil
 import signal
 from collections.abc import Callable
 
@@ -132,7 +131,7 @@ def shell(cli: Cli) -> Screen:
     return screen
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.needs("bash")
 def test_ctrl_z_restores_the_terminal_and_fg_draws_again(cli: Cli) -> None:
     """The shell gets a clean line and a visible cursor; the bar comes back in the foreground only."""
     with Server({"/fetch": RUNNING}) as server:
@@ -155,7 +154,7 @@ def test_ctrl_z_restores_the_terminal_and_fg_draws_again(cli: Cli) -> None:
         assert screen.end() == 0
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.needs("bash")
 def test_a_background_job_draws_nothing(cli: Cli) -> None:
     """The prompt of the shell stays as it is until the path is printed."""
     with Server({"/fetch": RUNNING}) as server:

@@ -15,7 +15,7 @@ from tests.faults.table import is_whole, records
 from tests.faults.warm import WarmCli
 from tests.server import Request, Server, Step, finished, http, png, reply
 
-KILLS = 112
+KILLS = 56
 AT_ONCE = 6
 TASK_SECONDS = 0.3
 MOMENTS = {

@@ -58,6 +58,8 @@ class WarmCli(Cli):
     def begin(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Running:
         """Start a command; its stdin is empty."""
         streams = Path(mkdtemp(dir=self.home.parent))
+        for name in ("stdout", "stderr"):
+            (streams / name).touch()  # it may be killed before it makes them
         whole = ([*map(str, arguments)], {**self.env, **(env or {})}, str(self.cwd), str(streams))
         process = _forks.Process(target=_be_the_command, args=whole)
         with _lock:

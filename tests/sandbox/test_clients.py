@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.conftest import Cli
+from tests.conftest import Cli, tool
 from tests.sandbox.conftest import Api, Start
 
 DOCUMENT_URL = "https://api.apiframe.pro"
@@ -42,14 +41,6 @@ axios.request(config)
   console.log(error);
 });
 """  # noqa: W291 - as in the service's document
-
-
-def tool(name: str) -> str:
-    """Return the path of a program; without it the test is skipped."""
-    path = shutil.which(name)
-    if path is None:
-        pytest.skip(f"not tested: {name} is not installed")
-    return path
 
 
 @pytest.fixture
