@@ -54,8 +54,10 @@ MIN_DOWNLOADS, MAX_DOWNLOADS = 8, 128
 """Downloads at once: half of the tasks in flight, within these limits."""
 NEW_TASK_SECONDS = 3.0
 """So soon after its submission a task that the service does not know may still appear."""
-SETTLE_SECONDS = 2.0
-"""How long responses to submissions are waited for at a deadline or a signal: each is the ID of a charged task."""
+SETTLE_SECONDS, HURRY_SECONDS = 2.0, 0.5
+"""How long responses to submissions are waited for at a deadline or a signal, and after a second signal.
+
+Each is the ID of a charged task."""
 NO_THREAD_SECONDS = 10.0
 """How long a run goes on without being able to start a single worker."""
 
@@ -220,6 +222,8 @@ class Run:
                 self._endings.end_unsent(job, failure)
             self._outbox.commit()
             return
+        if self._interrupts.first is not None:
+            return  # it arrived while the events were handled: nothing more is sent
         for job in jobs:
             del self._queues.to_submit[job]
             self._queues.submitting[job] = now
@@ -261,15 +265,16 @@ class Run:
             raise ServiceDownError("cannot start a thread", "raise the limit on processes (ulimit -u, pids.max)")
         self.workers.wait(max(0.0, min(60.0, min(times) - now)))
 
-    def _settle(self) -> None:
+    def _settle(self, wait: Callable[[float], None] | None = None) -> None:
         """Cancel what was not sent yet, and give responses on their way a moment to arrive."""
-        until = self._clock() + SETTLE_SECONDS
+        wait = wait or self.workers.wait
+        began = self._clock()
         while any(not job.dispatch.cancel() for job in self._queues.submitting):
-            left = until - self._clock()
-            if left <= 0 or self._interrupts.hurry:
+            left = began + (HURRY_SECONDS if self._interrupts.hurry else SETTLE_SECONDS) - self._clock()
+            if left <= 0:
                 break
-            self.workers.wait(left)
-        self.workers.wait(0)
+            wait(left)
+        wait(0)
 
     def _finish_downloads(self) -> None:
         if not self._plan.finish_downloads:
@@ -427,13 +432,13 @@ class Run:
 
     def _abandon(self, error: BaseException) -> None:
         """End every job because the run itself has to end; nothing that goes wrong here may lose an ID."""
-        with contextlib.suppress(Exception):
-            self._settle()
-        for _ in range(10_000):  # reports that are left; each may fail by itself
-            try:
-                self.workers.wait(0)
-                break
-            except Exception:  # noqa: S112 - the first error is the one that is reported
-                continue
+
+        def wait(seconds: float) -> None:
+            with contextlib.suppress(Exception):  # each report may fail by itself; the first error is reported
+                self.workers.wait(seconds)
+
+        self._settle(wait)
+        while self.workers.reports_waiting:
+            wait(0)
         self._endings.abandon(error)
         self._outbox.close(hurry=lambda: self._interrupts.hurry)

@@ -123,6 +123,11 @@ class Workers:
                 report = self._reports.get_nowait()
         self._end_overdue()
 
+    @property
+    def reports_waiting(self) -> bool:
+        """Whether reports have arrived that were not handled yet."""
+        return not self._reports.empty()
+
     def stop(self) -> None:
         """Abort everything that still runs and let the threads end."""
         self.stopped.set()

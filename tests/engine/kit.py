@@ -84,6 +84,11 @@ class ManualWorkers(Workers):
         while self._due and self._due[0][0] <= self._clock.now:
             heapq.heappop(self._due)[2]()
 
+    @property
+    def reports_waiting(self) -> bool:
+        """Whether a report is due."""
+        return bool(self._due) and self._due[0][0] <= self._clock.now
+
     def stop(self) -> None:
         """Do nothing: there are no threads."""
         self.stopped.set()
