@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from flux_cli.api.task import Status, Task
 from flux_cli.engine.events import (
     Downloading,
     Ended,
+    Event,
     NotDeliveredError,
     Progress,
     Retrying,
@@ -28,8 +30,10 @@ from flux_cli.errors import ExitCode
 from flux_cli.options import PictureOptions
 from flux_cli.ui import preview
 from flux_cli.ui.live import LiveDisplay
-from flux_cli.ui.reporter import Reporter, batch_reporting, reporting
-from flux_cli.ui.task_bars import TaskBars
+from flux_cli.ui.reporter import Reporter, batch_reporting, display, reporting
+from flux_cli.ui.summary_bar import SummaryBar
+from flux_cli.ui.task_bars import TaskBars, duration, tracked
+from tests.conftest import wait_until
 
 Capture = pytest.CaptureFixture[str]
 
@@ -380,3 +384,61 @@ def test_a_display_that_cannot_be_drawn_is_a_warning(monkeypatch: pytest.MonkeyP
     live.stop()
     assert terminal.shown() == ["warning: cannot show the progress: ZeroDivisionError: division by zero"]
     assert not terminal.screen.cursor.hidden
+
+
+def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts, the reason of a retry for a while, and the oldest tasks, whose order does not change."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    some = jobs(12)
+    counts, bar = parts = display(some, quiet=False)
+    assert isinstance(bar, SummaryBar)
+
+    def handle(*events: Event) -> None:
+        for event in events:
+            for part in parts:
+                part.handle(event)
+        bar._live.redraw()
+
+    handle(*map(Submitting, some))
+    assert terminal.shown()[0].endswith(" 0/12")
+    assert terminal.shown()[1].startswith("submitting, 0:00 elapsed")
+    handle(*map(Submitted, some))
+    for job, percentage in zip(some, (10.0, 90.0, 30.0, None, 50.0), strict=False):
+        job.task = Task(job.task_id or "", Status.PROCESSING, {}, percentage=percentage)
+        handle(Progress(job))
+    handle(Ended(some[0], failed(some[0])), Downloading(some[2], 5, 10), Retrying(some[4], "HTTP 503"))
+    first, second, third, *rows = terminal.shown()
+    assert first.endswith(" 1/12")
+    assert second.startswith("11 running, 1 failed, 0:00 elapsed")
+    assert third == "retrying: HTTP 503"
+    assert [row[:6] for row in rows] == ["kite 2", "kite 3", "kite 4", "kite 5"]
+    assert [row.split()[-2] for row in rows] == ["90%", "saving", "0%", "50%"]
+    for job in some[1:3]:
+        handle(Ended(job, finished(job)))
+    assert terminal.shown()[0].endswith(" 3/12")
+    assert re.search(r"9 running, 1 failed, 0:0\d elapsed, [\d.]+ per (second|minute), ", terminal.shown()[1])
+    for part in parts:
+        part.close()
+    assert terminal.shown() == []
+    assert counts
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.9, "0:00"), (59.9, "0:59"), (60, "1:00"), (3599, "59:59"), (11045, "3:04:05")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    """Minutes and seconds, with hours if there are any."""
+    assert duration(seconds) == text
+
+
+def test_a_bar_for_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It shows how many have been yielded, and vanishes, also after an error."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    items = tracked("abc", "Thumbnails", 3)
+    assert next(items) + next(items) == "ab"
+    wait_until(lambda: any(line.startswith("Thumbnails") and "1/3" in line for line in terminal.shown()))
+    with pytest.raises(ValueError, match="broken"):
+        items.throw(ValueError("broken"))  # type: ignore[attr-defined] # it is a generator
+    assert terminal.shown() == []
