@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_cli.api.task import Status
-from flux_cli.errors import LocalFileError, StoreBusyError
+from flux_cli.errors import LocalFileError, StoreBusyError, UsageError
 from flux_cli.storage.database import APPLICATION_ID, VERSION
 from flux_cli.storage.history import History, open_readonly, patiently
 from flux_cli.storage.record import Record
@@ -110,6 +110,17 @@ def test_failure_after_saving(history: History) -> None:
     assert only(history).path == "/y.png"
 
 
+def test_observing(history: History) -> None:
+    """A status check of a running task does not end it; an ID that the history does not have changes nothing."""
+    add(history, "task-0")
+    history.observed("task-1", Status.FAILED)
+    history.observed("task-0", Status.PROCESSING)
+    assert (only(history).status, only(history).ended) == (Status.PROCESSING, None)
+    history.observed("task-0", Status.FAILED, error="no")
+    assert (only(history).status, only(history).error) == (Status.FAILED, "no")
+    assert only(history).ended is not None
+
+
 def test_resending(history: History) -> None:
     """After a rejection the record says unsent; from the next attempt on its outcome is unknown again."""
     (number,) = history.begin(SERVICE, [a_request()])
@@ -160,14 +171,31 @@ def test_pages(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_prefixes(history: History) -> None:
     """At least four characters; the whole ID wins over longer ones; each task once."""
-    for task_id in ("abcd-1", "abcd-2", "abcd", "abcx", "ab%d"):
+    for task_id in ("abcd-1", "abcd-2", "abcd", "wxyz-1", "ab%d"):
         add(history, task_id)
     add(history, "abcd-1", service="sandbox")
     assert ids(history.resolve("abcd-")) == ["abcd-1", "abcd-2"]
     assert ids(history.resolve("abcd")) == ["abcd"]
     assert ids(history.resolve("abcd-1")) == ["abcd-1"]
     assert ids(history.resolve("ab%d")) == ["ab%d"]
-    assert history.resolve("abc") == history.resolve("") == history.resolve("none") == []
+    assert ids(history.resolve("wxyz")) == ["wxyz-1"]
+    assert history.resolve("wxy") == history.resolve("") == history.resolve("none") == []
+
+
+def test_lookup(history: History) -> None:
+    """One task or none; several are an error that lists up to five of them."""
+    assert history.lookup("task") is None
+    for n in range(1, 8):
+        add(history, f"task-{n}")
+        if n == 1:
+            found = history.lookup("task")
+            assert found is not None
+            assert found.task_id == "task-1"
+        elif n in (5, 7):
+            with pytest.raises(UsageError, match=f"task ID prefix task is ambiguous: {n} tasks") as caught:
+                history.lookup("task")
+            listed = ", ".join(f"task-{each}" for each in range(n, n - 5, -1))
+            assert caught.value.hint == f"give one of {listed}" + (" and 2 more" if n == 7 else "")
 
 
 def test_a_picture_is_recognised(history: History, tmp_path: Path) -> None:
@@ -553,6 +581,35 @@ def test_forgetting_a_task_of_another_host(host: Callable[[str], History]) -> No
     two = host("two")
     two.delete(list(two.records()))
     assert list(host("one").records()) == list(host("three").records()) == list(open_readonly().records()) == []
+
+
+def test_forgetting_all_copies(host: Callable[[str], History]) -> None:
+    """A task that several hosts have recorded is gone everywhere; others stay."""
+    number = add(host("one"), "task-1")
+    add(host("one"), "task-2")
+    for history in (host("two"), host("three")):
+        foreign = history.find("task-1")
+        assert foreign is not None
+        history.adopt(foreign)
+    own = host("one").find("task-2")
+    assert own is not None
+    assert host("one").adopt(own) == own.number != number
+    again = host("two")  # a reader sees the files that exist when it is opened
+    again.delete([record for record in again.records() if record.task_id == "task-1"])
+    for reader in (host("one"), again, host("three"), open_readonly()):
+        assert ids(reader.records()) == ["task-2"]
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no history to read, which is no error; writing one is."""
+
+    def no_home() -> Path:
+        raise LocalFileError("this user has no home directory")
+
+    monkeypatch.setattr("flux_cli.storage.history.state_directory", no_home)
+    assert list(open_readonly().records()) == []
+    with pytest.raises(LocalFileError):
+        History()
 
 
 def test_an_old_history_on_a_shared_file_system(
