@@ -1,4 +1,4 @@
-"""One exchange with the service: what is certain when it fails, and that no answer is taken for another's."""
+"""One request and its response: what is certain after a failure, and that no response is taken for another's."""
 
 import contextlib
 import threading
@@ -22,7 +22,7 @@ def client(server: Server) -> Client:
 
 
 @pytest.mark.parametrize("code", [102, 103])
-def test_an_answer_that_comes_late_is_not_the_next_ones(code: int) -> None:
+def test_a_late_response_is_not_the_next_one(code: int) -> None:
     """A hint before the answer, then a submission: the task id is its own, not what was left on the line."""
 
     def hinted(_: Request) -> list[Step]:
@@ -30,55 +30,52 @@ def test_an_answer_that_comes_late_is_not_the_next_ones(code: int) -> None:
         return [f"HTTP/1.1 {code} Hint\r\n\r\n".encode(), 0.3, late, Action.KEEP]
 
     with Server({"/fetch": hinted}) as server:
-        speaking = client(server)
+        api = client(server)
         with pytest.raises(BadResponseError):
-            speaking.fetch("task-7")
-        assert speaking.submit(BODY, Dispatch()) == "task-0"
+            api.fetch("task-7")
+        assert api.submit(BODY, Dispatch()) == "task-0"
 
 
-def test_connections_are_kept_from_one_call_to_the_next() -> None:
-    """A look a second need not shake hands each time."""
+def test_connections_are_reused() -> None:
+    """Status checks do not open a connection each."""
     with Server(
         {"/fetch": lambda r: [reply({"task_id": r.json()["task_id"]}, Connection="keep-alive"), Action.KEEP]}
     ) as server:
-        speaking = client(server)
+        api = client(server)
         for number in range(5):
-            speaking.fetch(f"task-{number}")
+            api.fetch(f"task-{number}")
         assert (len(server.received), server.connections) == (5, 1)
 
 
-def test_a_connection_that_the_service_closed_meanwhile_is_no_trouble() -> None:
-    """Before a submission of all requests: its outcome would be unknown."""
+def test_a_connection_that_the_service_closed() -> None:
+    """A submission does not use it: the outcome would be unknown."""
     with Server({"/fetch": lambda r: reply({"task_id": r.json()["task_id"]}, Connection="keep-alive")}) as server:
-        speaking = client(server)
+        api = client(server)
         for number in range(5):
-            speaking.fetch("task-7")
+            api.fetch("task-7")
             time.sleep(0.05)
-            assert speaking.submit(BODY, Dispatch()) == f"task-{number}"
+            assert api.submit(BODY, Dispatch()) == f"task-{number}"
 
 
-def test_a_submission_does_not_go_over_a_connection_that_was_idle_for_long() -> None:
-    """A service that closes it just then leaves the outcome unknown; here it is reset when the request arrives."""
+def test_a_submission_does_not_use_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that closes it at that moment leaves the outcome unknown: here it is reset instead."""
 
-    def look(request: Request) -> list[Step]:
+    def check(request: Request) -> list[Step]:
         return [reply({"task_id": request.json()["task_id"]}, Connection="keep-alive"), Action.KEEP]
 
-    idle_since = time.monotonic()
-
     def submit(request: Request) -> list[Step]:
-        idle = time.monotonic() - idle_since > 1 and server.connections == 1
-        return [Action.RESET] if idle else [reply({"task_id": f"task-{request.number}"})]
+        return [Action.RESET] if server.connections == 1 else [reply({"task_id": f"task-{request.number}"})]
 
-    with Server({"/fetch": look, "/flux-imagine": submit}) as server:
-        speaking = client(server)
-        speaking.fetch("task-7")
-        time.sleep(1.2)
-        assert speaking.submit(BODY, Dispatch()) == "task-0"
+    with Server({"/fetch": check, "/flux-imagine": submit}) as server:
+        api = client(server)
+        api.fetch("task-7")
+        monkeypatch.setattr("flux_cli.api.transport.MAX_IDLE_SECONDS", 0.0)
+        assert api.submit(BODY, Dispatch()) == "task-0"
 
 
 @pytest.mark.parametrize("slow", [slowly(http(200, b"{}"), 0.05), [60.0]], ids=["trickle", "silence"])
-def test_a_call_ends_in_its_time(slow: list[Step]) -> None:
-    """Whatever the peer does: nothing is known of a submission, and a look may be made again."""
+def test_a_call_ends_within_its_limit(slow: list[Step]) -> None:
+    """Then the outcome of a submission is unknown, and a status check may be repeated."""
     with Server({"/flux-imagine": slow, "/fetch": slow}) as server:
         with pytest.raises(OutcomeUnknownError, match="no whole response within 1 s"):
             client(server).submit(BODY, Dispatch(), seconds=1)
@@ -86,8 +83,8 @@ def test_a_call_ends_in_its_time(slow: list[Step]) -> None:
             client(server).fetch("task-7", seconds=1)
 
 
-def test_time_is_up_before_anything_left() -> None:
-    """Then it is certain that nothing was sent, and nothing is sent afterwards either."""
+def test_limit_before_anything_is_sent() -> None:
+    """Nothing is sent afterwards either."""
     with Server(accepts=False) as server:
         dispatch = Dispatch()
         with pytest.raises(NotSentError):
@@ -95,8 +92,8 @@ def test_time_is_up_before_anything_left() -> None:
         assert not dispatch.sent
 
 
-def test_called_off_before_it_left() -> None:
-    """A submission that is withdrawn while it connects never arrives."""
+def test_cancel_before_anything_is_sent() -> None:
+    """A submission that is canceled while it connects never arrives."""
     dispatch = Dispatch()
     assert dispatch.cancel()
     with Server() as server:
@@ -105,7 +102,7 @@ def test_called_off_before_it_left() -> None:
         assert server.submissions == 0
 
 
-def test_called_off_after_it_left() -> None:
+def test_cancel_after_it_was_sent() -> None:
     """That is too late, and it says so."""
     dispatch = Dispatch()
 
