@@ -1,13 +1,15 @@
 """Decoding pictures, reduced, in little memory."""
 
+import struct
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFile, PngImagePlugin
 
 from flux_cli.errors import LocalFileError
 from flux_cli.pictures import decoding
@@ -84,6 +86,29 @@ def test_what_cannot_be_decoded_in_little_memory_is_an_error(
     monkeypatch.setattr(decoding, "MAX_MEMORY", 0)
     with pytest.raises(LocalFileError, match=r"101 × 67 pixels are too many"):
         decode(path, 50)
+
+
+@pytest.mark.parametrize(("color_type", "at_once"), [(0, True), (2, False), (3, True), (6, False)])
+def test_a_huge_png_is_never_decoded_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, color_type: int, at_once: bool
+) -> None:
+    """In RGB, 13,300 x 13,300 pixels would need 0.7 GB; in gray or with a palette they fit."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def load(image: ImageFile.ImageFile) -> None:
+        if image.size == (13_300, 13_300):
+            raise MemoryError
+
+    header = struct.pack(">IIBBBBB", 13_300, 13_300, 8, color_type, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"PLTE", bytes(768)), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")
+    path = tmp_path / "x.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks))
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(LocalFileError) as raised:
+        decode(path, 50)
+    assert ("incomplete" in raised.value.message) is not at_once
 
 
 @pytest.mark.parametrize("cut", [60, 200, -60])
