@@ -44,7 +44,7 @@ clean:
 	$(BIN)/pip install --quiet --editable '.[sandbox]'
 	@touch $@
 
-.venv/installed-dev: .venv/installed pyproject.toml
+.venv/installed-dev: .venv/bin/python pyproject.toml
 	$(BIN)/pip install --quiet 'pip>=25.1'  # the first that knows dependency groups
 	$(BIN)/pip install --quiet --editable '.[sandbox,listen,preview]' --group dev
-	@touch $@
+	@touch .venv/installed $@

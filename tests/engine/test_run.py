@@ -141,8 +141,9 @@ def test_a_busy_store_is_waited_for() -> None:
     assert outcome.seconds >= 20 * BUSY_RETRY_SECONDS
 
 
-def test_a_store_that_stays_busy_ends_the_run() -> None:
+def test_a_store_that_stays_busy_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the patience, without waiting for anything else."""
+    monkeypatch.setattr("flux_cli.engine.outbox.CLOSE_SECONDS", 0.1)
     store = MemoryStore([StoreBusyError("locked")] * 10_000)
     outcome = drive(new_jobs(3), store=store, plan=Plan(patience=10))
     assert (outcome.code, outcome.client.sent) == (ExitCode.LOCAL_FILE, [])
