@@ -165,12 +165,14 @@ def test_key_is_not_a_setting_to_set(cli: Cli) -> None:
     assert "api_key" not in shown(cli, "config set", 80)
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_examples_run(stage: Cli, service: Service, subtests: pytest.Subtests, path: str) -> None:
+def test_examples_run(stage: Cli, service: Service, subtests: pytest.Subtests) -> None:
     """Each as it is, except for the ID, the address of the sandbox and the directory of a web server."""
-    for example in examples()[path]:
-        with subtests.test(example):
-            run_example(stage, service, example)
+    env = stage.env
+    for path, lines in sorted(examples().items(), key=lambda item: item[0] == "forget"):  # the last one
+        for example in lines:
+            stage.env = dict(env)
+            with subtests.test(f"{path}: {example}"):
+                run_example(stage, service, example)
 
 
 def run_example(stage: Cli, service: Service, example: str) -> None:
