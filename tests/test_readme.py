@@ -64,7 +64,7 @@ def pattern(line: str) -> str:
     return re.sub(r"\d+\\\.\d(?=\\ s)", r"\\d+\\.\\d", escaped)
 
 
-def test_the_readme_has_commands_to_run() -> None:
+def test_console_blocks_are_found() -> None:
     """The blocks are found at all."""
     assert len(chapters()) > 3
 
@@ -180,9 +180,7 @@ def test_ci_recipe(shell: Cli) -> None:
         ("fish", "", "complete -C 'flux-cli acc'", "account"),
     ],
 )
-def test_the_line_for_a_shells_start_up_file_works(
-    cli: Cli, shell: str, before: str, after: str, answer: str
-) -> None:
+def test_shell_startup_line(cli: Cli, shell: str, before: str, after: str, answer: str) -> None:
     """It switches the completion on where the shell finds no script by itself."""
     tool(shell)
     line = re.search(rf"^(.*--show-completion {shell}.*?) +# ~", block("sh", "--show-completion"), flags=re.M)

@@ -1,4 +1,4 @@
-"""The key and the webhook secret: to whom they go, and where they never show."""
+"""The key and the webhook secret: who receives them, and where they never appear."""
 
 import base64
 import json
@@ -41,11 +41,11 @@ def credentials(request: Request) -> str | None:
     return request.headers.get("authorization")
 
 
-# Whom they are sent to
+# Who receives them
 
 
-def test_the_key_goes_to_the_api_and_to_nobody_else(keyed: Cli) -> None:
-    """Raw, whatever .netrc says; the images' host gets nothing, not on the second hop either, nor a referrer."""
+def test_the_key_goes_to_the_api_only(keyed: Cli) -> None:
+    """It is sent raw, whatever .netrc says. The images' hosts get neither credentials nor a referrer."""
     with Server({"/image": http(200, png())}) as second, Server() as images, Server() as api:
         images.routes = {"/image": http(302, Location=f"{second.url}/image/x.png")}
         api.routes = {"/fetch": lambda r: reply(finished(r.json()["task_id"], images.url))}
@@ -60,8 +60,8 @@ def test_the_key_goes_to_the_api_and_to_nobody_else(keyed: Cli) -> None:
             assert request.headers["accept-encoding"] == "identity"
 
 
-def test_credentials_in_an_image_url_are_not_sent_either(keyed: Cli) -> None:
-    """They are the service's to use or not; nothing of them is turned into a header."""
+def test_credentials_in_an_image_url(keyed: Cli) -> None:
+    """They do not become a header."""
     with Server() as api:
         api.routes = {
             "/fetch": lambda r: reply(finished("task-0", r.origin.replace("//", "//user:password@"))),
@@ -71,8 +71,8 @@ def test_credentials_in_an_image_url_are_not_sent_either(keyed: Cli) -> None:
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(301, 2), (302, 2), (303, 9), (307, 2), (308, 2)])
-def test_a_redirect_of_the_api_is_never_followed(keyed: Cli, code: int, exit_code: int) -> None:
-    """Not to another host, and not on the same one: a followed submission could be a second one."""
+def test_redirects_of_the_api(keyed: Cli, code: int, exit_code: int) -> None:
+    """They are not followed, even on the same host: a submission could be sent twice."""
     with Server() as elsewhere, Server() as api:
         api.routes = {"/flux-imagine": http(code, Location=f"{elsewhere.url}/flux-imagine")}
         assert at(keyed, api.url)("imagine", "x").code == exit_code
@@ -81,8 +81,8 @@ def test_a_redirect_of_the_api_is_never_followed(keyed: Cli, code: int, exit_cod
         assert (elsewhere.received, api.submissions) == ([], 1)
 
 
-def test_the_webhook_secret_is_sent_only_with_a_webhook_url(keyed: Cli) -> None:
-    """As the document has it: in the body, not in a header."""
+def test_webhook_secret_needs_webhook_url(keyed: Cli) -> None:
+    """It is sent in the body, as documented, not in a header."""
     with Server() as api:
         at(keyed, api.url)("imagine", "x")
         at(keyed, api.url)("imagine", "x", "--webhook-url", "http://127.0.0.1:9/hook")
@@ -91,11 +91,11 @@ def test_the_webhook_secret_is_sent_only_with_a_webhook_url(keyed: Cli) -> None:
     assert with_url.json()["webhook_secret"] == SECRET
 
 
-# Where they show
+# Where they appear
 
 
 def echo(request: Request) -> bytes:
-    """Answer with all that was sent, in each way in which JSON can write it."""
+    """Respond with everything that was sent, in each way in which JSON can write it."""
     everything = f"{request.headers['authorization']} {request.body.decode()}"
     escaped = "".join(f"\\u{ord(character):04x}" for character in f"{KEY} {SECRET}")
     body = json.dumps({"errors": [{"msg": everything}, {"msg": SECRET}]}).encode()
@@ -129,8 +129,8 @@ REPLIES: dict[str, dict[str, Reply]] = {
 
 @pytest.mark.parametrize("flags", [(), ("--json", "-v", "--debug")], ids=" ".join)
 @pytest.mark.parametrize("reply", REPLIES)
-def test_they_show_nowhere(keyed: Cli, reply: str, flags: tuple[str, ...]) -> None:
-    """Not on either stream, not in any file, whatever the service makes of them."""
+def test_secrets_are_never_printed(keyed: Cli, reply: str, flags: tuple[str, ...]) -> None:
+    """They are on neither stream and in no file, whatever the service responds."""
     with Server(REPLIES[reply]) as api:
         at(keyed, api.url)
         for command in ("imagine x --webhook-url http://127.0.0.1:9/", "fetch task-0", "history"):
@@ -144,7 +144,7 @@ def test_they_show_nowhere(keyed: Cli, reply: str, flags: tuple[str, ...]) -> No
 
 
 def assert_absent(content: bytes) -> None:
-    """See that neither secret is in some bytes, in plain or as JSON, a repr or base64 writes it."""
+    """Fail if a secret is in the bytes: as it is, or as JSON, repr or base64 write it."""
     for secret in (KEY, SECRET):
         ways = (
             secret.encode(),
@@ -157,8 +157,8 @@ def assert_absent(content: bytes) -> None:
             assert way not in content
 
 
-def test_the_settings_show_masks(cli: Cli) -> None:
-    """`config list` and `get` say that there is a key, and no more of a short one."""
+def test_config_masks_secrets(cli: Cli) -> None:
+    """`config list` and `config get` show that there is a key, but not the key."""
     cli("login", "--no-verify", input=f"{KEY}\n")
     cli("config", "set", "webhook_secret", "whsec-9876543210")
     for command in ("config list", "config get api_key", "config get webhook_secret", "config path"):
@@ -172,8 +172,8 @@ def test_the_settings_show_masks(cli: Cli) -> None:
     "key",
     ["1st-word 2nd-word", "1st-half\n2nd-half", "tab-at-the-end\t", "ctrl-\x01", "schlüssel", "escape-\x1b[2J"],
 )
-def test_a_key_that_cannot_be_one_is_refused_without_an_echo(cli: Cli, key: str) -> None:
-    """From the environment, from stdin, from the file; in a traceback neither."""
+def test_invalid_keys_are_not_echoed(cli: Cli, key: str) -> None:
+    """Neither in a message nor in a traceback, whether they come from the environment or from stdin."""
     with Server() as api:
         at(cli, api.url)
         for done in (
@@ -186,11 +186,11 @@ def test_a_key_that_cannot_be_one_is_refused_without_an_echo(cli: Cli, key: str)
         assert api.received == []
 
 
-# Proxies and authorities
+# Proxies and certificates
 
 
-def test_proxies_are_honoured(keyed: Cli) -> None:
-    """`http_proxy` carries the API's calls and the picture's; its password shows nowhere."""
+def test_proxies(keyed: Cli) -> None:
+    """`http_proxy` is used for the API and for pictures; its password is never printed."""
     with Server() as proxy:
         origin = "http://api.example"
         proxy.routes = {
@@ -211,8 +211,8 @@ def test_proxies_are_honoured(keyed: Cli) -> None:
     assert "proxy-password" not in done.stderr
 
 
-def test_a_proxy_is_no_obstacle_to_the_embedded_sandbox(cli: Cli) -> None:
-    """It is on this machine, where no proxy finds it; other hosts that are to be spared stay spared."""
+def test_embedded_sandbox_bypasses_proxies(cli: Cli) -> None:
+    """No proxy can reach it. Other hosts in NO_PROXY stay excluded."""
     cli.env |= {"http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "example.com"}
     done = cli("imagine", "x [[seconds 0]]", "--sandbox", "--width", "256", "--height", "256")
     assert done.code == 0, done.stderr
@@ -220,22 +220,20 @@ def test_a_proxy_is_no_obstacle_to_the_embedded_sandbox(cli: Cli) -> None:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
-    """A certificate authority that nobody knows."""
+    """A certificate authority that no system trusts."""
     return trustme.CA()
 
 
 def context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
-    """Return the TLS settings of a server that the authority vouches for."""
+    """Return the TLS settings of a server with a certificate of the authority."""
     settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(settings)
     return settings
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_an_authority_of_ones_own_is_honoured(
-    keyed: Cli, authority: trustme.CA, tmp_path: Path, variable: str
-) -> None:
-    """For the API's calls and for the picture's; without it nothing is sent, and only once is it tried."""
+def test_custom_ca(keyed: Cli, authority: trustme.CA, tmp_path: Path, variable: str) -> None:
+    """It is used for the API and for pictures; without it there is one connection, and nothing is sent."""
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
     with Server(tls=context(authority)) as api:
@@ -248,8 +246,8 @@ def test_an_authority_of_ones_own_is_honoured(
         assert (api.submissions, api.connections - before) == (1, 1)
 
 
-def test_a_certificate_for_another_host_is_refused(keyed: Cli, authority: trustme.CA, tmp_path: Path) -> None:
-    """Without a second try."""
+def test_certificate_of_another_host(keyed: Cli, authority: trustme.CA, tmp_path: Path) -> None:
+    """It is rejected, without a retry."""
     bundle = tmp_path / "authority.pem"
     authority.cert_pem.write_to_path(str(bundle))
     with Server(tls=context(authority, "elsewhere.example")) as api:
