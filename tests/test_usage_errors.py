@@ -113,6 +113,14 @@ def test_every_habit_leads_somewhere(cli: Cli) -> None:
     ] == []
 
 
+@pytest.mark.parametrize("arguments", [["imagine", "x", "y" * 999], ["y" * 999], ["imagine", f"--{'y' * 999}"]])
+def test_long_arguments_are_cut(cli: Cli, arguments: list[str]) -> None:
+    """A message quotes at most 60 characters."""
+    done = cli(*arguments)
+    assert done.code == 2
+    assert 50 < done.stderr.count("y") <= 62
+
+
 def test_environment_variables_are_named(cli: Cli) -> None:
     """Instead of the flags that they replace."""
     done = cli("imagine", "x", env={"FLUX_CLI_SANDBOX": "nope"})

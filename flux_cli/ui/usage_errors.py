@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from flux_cli.api.request import shown
 from flux_cli.errors import UsageError, closest
 
 PROGRAM = "flux-cli"
@@ -105,7 +106,9 @@ def explain(error: Any, group: Any, arguments: Sequence[str]) -> tuple[str, str]
     context = getattr(error, "ctx", None)
     see = _see(context.command_path if context else PROGRAM)
     if context and hasattr(error, "possibilities"):
-        return f"unknown option `{error.option_name}`", _option_hint(error.option_name, context, group, arguments)
+        return f"unknown option `{shown(error.option_name)}`", _option_hint(
+            error.option_name, context, group, arguments
+        )
     if context and hasattr(error, "option_name"):
         return f"`{error.option_name}` {_value_rule(error.option_name, context)}", see
     param = getattr(error, "param", None)
@@ -116,7 +119,7 @@ def explain(error: Any, group: Any, arguments: Sequence[str]) -> tuple[str, str]
         return f"{_name(param)} is missing", see
     if _from_environment(param, context):
         wanted = "must be 1 or 0" if param.is_flag else error.message.rstrip(".")
-        return f"{param.envvar} {wanted}, not `{os.environ[param.envvar][:60]}`", f"set or unset {param.envvar}"
+        return f"{param.envvar} {wanted}, not `{shown(os.environ[param.envvar])}`", f"set or unset {param.envvar}"
     return f"{_name(param)} {error.message.rstrip('.')}", see
 
 
@@ -124,7 +127,7 @@ def extra_arguments(path: str, extra: Sequence[str]) -> UsageError:
     """Return the error for more arguments than a command accepts."""
     quote = f"put the prompt in quotes: {_PROMPT}"
     return UsageError(
-        f"too many arguments: {' '.join(extra)}", quote if path == f"{PROGRAM} imagine" else _see(path)
+        f"too many arguments: {shown(' '.join(extra))}", quote if path == f"{PROGRAM} imagine" else _see(path)
     )
 
 
@@ -137,7 +140,7 @@ def unknown_command(path: str, typed: Sequence[str], known: Sequence[str]) -> Us
         known: The commands that exist.
     """
     name = typed[0]
-    message = f"unknown command `{' '.join([*path.split()[1:], name])}`"
+    message = f"unknown command `{shown(' '.join([*path.split()[1:], name]))}`"
     if path == PROGRAM and name.lower() == "cancel":
         return UsageError(message, "the service cannot cancel a task")
     habit = COMMAND_HABITS.get(" ".join(typed[:2]).lower()) or COMMAND_HABITS.get(name.lower())
