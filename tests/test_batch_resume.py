@@ -97,7 +97,7 @@ class Shared:
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Shared]:
     """A batch on a volume that several hosts share."""
-    with sandbox.running(tmp_path / "sandbox", seconds=0.6) as running:
+    with sandbox.running(tmp_path / "sandbox", seconds=0.4) as running:
         yield Shared(tmp_path, running)
 
 

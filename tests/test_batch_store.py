@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flux_cli.api.task import Status, Task
@@ -450,6 +450,7 @@ def test_a_journal_that_vanishes_while_it_is_read(batch: Batch, monkeypatch: pyt
     assert batch.state("a") is State.DONE
 
 
+@settings(max_examples=40)
 @given(st.lists(st.lists(st.sampled_from("ipautdf"), max_size=6), max_size=4))
 def test_what_was_accepted_is_never_new(tmp_path_factory: pytest.TempPathFactory, runs: list[list[str]]) -> None:
     """Whatever the runs recorded, in whatever order."""

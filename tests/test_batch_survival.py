@@ -20,7 +20,7 @@ SMALL = ("--width", "256", "--height", "256")
 
 
 def accepted(tmp_path: Path) -> Counter[str]:
-    """Return how often the sandbox accepted each prompt, and so would have billed it."""
+    """Return how often the sandbox accepted each prompt, and so would have charged it."""
     with sqlite3.connect(tmp_path / "sandbox" / "tasks.sqlite3") as database:
         bodies = database.execute("SELECT body FROM tasks").fetchall()
     return Counter(json.loads(body)["prompt"] for (body,) in bodies)
@@ -73,7 +73,7 @@ def test_ten_kills(flux: Cli, service: Service, tmp_path: Path) -> None:
 
 
 def test_four_shards_with_gnu_parallel(flux: Cli, tmp_path: Path) -> None:
-    """As GNU parallel runs them: each row is made once, by one of them, and stands in the results once."""
+    """Each row is made once, by one of them, and has one line in the results."""
     parallel = tool("parallel")
     rows = [f"kite {number}" for number in range(41)]
     (flux.cwd / "rows.txt").write_text("\n".join(rows))
@@ -99,7 +99,7 @@ def test_four_shards_with_gnu_parallel(flux: Cli, tmp_path: Path) -> None:
 
 
 def test_service_that_is_gone_for_a_while(cli: Cli, tmp_path: Path) -> None:
-    """The run goes on by itself when it is back; only what was on the wire at that moment can be in doubt."""
+    """The run continues when the service is back; only submissions in flight at that moment may be unknown."""
     rows = [f"kite {number}" for number in range(40)]
     (cli.cwd / "rows.txt").write_text("\n".join(rows))
     cli.env["APIFRAME_API_KEY"] = KEY
