@@ -20,7 +20,7 @@ aborted."""
 MAX_WAIT_SECONDS = 0.5
 """The longest wait without a look at the signals: one that arrives just before a wait does not end it."""
 PAUSE_SECONDS = 1.0
-"""A wait that took this much longer than it should means that the process was stopped, or the machine asleep."""
+"""A wait that took this much too long, or came this late, means that the process was stopped for a while."""
 RESUME_SECONDS = 2.0
 """The time that operations get after such a pause, to read what has arrived meanwhile."""
 START_AGAIN_SECONDS = 1.0
@@ -64,6 +64,7 @@ class Workers:
         self._idle = 0
         self._failed_at = float("-inf")
         self._starved_since: float | None = None
+        self._waited_at = time.monotonic()
         self.threads = 0
         self.stopped = threading.Event()
         """Set when nobody waits any more; an operation may look at it."""
@@ -110,6 +111,7 @@ class Workers:
     def wait(self, seconds: float) -> None:
         """Wait for a report, at most this long, and handle all reports that have arrived."""
         now = time.monotonic()
+        self._allow_for_pause(now - self._waited_at)
         ends_at = min((operation.ends_at for operation in self._running), default=float("inf"))
         timeout = min(seconds, max(0.0, ends_at - now), MAX_WAIT_SECONDS)
         report: Callable[[], None] | None = None
@@ -122,6 +124,7 @@ class Workers:
             with contextlib.suppress(queue.Empty):
                 report = self._reports.get_nowait()
         self._end_overdue()
+        self._waited_at = time.monotonic()
 
     @property
     def reports_waiting(self) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from flux_cli.api.client import RateLimitedError, UnknownTaskError
 from flux_cli.api.task import Status
 from flux_cli.api.transport import NotSentError
-from flux_cli.engine import events, run
+from flux_cli.engine import events, outbox, run
 from flux_cli.engine.downloads import EXPIRED_SECONDS
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
@@ -143,7 +143,7 @@ def test_a_busy_store_is_waited_for() -> None:
 
 def test_a_store_that_stays_busy_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the patience, without waiting for anything else."""
-    monkeypatch.setattr("flux_cli.engine.outbox.CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(outbox, "CLOSE_SECONDS", 0.0)
     store = MemoryStore([StoreBusyError("locked")] * 10_000)
     outcome = drive(new_jobs(3), store=store, plan=Plan(patience=10))
     assert (outcome.code, outcome.client.sent) == (ExitCode.LOCAL_FILE, [])

@@ -39,6 +39,18 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "batch": ("batch", "rows.txt", "-o", "out", "--sidecar"),
 }
 ROWS = 6
+TIMES = {
+    # The server accepts everything at once, but this machine may be busy with something else.
+    "run.SETTLE_SECONDS": 30.0,
+    "run.HURRY_SECONDS": 30.0,
+    # Nothing gets better by waiting.
+    "run.NO_THREAD_SECONDS": 0.3,
+    "workers.START_AGAIN_SECONDS": 0.05,
+    "outbox.HOLD_SECONDS": 0.3,
+    "outbox.CLOSE_SECONDS": 0.3,
+    "outbox.BUSY_RETRY_SECONDS": 0.02,
+}
+"""Time limits of the engine, in seconds, for these runs."""
 
 
 def _no_thread(*_: Any, **__: Any) -> None:
@@ -163,19 +175,17 @@ def try_fault(command: str, fault: Fault, at: int | None, directory: Path, *, la
 
     def submit(request: Request) -> bytes:
         task_id = f"task-{request.number}-{'x' * 12}"
-        accepted.add(task_id)
+        if len(request.body) == int(request.headers["content-length"]):  # otherwise it was canceled in time
+            accepted.add(task_id)
         return reply({"task_id": task_id})
 
     cli = new_cli(directory)
     with Server({"/flux-imagine": submit}) as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         (cli.cwd / "rows.txt").write_text("".join(f"kite {row}\n" for row in range(ROWS)))
-        with (
-            injected(fault, at, lasting=lasting) as count,
-            # The server accepts everything at once, but this machine may be busy with something else.
-            mock.patch("flux_cli.engine.run.SETTLE_SECONDS", 30.0),
-            mock.patch("flux_cli.engine.run.HURRY_SECONDS", 30.0),
-        ):
+        with injected(fault, at, lasting=lasting) as count, contextlib.ExitStack() as stack:
+            for name, seconds in TIMES.items():
+                stack.enter_context(mock.patch(f"flux_cli.engine.{name}", seconds))
             done = cli(*COMMANDS[command], timeout=90)
         found = _findable(cli, done)
         return Outcome(

@@ -1,0 +1,199 @@
+"""The workers: threads that may not start, operations that take too long, and time that jumps."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from flux_cli.engine import workers as module
+from flux_cli.engine.workers import Operation, Workers
+
+
+@pytest.fixture
+def workers() -> Iterator[Workers]:
+    """Workers that end with the test."""
+    made = Workers()
+    yield made
+    made.stop()
+
+
+class Outcomes:
+    """What operations came to."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self.values: list[Any] = []
+
+    def start(self, work: Callable[[Operation], Any], seconds: float | None = None) -> bool:
+        """Start an operation."""
+        late = TimeoutError("it took too long")
+        return self._workers.start(Operation(work, self.values.append, self.values.append, seconds, lambda: late))
+
+    def wait(self, count: int) -> list[Any]:
+        """Wait for so many outcomes."""
+        until = time.monotonic() + 20
+        while len(self.values) < count:
+            assert time.monotonic() < until
+            self._workers.wait(0.5)
+        return self.values
+
+
+def test_reports_are_handled_in_the_waiting_thread(workers: Workers) -> None:
+    """Results and errors alike."""
+    outcomes = Outcomes(workers)
+    threads: set[int] = set()
+
+    def work(_: Operation) -> int:
+        threads.add(threading.get_ident())
+        return 1
+
+    error = ValueError()
+
+    def fail(_: Operation) -> None:
+        raise error
+
+    outcomes.start(work)
+    outcomes.start(fail)
+    assert set(outcomes.wait(2)) == {1, error}
+    assert threading.get_ident() not in threads
+
+
+def test_threads_are_used_again(workers: Workers) -> None:
+    """A hundred operations one after the other take one thread."""
+    outcomes = Outcomes(workers)
+    for number in range(100):
+        outcomes.start(lambda _: None)
+        outcomes.wait(number + 1)
+    assert workers.threads == 1
+
+
+def test_a_thread_that_cannot_start_means_no_capacity(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What there is goes on, and another one is tried a little later."""
+    outcomes = Outcomes(workers)
+    release = threading.Event()
+    assert outcomes.start(lambda _: release.wait(20))
+    with monkeypatch.context() as patch:
+
+        def start(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", start)
+        assert not outcomes.start(lambda _: None)
+        assert workers.reserve(5) == 0
+        assert workers.starved_seconds == 0  # there is one
+        release.set()
+        outcomes.wait(1)
+        assert outcomes.start(lambda _: 2)
+        assert outcomes.wait(2)[-1] == 2
+    assert workers.reserve(2) == 1
+    monkeypatch.setattr(module, "START_AGAIN_SECONDS", 0.0)
+    assert workers.reserve(2) == 2
+
+
+def test_not_even_one_thread(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is counted, so that the run can end."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(module, "START_AGAIN_SECONDS", 0.0)
+    assert workers.reserve(1) == 0
+    first = workers.starved_seconds
+    assert workers.reserve(1) == 0
+    assert workers.starved_seconds > first > 0
+
+
+def test_an_operation_that_takes_too_long_is_aborted(workers: Workers) -> None:
+    """Its socket is shut down, and the error says why; the thread is free again."""
+    outcomes = Outcomes(workers)
+    ours, theirs = socket.socketpair()
+
+    def work(operation: Operation) -> bytes:
+        operation.abort.attach(ours)
+        if not (content := ours.recv(1)):
+            raise ConnectionError("closed")
+        return content
+
+    with ours, theirs:
+        outcomes.start(work, 0.05)
+        (error,) = outcomes.wait(1)
+    assert isinstance(error, TimeoutError)
+    outcomes.start(lambda _: 2)
+    assert outcomes.wait(2)[1] == 2
+    assert workers.threads == 1
+
+
+def test_an_operation_that_cannot_be_aborted_is_abandoned(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DNS lookup, for example; its late report is ignored."""
+    monkeypatch.setattr(module, "ABANDON_SECONDS", 0.05)
+    outcomes = Outcomes(workers)
+    release = threading.Event()
+    outcomes.start(lambda _: release.wait(20), 0.05)
+    (error,) = outcomes.wait(1)
+    assert isinstance(error, TimeoutError)
+    release.set()
+    outcomes.start(lambda _: 2)
+    assert outcomes.wait(2) == [error, 2]
+
+
+def test_progress_extends_the_limit(workers: Workers) -> None:
+    """The limit is for the silence between two steps."""
+    outcomes = Outcomes(workers)
+    steps = threading.Semaphore(0)
+
+    def work(operation: Operation) -> int:
+        for _ in range(5):
+            steps.acquire()
+            operation.extend()
+        return operation.ends_at > time.monotonic() + 5
+
+    outcomes.start(work, 10.0)
+    for _ in range(5):
+        steps.release()
+    assert outcomes.wait(1) == [True]
+
+
+@pytest.mark.parametrize("during_a_wait", [True, False])
+def test_a_response_that_arrived_during_a_pause_is_read(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, during_a_wait: bool
+) -> None:
+    """After a stop of the process the time is over, but the response is here: it counts."""
+    outcomes = Outcomes(workers)
+    paused = [0.0]
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + paused[0])
+    monkeypatch.setattr(module, "RESUME_SECONDS", 20.0)
+    release = threading.Event()
+
+    def work(operation: Operation) -> str:
+        release.wait(20)
+        return "aborted" if operation.abort.aborted else "a response"
+
+    outcomes.start(work, 60.0)
+
+    def resume() -> None:
+        paused[0] = 120.0  # the clock goes on while the process is stopped
+        workers.wake()
+
+    if during_a_wait:
+        threading.Timer(0.1, resume).start()
+        workers.wait(30)
+    else:
+        resume()
+    workers.wait(0)
+    workers.wait(0)
+    release.set()
+    assert outcomes.wait(1) == ["a response"]
+
+
+def test_a_wait_is_short_and_a_wake_ends_it(workers: Workers) -> None:
+    """A signal that arrives just before a wait is noticed after half a second."""
+    assert module.MAX_WAIT_SECONDS <= 0.5
+    workers.wake()
+    workers.wait(60)
