@@ -78,8 +78,8 @@ class HistoryStore:
         with self._history.transaction():
             # The intents are the last changes, so what is known of their jobs is written before them.
             for change in changes:
-                if change.job.number is not None:
-                    self._apply(change, change.job.number)
+                if (number := self._number_of(change.job)) is not None:
+                    self._apply(change, number)
             numbers = self._begin(fresh) if fresh else []
         for job, number in zip(fresh, numbers, strict=True):
             job.number = number
@@ -88,6 +88,14 @@ class HistoryStore:
         batch = jobs[0].batch
         rows = [job.row or "" for job in jobs] if batch else None
         return self._history.begin(self._service, [job.recorded for job in jobs], batch, rows)
+
+    def _number_of(self, job: "Job") -> int | None:
+        """Return a job's number; a task of another process may have been recorded only after the job was made."""
+        if job.number is None and job.request is None and job.task_id:
+            record = self._history.find(job.task_id)
+            if record is not None and record.service == self._service:
+                job.number = self._history.adopt(record)
+        return job.number
 
     def _apply(self, change: Change, number: int) -> None:
         history = self._history

@@ -187,7 +187,6 @@ class Bridge:
             recorded=record.request if record else {},
             n=self._started,
             task_id=task.task_id,
-            number=record.number if record else None,
             age=record.age if record else None,
             task=None if self._confirms else task,
         )
