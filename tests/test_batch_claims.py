@@ -161,6 +161,17 @@ def test_two_runs_that_start_at_the_same_time(tmp_path: Path, first_name_is_lowe
         assert (first.held(), second.held()) == (True, False)
 
 
+def test_a_run_that_was_stopped_while_it_started(tmp_path: Path) -> None:
+    """It is waited for, but not forever: its process exists, and its claim is not active."""
+    stopped, waiting = claim(tmp_path), claim(tmp_path)
+    stopped.path = tmp_path / "zzz.claim"  # after the other one: that has priority
+    stopped._publish()
+    clock = Clock(tmp_path)
+    with pytest.raises(LocalFileError, match="another flux-cli works on"):
+        waiting.acquire(clock.sleep)
+    assert STALE_SECONDS <= clock.slept < 60
+
+
 def test_many_threads_claim_the_same_rows(tmp_path: Path) -> None:
     """Exactly one gets them."""
     winners: list[Claim] = []

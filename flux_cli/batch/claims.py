@@ -134,9 +134,10 @@ class Claim:
             with local_errors(self.path):
                 self._publish()
             first_seen: dict[Path, float] = {}
-            while not self._is_free(first_seen):
+            waited = 0.0
+            while not self._is_free(first_seen, may_wait=waited <= STALE_SECONDS):
                 sleep(POLL_SECONDS)
-                self.refresh()
+                waited += POLL_SECONDS
             with local_errors(self._marker):
                 self._marker.touch()
         except BaseException:
@@ -191,8 +192,12 @@ class Claim:
         _write_at(unpublished, self._size, b"\n")
         os.rename(unpublished, self.path)
 
-    def _is_free(self, first_seen: dict[Path, float]) -> bool:
+    def _is_free(self, first_seen: dict[Path, float], *, may_wait: bool) -> bool:
         """Return whether no other run claims the rows; remove the claims of dead ones.
+
+        Args:
+            first_seen: The heartbeats of other runs when they were first seen.
+            may_wait: Whether a run that is not active yet may be waited for: usually it withdraws.
 
         Raises:
             LocalFileError: Another run that claims them is alive.
@@ -209,7 +214,7 @@ class Claim:
                 with local_errors(other.path):
                     other.path.unlink(missing_ok=True)
                     other.path.with_suffix(MARKER).unlink(missing_ok=True)
-            elif alive and (other.active or other.path.name < self.path.name):
+            elif alive and (other.active or other.path.name < self.path.name or not may_wait):
                 raise self._refused(other)
             else:  # it is not clear yet, or the other one has to withdraw
                 free = False
