@@ -37,6 +37,7 @@ def test_any_body_is_json_or_a_value_error(content: bytes, content_type: str) ->
         ('{"a": NaN, "b": Infinity, "c": -Infinity}', {"a": None, "b": None, "c": None}),
         ('{"a": 1e999, "b": -1e999, "c": 1e-999}', {"a": None, "b": None, "c": 0.0}),
         ('{"a": %s}' % ("1" * 5000), {"a": None}),
+        (f'{{"a": {"1" * 300}, "b": {"1" * 301}}}', {"a": int("1" * 300), "b": None}),
         ('{"a": 1, "a": 2}', {"a": 2}),
         ("\ufeff{}", {}),
         ('"\\ud800"', "\ud800"),
@@ -65,10 +66,11 @@ def test_readable_bodies(text: str, value: object) -> None:
         "[" * 100_000 + "]" * 100_000,
         '{"a": {"b": 1}, "c": ',
         '{"a": {"b": 1}, "c": "it ends her',
+        '{"a": "an object {} in a truncated str',
         '{"a": {"b": 1}, c}',
         "{" * 1000,
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_unreadable_bodies(text: str) -> None:
     """An object inside a broken or truncated one, or in a page, is not the response."""

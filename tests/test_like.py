@@ -337,6 +337,29 @@ def test_an_unknown_field_is_not_dropped(cli: Cli) -> None:
     assert dry_run(cli, "--like", "x.json", "--no-validate") == request
 
 
+def test_which_sidecars_are_kept(tmp_path: Path) -> None:
+    """One for the same task and bytes; anything else is replaced with `force` only."""
+    image = tmp_path / "pic.png"
+    image.write_bytes(b"bytes")
+
+    def write(task_id: str, prompt: str, force: bool = False) -> str:
+        path = sidecar.write(
+            image, {"prompt": prompt}, task_id=task_id, created=None, service="sandbox", force=force
+        )
+        return str(sidecar.read(path).request["prompt"])
+
+    assert write("a", "first") == write("a", "second") == "first"
+    with pytest.raises(LocalFileError, match="exists"):
+        write("b", "third")
+    image.write_bytes(b"other bytes")
+    with pytest.raises(LocalFileError, match="exists"):
+        write("a", "fourth")
+    assert write("a", "fifth", force=True) == "fifth"
+    sidecar.path_for(image).write_text("mine")
+    with pytest.raises(LocalFileError, match="exists"):
+        write("a", "sixth")
+
+
 plain = st.one_of(st.text(), st.integers(), st.floats(allow_nan=False), st.booleans())
 requests = st.dictionaries(st.text().filter(lambda name: not name.startswith("webhook_")), plain)
 

@@ -59,8 +59,8 @@ def _first_object(text: str, error: json.JSONDecodeError) -> Any:
         try:
             return _DECODER.raw_decode(text, start)[0]
         except json.JSONDecodeError as failure:
-            if failure.pos >= len(text.rstrip()) or failure.msg.startswith("Unterminated"):
-                break  # truncated
+            if failure.msg.startswith("Unterminated"):
+                break  # what follows is inside a truncated string
             start = max(start + 1, failure.pos)
     raise error
 
