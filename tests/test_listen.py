@@ -33,6 +33,7 @@ from flux_cli.webhooks.event import MAX_BODY_BYTES, Event, check_secret, is_secr
 from flux_cli.webhooks.journal import EventJournal
 from flux_cli.webhooks.receiver import MAX_CONNECTIONS, Reception, receiving
 from tests.conftest import Cli, Done, Service, wait_until
+from tests.server import Server, fetched
 
 SECRET = "a-secret-of-the-test"
 GOOD = json.dumps({"task_id": "some-task", "task_type": "flux-imagine", "status": "processing", "percentage": 40})
@@ -561,6 +562,42 @@ def test_a_flood_is_rejected(tmp_path: Path) -> None:
     assert sum(listener.deliver(large) for _ in range(100)) < 20
 
 
+def test_an_event_survives_a_kill(flux: Cli, listen: Listen) -> None:
+    """It was answered with 200, so nobody sends it again: the next listener handles it."""
+    listening = listen()
+    task_id = submitted(flux, "a kite [[seconds 3600]]")
+    assert listening.post(finished(task_id)) == 200
+    listening.process.kill()
+    listening.process.wait()
+    assert flux("history", "--status", "finished").lines == []
+    with Server({"/fetch": fetched}) as server:
+        flux.env["FLUX_CLI_API_URL"] = server.url
+        done = listen("--until", "1").end()
+    assert done.code == 0, done.stderr
+    assert done.lines[-1].split("\t")[:2] == [task_id, "finished"]
+    assert len(flux.files()) == 1
+
+
+def test_the_journal_keeps_what_was_not_handled(tmp_path: Path) -> None:
+    """From every process that ended, in order, and not from one that runs."""
+    events = [read_event(json.dumps(finished(f"task-{n}")).encode()) for n in range(4)]
+    first = EventJournal(tmp_path)
+    for event in events[:3]:
+        first.add(event)
+    first.remove(events[1])
+    assert EventJournal(tmp_path).unprocessed == []  # the first one is still open
+    first.close()
+    with next(iter(tmp_path.glob("*.jsonl"))).open("ab") as file:
+        file.write(b'{"event": "half a li')
+    second = EventJournal(tmp_path)
+    assert [event.task.task_id for event in second.unprocessed] == ["task-0", "task-2"]
+    assert second.unprocessed[0].body == events[0].body
+    for event in second.unprocessed:
+        second.remove(event)
+    second.close()
+    assert EventJournal(tmp_path).unprocessed == []
+
+
 # Requests that are refused, and senders that mean no good
 
 
@@ -748,6 +785,34 @@ def test_a_thousand_idle_connections_shut_nobody_out(received: Received) -> None
         for connection in idle[: 1000 - MAX_CONNECTIONS]:
             read_all(connection)  # raises TimeoutError where it is still open
     received.assert_good_webhook_works()
+
+
+@pytest.mark.parametrize("received", [600.0], indirect=True)
+def test_a_burst_of_events_is_received_whole(received: Received) -> None:
+    """A thousand connections that arrive at once: all are accepted, none is evicted."""
+    message = head(f"Content-Length: {len(GOOD)}") + GOOD.encode()
+    with contextlib.ExitStack() as stack:
+        connections = [stack.enter_context(socket.socket()) for _ in range(1000)]
+        for connection in connections:
+            connection.setblocking(False)
+            connection.connect_ex(received.address)
+        for connection in connections:
+            connection.settimeout(60)
+            connection.sendall(message)
+        answers = [read_all(connection)[:12] for connection in connections]
+    assert answers == [b"HTTP/1.1 200"] * 1000
+    assert len(received.events) == 1000
+    assert received.refusals == []
+
+
+@pytest.mark.parametrize("received", [600.0], indirect=True)
+def test_evictions_are_reported(received: Received) -> None:
+    """Someone who holds more connections than there is room for is not a silent failure."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS + 2):
+            stack.enter_context(received.connect())
+        received.assert_good_webhook_works()
+        wait_until(lambda: 408 in received.refusals)
 
 
 def test_pipelined_requests_get_one_answer_and_a_closed_connection(received: Received) -> None:
