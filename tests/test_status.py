@@ -34,12 +34,12 @@ def test_groups() -> None:
 
 def test_retries() -> None:
     """With growing pauses, and at least as long as the service asks for."""
-    limited = reply(429, {}, **{"Retry-After": "9"})
+    limited = reply(429, {}, **{"Retry-After": str(MAX_PAUSE_SECONDS)})
     found, _, pauses = check(["a", "b"], reply(503), limited, ServiceDownError("no network"), many("a", "b"))
     assert found == ["a", "b"]
     assert len(pauses) == ATTEMPTS - 1
     assert 0.25 <= pauses[0] <= 0.5
-    assert pauses[1] == 9
+    assert pauses[1] == MAX_PAUSE_SECONDS
 
 
 @pytest.mark.parametrize(
