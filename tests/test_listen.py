@@ -794,10 +794,8 @@ def test_a_burst_of_events_is_received_whole(received: Received) -> None:
     with contextlib.ExitStack() as stack:
         connections = [stack.enter_context(socket.socket()) for _ in range(1000)]
         for connection in connections:
-            connection.setblocking(False)
-            connection.connect_ex(received.address)
-        for connection in connections:
             connection.settimeout(60)
+            connection.connect(received.address)
             connection.sendall(message)
         answers = [read_all(connection)[:12] for connection in connections]
     assert answers == [b"HTTP/1.1 200"] * 1000
