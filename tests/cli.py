@@ -35,8 +35,8 @@ SHORT_PAUSES = {
     "flux_cli.api.backoff.BACKOFF_BASE": 0.02,
     "flux_cli.engine.polling.NEAR_SECONDS": 0.05,
     "flux_cli.engine.polling.BLIND_SECOND": 0.2,
-    "flux_cli.engine.run.FIRST_SECONDS": 0.05,
-    "flux_cli.engine.run.NEW_TASK_SECONDS": 0.5,
+    "flux_cli.engine.submissions.FIRST_SECONDS": 0.05,
+    "flux_cli.engine.checks.NEW_TASK_SECONDS": 0.5,
     "flux_cli.engine.queues.GATHER_SECONDS": 0.02,
 }
 """Constants that are smaller for commands in this process: the default ones spare the service, and no test needs

@@ -19,8 +19,9 @@ from flux_cli.batch.shards import Shard
 from flux_cli.batch.store import BatchStore
 from flux_cli.commands import running
 from flux_cli.commands.service import Service
-from flux_cli.engine import run as engine
 from flux_cli.engine.events import Event
+from flux_cli.engine.plan import Plan as RunPlan
+from flux_cli.engine.run import Run
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, LocalFileError, UsageError, ViolationsError, worst
 from flux_cli.options import RequestOptions, ServiceOptions
@@ -228,9 +229,9 @@ def _report_errors(store: BatchStore, warn: Warn) -> None:
         warn(f"the history lacks rows of this batch: {store.history_error.message}")
 
 
-def engine_plan(concurrency: int, timeout: float | None) -> engine.Plan:
+def engine_plan(concurrency: int, timeout: float | None) -> RunPlan:
     """Return the plan of the engine's run."""
-    return engine.Plan(
+    return RunPlan(
         concurrency=concurrency,
         timeout=timeout,
         patience=PATIENCE_SECONDS,
@@ -239,7 +240,7 @@ def engine_plan(concurrency: int, timeout: float | None) -> engine.Plan:
 
 
 def run(
-    batch: Batch, service: Service, saver: Saver, run_plan: engine.Plan, options: ServiceOptions, *, sidecar: bool
+    batch: Batch, service: Service, saver: Saver, run_plan: RunPlan, options: ServiceOptions, *, sidecar: bool
 ) -> ExitCode:
     """Take the rows to their ends, print the summary, and return the exit code of all of them.
 
@@ -266,7 +267,7 @@ def run(
                 counts.handle(event)
                 reporter.handle(event)
 
-            code = engine.Run(service.client, saver, batch.store, handle, run_plan).run(plan.jobs())
+            code = Run(service.client, saver, batch.store, handle, run_plan).run(plan.jobs())
         if not options.quiet:
             after = running.credits_left(service)
     finally:

@@ -154,7 +154,8 @@ def _downloaded(
     from flux_cli.commands.tasks import numbers
     from flux_cli.engine.events import Ended, Event, NotDeliveredError
     from flux_cli.engine.job import Job, Result
-    from flux_cli.engine.run import Plan, Run
+    from flux_cli.engine.plan import Plan
+    from flux_cli.engine.run import Run
     from flux_cli.engine.store import HistoryStore
     from flux_cli.pictures.saving import Saver
     from flux_cli.storage.history import History

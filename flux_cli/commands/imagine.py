@@ -115,7 +115,7 @@ def imagine(
     from flux_cli.commands import running  # requests: 160 ms
     from flux_cli.commands.service import choose, connect
     from flux_cli.engine.job import Job
-    from flux_cli.engine.run import Plan
+    from flux_cli.engine.plan import Plan
     from flux_cli.storage.history import History
     from flux_cli.ui import saved
 

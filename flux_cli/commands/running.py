@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from flux_cli.api.request import shown
 from flux_cli.commands.service import Service
 from flux_cli.engine.job import Job
-from flux_cli.engine.run import Plan, Run
+from flux_cli.engine.plan import Plan
+from flux_cli.engine.run import Run
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, FluxError, UsageError
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, PictureOptions, ServiceOptions

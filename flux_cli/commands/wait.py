@@ -49,7 +49,7 @@ def wait(
     from flux_cli.commands import running, tasks
     from flux_cli.commands.service import choose, connect
     from flux_cli.engine.job import Job
-    from flux_cli.engine.run import Plan
+    from flux_cli.engine.plan import Plan
     from flux_cli.storage.history import History
     from flux_cli.ui import saved
 

@@ -1,18 +1,21 @@
-"""Whether and when to try again to download a picture. Pure: the clock's readings are passed in."""
+"""Downloading the pictures of finished tasks: how many at once, and whether and when to try again."""
 
 from enum import Enum, auto
+from functools import partial
 
 from flux_cli.api.backoff import backoff
+from flux_cli.engine.events import Downloading, Retrying
 from flux_cli.engine.job import Job
+from flux_cli.engine.plan import Parts
 from flux_cli.errors import FluxError
 from flux_cli.pictures.download import DownloadError, Retry
 
+MIN_DOWNLOADS, MAX_DOWNLOADS = 8, 128
+"""Downloads at once: half of the tasks in flight, within these limits."""
 EXPIRED_SECONDS = 120.0
 """How long a URL that is refused is tried: a CDN may lag behind, and a new status check may return another URL."""
 CHECK_EVERY = 4
 """A status check comes before every so many attempts."""
-FINISHED_WITHOUT_URL_SECONDS = 20.0
-"""How long a task that is finished without an image URL is polled."""
 
 
 class NextAttempt(Enum):
@@ -44,3 +47,56 @@ def next_attempt(job: Job, error: FluxError, now: float, patience: float | None)
     if patience is not None and at - began > patience:
         return NextAttempt.NONE, now
     return (NextAttempt.CHECK if job.download_attempts % CHECK_EVERY == 0 else NextAttempt.DOWNLOAD), at
+
+
+class Downloads:
+    """The downloads of a run."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._queues = parts.queues
+        self._outbox = parts.outbox
+        self._endings = parts.endings
+        self._most = min(MAX_DOWNLOADS, max(MIN_DOWNLOADS, parts.plan.concurrency // 2))
+
+    @property
+    def backlog(self) -> int:
+        """Pictures beyond what is downloaded soon: they hold submissions back."""
+        return max(0, len(self._queues.to_save) + len(self._queues.saving) - 4 * self._most)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be downloaded now."""
+        return len(self._queues.saving) < self._most
+
+    def start_due(self, now: float) -> None:
+        """Start the downloads that are due, as far as there is room for them."""
+        for job in [job for job, due in self._queues.to_save.items() if due <= now]:
+            if not self.has_room or not self._parts.workers.reserve(1):
+                break
+            del self._queues.to_save[job]
+            self._queues.saving.add(job)
+            job.download_began = now if job.download_began is None else job.download_began
+            self._parts.operations.download(
+                job,
+                partial(self._downloading, job),
+                partial(self._endings.end_saved, job),
+                partial(self._not_saved, job),
+            )
+
+    def _downloading(self, job: Job, received: int, total: int | None) -> None:
+        self._outbox.emit(Downloading(job, received, total))
+
+    def _not_saved(self, job: Job, error: Exception) -> None:
+        if not isinstance(error, FluxError):
+            raise error
+        now = self._parts.clock()
+        step, at = next_attempt(job, error, now, self._parts.plan.picture_patience)
+        if step is NextAttempt.NONE:
+            self._endings.end_not_saved(job, error)
+            return
+        self._queues.saving.discard(job)
+        job.last_error = error.message
+        # A status check first: the picture may have a new URL.
+        (self._queues.running if step is NextAttempt.CHECK else self._queues.to_save)[job] = at
+        self._outbox.emit(Retrying(job, error.message))

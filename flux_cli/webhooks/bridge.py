@@ -18,8 +18,9 @@ from flux_cli.api.task import Status, Task
 from flux_cli.engine.events import Downloading, Ended
 from flux_cli.engine.events import Event as RunEvent
 from flux_cli.engine.job import Job, Result
+from flux_cli.engine.plan import Plan
 from flux_cli.engine.queues import Inbox
-from flux_cli.engine.run import Plan, Run
+from flux_cli.engine.run import Run
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, ServiceDownError, worst
 from flux_cli.pictures.naming import Target

@@ -13,8 +13,9 @@ from flux_cli.engine import events, outbox, run
 from flux_cli.engine.downloads import EXPIRED_SECONDS
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
-from flux_cli.engine.run import MAX_FAILURES, SUBMIT_ATTEMPTS, Plan
+from flux_cli.engine.plan import Plan
 from flux_cli.engine.store import Accepted, Closed, Intent, Postponed
+from flux_cli.engine.submissions import MAX_FAILURES, SUBMIT_ATTEMPTS
 from flux_cli.errors import (
     ExitCode,
     LocalFileError,

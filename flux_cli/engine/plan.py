@@ -1,0 +1,49 @@
+"""How a run treats its jobs, and what its parts share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flux_cli.engine.endings import Endings
+from flux_cli.engine.operations import Operations
+from flux_cli.engine.outbox import Outbox
+from flux_cli.engine.queues import Queues
+from flux_cli.engine.throttle import Throttle
+from flux_cli.engine.workers import Workers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run treats its jobs.
+
+    Attributes:
+        wait: False ends each job as soon as it is accepted.
+        first_only: End the run as soon as one picture is saved; the other tasks stay as they are.
+        timeout: Seconds for the whole run, or None.
+        concurrency: The most tasks that are submitted or running at once.
+        patience: Seconds that one submission waits in all while the service asks to slow down, while the store is
+            busy or, once the service has accepted something, while it cannot be reached.
+        picture_patience: Seconds that one picture is tried for; None for as long as the run lasts.
+        finish_downloads: After a first signal, finish the downloads that have begun.
+    """
+
+    wait: bool = True
+    first_only: bool = False
+    timeout: float | None = None
+    concurrency: int = 16
+    patience: float = 60.0
+    picture_patience: float | None = None
+    finish_downloads: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the parts of one run share. `clock` returns seconds of a clock that never goes back."""
+
+    plan: Plan
+    clock: Callable[[], float]
+    workers: Workers
+    operations: Operations
+    queues: Queues
+    outbox: Outbox
+    endings: Endings
+    throttle: Throttle

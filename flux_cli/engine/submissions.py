@@ -1,0 +1,134 @@
+"""Sending submissions: committed before they are sent, sent again only if certainly not accepted."""
+
+from functools import partial
+
+from flux_cli.api.client import RateLimitedError
+from flux_cli.api.task import Status
+from flux_cli.api.transport import Dispatch, NotSentError
+from flux_cli.engine.events import Retrying, Submitted
+from flux_cli.engine.job import Job, Result
+from flux_cli.engine.operations import UnsendableError
+from flux_cli.engine.plan import Parts
+from flux_cli.engine.polling import FIRST_SECONDS
+from flux_cli.engine.signals import Interrupts
+from flux_cli.engine.store import Accepted, Postponed
+from flux_cli.errors import FluxError, OutcomeUnknownError, ServiceDownError, StoreBusyError, UsageError
+
+SUBMIT_ATTEMPTS = 4
+"""How often a submission that certainly was not accepted is sent, before the service has accepted anything."""
+MAX_FAILURES = 5
+"""Submissions in a row that may fail for a reason that the next one shares, before no more are sent."""
+
+
+class Submissions:
+    """The jobs that are to be sent, or whose responses have not arrived."""
+
+    def __init__(self, parts: Parts, interrupts: Interrupts) -> None:
+        self._parts = parts
+        self._plan = parts.plan
+        self._clock = parts.clock
+        self._queues = parts.queues
+        self._outbox = parts.outbox
+        self._endings = parts.endings
+        self._throttle = parts.throttle
+        self._interrupts = interrupts
+        self._accepted_any = False
+        self.stop_reason: FluxError | None = None
+        """Why nothing more is submitted."""
+
+    def admits(self, more: int, now: float) -> bool:
+        """Return whether one more may be sent, beside `more` that are about to be."""
+        return self._throttle.admits(self._queues.in_flight + more, len(self._queues.submitting) + more, now)
+
+    def due(self, now: float) -> list[Job]:
+        """Return the jobs that are sent again now; if nothing more is submitted, end them instead."""
+        if self.stop_reason is not None:
+            for job in list(self._queues.to_submit):
+                self._endings.end_unsent(job, self.stop_reason)
+        admitted: list[Job] = []
+        for job, due in self._queues.to_submit.items():
+            if due <= now and self.admits(len(admitted), now):
+                admitted.append(job)
+        return admitted
+
+    def send(self, jobs: list[Job]) -> None:
+        """Commit what has happened and what is about to be sent, at once; then send it.
+
+        What cannot be committed is not sent, nor is anything after it; tasks in flight continue.
+        """
+        failure = self._outbox.commit(jobs)
+        now = self._clock()
+        if failure is not None:
+            if isinstance(failure, StoreBusyError) and self._outbox.busy_seconds < self._plan.patience:
+                return
+            self.stop_reason = failure
+            for job in jobs:
+                self._endings.end_unsent(job, failure)
+            self._outbox.commit()
+            return
+        if self._interrupts.first is not None:
+            return  # it arrived while the events were handled: nothing more is sent
+        for job in jobs:
+            del self._queues.to_submit[job]
+            self._queues.submitting[job] = now
+            if not self._parts.operations.submit(
+                job, partial(self._accepted, job), partial(self._not_accepted, job)
+            ):
+                self._not_accepted(job, NotSentError("no thread is free"))  # `reserve` has made sure of one
+
+    def _accepted(self, job: Job, task_id: str) -> None:
+        job.task_id, job.attempts, job.last_error = task_id, 0, None
+        del self._queues.submitting[job]
+        job.began = self._clock() if self._plan.wait else job.began
+        self._queues.running[job] = job.began + FIRST_SECONDS
+        self._outbox.change(Accepted(job, task_id))
+        self._outbox.emit(Submitted(job))
+        self._throttle.accepted(self._queues.accepted)
+        self._accepted_any = True
+        job.request = {}  # an image prompt in it can be large, and is not needed again
+        if not self._plan.wait:
+            self._endings.end(job, Result(Status.PROCESSING))
+
+    def _not_accepted(self, job: Job, error: Exception) -> None:
+        if not isinstance(error, FluxError):
+            raise error
+        sent, now = self._queues.submitting.get(job, 0.0), self._clock()
+        if isinstance(error, UnsendableError):
+            self._endings.end_rejected(job, Status.UNSENT, error)
+            return
+        pause: float | None = None
+        if isinstance(error, RateLimitedError):
+            pause = self._throttle.refused(now, sent, self._queues.accepted, error.retry_after or 0.0)
+        elif isinstance(error, NotSentError) and self._may_resend(job, error):
+            pause = self._throttle.unreachable(now, sent)
+        if pause is not None and job.waited + pause <= self._plan.patience:
+            self._resend(job, pause, now, error)
+            return
+        if not isinstance(error, UsageError):  # which is about this request alone
+            self._throttle.failed(now, sent)
+            if self._throttle.failures >= MAX_FAILURES:
+                self.stop_reason = self._reason_to_stop(error)
+        if isinstance(error, OutcomeUnknownError):
+            self._endings.end_rejected(job, Status.UNKNOWN, error)
+        else:
+            unsent = isinstance(error, NotSentError)
+            self._endings.end_rejected(job, Status.UNSENT if unsent else Status.FAILED, error)
+
+    def _may_resend(self, job: Job, error: NotSentError) -> bool:
+        return not error.permanent and (self._accepted_any or job.attempts + 1 < SUBMIT_ATTEMPTS)
+
+    def _reason_to_stop(self, error: FluxError) -> FluxError:
+        if isinstance(error, OutcomeUnknownError):  # that outcome is unknown, not those of the ones never sent
+            return ServiceDownError(f"submissions keep failing: {error.what}")
+        return error
+
+    def _resend(self, job: Job, pause: float, now: float, error: FluxError) -> None:
+        job.waited += pause
+        job.attempts += 1
+        job.last_error = error.message
+        job.dispatch = Dispatch()
+        del self._queues.submitting[job]
+        self._queues.to_submit[job] = now + pause
+        # Until then it is certain that it was not accepted: if this process ends, its outcome is known.
+        self._outbox.change(Postponed(job, error.message))
+        self._outbox.emit(Retrying(job, error.message))
