@@ -4,11 +4,11 @@ BIN := .venv/bin
 
 .PHONY: demo test coverage docs bench clean
 
-# A first picture, free and offline: the embedded service draws it.
+# A first picture from the sandbox: free and offline.
 demo: .venv/installed
 	@$(BIN)/flux-cli imagine "a sunflower field in the wind" --sandbox
 
-# All that decides whether a change may land.
+# What a change has to pass.
 test: .venv/installed-dev
 	@sh tests/install-debian-packages
 	$(BIN)/ruff check .
@@ -16,7 +16,7 @@ test: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest -n 4 --dist worksteal
 
-# The same tests, with the branches that they cover, also in the processes that they start.
+# The same tests with branch coverage, including subprocesses.
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
 coverage: .venv/installed-dev
 	$(BIN)/coverage erase
@@ -24,12 +24,12 @@ coverage: .venv/installed-dev
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
 
-# What is generated from the program: manual pages and the README's picture.
+# Generated files: the manual and the README's picture.
 docs: .venv/installed-dev
 	$(BIN)/python -m man.generate
 	$(BIN)/python -m tests.readme_picture
 
-# Tables of speed and cost; they assert nothing.
+# Benchmarks; they check nothing.
 bench: .venv/installed-dev
 	@for table in tests/benchmarks/[a-z]*.py; do $(BIN)/python -m tests.benchmarks.$$(basename $$table .py) || exit; done
 
@@ -45,6 +45,6 @@ clean:
 	@touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet 'pip>=25.1'  # the first that knows dependency groups
+	$(BIN)/pip install --quiet 'pip>=25.1'  # the first with dependency groups
 	$(BIN)/pip install --quiet --editable '.[sandbox,listen,preview]' --group dev
 	@touch .venv/installed $@

@@ -1,37 +1,50 @@
-"""The README's picture: a real session in a terminal, as the emulator saw it. `python -m tests.readme_picture`."""
+"""Draw the README's image: a session as a terminal shows it. `python -m tests.readme_picture`.
 
-import os
+The terminal emulator has no graphics, so the picture that `--preview` shows below the path is added here.
+"""
+
+import base64
+import io
 import re
 import tempfile
 from pathlib import Path
 
+from PIL import Image
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from tests.conftest import Cli
+from tests.cli import Cli, new_cli
 from tests.screen import Screen
 
 PICTURE = Path(__file__).parents[1] / ".github" / "session.svg"
-COLUMNS = 92
-FIRST = ["imagine", "a sunflower field in the wind", "--sandbox", "--seed", "7"]
-SECOND = ["imagine", "-n", "3", "dunes at dusk", "--sandbox", "--seed", "40"]
+COLUMNS = 84
+FIRST = ["imagine", "a sunflower field in the wind", "--seed", "7", "--sandbox", "--preview"]
+SECOND = ["imagine", "-n", "3", "dunes at dusk", "--seed", "40", "--sandbox"]
 THIRD = ["history", "--limit", "4"]
+SIZE = (480, 360)
+"""The size of the picture in pixels."""
+ROW_HEIGHT = 24.4
+"""The height of a row in the units of rich's SVG."""
+ROWS = int(SIZE[1] / ROW_HEIGHT) + 2
 
 
 def main() -> None:
-    """Run the session and write the picture."""
+    """Run the session and write the image."""
     with tempfile.TemporaryDirectory() as directory:
-        cli = Cli(Path(directory), {**os.environ, "XDG_STATE_HOME": directory, "XDG_CONFIG_HOME": directory})
-        cli.cwd.mkdir()
-        console = Console(record=True, width=COLUMNS, file=open(os.devnull, "w"))  # noqa: SIM115 - only recorded
-        _show(console, FIRST, _finished(cli, FIRST))
+        cli = new_cli(Path(directory))
+        console = Console(record=True, width=COLUMNS, file=io.StringIO())
+        without_preview = FIRST[:-1]
+        rows = _show(console, FIRST, _finished(cli, without_preview))
+        (path,) = cli.cwd.glob("*.png")
+        console.print("\n" * ROWS, end="")
         _show(console, SECOND, _midway(cli))
         _show(console, THIRD, _finished(cli, THIRD))
-        svg = re.sub(
-            r"@font-face {.*?}", "", console.export_svg(title="flux-cli"), flags=re.S
-        )  # no font from afar
-        PICTURE.write_text("".join(f"{line.rstrip()}\n" for line in svg.splitlines()), encoding="utf-8")
+        svg = console.export_svg(title="flux-cli", code_format=_format(path, rows))
+        PICTURE.write_text(
+            "".join(f"{line.strip()}\n" for line in svg.splitlines() if line.strip()), encoding="utf-8"
+        )
 
 
 def _finished(cli: Cli, arguments: list[str]) -> list[Text]:
@@ -41,7 +54,7 @@ def _finished(cli: Cli, arguments: list[str]) -> list[Text]:
 
 
 def _midway(cli: Cli) -> list[Text]:
-    """Catch the bars half way, then let the command end."""
+    """Catch the progress bars halfway, then let the command end."""
     screen = Screen(cli, *SECOND, columns=COLUMNS)
     screen.until(lambda lines: sum(bool(re.search(r"[4-8]\d%", line)) for line in lines) == 3)
     bars = screen.styled()
@@ -49,12 +62,28 @@ def _midway(cli: Cli) -> list[Text]:
     return bars
 
 
-def _show(console: Console, arguments: list[str], output: list[Text]) -> None:
+def _show(console: Console, arguments: list[str], output: list[Text]) -> int:
+    """Add a command and its output; return the number of rows."""
     words = " ".join(f'"{word}"' if " " in word else word for word in arguments)
-    console.print(Text("$ ", Style(color="green", bold=True)) + Text(f"flux-cli {words}", Style(bold=True)))
+    prompt = ("$ ", Style(color="green", bold=True))
+    console.print(Text.assemble(prompt, (f"flux-cli {words}", Style(bold=True))), highlight=False)
     for line in output:
         console.print(line, no_wrap=True, crop=True)
     console.print()
+    return len(output) + 1
+
+
+def _format(path: Path, rows: int) -> str:
+    """Return rich's template without fonts from the network, with the picture below the first rows."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").resize(SIZE, Image.Resampling.LANCZOS)
+    content = io.BytesIO()
+    small.save(content, "JPEG", quality=88)
+    url = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+    x, y = 12, (rows + 0.5) * ROW_HEIGHT
+    image = f'<image x="{x}" y="{y:.0f}" width="{SIZE[0]}" height="{SIZE[1]}" href="{url}"/>'
+    template = re.sub(r"@font-face {{.*?}}", "", CONSOLE_SVG_FORMAT, flags=re.S)
+    return template.replace("{matrix}", "{matrix}\n" + image)
 
 
 if __name__ == "__main__":
