@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flux_cli.api.task import Status
+from flux_cli.commands.tasks import newest
 from flux_cli.storage.durations import parse_moment
 from flux_cli.storage.history import History
 from flux_cli.storage.record import Record
@@ -410,3 +411,11 @@ def test_one_task_on_a_terminal(tasks: Cli) -> None:
     assert (values["status"].strip(), values["error"].strip()) == ("failed", "prompt was moderated")
     assert (values["model"].strip(), values["prompt"].strip()) == ("flux-dev", "a wolf")
     assert "file" not in values
+
+
+def test_the_newest_task_of_a_service(tasks: Cli) -> None:
+    """Neither another service's task nor a submission without an ID."""
+    with closing(History(tasks.history_file)) as history:
+        assert list(newest(history, SERVICE)) == ["bbbb0000-3"]
+        assert list(newest(history, "sandbox")) == ["cccc0000-4"]
+        assert newest(history, "https://elsewhere") == {}
