@@ -26,6 +26,7 @@ from unittest import mock
 from flux_cli import main as flux_main
 from flux_cli.api.redaction import Redactor
 from flux_cli.ui import console
+from tests.warm import WarmPopen
 
 FLUX_CLI = Path(sys.executable).with_name("flux-cli")
 KEY = "test-key-0123456789"
@@ -127,16 +128,21 @@ class Cli:
     def start(
         self, *arguments: str | Path, env: Mapping[str, str] | None = None, **popen: Any
     ) -> "subprocess.Popen[bytes]":
-        """Start a command as a process; its streams are pipes unless `popen` says otherwise."""
+        """Start a command as a process; its streams are pipes unless `popen` says otherwise.
+
+        It starts warm, unless it has other options than a working directory and streams, or a variable for Python.
+        """
         options: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
             "cwd": self.cwd,
-            "env": {**self.env, **(env or {})},
             **popen,
         }
-        return subprocess.Popen([str(FLUX_CLI), *map(str, arguments)], **options)
+        variables, texts = {**self.env, **(env or {})}, [*map(str, arguments)]
+        if set(options) == {*STREAMS, "cwd"} and not any(name.startswith("PYTHON") for name in variables):
+            return WarmPopen(texts, variables, options["cwd"], tuple(options[name] for name in STREAMS))
+        return subprocess.Popen([str(FLUX_CLI), *texts], env=variables, **options)
 
     def process(
         self,
@@ -308,20 +314,12 @@ def _process_state(argv: list[str]) -> Iterator[None]:
             stack.enter_context(mock.patch.object(sys, "argv", argv))
             stack.enter_context(mock.patch.object(os, "_exit", leave))
             stack.enter_context(mock.patch.object(console, "_redactor", Redactor()))
-            stack.enter_context(short_pauses())
+            for name, value in SHORT_PAUSES.items():
+                stack.enter_context(mock.patch(name, value))
             yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def short_pauses() -> Iterator[None]:
-    """Make the pauses between requests short."""
-    with contextlib.ExitStack() as stack:
-        for name, value in SHORT_PAUSES.items():
-            stack.enter_context(mock.patch(name, value))
-        yield
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from flux_cli.storage.files import PREFIX
 from flux_cli.storage.history import History
 from flux_cli.storage.record import Record
 from tests.conftest import KEY, Cli, Done, new_cli
-from tests.faults.warm import WarmCli
 from tests.server import Server
 
 
@@ -183,7 +182,7 @@ def check(row: Row, cli: Cli) -> None:
 def check_deadlines(tables: list[list[Row]], directory: Path, subtests: pytest.Subtests) -> None:
     """Run the rows that last until a deadline, as processes and all at the same time, since they only wait."""
     rows = [row for table in tables for row in table if row.until_deadline]
-    clis = [WarmCli.of(new_cli(directory / str(number))) for number in range(len(rows))]
+    clis = [new_cli(directory / str(number)) for number in range(len(rows))]
     with ThreadPoolExecutor(len(rows)) as pool:
         ended = [pool.submit(check, row, cli) for row, cli in zip(rows, clis, strict=True)]
     for row, outcome in zip(rows, ended, strict=True):

@@ -1,18 +1,17 @@
 """`kill -9` at random moments: every submission is recorded, and no incomplete file has a final name."""
 
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from flux_cli.api.task import Status
 from flux_cli.storage.files import PREFIX
 from tests.conftest import KEY, Cli
 from tests.faults.table import is_whole, records
-from tests.faults.warm import WarmCli
 from tests.server import Request, Server, Step, finished, http, png, reply
 
 KILLS = 56
@@ -36,7 +35,7 @@ class Killer:
 
     def __init__(self, random_source: random.Random) -> None:
         self.random = random_source
-        self.processes: dict[str, tuple[BaseProcess, str]] = {}
+        self.processes: dict[str, tuple[subprocess.Popen[bytes], str]] = {}
         self.task_ids: dict[str, str] = {}
         self.due: dict[str, float] = {}
 
@@ -85,10 +84,11 @@ def test_killed_at_any_moment(cli: Cli) -> None:
 
         def run(number: int) -> int:
             prompt = f"kite {number}"
-            running = WarmCli.of(cli).begin("imagine", prompt)
-            killer.processes[prompt] = (running.process, list(MOMENTS)[number % len(MOMENTS)])
+            running = cli.start("imagine", prompt)
+            killer.processes[prompt] = (running, list(MOMENTS)[number % len(MOMENTS)])
             killer.reached(prompt, "started")
-            return running.wait().code
+            running.communicate()
+            return running.returncode
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             codes = list(pool.map(run, range(KILLS)))
