@@ -118,6 +118,50 @@ def one_of(choices: Iterable[_T]) -> Callable[[Any], _T]:
     return parse
 
 
+DEFAULT_TIMEOUT = 600.0
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        "--timeout",
+        metavar="DURATION",
+        help="Stop waiting after this time: seconds, or 90s, 10m, 1h. Default: 10m.",
+        rich_help_panel=WAITING,
+    ),
+]
+TaskIds = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[TASK_ID]...",
+        help="Task IDs or prefixes of at least 4 characters; - reads them from stdin.",
+        autocompletion=completion.task_ids,
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=OUTPUT)]
+Original = Annotated[
+    bool, typer.Option("--original", help="Save the original image too, if there is one.", rich_help_panel=OUTPUT)
+]
+Sidecar = Annotated[
+    bool | None,
+    typer.Option(
+        "--sidecar/--no-sidecar",
+        help="Write the request next to the picture, as PICTURE.json; see --like.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check and print the requests, and send nothing.", rich_help_panel=SERVICE),
+]
+NoValidate = Annotated[
+    bool,
+    typer.Option(
+        "--no-validate",
+        help="Send what the local rules would reject, for models newer than this program.",
+        rich_help_panel=SERVICE,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ServiceOptions:
     """Which service to use and what to print, for all commands that talk to it."""
@@ -273,27 +317,15 @@ class OutputOptions:
             rich_help_panel=OUTPUT,
         ),
     ] = None
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=OUTPUT)
-    ] = False
-    original: Annotated[
-        bool,
-        typer.Option("--original", help="Save the original image too, if there is one.", rich_help_panel=OUTPUT),
-    ] = False
+    force: Force = False
+    original: Original = False
 
 
 @dataclass(frozen=True)
 class PictureOptions:
     """What else to do with a saved picture."""
 
-    sidecar: Annotated[
-        bool,
-        typer.Option(
-            "--sidecar/--no-sidecar",
-            help="Write the request next to the picture, as PICTURE.json; see --like.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False
+    sidecar: Sidecar = None
     preview: Annotated[
         bool,
         typer.Option(
@@ -305,20 +337,7 @@ class PictureOptions:
     viewer: Annotated[
         bool, typer.Option("--open", help="Open the picture in the default viewer.", rich_help_panel=OUTPUT)
     ] = False
-    from_flags: frozenset[str] = frozenset()
 
     def with_default(self, *, sidecar: bool) -> "PictureOptions":
         """Return these options with a default for `--sidecar`."""
-        return self if "sidecar" in self.from_flags else replace(self, sidecar=sidecar)
-
-
-DEFAULT_TIMEOUT = 600.0
-Timeout = Annotated[
-    str | None,
-    typer.Option(
-        "--timeout",
-        metavar="DURATION",
-        help="Stop waiting after this time: seconds, or 90s, 10m, 1h. Default: 10m.",
-        rich_help_panel=WAITING,
-    ),
-]
+        return self if self.sidecar is not None else replace(self, sidecar=sidecar)

@@ -5,7 +5,6 @@ and whoever waits for it shuts its sockets down when its time is over.
 """
 
 import contextlib
-import http.client
 import queue
 import socket
 import threading
@@ -16,8 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     import requests
 
-MAX_INTERIM_RESPONSES = 20
-"""Responses with a 1xx status that may come before the final one."""
 GRACE_SECONDS = 2.0
 """How long a response that has already arrived is still read after its time is over.
 
@@ -140,9 +137,11 @@ def session(auth: "Callable[[requests.PreparedRequest], requests.PreparedRequest
     """Return a session with such connections; `auth` keeps netrc entries from supplying credentials."""
     import requests
 
+    from flux_cli.api.adapter import Adapter
+
     made = requests.Session()
     made.auth = auth
-    adapter = _adapter_class()()
+    adapter = Adapter()
     made.mount("https://", adapter)
     made.mount("http://", adapter)
     return made
@@ -152,83 +151,3 @@ def _shut_down(sock: socket.socket) -> None:
     # Not the method of an SSL socket, which would drop its TLS state under the feet of the thread that reads.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-
-_adapters: list[type] = []
-
-
-def _adapter_class() -> Any:  # defined late: requests and urllib3 take 100 ms to import
-    """Return the adapter class of requests whose pools make our connections."""
-    if _adapters:
-        return _adapters[0]
-    from requests.adapters import HTTPAdapter
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-
-    class FinalResponse(http.client.HTTPResponse):
-        """Skips interim responses: http.client takes 103 for the answer, and follows 100 without an end."""
-
-        def _read_status(self) -> tuple[str, int, str]:
-            for _ in range(MAX_INTERIM_RESPONSES + 1):
-                version, status, reason = super()._read_status()  # type: ignore[misc] # not in typeshed
-                if not 100 <= status < 200 or status == 101:
-                    return version, status, reason
-                http.client.parse_headers(self.fp)
-            raise http.client.HTTPException(f"more than {MAX_INTERIM_RESPONSES} interim responses")
-
-    def attach_socket(connection: Any) -> None:
-        if _current.abort is not None:
-            _current.abort.attach(connection.sock)
-
-    def connect(connection: Any, connect_as_usual: Callable[[], None], new_socket: Any) -> None:
-        def attached_socket() -> socket.socket:
-            sock: socket.socket = new_socket()
-            if _current.abort is not None:
-                _current.abort.attach(sock)
-            return sock
-
-        connection._new_conn = attached_socket  # so that a TLS handshake can be aborted
-        connect_as_usual()
-        attach_socket(connection)
-
-    class Plain(HTTPConnection):
-        response_class = FinalResponse
-
-        def connect(self) -> None:
-            connect(self, super().connect, super()._new_conn)
-
-        def request(self, *args: Any, **named: Any) -> None:
-            attach_socket(self)
-            super().request(*args, **named)
-
-    class Encrypted(HTTPSConnection):
-        response_class = FinalResponse
-
-        def connect(self) -> None:
-            connect(self, super().connect, super()._new_conn)
-
-        def request(self, *args: Any, **named: Any) -> None:
-            attach_socket(self)
-            super().request(*args, **named)
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = Plain
-
-    class EncryptedPool(HTTPSConnectionPool):
-        ConnectionCls = Encrypted
-
-    pools = {"http": PlainPool, "https": EncryptedPool}
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **named: Any) -> None:
-            super().init_poolmanager(*args, **named)
-            self.poolmanager.pool_classes_by_scheme = pools
-
-        def proxy_manager_for(self, proxy: str, **named: Any) -> Any:
-            manager = super().proxy_manager_for(proxy, **named)
-            if not proxy.lower().startswith("socks"):  # which needs pools of its own
-                manager.pool_classes_by_scheme = pools
-            return manager
-
-    _adapters.append(Adapter)
-    return Adapter

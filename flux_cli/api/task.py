@@ -48,6 +48,15 @@ class Status(StrEnum):
     """Never left this machine."""
 
 
+SHORT_ID = 8
+"""How much of a task ID is shown to people; every command takes it as a prefix."""
+
+
+def short_id(task_id: str | None) -> str:
+    """Return the beginning of a task ID, for people."""
+    return (task_id or "-")[:SHORT_ID]
+
+
 def wait_command(task_id: str | None, flags: str = "") -> str:
     """Return the command that resumes a task, safe to paste whatever characters its ID has.
 

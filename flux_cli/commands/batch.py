@@ -124,25 +124,9 @@ def batch(
         ),
     ] = "1/1",
     request: RequestOptions,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=options.OUTPUT)
-    ] = False,
-    original: Annotated[
-        bool,
-        typer.Option(
-            "--original",
-            help="Save the original images too, if there are any.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = False,
-    sidecar: Annotated[
-        bool | None,
-        typer.Option(
-            "--sidecar/--no-sidecar",
-            help="Write the request of each picture next to it, as PICTURE.json for --like.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    force: options.Force = False,
+    original: options.Original = False,
+    sidecar: options.Sidecar = None,
     timeout: Annotated[
         str | None,
         typer.Option(
@@ -152,20 +136,8 @@ def batch(
             rich_help_panel=options.WAITING,
         ),
     ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Check all rows, print the requests and send nothing.", rich_help_panel=ROWS
-        ),
-    ] = False,
-    no_validate: Annotated[
-        bool,
-        typer.Option(
-            "--no-validate",
-            help="Send what the local rules would reject, for models newer than this program.",
-            rich_help_panel=ROWS,
-        ),
-    ] = False,
+    dry_run: options.DryRun = False,
+    no_validate: options.NoValidate = False,
     service: ServiceOptions,
 ) -> int:
     """Check all rows, then run them."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flux_cli import completion, options
-from flux_cli.api.task import Status, Task, recorded_url
+from flux_cli import options
+from flux_cli.api.task import Status, Task, recorded_url, short_id
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, UsageError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
@@ -38,14 +38,7 @@ EXIT_CODES = {
 )
 @options.expanded
 def fetch(
-    task_ids: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[TASK_ID]...",
-            help="Task IDs or prefixes of at least 4 characters; - reads them from stdin.",
-            autocompletion=completion.task_ids,
-        ),
-    ] = None,
+    task_ids: options.TaskIds = None,
     *,
     last: Annotated[
         bool, typer.Option("--last", help="The newest task.", rich_help_panel=options.SERVICE)
@@ -67,19 +60,12 @@ def fetch(
     """Show the status of tasks."""
     from flux_cli.api.status import check_tasks
     from flux_cli.commands import tasks
-    from flux_cli.commands.service import choose, connect
+    from flux_cli.commands.service import connect
 
     config = load_config(quiet=service.quiet)
-    if (last or every) and (task_ids or (last and every)):
-        raise UsageError("task IDs, `--last` and `--all` exclude each other")
-    history = tasks.open_history(required=last or every)
-    if last or every:
-        choice = choose(service, config)
-        records = tasks.newest(history, choice.name) if last else tasks.unsaved(history, choice.name)
-    else:
-        records = tasks.known(tasks.read_ids(task_ids or []), history)
-        tasks.check_service(records, service, config)
-        choice = choose(service, config)
+    history, choice, records = tasks.selected(
+        task_ids, service, config, last=tasks.newest if last else None, every=every
+    )
     if last and not records:
         raise UsageError("the history has no task", "give task IDs")
     if not records:
@@ -223,19 +209,16 @@ def _row(result: "Result", record: "Record | None") -> tuple[str, str, str, str,
 
 def _short_row(row: tuple[str, str, str, str, str]) -> tuple[str, str, str, str]:
     """Return a row for people: the beginning of the ID, and the path instead of the URL if there is one."""
-    from flux_cli.commands.tasks import short
     from flux_cli.ui.history_lines import short_path
 
     task_id, status, percentage, url, path = row
-    return short(task_id), status, percentage, short_path(path) if path else url
+    return short_id(task_id), status, percentage, short_path(path) if path else url
 
 
 def _print_messages(results: "Sequence[Result]", *, required: bool, quiet: bool) -> None:
     """Print why tasks have no picture: as an error if the exit code counts it."""
-    from flux_cli.commands.tasks import short
-
     for result in results:
-        name = f"task {short(result.task_id)}"
+        name = f"task {short_id(result.task_id)}"
         if result.resumable or result.path or result.content is not None:
             continue  # the download has printed it
         if result.status is Status.PROCESSING and required:

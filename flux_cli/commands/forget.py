@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flux_cli import completion, options
+from flux_cli import options
 from flux_cli.commands import SUMMARIES
 from flux_cli.errors import ExitCode, LocalFileError, UsageError
 from flux_cli.ui import console
@@ -27,14 +27,7 @@ DETAILS = "Pictures stay where they are. `flux-cli wait --all` does not find the
     "$ flux-cli history --status not-saved --json | flux-cli forget -",
 )
 def forget(
-    task_ids: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[TASK_ID]...",
-            help="Task IDs or prefixes of at least 4 characters; - reads them from stdin.",
-            autocompletion=completion.task_ids,
-        ),
-    ] = None,
+    task_ids: options.TaskIds = None,
     before: Annotated[
         float | None,
         typer.Option(

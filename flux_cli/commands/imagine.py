@@ -75,20 +75,8 @@ def imagine(
         typer.Option("--no-wait", help="Print the task ID and exit.", rich_help_panel=options.WAITING),
     ] = False,
     timeout: options.Timeout = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Print the request body and send nothing.", rich_help_panel=options.SERVICE
-        ),
-    ] = False,
-    no_validate: Annotated[
-        bool,
-        typer.Option(
-            "--no-validate",
-            help="Send what the local rules would reject, for models newer than this program.",
-            rich_help_panel=options.SERVICE,
-        ),
-    ] = False,
+    dry_run: options.DryRun = False,
+    no_validate: options.NoValidate = False,
     service: ServiceOptions,
 ) -> int:
     """Generate a picture from a prompt, and save it."""

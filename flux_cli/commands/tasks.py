@@ -2,23 +2,22 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from flux_cli.api.task import is_task_id
+from flux_cli.api.task import is_task_id, short_id
 from flux_cli.errors import ExitCode, LocalFileError, UsageError
 from flux_cli.options import ServiceOptions
 from flux_cli.storage.record import SANDBOX
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
+    from flux_cli.commands.service import Choice
     from flux_cli.storage.config import Config
     from flux_cli.storage.history import HistoryReader
     from flux_cli.storage.record import Record
 
 MAX_STDIN_BYTES = 16 << 20
-SHORT = 8
-"""How much of a task ID is shown to people; every command takes it as a prefix."""
 
 
 def open_history(*, required: bool = False) -> "HistoryReader":
@@ -108,9 +107,48 @@ def newest(history: "HistoryReader", service: str) -> "dict[str, Record | None]"
     return {}
 
 
-def unsaved(history: "HistoryReader", service: str, limit: int | None = None) -> "dict[str, Record | None]":
+def newest_unsaved(history: "HistoryReader", service: str) -> "dict[str, Record | None]":
+    """Return the newest task of a service that is not saved, if there is one."""
+    return _unsaved(history, service, 1)
+
+
+def _unsaved(history: "HistoryReader", service: str, limit: int | None = None) -> "dict[str, Record | None]":
     """Return the tasks of a service that are running or finished without a file, newest first."""
     return {record.task_id: record for record in history.unsaved(service, limit) if record.task_id}
+
+
+def selected(
+    task_ids: Sequence[str] | None,
+    options: ServiceOptions,
+    config: "Config",
+    *,
+    last: "Callable[[HistoryReader, str], dict[str, Record | None]] | None",
+    every: bool,
+) -> "tuple[HistoryReader, Choice, dict[str, Record | None]]":
+    """Return the history, the service, and the tasks that a command line names.
+
+    Args:
+        task_ids: The arguments.
+        options: The flags.
+        config: The config file.
+        last: Finds the task that `--last` means; None without that flag.
+        every: Whether `--all` was given, for all tasks that are not saved.
+
+    Raises:
+        UsageError: The arguments contradict each other, or name no task.
+        LocalFileError: The history is required, and cannot be read.
+    """
+    from flux_cli.commands.service import choose
+
+    if sum(map(bool, (task_ids, last, every))) > 1:
+        raise UsageError("task IDs, `--last` and `--all` exclude each other")
+    history = open_history(required=bool(last or every))
+    if not (last or every):
+        records = known(read_ids(task_ids or []), history)
+        check_service(records, options, config)
+        return history, choose(options, config), records
+    choice = choose(options, config)
+    return history, choice, last(history, choice.name) if last else _unsaved(history, choice.name)
 
 
 def nothing_to_do(*, last: bool, every: bool, quiet: bool) -> ExitCode:
@@ -134,7 +172,7 @@ def check_service(records: "Mapping[str, Record | None]", options: ServiceOption
         return
     for task_id, record in records.items():
         if record and record.service == SANDBOX:
-            raise UsageError(f"task {short(task_id)} belongs to the sandbox", "add --sandbox")
+            raise UsageError(f"task {short_id(task_id)} belongs to the sandbox", "add --sandbox")
 
 
 def read_ids(arguments: Sequence[str]) -> list[str]:
@@ -185,8 +223,3 @@ def read_stdin_text(limit: int = MAX_STDIN_BYTES) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UsageError("stdin is not UTF-8 text") from None
-
-
-def short(task_id: str | None) -> str:
-    """Return the beginning of a task ID, for people."""
-    return (task_id or "-")[:SHORT]

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from flux_cli import completion, options
+from flux_cli import options
 from flux_cli.commands.loading import load_config
-from flux_cli.errors import UsageError
 from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
 
 app = typer.Typer(add_completion=False)
@@ -20,14 +19,7 @@ app = typer.Typer(add_completion=False)
 )
 @options.expanded
 def wait(
-    task_ids: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[TASK_ID]...",
-            help="Task IDs or prefixes of at least 4 characters; - reads them from stdin.",
-            autocompletion=completion.task_ids,
-        ),
-    ] = None,
+    task_ids: options.TaskIds = None,
     *,
     last: Annotated[
         bool,
@@ -47,7 +39,7 @@ def wait(
 ) -> int:
     """Wait for tasks, and save their pictures."""
     from flux_cli.commands import running, tasks
-    from flux_cli.commands.service import choose, connect
+    from flux_cli.commands.service import connect
     from flux_cli.engine.job import Job
     from flux_cli.engine.plan import Plan
     from flux_cli.storage.history import History
@@ -57,16 +49,9 @@ def wait(
     limit = running.timeout_seconds(timeout if timeout is not None else config.defaults.get("timeout"))
     if output.output != "-":
         pictures = pictures.with_default(sidecar=bool(config.defaults.get("sidecar")))
-    if (last or every) and (task_ids or (last and every)):
-        raise UsageError("task IDs, `--last` and `--all` exclude each other")
-    history = tasks.open_history(required=last or every)
-    if last or every:
-        choice = choose(service, config)
-        records = tasks.unsaved(history, choice.name, 1 if last else None)
-    else:
-        records = tasks.known(tasks.read_ids(task_ids or []), history)
-        tasks.check_service(records, service, config)
-        choice = choose(service, config)
+    history, choice, records = tasks.selected(
+        task_ids, service, config, last=tasks.newest_unsaved if last else None, every=every
+    )
     if not records:
         return tasks.nothing_to_do(last=last, every=every, quiet=service.quiet)
     target = running.target(output, service, config, len(records))

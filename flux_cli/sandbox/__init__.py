@@ -82,6 +82,10 @@ def running(
         UsageError: The port is in use, the host is not this machine, or a fault or the duration is invalid.
         LocalFileError: The directory cannot be used.
     """
+    if key == "":
+        raise UsageError("`--key` is empty", "omit it to accept any key")
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise UsageError(f"the duration must be a number of seconds from 0, not {seconds}")
     try:
         from flux_cli.sandbox.server import ServerThread, listen, url_of
     except ModuleNotFoundError as error:
@@ -92,31 +96,21 @@ def running(
     from flux_cli.sandbox.service import Settings
     from flux_cli.sandbox.store import Store
 
-    if key == "":
-        raise UsageError("`--key` is empty", "omit it to accept any key")
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise UsageError(f"the duration must be a number of seconds from 0, not {seconds}")
     try:
         settings = Settings(seconds, key, parse_faults(faults), free, allow_remote_webhooks, log)
     except ValueError as error:
         raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints all faults") from None
-    try:
-        sockets = listen(host, port)
-    except (OSError, UnicodeError) as error:
-        ports = f"ports {port} and {port + 1}" if port else "a port"
-        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]  # Python appends the address
-        raise UsageError(f"cannot listen on {ports} of {host}: {reason}", "try another --port") from error
+    sockets = listen(host, port)
     try:
         thread = ServerThread(settings, Store(directory, credits), sockets)
     except BaseException:
         for each in sockets:
             each.close()
         raise
-    server = Running(url_of(sockets[0]), url_of(sockets[1]), thread)
     thread.start()
     atexit.register(thread.stop)  # if the block is never left, Python would exit while the thread runs
     try:
-        yield server
+        yield Running(url_of(sockets[0]), url_of(sockets[1]), thread)
     finally:
         thread.stop()
         atexit.unregister(thread.stop)

@@ -10,6 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
+from flux_cli.errors import UsageError
 from flux_cli.sandbox.api import Api
 from flux_cli.sandbox.cdn import Cdn
 from flux_cli.sandbox.service import Service, Settings, Stats
@@ -34,15 +35,22 @@ def listen(host: str, port: int) -> tuple[socket.socket, socket.socket]:
     """Listen on `port` for the API and on the next port for images; 0 takes two free ports.
 
     Raises:
-        OSError: A port is in use, or the host is not this machine.
+        UsageError: A port is in use, or the host is not this machine.
     """
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    api = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     try:
-        images = socket.create_server((address[0], port + 1 if port else 0), family=family, backlog=BACKLOG)
-    except OSError:
-        api.close()
-        raise
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        api = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        try:
+            images = socket.create_server((address[0], port + 1 if port else 0), family=family, backlog=BACKLOG)
+        except OSError:
+            api.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        ports = f"ports {port} and {port + 1}" if port else "a port"
+        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]  # Python appends the address
+        raise UsageError(f"cannot listen on {ports} of {host}: {reason}", "try another --port") from error
     return api, images
 
 

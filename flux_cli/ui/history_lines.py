@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flux_cli.api.task import Status
+from flux_cli.api.task import Status, short_id
 from flux_cli.storage.record import SANDBOX, STDOUT, Record
 from flux_cli.ui import console
 from flux_cli.ui.tables import STATUS_STYLES
@@ -24,7 +24,6 @@ DROPPED = ("model", "file", "when")
 LEAST = {"prompt": 14, "file": 12}
 """The least width at which these columns are worth showing."""
 GAP = 2
-ID_CHARACTERS = 8
 PAGER = "less -FRX +G"
 """Ends at once if everything fits, keeps colours and screen, and begins at the bottom."""
 
@@ -90,7 +89,7 @@ def model(record: Record) -> str:
 
 def _cells(record: Record, now: float) -> dict[str, str]:
     cells = {
-        "task": (record.task_id or "-")[:ID_CHARACTERS],
+        "task": short_id(record.task_id),
         "when": age(now - record.created, record.created),
         "status": state(record),
         "model": model(record),

@@ -3,14 +3,11 @@
 import shlex
 from collections.abc import Callable, Sequence
 
-from flux_cli.api.task import Status, wait_command
+from flux_cli.api.task import Status, short_id, wait_command
 from flux_cli.engine.events import Ended, Event, Retrying, Unrecorded
 from flux_cli.engine.job import Job, Result
 from flux_cli.ui import console
 from flux_cli.ui.printer import ResultPrinter
-
-ID_CHARACTERS = 8
-"""How much of a task ID a message shows; every command takes that as a prefix."""
 
 
 class Messages:
@@ -65,7 +62,7 @@ class Messages:
             console.error(f"{self._prefix(job)}{result.error}")
         else:
             failed = " failed" if result.status is Status.FAILED else ""
-            console.error(f"{self._prefix(job)}task {short(job.task_id)}{failed}: {result.error}")
+            console.error(f"{self._prefix(job)}task {short_id(job.task_id)}{failed}: {result.error}")
         if result.hint:
             self._once(console.hint, result.hint)
 
@@ -122,8 +119,3 @@ def resume_command(task_ids: Sequence[str], flags: str) -> str:
     if len(task_ids) == 1:
         return wait_command(task_ids[0], flags)
     return f"flux-cli wait{flags} -- {' '.join(map(shlex.quote, task_ids))}"
-
-
-def short(task_id: str) -> str:
-    """Return the beginning of a task ID."""
-    return task_id[:ID_CHARACTERS]

@@ -22,7 +22,7 @@ class Wanted(Protocol):
     """What to do with saved pictures: `--sidecar`, `--preview` and `--open`."""
 
     @property
-    def sidecar(self) -> bool: ...  # noqa: D102 - as the class says
+    def sidecar(self) -> bool | None: ...  # noqa: D102 - as the class says
 
     @property
     def preview(self) -> bool: ...  # noqa: D102
