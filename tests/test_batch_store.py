@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal, state
 from flux_cli.batch.claims import Claim, Owner
-from flux_cli.batch.plan import Known, State
+from flux_cli.batch.plan import Known, RowState
 from flux_cli.batch.results import ResultsFile
-from flux_cli.batch.rows import STATE_NAME, Row
+from flux_cli.batch.rows import Row
 from flux_cli.batch.shards import Shard
 from flux_cli.batch.store import BatchStore
 from flux_cli.engine.job import Job, Result
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed
 from flux_cli.errors import ExitCode, LocalFileError, StoreBusyError
 from flux_cli.storage.history import History
+from flux_cli.storage.paths import STATE_NAME
 
 SERVICE = "https://api.example"
 REQUEST = {"prompt": "a kite", "model": "flux-pro"}
@@ -64,10 +65,10 @@ class Batch:
         """Return what is known of a row."""
         return self.load(key).known.get(key)
 
-    def state(self, key: str) -> State:
+    def state(self, key: str) -> RowState:
         """Return the state of a row."""
         known = self.known(key)
-        return known.state if known else State.NEW
+        return known.state if known else RowState.NEW
 
     def journals(self) -> list[str]:
         """Return the names of the journals."""
@@ -129,28 +130,30 @@ FINISHED = Finished(job("a", "T1"), Task("T1", Status.FINISHED, response={}, ima
 @pytest.mark.parametrize(
     ("changes", "expected", "task_id"),
     [
-        ([], State.NEW, None),
-        ([INTENT], State.UNKNOWN, None),
-        ([INTENT, POSTPONED], State.NEW, None),
-        ([INTENT, unsent()], State.NEW, None),
-        ([INTENT, POSTPONED, INTENT], State.UNKNOWN, None),
-        ([INTENT, POSTPONED, INTENT, ACCEPTED], State.SUBMITTED, "T1"),
-        ([INTENT, ACCEPTED], State.SUBMITTED, "T1"),
-        ([INTENT, ACCEPTED, FINISHED], State.SUBMITTED, "T1"),
-        ([INTENT, ACCEPTED, left()], State.SUBMITTED, "T1"),
-        ([INTENT, ACCEPTED, done()], State.DONE, "T1"),
-        ([INTENT, ACCEPTED, failed()], State.FAILED, "T1"),
-        ([INTENT, unknown()], State.UNKNOWN, None),
+        ([], RowState.NEW, None),
+        ([INTENT], RowState.UNKNOWN, None),
+        ([INTENT, POSTPONED], RowState.NEW, None),
+        ([INTENT, unsent()], RowState.NEW, None),
+        ([INTENT, POSTPONED, INTENT], RowState.UNKNOWN, None),
+        ([INTENT, POSTPONED, INTENT, ACCEPTED], RowState.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED], RowState.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, FINISHED], RowState.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, left()], RowState.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, done()], RowState.DONE, "T1"),
+        ([INTENT, ACCEPTED, failed()], RowState.FAILED, "T1"),
+        ([INTENT, unknown()], RowState.UNKNOWN, None),
     ],
 )
-def test_state_after_a_kill(batch: Batch, changes: Sequence[Change], expected: State, task_id: str | None) -> None:
+def test_state_after_a_kill(
+    batch: Batch, changes: Sequence[Change], expected: RowState, task_id: str | None
+) -> None:
     """Whatever a run recorded before it was killed, the next one knows."""
     store = batch.start()
     for change in changes:
         store.commit([change])
     batch.kill(store)
     known = batch.known("a")
-    assert (known.state if known else State.NEW, known and known.task_id) == (expected, task_id)
+    assert (known.state if known else RowState.NEW, known and known.task_id) == (expected, task_id)
     if changes:
         assert known is not None
         assert known.request == REQUEST
@@ -160,22 +163,22 @@ def test_state_after_a_kill(batch: Batch, changes: Sequence[Change], expected: S
 @pytest.mark.parametrize(
     ("runs", "expected"),
     [
-        ([[INTENT], [unknown()]], State.UNKNOWN),
-        ([[INTENT], [INTENT, POSTPONED]], State.UNKNOWN),  # --retry-unknown, and it was not accepted
-        ([[INTENT], [INTENT, ACCEPTED]], State.SUBMITTED),
-        ([[INTENT], [INTENT, ACCEPTED, failed()]], State.FAILED),
-        ([[INTENT, ACCEPTED], [left()], [done()]], State.DONE),
-        ([[INTENT, ACCEPTED], [failed()]], State.FAILED),
-        ([[INTENT, ACCEPTED, failed()], [INTENT]], State.UNKNOWN),  # --retry-failed
-        ([[INTENT, ACCEPTED, failed()], [INTENT, POSTPONED]], State.FAILED),
-        ([[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2")]], State.SUBMITTED),
-        ([[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2"), done(task_id="T2")]], State.DONE),
-        ([[INTENT, ACCEPTED, done()], [FINISHED]], State.DONE),  # --refetch
+        ([[INTENT], [unknown()]], RowState.UNKNOWN),
+        ([[INTENT], [INTENT, POSTPONED]], RowState.UNKNOWN),  # --retry-unknown, and it was not accepted
+        ([[INTENT], [INTENT, ACCEPTED]], RowState.SUBMITTED),
+        ([[INTENT], [INTENT, ACCEPTED, failed()]], RowState.FAILED),
+        ([[INTENT, ACCEPTED], [left()], [done()]], RowState.DONE),
+        ([[INTENT, ACCEPTED], [failed()]], RowState.FAILED),
+        ([[INTENT, ACCEPTED, failed()], [INTENT]], RowState.UNKNOWN),  # --retry-failed
+        ([[INTENT, ACCEPTED, failed()], [INTENT, POSTPONED]], RowState.FAILED),
+        ([[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2")]], RowState.SUBMITTED),
+        ([[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2"), done(task_id="T2")]], RowState.DONE),
+        ([[INTENT, ACCEPTED, done()], [FINISHED]], RowState.DONE),  # --refetch
     ],
 )
 @pytest.mark.parametrize("ends", ["killed", "ended"])
 def test_state_after_several_runs(
-    batch: Batch, runs: Sequence[Sequence[Change]], expected: State, ends: str
+    batch: Batch, runs: Sequence[Sequence[Change]], expected: RowState, ends: str
 ) -> None:
     """The newest attempt counts, whether or not the journals of earlier runs are still there."""
     for changes in runs:
@@ -197,7 +200,7 @@ def test_order_does_not_depend_on_clocks(batch: Batch, monkeypatch: pytest.Monke
         batch.kill(store)
     known = batch.known("a")
     assert known is not None
-    assert (known.state, known.task_id) == (State.SUBMITTED, "T2")
+    assert (known.state, known.task_id) == (RowState.SUBMITTED, "T2")
 
 
 def test_a_response_after_a_take_over_is_not_lost(batch: Batch) -> None:
@@ -207,14 +210,14 @@ def test_a_response_after_a_take_over_is_not_lost(batch: Batch) -> None:
     frozen.commit([INTENT])
     os.utime(claim.path, (1.0, 1.0))
     taker = batch.start()
-    assert batch.state("a") is State.UNKNOWN
+    assert batch.state("a") is RowState.UNKNOWN
     taker.commit([unknown()])
     batch.end(taker)
     assert batch.journals() == []
     frozen.commit([ACCEPTED])
     with pytest.raises(LocalFileError, match="has taken over"):
         frozen.commit([Intent(job("b"))])
-    assert (batch.state("a"), batch.state("b")) == (State.SUBMITTED, State.NEW)
+    assert (batch.state("a"), batch.state("b")) == (RowState.SUBMITTED, RowState.NEW)
 
 
 def test_a_run_that_lost_its_claim_submits_nothing(batch: Batch) -> None:
@@ -226,7 +229,7 @@ def test_a_run_that_lost_its_claim_submits_nothing(batch: Batch) -> None:
     assert raised.value.exit_code == 6
     store.commit([unsent()])
     batch.kill(store)
-    assert (batch.state("a"), batch.state("b")) == (State.NEW, State.SUBMITTED)
+    assert (batch.state("a"), batch.state("b")) == (RowState.NEW, RowState.SUBMITTED)
 
 
 def test_journal_is_removed_when_everything_is_over(batch: Batch) -> None:
@@ -241,7 +244,7 @@ def test_journal_is_removed_when_everything_is_over(batch: Batch) -> None:
     batch.end(store)
     assert batch.journals() == []
     assert [(line["row"], line["status"]) for line in batch.results()] == [("a", "finished"), ("b", "failed")]
-    assert (batch.state("a"), batch.state("b")) == (State.DONE, State.FAILED)
+    assert (batch.state("a"), batch.state("b")) == (RowState.DONE, RowState.FAILED)
 
 
 def test_journals_stay_while_another_run_is_alive(batch: Batch) -> None:
@@ -253,7 +256,7 @@ def test_journals_stay_while_another_run_is_alive(batch: Batch) -> None:
     batch.end(store)
     assert len(batch.journals()) == 1
     (batch.directory / "results.jsonl").unlink()  # the other run's host did not see it
-    assert batch.state("a") is State.DONE
+    assert batch.state("a") is RowState.DONE
     (line,) = batch.load("a").missing
     assert (line["row"], line["status"], line["path"]) == ("a", "finished", "/pictures/a.png")
     other.release()
@@ -273,7 +276,7 @@ def test_a_torn_line_is_ignored(batch: Batch) -> None:
     cut = content.rindex(b"\n", 0, -1) + 1
     for length in range(cut, len(content) + 1):
         path.write_bytes(content[:length])
-        assert batch.state("a") is (State.SUBMITTED if length >= len(content) - 1 else State.UNKNOWN)
+        assert batch.state("a") is (RowState.SUBMITTED if length >= len(content) - 1 else RowState.UNKNOWN)
 
 
 def test_each_commit_is_one_write_and_one_fsync(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +326,7 @@ def test_a_full_disk_stops_submissions_and_loses_no_id(
             store.commit([ACCEPTED])
     store.commit([unsent("b")])
     batch.kill(store)
-    assert (batch.state("a"), batch.state("b")) == (State.SUBMITTED, State.NEW)
+    assert (batch.state("a"), batch.state("b")) == (RowState.SUBMITTED, RowState.NEW)
 
 
 def test_a_partial_write_leaves_whole_lines(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +412,7 @@ def test_rows_of_another_service_are_other_rows(batch: Batch) -> None:
     store = rehearsal.start()
     store.commit([INTENT, ACCEPTED, done()])
     rehearsal.kill(store)
-    assert (rehearsal.state("a"), batch.state("a")) == (State.DONE, State.NEW)
+    assert (rehearsal.state("a"), batch.state("a")) == (RowState.DONE, RowState.NEW)
 
 
 def test_no_secret_is_recorded(batch: Batch) -> None:
@@ -430,8 +433,8 @@ def test_keys_of_any_kind(batch: Batch, key: str) -> None:
     store = batch.start()
     store.commit([Intent(job(key)), Accepted(job(key), "T1")])
     batch.kill(store)
-    assert batch.state(key) is State.SUBMITTED
-    assert all(batch.state(other) is State.NEW for other in KEYS if other != key)
+    assert batch.state(key) is RowState.SUBMITTED
+    assert all(batch.state(other) is RowState.NEW for other in KEYS if other != key)
 
 
 def test_a_journal_that_vanishes_while_it_is_read(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -447,7 +450,7 @@ def test_a_journal_that_vanishes_while_it_is_read(batch: Batch, monkeypatch: pyt
         return names
 
     monkeypatch.setattr(os, "listdir", vanishing)
-    assert batch.state("a") is State.DONE
+    assert batch.state("a") is RowState.DONE
 
 
 @settings(max_examples=40)
@@ -475,7 +478,7 @@ def test_what_was_accepted_is_never_new(tmp_path_factory: pytest.TempPathFactory
         batch.end(store)
     found = batch.state("a")
     if "d" in states:
-        assert found is State.DONE
+        assert found is RowState.DONE
     elif {"a", "t", "f"} & states:
-        assert found in (State.SUBMITTED, State.FAILED, State.UNKNOWN)
+        assert found in (RowState.SUBMITTED, RowState.FAILED, RowState.UNKNOWN)
     assert journal.read(batch.directory / STATE_NAME).next_number <= len(runs) + 1

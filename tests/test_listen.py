@@ -29,7 +29,14 @@ from flux_cli.commands.listen import EventDisplay
 from flux_cli.errors import UsageError
 from flux_cli.pictures.saving import Saver
 from flux_cli.webhooks.bridge import Bridge, Orders
-from flux_cli.webhooks.event import MAX_BODY_BYTES, Event, check_secret, is_secret, read_event, read_secret_file
+from flux_cli.webhooks.event import (
+    MAX_BODY_BYTES,
+    WebhookEvent,
+    check_secret,
+    is_secret,
+    read_event,
+    read_secret_file,
+)
 from flux_cli.webhooks.journal import EventJournal
 from flux_cli.webhooks.receiver import MAX_CONNECTIONS, Reception, receiving
 from tests.conftest import Cli, Done, Service, wait_until
@@ -642,7 +649,7 @@ class Received:
     """A server of the receiver in the test's own process, and what it delivered and refused."""
 
     url: str
-    events: list[Event]
+    events: list[WebhookEvent]
     refusals: list[int]
 
     @property
@@ -690,11 +697,11 @@ def head(*headers: str, path: str = "/webhook") -> bytes:
 @pytest.fixture
 def received(request: pytest.FixtureRequest) -> Iterator[Received]:
     """A receiver that gives a request 20 s to arrive, or as many as the test's parameter says."""
-    events: list[Event] = []
+    events: list[WebhookEvent] = []
     refusals: list[int] = []
     errors: list[BaseException] = []
 
-    def deliver(event: Event) -> bool:
+    def deliver(event: WebhookEvent) -> bool:
         events.append(event)
         return True
 

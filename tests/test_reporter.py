@@ -32,7 +32,7 @@ from flux_cli.ui import preview
 from flux_cli.ui.live import LiveDisplay
 from flux_cli.ui.reporter import Reporter, batch_reporting, display, reporting
 from flux_cli.ui.summary_bar import SummaryBar
-from flux_cli.ui.task_bars import TaskBars, duration, tracked
+from flux_cli.ui.task_bars import TaskBars, clock, tracked
 from tests.conftest import wait_until
 
 Capture = pytest.CaptureFixture[str]
@@ -429,7 +429,7 @@ def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_duration(seconds: float, text: str) -> None:
     """Minutes and seconds, with hours if there are any."""
-    assert duration(seconds) == text
+    assert clock(seconds) == text
 
 
 def test_a_bar_for_items(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_cli.api.task import Status
-from flux_cli.batch.plan import Known, State, state_of
+from flux_cli.batch.plan import Known, RowState, state_of
 from flux_cli.errors import LocalFileError
 from flux_cli.storage.files import local_errors
 
@@ -114,7 +114,7 @@ def sync_directory(directory: Path) -> None:
 class Attempt:
     """One submission of a row, with what is known of it."""
 
-    state: State = State.UNKNOWN
+    state: RowState = RowState.UNKNOWN
     journal: str = ""
     created: float | None = None
     task_id: str | None = None
@@ -136,9 +136,9 @@ class Attempt:
         elif event in (ACCEPTED, FINISHED):
             self.task_id = _text(entry.get("task_id")) or self.task_id
             if self.state in _UNCERTAIN:
-                self.state = State.SUBMITTED
-        elif event == UNSENT and self.state is State.UNKNOWN:
-            self.state = State.NEW
+                self.state = RowState.SUBMITTED
+        elif event == UNSENT and self.state is RowState.UNKNOWN:
+            self.state = RowState.NEW
 
     def close(self, result: Mapping[str, object]) -> None:
         """Take in how it ended."""
@@ -149,11 +149,11 @@ class Attempt:
         except ValueError:
             return
         self.task_id = task_id or self.task_id
-        if state is State.DONE or (state is State.FAILED and self.state is not State.DONE):
+        if state is RowState.DONE or (state is RowState.FAILED and self.state is not RowState.DONE):
             self.state, self.result = state, result
-        elif state is State.UNKNOWN and self.state is State.UNKNOWN:
+        elif state is RowState.UNKNOWN and self.state is RowState.UNKNOWN:
             self.result = result
-        elif self.state in _UNCERTAIN and state is not State.UNKNOWN:
+        elif self.state in _UNCERTAIN and state is not RowState.UNKNOWN:
             self.state = state
 
     def known(self) -> Known:
@@ -170,7 +170,7 @@ class Attempt:
         )
 
 
-_UNCERTAIN = (State.UNKNOWN, State.NEW)
+_UNCERTAIN = (RowState.UNKNOWN, RowState.NEW)
 
 
 def best(attempts: Sequence[Attempt]) -> Attempt:
@@ -178,7 +178,7 @@ def best(attempts: Sequence[Attempt]) -> Attempt:
 
     A row with a picture is done, and a task that was accepted is waited for, whatever later attempts did.
     """
-    for states in ((State.DONE,), (State.SUBMITTED,), (State.FAILED, State.UNKNOWN)):
+    for states in ((RowState.DONE,), (RowState.SUBMITTED,), (RowState.FAILED, RowState.UNKNOWN)):
         for attempt in reversed(attempts):
             if attempt.state in states:
                 return attempt
@@ -219,7 +219,7 @@ class Journals:
             attempts = rows.setdefault((str(entry["service"]), str(entry["row"])), [])
             attempt = _attempt_of(attempts, journal, entry)
             if entry.get("event") == INTENT:
-                attempt.state = State.UNKNOWN
+                attempt.state = RowState.UNKNOWN
             else:
                 attempt.apply(entry.get("event"), entry)
         return rows
@@ -229,7 +229,7 @@ def _attempt_of(attempts: list[Attempt], journal: str, entry: Entry) -> Attempt:
     """Return the attempt that an entry is about, which is a new one for an intent."""
     own = [attempt for attempt in attempts if attempt.journal == journal]
     if entry.get("event") == INTENT:
-        if own and own[-1].state is State.NEW:  # it is sent again
+        if own and own[-1].state is RowState.NEW:  # it is sent again
             return own[-1]
         created, request = entry.get("time"), entry.get("request")
         attempts.append(

@@ -17,7 +17,7 @@ from flux_cli.pictures import image_prompt
 from flux_cli.storage.files import local_errors
 
 
-class State(Enum):
+class RowState(Enum):
     """The state of a row, which decides what a run does with it."""
 
     NEW = auto()
@@ -31,18 +31,18 @@ class State(Enum):
     """It was sent and no response came: resubmit it only on request."""
 
 
-def state_of(status: Status, task_id: str | None, path: object, exit_code: int | None) -> State:
+def state_of(status: Status, task_id: str | None, path: object, exit_code: int | None) -> RowState:
     """Return the state of a row after its last submission.
 
     A submission that was rejected for the key, the credits or the moment (no ID, not 400) was not accepted.
     """
     if status is Status.UNKNOWN:
-        return State.UNKNOWN
+        return RowState.UNKNOWN
     if status is Status.UNSENT:
-        return State.NEW
+        return RowState.NEW
     if status is Status.FAILED:
-        return State.FAILED if task_id or exit_code == ExitCode.USAGE else State.NEW
-    return State.DONE if status is Status.FINISHED and path else State.SUBMITTED
+        return RowState.FAILED if task_id or exit_code == ExitCode.USAGE else RowState.NEW
+    return RowState.DONE if status is Status.FINISHED and path else RowState.SUBMITTED
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Known:
         number: The number of its record in the history, or None.
     """
 
-    state: State
+    state: RowState
     task_id: str | None = None
     request: Mapping[str, object] | None = None
     path: str | None = None
@@ -69,7 +69,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Settings:
+class BatchSettings:
     """How a run treats the rows.
 
     Attributes:
@@ -112,7 +112,7 @@ class OpenRow:
 
 
 @dataclass
-class Counts:
+class RowCounts:
     """How many rows have which state.
 
     Attributes:
@@ -173,19 +173,19 @@ class Counts:
     def _ended(self, job: Job, result: Result) -> None:
         state = state_of(result.status, result.task_id, result.path, result.exit_code)
         row = OpenRow(job.row or "", job.line or 0, result.exit_code)
-        if state is State.DONE:
+        if state is RowState.DONE:
             self.done += 1
-        elif state is State.FAILED:
+        elif state is RowState.FAILED:
             self.failed_rows.append(row)
-        elif state is State.UNKNOWN:
+        elif state is RowState.UNKNOWN:
             self.unknown_rows.append(row)
-        elif state is State.SUBMITTED and result.status is Status.FINISHED:
+        elif state is RowState.SUBMITTED and result.status is Status.FINISHED:
             self.not_saved += 1
-        elif state is State.SUBMITTED:
+        elif state is RowState.SUBMITTED:
             self.left += 1
 
 
-class Plan:
+class BatchPlan:
     """What a run does with the rows of a batch.
 
     Attributes:
@@ -194,20 +194,20 @@ class Plan:
         submissions: How many rows will be submitted.
     """
 
-    def __init__(self, rows: Iterable[Row], settings: Settings, known: Mapping[str, Known]) -> None:
+    def __init__(self, rows: Iterable[Row], settings: BatchSettings, known: Mapping[str, Known]) -> None:
         self.settings = settings
-        self.counts = Counts()
+        self.counts = RowCounts()
         self._steps: list[tuple[Row, Known | None]] = []
         new = 0
         for row in rows:
             self.counts.total += 1
             record = known.get(row.key)
             state = self._state(record)
-            if state is State.NEW:
+            if state is RowState.NEW:
                 new += 1
                 if settings.max_tasks is None or new <= settings.max_tasks:
                     self._steps.append((row, None))
-            elif state is State.SUBMITTED:
+            elif state is RowState.SUBMITTED:
                 self.counts.running += 1
                 self._steps.append((row, record))
             elif record is not None:
@@ -233,15 +233,15 @@ class Plan:
         for row, record in self._steps:
             yield self._new_job(row) if record is None else self._known_job(row, record)
 
-    def _state(self, record: Known | None) -> State:
+    def _state(self, record: Known | None) -> RowState:
         """Return the state that decides; what is to be submitted again counts as new."""
         if record is None:
-            return State.NEW
-        again = {State.FAILED: self.settings.retry_failed, State.UNKNOWN: self.settings.retry_unknown}
+            return RowState.NEW
+        again = {RowState.FAILED: self.settings.retry_failed, RowState.UNKNOWN: self.settings.retry_unknown}
         if again.get(record.state):
-            return State.NEW
-        if record.state is State.DONE and self.settings.refetch and record.task_id and self._is_missing(record):
-            return State.SUBMITTED
+            return RowState.NEW
+        if record.state is RowState.DONE and self.settings.refetch and record.task_id and self._is_missing(record):
+            return RowState.SUBMITTED
         return record.state
 
     def _new_job(self, row: Row) -> Job:
@@ -272,11 +272,11 @@ class Plan:
 
     def _count_before(self, row: Row, record: Known) -> None:
         counts = self.counts
-        if record.state is State.DONE:
+        if record.state is RowState.DONE:
             counts.done_before += 1
             counts.changed += self._has_changed(row, record)
             counts.missing += self._is_missing(record)
-        elif record.state is State.FAILED:
+        elif record.state is RowState.FAILED:
             failed = ExitCode(record.exit_code) if record.exit_code else ExitCode.TASK_FAILED
             counts.failed_rows.append(OpenRow(row.key, row.line, failed))
         else:
@@ -301,7 +301,7 @@ class Plan:
         )
 
 
-def bodies(row: Row, settings: Settings) -> tuple[Body, dict[str, object], str | None]:
+def bodies(row: Row, settings: BatchSettings) -> tuple[Body, dict[str, object], str | None]:
     """Return the request of a row, what is recorded of it, and its image prompt if that is still to be read."""
     body: Body = {**settings.defaults, **row.fields}
     recorded: dict[str, object] = {**settings.recorded, **row.fields}

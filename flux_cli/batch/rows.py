@@ -18,10 +18,8 @@ from flux_cli.batch.reader import COLUMNS, OWN_COLUMNS, BadRowError, Line, RowFi
 from flux_cli.batch.shards import Shard
 from flux_cli.errors import UsageError, closest
 from flux_cli.pictures import image_prompt, naming
+from flux_cli.storage.paths import RESULTS_NAME, STATE_NAME
 
-RESULTS_NAME = "results.jsonl"
-STATE_NAME = ".flux-cli"
-"""The names in a batch directory that are not available for pictures."""
 MAX_NAME_BYTES = 255
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANK = re.compile(r"[ \t\r\n]*")

@@ -9,18 +9,19 @@ from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal
 from flux_cli.batch.claims import Claim
 from flux_cli.batch.journal import Attempt, Entry, Journals, Key
-from flux_cli.batch.plan import Known, State, state_of
+from flux_cli.batch.plan import Known, RowState, state_of
 from flux_cli.batch.results import ResultsFile
-from flux_cli.batch.rows import STATE_NAME, Row
+from flux_cli.batch.rows import Row
 from flux_cli.engine.job import Result
 from flux_cli.errors import ExitCode, LocalFileError
 from flux_cli.storage.files import local_errors
 from flux_cli.storage.history import HistoryReader
+from flux_cli.storage.paths import STATE_NAME
 from flux_cli.storage.record import Record
 
-OVER = (State.DONE, State.FAILED, State.UNKNOWN)
+OVER = (RowState.DONE, RowState.FAILED, RowState.UNKNOWN)
 """Rows in these states have a line in the results."""
-_STATUSES = {State.DONE: Status.FINISHED, State.FAILED: Status.FAILED, State.UNKNOWN: Status.UNKNOWN}
+_STATUSES = {RowState.DONE: Status.FINISHED, RowState.FAILED: Status.FAILED, RowState.UNKNOWN: Status.UNKNOWN}
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,9 @@ def _read(directory: Path, keys: set[str] | None) -> tuple[Journals, dict[Key, E
 
 def _needs_history(best: Attempt | None) -> bool:
     """Return whether the history can know more: of rows from version 0.1.0, and the numbers of its records."""
-    if best is None or best.state is State.SUBMITTED:
+    if best is None or best.state is RowState.SUBMITTED:
         return True
-    return not best.journal and best.state is not State.DONE
+    return not best.journal and best.state is not RowState.DONE
 
 
 def _combined(
@@ -140,7 +141,7 @@ def _combined(
     if record is not None:
         from_history = _of_record(record)
         newer = best is None or (
-            not best.journal and record.task_id != best.task_id and from_history.state is not State.NEW
+            not best.journal and record.task_id != best.task_id and from_history.state is not RowState.NEW
         )
         if newer:
             return from_history, {"row": row.key, "line": row.line, "service": service, **as_json(record)} if (

@@ -15,11 +15,11 @@ from flux_cli.batch.claims import Claim
 from flux_cli.batch.journal import ACCEPTED, FINISHED, INTENT, UNSENT, Journal, encoded
 from flux_cli.batch.plan import state_of
 from flux_cli.batch.results import Object, ResultsFile, digest
-from flux_cli.batch.rows import STATE_NAME
 from flux_cli.batch.state import OVER
 from flux_cli.engine.job import Job, Result
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed, Store
 from flux_cli.errors import LocalFileError
+from flux_cli.storage.paths import STATE_NAME
 
 HISTORY_PAUSE_SECONDS = 5.0
 """How long the history is left alone after it could not be written."""

@@ -142,7 +142,7 @@ def batch(
 ) -> int:
     """Check all rows, then run them."""
     from flux_cli.batch import reader
-    from flux_cli.batch.plan import Settings
+    from flux_cli.batch.plan import BatchSettings
     from flux_cli.batch.shards import Shard
     from flux_cli.commands import batching, running
     from flux_cli.commands.service import choose, connect
@@ -165,7 +165,7 @@ def batch(
         ignore_unknown=ignore_unknown_columns,
     )
     choice = None if dry_run else choose(service, config)
-    wanted = Settings(
+    wanted = BatchSettings(
         service=choice.name if choice else "",
         directory=directory,
         name=str(directory.resolve()),

@@ -11,16 +11,16 @@ from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
 from flux_cli.batch import rows as batch_rows
 from flux_cli.batch import state
 from flux_cli.batch.claims import claimed
-from flux_cli.batch.plan import Known, Plan, Settings, State, bodies
+from flux_cli.batch.plan import BatchPlan, BatchSettings, Known, RowState, bodies
 from flux_cli.batch.reader import RowFile
 from flux_cli.batch.results import ResultsFile
-from flux_cli.batch.rows import STATE_NAME, Checks, Row
+from flux_cli.batch.rows import Checks, Row
 from flux_cli.batch.shards import Shard
 from flux_cli.batch.store import BatchStore
 from flux_cli.commands import running
 from flux_cli.commands.service import Service
 from flux_cli.engine.events import Event
-from flux_cli.engine.plan import Plan as RunPlan
+from flux_cli.engine.plan import Plan
 from flux_cli.engine.run import Run
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, LocalFileError, UsageError, ViolationsError, worst
@@ -30,6 +30,7 @@ from flux_cli.pictures.saving import Saver
 from flux_cli.storage.config import Config
 from flux_cli.storage.files import local_errors
 from flux_cli.storage.history import History
+from flux_cli.storage.paths import STATE_NAME
 from flux_cli.storage.settings import SEED_RANDOM
 from flux_cli.ui import batch_summary, console
 from flux_cli.ui.reporter import batch_reporting
@@ -128,7 +129,7 @@ def _rows(count: int) -> str:
     return f"{count} row{'' if count == 1 else 's'}"
 
 
-def print_requests(rows: Sequence[Row], plan: Settings) -> ExitCode:
+def print_requests(rows: Sequence[Row], plan: BatchSettings) -> ExitCode:
     """Print the request of each row as it would be recorded, without secrets, one per line."""
     for row in rows:
         console.out_json(bodies(row, plan)[1])
@@ -139,13 +140,13 @@ def print_requests(rows: Sequence[Row], plan: Settings) -> ExitCode:
 class Batch:
     """A batch that is ready to run: its plan, and where its changes are recorded."""
 
-    plan: Plan
+    plan: BatchPlan
     file_name: str
     store: BatchStore
 
 
 @contextlib.contextmanager
-def prepared(rows: Sequence[Row], file_name: str, wanted: Settings, *, quiet: bool) -> Iterator[Batch]:
+def prepared(rows: Sequence[Row], file_name: str, wanted: BatchSettings, *, quiet: bool) -> Iterator[Batch]:
     """Claim the rows, and yield the batch.
 
     Raises:
@@ -162,7 +163,7 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: Settings, *, quiet: bo
         found = state.load(wanted.directory, wanted.service, rows, wanted.name, history)
         if found.history_error is not None:
             warn(f"{WITHOUT_HISTORY}: {found.history_error.message}")
-        plan = Plan(rows, wanted, _listed(history, wanted, found.known))
+        plan = BatchPlan(rows, wanted, _listed(history, wanted, found.known))
         _check_names(file_name, plan)
         recorder = None if history is None else HistoryStore(history, wanted.service)
         store = BatchStore(wanted.directory, wanted.service, found.next_number, claim, recorder)
@@ -191,12 +192,12 @@ def _history(warn: Warn, *, required: bool) -> History | None:
         return None
 
 
-def _listed(history: History | None, wanted: Settings, known: Mapping[str, Known]) -> Mapping[str, Known]:
+def _listed(history: History | None, wanted: BatchSettings, known: Mapping[str, Known]) -> Mapping[str, Known]:
     """Add tasks to wait for to the history, if another host submitted them; return the rows with their numbers."""
     new = {
         key: (each.task_id, each.request)
         for key, each in known.items()
-        if each.state is State.SUBMITTED and each.number is None
+        if each.state is RowState.SUBMITTED and each.number is None
     }
     if history is None or not new:
         return known
@@ -211,7 +212,7 @@ def _listed(history: History | None, wanted: Settings, known: Mapping[str, Known
     return {**known, **{key: replace(known[key], number=number) for key, number in zip(new, numbers, strict=True)}}
 
 
-def _check_names(file_name: str, plan: Plan) -> None:
+def _check_names(file_name: str, plan: BatchPlan) -> None:
     """Raise LocalFileError if a row to submit names a file that exists."""
     errors = [f"{file_name}:{row.line}: {path} exists" for row, path in plan.occupied()]
     for error in errors:
@@ -229,9 +230,9 @@ def _report_errors(store: BatchStore, warn: Warn) -> None:
         warn(f"the history lacks rows of this batch: {store.history_error.message}")
 
 
-def engine_plan(concurrency: int, timeout: float | None) -> RunPlan:
+def engine_plan(concurrency: int, timeout: float | None) -> Plan:
     """Return the plan of the engine's run."""
-    return RunPlan(
+    return Plan(
         concurrency=concurrency,
         timeout=timeout,
         patience=PATIENCE_SECONDS,
@@ -240,7 +241,7 @@ def engine_plan(concurrency: int, timeout: float | None) -> RunPlan:
 
 
 def run(
-    batch: Batch, service: Service, saver: Saver, run_plan: RunPlan, options: ServiceOptions, *, sidecar: bool
+    batch: Batch, service: Service, saver: Saver, run_plan: Plan, options: ServiceOptions, *, sidecar: bool
 ) -> ExitCode:
     """Take the rows to their ends, print the summary, and return the exit code of all of them.
 

@@ -28,7 +28,7 @@ DETAILS = (
 )
 
 
-class State(StrEnum):
+class StatusFilter(StrEnum):
     """What `--status` takes: a status, or that a finished task has no file."""
 
     PROCESSING = Status.PROCESSING.value
@@ -60,11 +60,11 @@ def history(
         int, typer.Option("--limit", "-n", parser=options.integer(1), metavar="N", help="The newest N tasks.")
     ] = 20,
     status: Annotated[
-        list[State] | None,
+        list[StatusFilter] | None,
         typer.Option(
             "--status",
-            parser=options.one_of(State),
-            autocompletion=completion.words(State),
+            parser=options.one_of(StatusFilter),
+            autocompletion=completion.words(StatusFilter),
             metavar="STATUS",
             help="Only tasks that are processing, finished, not-saved (finished without a file), failed, unknown "
             "(sent, no response) or unsent. Can be repeated.",
@@ -110,8 +110,8 @@ def history(
         records = list(
             opened.records(
                 limit,
-                statuses=[Status(state) for state in states - {State.NOT_SAVED}],
-                unsaved=State.NOT_SAVED in states,
+                statuses=[Status(state) for state in states - {StatusFilter.NOT_SAVED}],
+                unsaved=StatusFilter.NOT_SAVED in states,
                 search=search,
                 model=model,
                 since=since,

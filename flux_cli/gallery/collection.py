@@ -10,12 +10,9 @@ from typing import Any
 from flux_cli.errors import LocalFileError
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.formats import is_image_extension
+from flux_cli.storage.paths import RESULTS_NAME, STATE_NAME
 from flux_cli.storage.record import SANDBOX, Record
 
-RESULTS_NAME = "results.jsonl"
-"""A batch directory's results: one JSON object per row."""
-STATE_NAME = ".flux-cli"
-"""A batch directory's journals. They have the results that could not be written yet."""
 _FIELDS_OF_RESULTS = ("model", "prompt", "seed")
 """The fields of the request in results of version 0.1.0."""
 

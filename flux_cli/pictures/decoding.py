@@ -33,7 +33,7 @@ _one_large_picture = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedPicture:
     """A decoded picture, upright and in RGB; `width` and `height` are those of the whole picture, in pixels."""
 
     image: Image.Image
@@ -41,7 +41,7 @@ class Picture:
     height: int
 
 
-def decode(path: Path, side: int) -> Picture:
+def decode(path: Path, side: int) -> DecodedPicture:
     """Decode a picture, reduced as long as its longer side has at least `side` pixels.
 
     Raises:
@@ -60,7 +60,7 @@ def decode(path: Path, side: int) -> Picture:
         raise LocalFileError(f"{path} cannot be decoded: {error}") from error
 
 
-def _decoded(image: ImageFile.ImageFile, file: BinaryIO, side: int) -> Picture:
+def _decoded(image: ImageFile.ImageFile, file: BinaryIO, side: int) -> DecodedPicture:
     width, height = image.size
     coefficients = 6 * width * height if image.info.get("progressive") else 0
     image.draft("RGB", (side, side))  # a JPEG decodes to 1/2, 1/4 or 1/8 directly
@@ -78,7 +78,11 @@ def _decoded(image: ImageFile.ImageFile, file: BinaryIO, side: int) -> Picture:
     if "exif" in image.info:
         reduced.info["exif"] = image.info["exif"]
     upright = ImageOps.exif_transpose(reduced)
-    return Picture(upright, width, height) if upright.size == reduced.size else Picture(upright, height, width)
+    return (
+        DecodedPicture(upright, width, height)
+        if upright.size == reduced.size
+        else DecodedPicture(upright, height, width)
+    )
 
 
 def _memory(image: Image.Image) -> int:

@@ -93,16 +93,16 @@ def running(
             raise
         raise MissingExtraError("the sandbox", "sandbox") from error
     from flux_cli.sandbox.faults import parse_faults
-    from flux_cli.sandbox.service import Settings
-    from flux_cli.sandbox.store import Store
+    from flux_cli.sandbox.service import SandboxSettings
+    from flux_cli.sandbox.store import TaskStore
 
     try:
-        settings = Settings(seconds, key, parse_faults(faults), free, allow_remote_webhooks, log)
+        settings = SandboxSettings(seconds, key, parse_faults(faults), free, allow_remote_webhooks, log)
     except ValueError as error:
         raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints all faults") from None
     sockets = listen(host, port)
     try:
-        thread = ServerThread(settings, Store(directory, credits), sockets)
+        thread = ServerThread(settings, TaskStore(directory, credits), sockets)
     except BaseException:
         for each in sockets:
             each.close()

@@ -14,9 +14,9 @@ from aiohttp import web
 from flux_cli.sandbox.cdn import Cdn
 from flux_cli.sandbox.faults import Fault, FaultSet, Stage, parse_prompt, unknown_names
 from flux_cli.sandbox.injection import Injection, inject
-from flux_cli.sandbox.responses import FAULT, TASK, Handler, error_response, json_response, logged
-from flux_cli.sandbox.service import PICTURES_PATH, Service
-from flux_cli.sandbox.tasks import RawJson, Submission, duration, json_id
+from flux_cli.sandbox.responses import FAULT, TASK, RequestHandler, error_response, json_response, logged
+from flux_cli.sandbox.service import PICTURES_PATH, SandboxService
+from flux_cli.sandbox.tasks import RawJson, Submission, json_id, task_seconds
 from flux_cli.sandbox.validation import (
     MAX_BODY_BYTES,
     RejectedError,
@@ -38,7 +38,7 @@ OTHER_API = "the key starts with afk_, which belongs to the v2 API; this endpoin
 class Api:
     """The handlers of one server."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: SandboxService) -> None:
         self._service = service
         self._settings = service.settings
 
@@ -57,7 +57,7 @@ class Api:
         return application
 
     @web.middleware
-    async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _authorized(self, request: web.Request, handler: RequestHandler) -> web.StreamResponse:
         """Require a key: raw, as in the document, or after `Bearer`, as the official SDK sends it."""
         if request.path == STATS_PATH or request.path.startswith(f"{PICTURES_PATH}/"):
             return await handler(request)
@@ -189,7 +189,7 @@ def new_submission(valid: ValidRequest, faults: FaultSet, seconds: float) -> Sub
     return Submission(
         task_id=task_id,
         submitted=time.time(),
-        seconds=duration(faults, seconds),
+        seconds=task_seconds(faults, seconds),
         seed=seed if isinstance(seed, int) else random.randrange(2**32),  # noqa: S311 - not a secret
         body=valid.body,
         image_prompt=valid.digest,

@@ -6,7 +6,7 @@ from flux_cli.sandbox.faults import Stage
 from flux_cli.sandbox.formats import file_format
 from flux_cli.sandbox.injection import Injection, inject
 from flux_cli.sandbox.responses import FAULT, TASK, logged, ranged_response
-from flux_cli.sandbox.service import Service
+from flux_cli.sandbox.service import SandboxService
 
 EXPIRED = '<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>\n'
 LEAKED = "a key was sent to the images' origin: the API's key belongs to the API's origin only\n"
@@ -18,7 +18,7 @@ _USUAL_HEADERS = ("host", "accept", "accept-encoding", "user-agent", "connection
 class Cdn:
     """The handlers of one server's images' origin."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: SandboxService) -> None:
         self._service = service
 
     def application(self) -> web.Application:

@@ -255,7 +255,7 @@ def _cut_chunked(injection: Injection) -> web.StreamResponse:
 
 
 def _flaky(injection: Injection) -> Outcome:
-    handlers: tuple[Handler, ...] = (
+    handlers: tuple[FaultHandler, ...] = (
         lambda _: html_page(503),
         HANDLERS["reset"],
         _rate_limit,
@@ -267,9 +267,9 @@ def _flaky(injection: Injection) -> Outcome:
     return handlers[injection.count % len(handlers)](injection)
 
 
-Handler = Callable[[Injection], Outcome]
+FaultHandler = Callable[[Injection], Outcome]
 
-HANDLERS: Mapping[str, Handler] = {
+HANDLERS: Mapping[str, FaultHandler] = {
     "http": _http,
     "html": lambda _: html_page(200),
     "reset": lambda injection: reset(injection.request),

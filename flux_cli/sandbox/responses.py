@@ -16,7 +16,7 @@ from aiohttp.typedefs import Middleware
 from flux_cli.sandbox.tasks import to_json
 from flux_cli.sandbox.validation import RejectedError
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 TRICKLE_SECONDS = 0.2
 MAX_LOGGED = 120
@@ -119,7 +119,7 @@ def logged(log: Callable[[str], None]) -> Middleware:
     """Return the outermost middleware of an origin: a log line per request, and a response to every error."""
 
     @web.middleware
-    async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def respond(request: web.Request, handler: RequestHandler) -> web.StreamResponse:
         started = time.perf_counter()
         try:
             response = await handler(request)

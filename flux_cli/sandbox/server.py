@@ -13,8 +13,8 @@ from aiohttp import web
 from flux_cli.errors import UsageError
 from flux_cli.sandbox.api import Api
 from flux_cli.sandbox.cdn import Cdn
-from flux_cli.sandbox.service import Service, Settings, Stats
-from flux_cli.sandbox.store import Store
+from flux_cli.sandbox.service import SandboxService, SandboxSettings, Stats
+from flux_cli.sandbox.store import TaskStore
 from flux_cli.sandbox.webhooks import WebhookSender
 
 IDLE_SECONDS = 60.0
@@ -57,7 +57,9 @@ def listen(host: str, port: int) -> tuple[socket.socket, socket.socket]:
 class ServerThread(threading.Thread):
     """Serves until `stop` is called. A daemon, so that it does not keep the interpreter alive."""
 
-    def __init__(self, settings: Settings, store: Store, sockets: tuple[socket.socket, socket.socket]) -> None:
+    def __init__(
+        self, settings: SandboxSettings, store: TaskStore, sockets: tuple[socket.socket, socket.socket]
+    ) -> None:
         super().__init__(name="sandbox", daemon=True)
         self.stats = Stats()
         self.failure: Exception | None = None
@@ -98,7 +100,7 @@ class ServerThread(threading.Thread):
     async def _serve(self) -> None:
         images = self._sockets[1]
         any_address = images.getsockname()[0] in WILDCARDS
-        service = Service(self._settings, self._store, self.stats, url_of(images), any_address)
+        service = SandboxService(self._settings, self._store, self.stats, url_of(images), any_address)
         runners = [
             web.AppRunner(
                 application,

@@ -16,7 +16,7 @@ from flux_cli.sandbox.formats import file_format
 from flux_cli.sandbox.injection import FaultCounter
 from flux_cli.sandbox.recent import Recent
 from flux_cli.sandbox.render import Renderer
-from flux_cli.sandbox.store import Store
+from flux_cli.sandbox.store import TaskStore
 from flux_cli.sandbox.tasks import Submission, describe
 
 CACHED_TASKS = 4096
@@ -34,7 +34,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True)
-class Settings:
+class SandboxSettings:
     """How a server behaves; see `running`."""
 
     seconds: float = 3.0
@@ -68,10 +68,12 @@ class Stats:
     webhook_failures: int = 0
 
 
-class Service:
+class SandboxService:
     """The state of one server, for its event loop. The store and the renderer work in threads."""
 
-    def __init__(self, settings: Settings, store: Store, stats: Stats, images_url: str, any_address: bool) -> None:
+    def __init__(
+        self, settings: SandboxSettings, store: TaskStore, stats: Stats, images_url: str, any_address: bool
+    ) -> None:
         self.settings = settings
         self.stats = stats
         self.images_url = images_url

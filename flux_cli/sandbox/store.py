@@ -51,7 +51,7 @@ class DueWebhook:
     tries: int
 
 
-class Store:
+class TaskStore:
     """Reads and writes the file; for one thread at a time.
 
     A task is stored when `accept` returns, so it survives a kill of the server. There is no fsync

@@ -166,6 +166,6 @@ def reason_in(field: str, reason: str) -> dict[str, object]:
     return forms.get(field, {field: reason})
 
 
-def duration(faults: FaultSet, default: float) -> float:
+def task_seconds(faults: FaultSet, default: float) -> float:
     """Return how many seconds a task with these faults takes."""
     return float(faults.argument("slow", "SECONDS") or faults.argument("seconds", "SECONDS") or default)

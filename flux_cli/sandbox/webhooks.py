@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from flux_cli.sandbox.faults import FaultSet
-from flux_cli.sandbox.service import Service
+from flux_cli.sandbox.service import SandboxService
 from flux_cli.sandbox.store import DueWebhook
 from flux_cli.sandbox.tasks import Submission, to_json
 
@@ -38,7 +38,7 @@ Next = tuple[float | None, int, int]
 class WebhookSender:
     """Posts the events that are due."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: SandboxService) -> None:
         self._service = service
         self._posts: set[asyncio.Task[Next]] = set()
         self._stopping = False

@@ -12,6 +12,8 @@ from flux_cli.errors import LocalFileError
 APP = "flux-cli"
 HISTORY = "history.sqlite3"
 """The history's file, unless several hosts share the file system: then each has one like `_HOST_HISTORY`."""
+RESULTS_NAME, STATE_NAME = "results.jsonl", ".flux-cli"
+"""In a batch directory: one JSON object per row; and the directory of its journals and claims."""
 _HOST_HISTORY = re.compile(r"history-.+-[0-9a-f]{8}\.sqlite3")
 
 

@@ -1,10 +1,10 @@
 """The summary of a batch: the counts, and the rows that need a decision."""
 
-from flux_cli.batch.plan import Counts
+from flux_cli.batch.plan import RowCounts
 from flux_cli.ui import console
 
 
-def print_counts(counts: Counts, seconds: float, credits_before: object, credits_after: object) -> None:
+def print_counts(counts: RowCounts, seconds: float, credits_before: object, credits_after: object) -> None:
     """Print how many rows have which state, the duration, and the credits if they are known."""
     done = counts.done + counts.done_before
     before = f" ({counts.done_before} by earlier runs)" if counts.done_before else ""
@@ -35,7 +35,7 @@ def _credits(before: object, after: object) -> str:
     return f", credits: {first} before, {last} after"
 
 
-def list_open(counts: Counts, name: str, *, quiet: bool) -> None:
+def list_open(counts: RowCounts, name: str, *, quiet: bool) -> None:
     """List the rows with unknown outcome, and print what a later run does not do by itself."""
     for row in counts.unknown_rows:
         console.error(f"{name}:{row.line}: the outcome of row {row.key} is unknown; it may have been charged")

@@ -10,7 +10,7 @@ from flux_cli.engine.events import Downloading, Ended, Event, Progress, Retrying
 from flux_cli.engine.job import Job, Result
 from flux_cli.ui import console
 from flux_cli.ui.live import LiveDisplay
-from flux_cli.ui.task_bars import duration, progress_line, took
+from flux_cli.ui.task_bars import clock, progress_line, took
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -139,7 +139,7 @@ class SummaryBar:
         # A copy, since the run's thread changes the original. The oldest: an order by progress would change often.
         for job, percentage in list(self._running.items())[: max(0, room)]:
             state = f"{percentage:.0f}%" if percentage < 100 else "saving"
-            age = duration(time.monotonic() - job.began)
+            age = clock(time.monotonic() - job.began)
             shown.append(progress_line("", console.clean(job.prompt), percentage, 100.0, state, columns, age))
         return Group(*shown)
 
@@ -162,10 +162,10 @@ class SummaryBar:
         parts = [f"{counts.running} running" if counts.running else "submitting"]
         parts += [f"{counts.failed} failed"] if counts.failed else []
         parts += [f"{counts.unknown} unknown"] if counts.unknown else []
-        parts.append(f"{duration(time.monotonic() - self._start)} elapsed")
+        parts.append(f"{clock(time.monotonic() - self._start)} elapsed")
         if rate := self._rate():
             parts.append(f"{rate:.1f} per second" if rate >= 1 else f"{rate * 60:.1f} per minute")
-            parts.append(f"{duration((counts.total - counts.over) / rate)} left")
+            parts.append(f"{clock((counts.total - counts.over) / rate)} left")
         return ", ".join(parts)
 
     def _rate(self) -> float:

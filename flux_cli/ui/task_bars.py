@@ -14,7 +14,7 @@ from flux_cli.ui.live import LiveDisplay
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 MAX_BARS = 8
 """With more tasks than this, one summary bar is shown instead."""
@@ -96,7 +96,7 @@ class TaskBars:
 
 def _line(bar: _Bar, columns: int) -> "RenderableType":
     seconds = int(time.monotonic() - bar.started)
-    return progress_line(bar.label, bar.name, bar.completed, bar.total, bar.state, columns, duration(seconds))
+    return progress_line(bar.label, bar.name, bar.completed, bar.total, bar.state, columns, clock(seconds))
 
 
 def progress_line(
@@ -134,14 +134,14 @@ def took(seconds: float | None) -> str:
     return "" if seconds is None else f" in {seconds:.1f} s"
 
 
-def duration(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """Return a time as `0:42`, `12:03` or `3:04:05`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def tracked(items: Iterable[Item], name: str, total: int) -> Iterator[Item]:
+def tracked(items: Iterable[_Item], name: str, total: int) -> Iterator[_Item]:
     """Yield items, with a bar for how many have been yielded."""
     bar = _Bar("", name, total=float(total))
 

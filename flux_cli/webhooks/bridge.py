@@ -15,8 +15,7 @@ from typing import Protocol
 
 from flux_cli.api.client import Client
 from flux_cli.api.task import Status, Task
-from flux_cli.engine.events import Downloading, Ended
-from flux_cli.engine.events import Event as RunEvent
+from flux_cli.engine.events import Downloading, Ended, Event
 from flux_cli.engine.job import Job, Result
 from flux_cli.engine.plan import Plan
 from flux_cli.engine.queues import Inbox
@@ -27,7 +26,7 @@ from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.history import History
 from flux_cli.storage.record import Record
-from flux_cli.webhooks.event import Event, forward
+from flux_cli.webhooks.event import WebhookEvent, forward
 from flux_cli.webhooks.journal import EventJournal
 
 MAX_CONCURRENT = 32
@@ -105,7 +104,7 @@ class Bridge:
         store = HistoryStore(history, service) if history else None
         self._run = Run(client, saver, store, self._handle, plan)
         self._run.on_stopping = self._stopping
-        self._events: dict[Job, Event] = {}  # those whose tasks are being checked or saved
+        self._events: dict[Job, WebhookEvent] = {}  # those whose tasks are being checked or saved
         self._seen: OrderedDict[str, tuple[Status, float | None] | None] = OrderedDict()
         """The last event of each task; None if it says that the task is over."""
         self._started = 0
@@ -117,7 +116,7 @@ class Bridge:
         # Each is counted in one thread only, so that no lock is needed.
         self._bytes_taken = self._bytes_done = 0
 
-    def deliver(self, event: Event) -> bool:
+    def deliver(self, event: WebhookEvent) -> bool:
         """Take an event over, durably if its task is over; return False if there is no room or no time for it."""
         full = self._bytes_taken - self._bytes_done > MAX_WAITING_BYTES
         if full or self._closed.is_set() or self._run.stopping:
@@ -168,7 +167,7 @@ class Bridge:
 
     # In the thread of the engine's loop
 
-    def _arrived(self, event: Event) -> None:
+    def _arrived(self, event: WebhookEvent) -> None:
         task = event.task
         record = self._find(task.task_id)
         if self._is_repeated(task, record):
@@ -209,7 +208,7 @@ class Bridge:
         if len(self._seen) > MAX_REMEMBERED:
             self._seen.popitem(last=False)
 
-    def _handle(self, event: RunEvent) -> None:
+    def _handle(self, event: Event) -> None:
         """Handle an event of the run."""
         if isinstance(event, Downloading) and event.job in self._events:
             self._forward(self._events[event.job], once=True)
@@ -249,10 +248,10 @@ class Bridge:
             self._broken_pipe = error
             self._close()
 
-    def _done(self, event: Event) -> None:
+    def _done(self, event: WebhookEvent) -> None:
         self._bytes_done += len(event.body)
 
-    def _forward(self, event: Event, *, once: bool = False) -> None:
+    def _forward(self, event: WebhookEvent, *, once: bool = False) -> None:
         if self._forwarder is not None:
             self._forwarder.put(event, once=once)
 
@@ -279,9 +278,9 @@ class _Forwarder:
     def __init__(self, orders: Orders, problem: Callable[[str], None]) -> None:
         self._orders = orders
         self._problem = problem
-        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[WebhookEvent | None] = queue.SimpleQueue()
         self._put = self._forwarded = 0
-        self._last: OrderedDict[str, Event] = OrderedDict()
+        self._last: OrderedDict[str, WebhookEvent] = OrderedDict()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
@@ -291,7 +290,7 @@ class _Forwarder:
         except RuntimeError as error:
             raise ServiceDownError(f"cannot forward events: {error}") from None
 
-    def put(self, event: Event, *, once: bool) -> None:
+    def put(self, event: WebhookEvent, *, once: bool) -> None:
         """Forward an event; with `once` not a second time."""
         task_id = event.task.task_id
         if once and self._last.get(task_id) is event:

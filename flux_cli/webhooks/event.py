@@ -22,7 +22,7 @@ FORWARD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Event:
+class WebhookEvent:
     """A webhook that was taken: the task as the body describes it, and the body as it came.
 
     The secret is the same in every call, so it vouches neither for the body nor for when that was written.
@@ -32,7 +32,7 @@ class Event:
     body: bytes
 
 
-def read_event(body: bytes) -> Event:
+def read_event(body: bytes) -> WebhookEvent:
     """Read a webhook's body.
 
     Raises:
@@ -45,7 +45,7 @@ def read_event(body: bytes) -> Event:
     task_id = read_task_id(content) if isinstance(content, dict) else None
     if task_id is None:
         raise ValueError("the body is not a JSON object with a task_id")
-    return Event(read_task(content, task_id), body)
+    return WebhookEvent(read_task(content, task_id), body)
 
 
 def is_secret(given: list[str], secret: str) -> bool:
@@ -107,7 +107,7 @@ def check_forward_url(url: str) -> str:
     return url
 
 
-def forward(event: Event, url: str, secret: str | None) -> None:
+def forward(event: WebhookEvent, url: str, secret: str | None) -> None:
     """Post an event on as it came, once.
 
     Raises:

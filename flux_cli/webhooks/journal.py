@@ -13,7 +13,7 @@ from typing import BinaryIO
 from flux_cli.storage.files import local_errors
 from flux_cli.storage.locks import lock
 from flux_cli.storage.paths import state_directory
-from flux_cli.webhooks.event import Event, read_event
+from flux_cli.webhooks.event import WebhookEvent, read_event
 
 SUFFIX = ".jsonl"
 
@@ -37,13 +37,13 @@ class EventJournal:
             self.unprocessed = [event for path in left for event in self._take_over(path)]
         self._open = {_key(event) for event in self.unprocessed}
 
-    def add(self, event: Event) -> None:
+    def add(self, event: WebhookEvent) -> None:
         """Write an event down; a file that cannot be written is no reason to reject it."""
         self._open.add(_key(event))
         with contextlib.suppress(OSError):
             self._write({"event": event.body.decode("utf-8", "surrogateescape")})
 
-    def remove(self, event: Event) -> None:
+    def remove(self, event: WebhookEvent) -> None:
         """Note that an event was handled."""
         self._open.discard(_key(event))
         with contextlib.suppress(OSError):
@@ -59,7 +59,7 @@ class EventJournal:
     def _write(self, entry: dict[str, str]) -> None:
         self._file.write(json.dumps(entry).encode() + b"\n")
 
-    def _take_over(self, path: Path) -> list[Event]:
+    def _take_over(self, path: Path) -> list[WebhookEvent]:
         """Copy the open events of a process that ended into this one's file, and delete its file."""
         with path.open("rb") as file:
             if not lock(file, wait=False):
@@ -71,9 +71,9 @@ class EventJournal:
         return events
 
 
-def _open_events(content: bytes) -> list[Event]:
+def _open_events(content: bytes) -> list[WebhookEvent]:
     """Return the events of a file that were not handled; half a line at its end is none."""
-    found: dict[str, Event] = {}
+    found: dict[str, WebhookEvent] = {}
     for line in content.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             entry = json.loads(line)
@@ -85,5 +85,5 @@ def _open_events(content: bytes) -> list[Event]:
     return list(found.values())
 
 
-def _key(event: Event) -> str:
+def _key(event: WebhookEvent) -> str:
     return event.task.task_id

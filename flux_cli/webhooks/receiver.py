@@ -16,7 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from flux_cli.errors import ServiceDownError, UsageError
-from flux_cli.webhooks.event import MAX_BODY_BYTES, PATH, SECRET_HEADER, Event, is_secret, read_event
+from flux_cli.webhooks.event import MAX_BODY_BYTES, PATH, SECRET_HEADER, WebhookEvent, is_secret, read_event
 
 REQUEST_SECONDS = 10.0
 """How long a request may take to arrive, counted from the connection's first moment."""
@@ -48,7 +48,7 @@ class Reception:
     """
 
     secret: str | None
-    deliver: Callable[[Event], bool]
+    deliver: Callable[[WebhookEvent], bool]
     refused: Callable[[int, str], None]
     failed: Callable[[BaseException], None]
     seconds: float = REQUEST_SECONDS
@@ -168,7 +168,7 @@ class _ServerThread(threading.Thread):
         response.force_close()
         return response
 
-    async def _receive(self, request: web.BaseRequest) -> Event:
+    async def _receive(self, request: web.BaseRequest) -> WebhookEvent:
         """Return the event in a request; what can be told without the body is checked before that is read."""
         if request.path != PATH:
             raise RefusedError(404, f"there is nothing here but {PATH}")

@@ -7,7 +7,7 @@ import pytest
 
 from flux_cli.api.task import Status, read_task
 from flux_cli.sandbox.faults import FAULTS, REASON_FIELDS, Stage, parse_prompt
-from flux_cli.sandbox.tasks import HOSTILE_TEXT, Submission, describe, duration, to_json
+from flux_cli.sandbox.tasks import HOSTILE_TEXT, Submission, describe, task_seconds, to_json
 
 REASON = "the prompt asked for this failure"
 URLS = ("http://cdn/t.png", "http://cdn/t-original.png")
@@ -136,7 +136,7 @@ def test_progress() -> None:
 
 def test_duration() -> None:
     """Two faults change it."""
-    assert [duration(parse_prompt(text), 3) for text in ("", "[[slow 0]]", "[[seconds 7]]")] == [3, 0, 7]
+    assert [task_seconds(parse_prompt(text), 3) for text in ("", "[[slow 0]]", "[[seconds 7]]")] == [3, 0, 7]
 
 
 def test_every_fault_is_tested() -> None:
