@@ -146,8 +146,8 @@ class OutcomeUnknownError(FluxError):
     def __init__(self, what: str) -> None:
         """`what` says what happened instead of a response."""
         super().__init__(
-            f"the outcome of the submission is unknown, it may have been accepted and charged: {what}",
-            "it is not resubmitted automatically; see `flux-cli account` and `flux-cli history` before a retry",
+            f"the submission may have been accepted and charged: {what}",
+            "check `flux-cli history` and `flux-cli account` before you submit it again",
         )
         self.what = what
 

@@ -156,7 +156,7 @@ NoValidate = Annotated[
     bool,
     typer.Option(
         "--no-validate",
-        help="Send what the local rules would reject, for models newer than this program.",
+        help="Send what the local rules would reject, for models newer than this version.",
         rich_help_panel=SERVICE,
     ),
 ]

@@ -167,7 +167,7 @@ def test_a_run_that_was_stopped_while_it_started(tmp_path: Path) -> None:
     stopped.path = tmp_path / "zzz.claim"  # after the other one: that has priority
     stopped._publish()
     clock = Clock(tmp_path)
-    with pytest.raises(LocalFileError, match="another flux-cli works on"):
+    with pytest.raises(LocalFileError, match="another flux-cli is running"):
         waiting.acquire(clock.sleep)
     assert STALE_SECONDS <= clock.slept < 60
 

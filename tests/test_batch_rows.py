@@ -309,7 +309,7 @@ BAD = [
     ),
     ("jsonl", '{"prompt": "a", "output": "-"}', ["rows:1: column 17 (`output`) takes the name of a file"]),
     ("jsonl", '{"seed": ' + "9" * 5000 + "}", ["rows:1: column 1: a number has too many digits"]),
-    ("text", "a\rb\rc", ["rows:1: a carriage return ends no line here; use other line ends"]),
+    ("text", "a\rb\rc", ["rows:1: a carriage return does not end a line; use other line endings"]),
     *(
         (
             "jsonl",
@@ -346,7 +346,7 @@ BAD = [
         "jsonl",
         '{"raw": true, "prompt": "a", "interval": 9}',
         [
-            "rows:1: column 2 (`raw`) needs `flux-pro-1.1-ultra`, the model is `flux-pro`",
+            "rows:1: column 2 (`raw`) needs `flux-pro-1.1-ultra`, but the model is `flux-pro`",
             "rows:1: column 30 (`interval`) must be 1 to 4, not 9",
         ],
     ),
@@ -372,9 +372,9 @@ BAD = [
     (
         "csv",
         "prompt\na cat, sleeping",
-        ["rows:2: column 2: 2 cells for 1 column; a text that contains the delimiter needs quotes around it"],
+        ["rows:2: column 2: 2 cells for 1 column; text that contains the delimiter needs quotes"],
     ),
-    ("csv", 'prompt\n"two\nlines"\n"open\nb\nc', ["rows:4: not CSV from here on: unexpected end of data"]),
+    ("csv", 'prompt\n"two\nlines"\n"open\nb\nc', ["rows:4: invalid CSV: unexpected end of data"]),
     ("csv", b"prompt\nok\n\xff\n", ["rows:3: column 1: this is not UTF-8 text"]),
     ("text", b"ok\na \xe9 b\nok", ["rows:2: column 3: this is not UTF-8 text"]),
     ("jsonl", b'{"prompt": "\xc3\xa9\xff"}', ["rows:1: column 14: this is not UTF-8 text"]),

@@ -199,11 +199,11 @@ def test_invalid_ids(flux: Cli, service: Service, text: str, message: str) -> No
     ("arguments", "message"),
     [
         (["wait"], "no task IDs"),
-        (["wait", "--last", "--all"], "exclude each other"),
-        (["wait", "--last", UNKNOWN_ID], "exclude each other"),
+        (["wait", "--last", "--all"], "cannot be combined"),
+        (["wait", "--last", UNKNOWN_ID], "cannot be combined"),
         (["wait", "--last"], "nothing left to save"),
         (["fetch"], "no task IDs"),
-        (["fetch", "--all", UNKNOWN_ID], "exclude each other"),
+        (["fetch", "--all", UNKNOWN_ID], "cannot be combined"),
     ],
 )
 def test_wrong_arguments(flux: Cli, arguments: list[str], message: str) -> None:

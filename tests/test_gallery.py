@@ -91,7 +91,7 @@ def test_the_whole_history(made: Made) -> None:
     (made.cli.cwd / "b/3.png").unlink()
     done = made.cli("gallery")
     assert (done.code, done.lines) == (0, ["gallery.html"])
-    assert done.stderr == "omitted: 1 from the history whose file is gone\n"
+    assert done.stderr == "omitted 1 picture whose file no longer exists\n"
     assert prompts(made.cli.cwd / "gallery.html") == ["four", "two", "one"]
 
 

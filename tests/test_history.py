@@ -310,7 +310,7 @@ def test_durability(history: History) -> None:
 @pytest.mark.parametrize(
     ("statement", "message"),
     [
-        ("PRAGMA user_version = 99", f"written by a newer flux-cli (format 99, this one knows {VERSION})"),
+        ("PRAGMA user_version = 99", f"written by a newer flux-cli (format 99, this one supports {VERSION})"),
         ("PRAGMA application_id = 5", "damaged or belongs to another program"),
         ("DROP TABLE submissions", "cannot use the history"),
     ],

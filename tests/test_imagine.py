@@ -120,8 +120,8 @@ RULES: list[tuple[list[str], list[str]]] = [
     (["x", "--width", "1e3"], ["`--width` must be a whole number, not `1e3`"]),
     (["x", "--guidance", "nan"], ["`--guidance` must be a finite number, not `nan`"]),
     (["x", "--guidance", "1e400"], ["`--guidance` must be a finite number, not `1e400`"]),
-    (["x", "--raw"], ["`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"]),
-    (["x", "-m", "flux-dev", "--interval", "2"], ["`--interval` needs `flux-pro`, the model is `flux-dev`"]),
+    (["x", "--raw"], ["`--raw` needs `flux-pro-1.1-ultra`, but the model is `flux-pro`"]),
+    (["x", "-m", "flux-dev", "--interval", "2"], ["`--interval` needs `flux-pro`, but the model is `flux-dev`"]),
     (["x", "--safety-tolerance", "7"], ["`--safety-tolerance` must be 0 to 6, not 7"]),
     (["x", "--webhook-url", "ftp://x"], ["`--webhook-url` must be an http or https URL, not `ftp://x`"]),
     (["x", "-m", "flux-pro-1.1-ultra", "--image-prompt-strength", "0.5"],
@@ -133,7 +133,7 @@ RULES: list[tuple[list[str], list[str]]] = [
     ],
     (["x", "--steps", "many", "--width", "1", "--raw"],
      ["`--steps` must be a whole number, not `many`", "`--width` must be 256 to 1440, not 1",
-      "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"]),
+      "`--raw` needs `flux-pro-1.1-ultra`, but the model is `flux-pro`"]),
 ]  # fmt: skip
 
 
@@ -303,8 +303,8 @@ def test_output_to_stdout(flux: Cli) -> None:
     [
         (["-o", "there.png"], 6, "there.png exists"),
         (["-o", "there.png/x.png"], 6, "there.png"),
-        (["-o", "-", "-n", "2"], 2, "takes one picture"),
-        (["-o", "-", "--json"], 2, "both want stdout"),
+        (["-o", "-", "-n", "2"], 2, "accepts only one picture"),
+        (["-o", "-", "--json"], 2, "both write to stdout"),
         (["-o", "one.png", "-n", "2"], 2, "one file for several pictures"),
         (["-o", "{slug}.{ext}", "-n", "2"], 2, "several pictures the same name"),
         (["-o", "{nope}.png"], 2, "has an unknown field {nope}"),

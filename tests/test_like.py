@@ -213,7 +213,7 @@ def test_rules_apply_to_the_combination(flux: Cli, service: Service) -> None:
     name = imagine(flux, "dunes", "--sidecar", *ULTRA)
     done = flux("imagine", "--like", f"{name}.json", "-m", "flux-dev")
     assert (done.code, service.submissions) == (2, 1)
-    assert "`--raw` needs `flux-pro-1.1-ultra`, the model is `flux-dev`" in done.stderr
+    assert "`--raw` needs `flux-pro-1.1-ultra`, but the model is `flux-dev`" in done.stderr
     assert f"fields without a flag come from {name}.json" in done.stderr
 
 

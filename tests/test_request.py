@@ -102,8 +102,11 @@ RULES: list[tuple[dict[str, object], str]] = [
     ({"guidance": 1e400}, "`guidance` must be a finite number, not inf"),
     ({"interval": 5}, "`interval` must be 1 to 4, not 5"),
     ({"safety_tolerance": -1}, "`safety_tolerance` must be 0 to 6, not -1"),
-    ({"steps": 20, "model": ULTRA}, "`steps` needs `flux-pro` or `flux-dev`, the model is `flux-pro-1.1-ultra`"),
-    ({"raw": True}, "`raw` needs `flux-pro-1.1-ultra`, the model is `flux-pro`"),
+    (
+        {"steps": 20, "model": ULTRA},
+        "`steps` needs `flux-pro` or `flux-dev`, but the model is `flux-pro-1.1-ultra`",
+    ),
+    ({"raw": True}, "`raw` needs `flux-pro-1.1-ultra`, but the model is `flux-pro`"),
     *BAD_RATIOS,
     ({"model": ULTRA, "image_prompt_strength": 0.5}, "`image_prompt_strength` needs `image_prompt`"),
     ({"model": ULTRA, "image_prompt": "x", "image_prompt_strength": 1.01}, "must be 0 to 1, not 1.01"),

@@ -45,8 +45,8 @@ def test_choice(given: ServiceOptions, config: Config, name: str, flags: str) ->
 
 
 def test_both_flags() -> None:
-    """They exclude each other."""
-    with pytest.raises(UsageError, match="exclude each other"):
+    """They cannot be combined."""
+    with pytest.raises(UsageError, match="cannot be combined"):
         choose(options("api_url", "sandbox", api_url="https://x", sandbox=True), Config())
 
 

@@ -149,7 +149,7 @@ def test_responses(response: dict[str, Any], status: Status, percentage: float |
 )
 def test_responses_that_say_nothing(response: dict[str, object]) -> None:
     """They are not a task; the message is the reason that the response gives, if any."""
-    with pytest.raises(ValueError, match=r"says nothing about a task|hello"):
+    with pytest.raises(ValueError, match=r"describes no task|hello"):
         read_task(response, ID)
 
 

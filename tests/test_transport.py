@@ -77,9 +77,9 @@ def test_a_submission_does_not_use_an_idle_connection(monkeypatch: pytest.Monkey
 def test_a_call_ends_within_its_limit(slow: list[Step]) -> None:
     """Then the outcome of a submission is unknown, and a status check may be repeated."""
     with Server({"/flux-imagine": slow, "/fetch": slow}) as server:
-        with pytest.raises(OutcomeUnknownError, match="no whole response within 1 s"):
+        with pytest.raises(OutcomeUnknownError, match="no complete response within 1 s"):
             client(server).submit(BODY, Dispatch(), seconds=1)
-        with pytest.raises(ServiceDownError, match="no whole response within 1 s"):
+        with pytest.raises(ServiceDownError, match="no complete response within 1 s"):
             client(server).fetch("task-7", seconds=1)
 
 

@@ -60,7 +60,7 @@ class RateLimitedError(ServiceDownError):
     """429: rejected for now. `retry_after` is the pause in seconds that the service asks for, or None."""
 
     def __init__(self, message: str, retry_after: float | None) -> None:
-        super().__init__(message, "wait a little, then try again")
+        super().__init__(message, "wait, then try again")
         self.retry_after = retry_after
 
 
@@ -182,7 +182,7 @@ class Client:
         if response.code in (404, 410) and _is_page(response):
             # The service's own "not found" is JSON; a page comes from a gateway, while the service is redeployed.
             raise ServiceDownError(
-                f"the service is in trouble: {_describe(response)}", "try again later; check --api-url"
+                f"the service failed: {_describe(response)}", "try again later; check --api-url"
             )
         if not 200 <= response.code < 300:
             raise _error(response)
@@ -329,9 +329,9 @@ def _error(response: Response, *, submission: bool = False) -> FluxError:
         return UnknownTaskError(f"the service does not know the task: {what}", "check the ID and --api-url")
     if code == 429:
         pause = parse_retry_after(response.headers.get("Retry-After"), time.time())
-        return RateLimitedError(f"the service is limiting requests: {what}", pause)
+        return RateLimitedError(f"rate limit reached: {what}", pause)
     if code >= 500 or code in (408, 425):
-        return ServiceDownError(f"the service is in trouble: {what}", "try again later")
+        return ServiceDownError(f"the service failed: {what}", "try again later")
     return BadResponseError(f"unexpected response of the service: {what}", "check --api-url")
 
 

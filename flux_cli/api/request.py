@@ -157,7 +157,7 @@ _ALL_FIELDS = (
     Field(
         "webhook_secret",
         str,
-        "Sent back as x-webhook-secret. Safer in the environment than here.",
+        "Returned in the header x-webhook-secret. Safer in the environment than here.",
         metavar="TEXT",
         envvar="FLUX_CLI_WEBHOOK_SECRET",
     ),
@@ -258,7 +258,7 @@ def _violations(body: Mapping[str, object], name_of: NameOf) -> Iterator[str]:
         yield from _value_violations(field, value, name_of)
         if field.models and known_model and model not in field.models:
             allowed = " or ".join(f"`{allowed}`" for allowed in field.models)
-            yield f"{name_of(name)} needs {allowed}, the model is `{model}`"
+            yield f"{name_of(name)} needs {allowed}, but the model is `{model}`"
     if "image_prompt_strength" in body and "image_prompt" not in body:
         yield f"{name_of('image_prompt_strength')} needs {name_of('image_prompt')}"
 

@@ -152,7 +152,7 @@ def read_task(response: Mapping[str, object], task_id: str, api_url: str = "") -
         api_url: What a URL without scheme or host is relative to.
 
     Raises:
-        ValueError: The object says nothing about a task.
+        ValueError: The object describes no task.
     """
     fields: dict[str, Any] = dict(response)
     for level in nested(response):
@@ -175,7 +175,7 @@ def read_task(response: Mapping[str, object], task_id: str, api_url: str = "") -
     elif word or percentage is not None or clean_task_id(fields.get("task_id")) == task_id:
         status, error, message = Status.PROCESSING, None, read_reason(response)
     else:
-        raise ValueError(read_reason(response) or "it says nothing about a task")
+        raise ValueError(read_reason(response) or "it describes no task")
     return Task(
         task_id=task_id,
         status=status,

@@ -240,7 +240,7 @@ class Transport:
 
 def overdue(seconds: float, dispatch: Dispatch) -> ServiceDownError:
     """Return the error for a call that took too long; one that was not sent yet is canceled."""
-    message, hint = f"no whole response within {seconds:.0f} s", "try again later"
+    message, hint = f"no complete response within {seconds:.0f} s", "try again later"
     return NotSentError(message, hint) if dispatch.cancel() else ServiceDownError(message, hint)
 
 
@@ -251,7 +251,7 @@ class _Payload:
         try:
             self._bytes = json.dumps(body, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise UsageError("the request holds text that is not UTF-8") from None
+            raise UsageError("the request contains text that is not UTF-8") from None
         self._position = 0
         self.dispatch = dispatch
 

@@ -223,8 +223,8 @@ class Claim:
     def _refused(self, other: _Found) -> LocalFileError:
         which = f"shard {other.shard} of " if other.shard.of > 1 else ""
         return LocalFileError(
-            f"another flux-cli works on {which}the batch in {self._directory.parent}: {other.owner}",
-            "wait until it has ended, or stop it; then resume with the same command",
+            f"another flux-cli is running {which}the batch in {self._directory.parent}: {other.owner}",
+            "wait until it ends, or stop it; then resume with the same command",
         )
 
     def _verdict(self, other: _Found, now: float) -> bool | None:

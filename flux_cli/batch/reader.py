@@ -210,7 +210,7 @@ def _read_table(name: str, format_name: str, texts: Sequence[Line]) -> RowFile:
             start = reader.line_num + 1 + skipped
     except csv.Error as error:
         if not undecodable:
-            errors = [_error(name, start, f"not CSV from here on: {error}")]
+            errors = [_error(name, start, f"invalid CSV: {error}")]
     if not lines:
         return RowFile(name, format_name, [], errors=errors)
     header_line, header = lines[0]

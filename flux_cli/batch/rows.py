@@ -168,7 +168,7 @@ class _Parser:
             return self._from_json(line.number, line.content.rstrip("\r"))
         text = line.content.strip()
         if "\r" in text:
-            return [self._file.error(line.number, "a carriage return ends no line here; use other line ends")]
+            return [self._file.error(line.number, "a carriage return does not end a line; use other line endings")]
         return _Values({"prompt": text}, lambda _: None)
 
     def summary(self, line: Line) -> _Summary:
@@ -216,7 +216,7 @@ class _Parser:
         header = self._file.header
         if len(cells) > len(header):
             columns = "1 column" if len(header) == 1 else f"{len(header)} columns"
-            what = f"{len(cells)} cells for {columns}; a text that contains the delimiter needs quotes around it"
+            what = f"{len(cells)} cells for {columns}; text that contains the delimiter needs quotes"
             return [self._file.error(number, what, len(header) + 1)]
         given: dict[str, object] = {}
         errors = []

@@ -17,7 +17,7 @@ from flux_cli.ui import console
 
 app = typer.Typer(
     add_completion=False,
-    help=f"{SUMMARIES['config']} Every flag of a request can have a default.",
+    help=f"{SUMMARIES['config']} Every request option can have a default.",
     epilog="Examples:\n\n"
     "$ flux-cli config set model flux-pro-1.1\n\n"
     "$ flux-cli config set models.flux-pro-1.1-ultra.aspect_ratio 21:9\n\n"
@@ -72,7 +72,7 @@ def list_all() -> int:
 
 
 @app.command(
-    help="Print one setting of the file; exit with 1 if it is not set. Key and webhook secret are masked.",
+    help="Print one setting from the file; exit with 1 if it is not set. Key and webhook secret are masked.",
     epilog='Examples:\n\n$ flux-cli config get model\n\n$ ls "$(flux-cli config get output_dir)"',
 )
 def get(name: Name) -> int:
@@ -86,7 +86,7 @@ def get(name: Name) -> int:
 
 @app.command(
     "set",
-    help="Change one setting. The key is stored with `flux-cli login` instead: arguments are public.",
+    help="Change one setting. For the key use `flux-cli login`: arguments are public.",
     epilog="Examples:\n\n"
     "$ flux-cli config set model flux-pro-1.1\n\n"
     "$ flux-cli config set output_dir ~/Pictures/flux\n\n"

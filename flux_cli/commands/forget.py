@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-DETAILS = "Pictures stay where they are. `flux-cli wait --all` does not find the tasks any more."
+DETAILS = "Pictures stay where they are. `flux-cli wait --all` no longer includes the tasks."
 
 
 @app.command(
@@ -34,10 +34,10 @@ def forget(
             "--before",
             parser=options.moment,
             metavar="DATE",
-            help="All tasks submitted before then: 2026-11-25, today, 2h, 7d.",
+            help="All tasks submitted before DATE: 2026-11-25, today, 2h, 7d.",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on stderr but errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")] = False,
 ) -> int:
     """Remove tasks from the history."""
     from flux_cli.commands import tasks

@@ -32,7 +32,8 @@ def gallery(
         typer.Argument(
             metavar="[DIR]",
             autocompletion=completion.directories,
-            help="Pictures in it and below: from the history, sidecars and batch results. Default: the history.",
+            help="Pictures in DIR and below that are in the history, have sidecars or are batch results. "
+            "Default: the whole history.",
         ),
     ] = None,
     output: Annotated[
@@ -47,7 +48,7 @@ def gallery(
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is not a gallery.")] = False,
     viewer: Annotated[bool, typer.Option("--open", help="Open the page in the default browser.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors on stderr.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")] = False,
 ) -> int:
     """Write the page and print its path."""
     from flux_cli.gallery import page
@@ -80,10 +81,11 @@ def _found(directory: Path | None, quiet: bool) -> "list[Picture]":
         where = f"in {directory}" if directory else "in the history"
         raise LocalFileError(
             f"no picture {where} is from flux-cli",
-            "it finds pictures by the history, by sidecars (`flux-cli imagine --sidecar`), and by batch results",
+            "it finds pictures through the history, sidecars (`flux-cli imagine --sidecar`) and batch results",
         )
     if gone and not quiet:
-        console.note(f"omitted: {gone} from the history whose file is gone")
+        files = "1 picture whose file" if gone == 1 else f"{gone} pictures whose files"
+        console.note(f"omitted {files} no longer exist{'s' if gone == 1 else ''}")
     return pictures
 
 

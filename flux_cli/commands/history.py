@@ -82,12 +82,12 @@ def history(
             "--since",
             parser=options.moment,
             metavar="DATE",
-            help="Only tasks submitted then or later: 2026-11-25, today, 2h, 7d.",
+            help="Only tasks submitted at or after DATE: 2026-11-25, today, 2h, 7d.",
         ),
     ] = None,
     until: Annotated[
         float | None,
-        typer.Option("--until", parser=options.moment, metavar="DATE", help="Only tasks submitted before then."),
+        typer.Option("--until", parser=options.moment, metavar="DATE", help="Only tasks submitted before DATE."),
     ] = None,
     search: Annotated[
         str | None,

@@ -42,7 +42,7 @@ def imagine(
         str | None,
         typer.Argument(
             metavar="[PROMPT]",
-            help="What the picture shows; if it is missing or -, it is read from stdin.",
+            help="The description of the picture. If it is missing or -, it is read from stdin.",
         ),
     ] = None,
     *,
@@ -64,7 +64,7 @@ def imagine(
             "-n",
             parser=options.integer(1),
             metavar="N",
-            help="How many pictures; with --seed S they get S, S+1 and so on. Default: 1.",
+            help="The number of pictures. With --seed S, they get the seeds S, S+1 and so on. Default: 1.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,

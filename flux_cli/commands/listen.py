@@ -44,7 +44,7 @@ def listen(
         typer.Option(
             parser=options.integer(0, 65535),
             metavar="N",
-            help="The port. 0: any that is free.",
+            help="The port; 0 picks a free one.",
             rich_help_panel=RECEPTION,
         ),
     ] = DEFAULT_PORT,
@@ -54,7 +54,7 @@ def listen(
             "--secret-file",
             metavar="FILE",
             autocompletion=completion.files,
-            help="The webhook secret is this file's first line. Else it comes from FLUX_CLI_WEBHOOK_SECRET, or "
+            help="Read the webhook secret from the first line of FILE. Default: FLUX_CLI_WEBHOOK_SECRET, then "
             "`webhook_secret` in the config.",
             rich_help_panel=RECEPTION,
         ),
@@ -62,7 +62,7 @@ def listen(
     insecure: Annotated[
         bool,
         typer.Option(
-            "--insecure", help="Take webhooks without a secret, from anybody.", rich_help_panel=RECEPTION
+            "--insecure", help="Accept webhooks from anyone, without a secret.", rich_help_panel=RECEPTION
         ),
     ] = False,
     until: Annotated[
@@ -71,7 +71,7 @@ def listen(
             "--until",
             parser=options.integer(1),
             metavar="N",
-            help="End when N tasks are over, finished or failed.",
+            help="Exit when N tasks have finished or failed.",
             rich_help_panel=options.WAITING,
         ),
     ] = None,
@@ -80,12 +80,12 @@ def listen(
         typer.Option(
             "--forward-to",
             metavar="URL",
-            help="Post each event on, as it came, with the secret.",
+            help="Forward each event unchanged, with the secret.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     no_download: Annotated[
-        bool, typer.Option("--no-download", help="Save no pictures.", rich_help_panel=options.OUTPUT)
+        bool, typer.Option("--no-download", help="Do not save pictures.", rich_help_panel=options.OUTPUT)
     ] = False,
     output: OutputOptions,
     service: ServiceOptions,
@@ -108,7 +108,7 @@ def listen(
         webhook.check_forward_url(forward_to)
     target = None if no_download else _target(output, config, until)
     if no_download and output.output is not None:
-        raise UsageError("`-o` and `--no-download` contradict each other")
+        raise UsageError("`-o` and `--no-download` cannot be combined")
     with _connected(service, config, secret) as (connected, has_key):
         if target is not None:
             naming.check(target)
@@ -140,14 +140,14 @@ def _secret(file: Path | None, insecure: bool, config: Config) -> str | None:
 
     if insecure:
         if file is not None:
-            raise UsageError("`--secret-file` and `--insecure` contradict each other")
+            raise UsageError("`--secret-file` and `--insecure` cannot be combined")
         return None
     secret = webhook.find_secret(config.webhook_secret) if file is None else webhook.read_secret_file(file)
     if secret is None:
         raise UsageError(
-            "no webhook secret: anybody could send webhooks",
-            f"set {webhook.SECRET_VARIABLE} to the one that tasks are submitted with, or use --secret-file; "
-            "--insecure does without",
+            "no webhook secret: anyone could send webhooks",
+            f"set {webhook.SECRET_VARIABLE} to the secret of your submissions, or use --secret-file; "
+            "--insecure accepts any sender",
         )
     return secret
 
@@ -155,7 +155,7 @@ def _secret(file: Path | None, insecure: bool, config: Config) -> str | None:
 def _target(output: OutputOptions, config: Config, until: int | None) -> naming.Target:
     """Understand `-o`, for a number of pictures that is mostly not known. Raises UsageError."""
     if output.output == "-":
-        raise UsageError("`-o -` and the events both want stdout", "give a directory or a template instead")
+        raise UsageError("`-o -` and the events both write to stdout", "give a directory or a template instead")
     return naming.plan(output.output, config.output_dir, until, output.force)
 
 
@@ -187,7 +187,7 @@ def _introduce(url: str, *, secret: bool, has_key: bool) -> None:
         "the service cannot reach this machine directly: use a tunnel or a proxy, and submit with its public URL"
     )
     if not secret:
-        console.warning("without a secret anybody who can reach this port can send webhooks")
+        console.warning("without a secret, anyone who can reach this port can send webhooks")
     if not has_key:
         console.warning("no API key: task statuses cannot be checked, so what webhooks say is trusted")
 
@@ -237,7 +237,7 @@ class EventDisplay:
     def stopping(self) -> None:
         """Print that it ends soon, and how it ends at once."""
         if not self._quiet:
-            console.note("ending when what has begun is finished; Ctrl-C ends at once")
+            console.note("finishing the tasks in progress; press Ctrl-C again to stop now")
 
     def close(self) -> None:
         """Print how to get the pictures that are not saved: one command for all of them."""

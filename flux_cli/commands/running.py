@@ -39,7 +39,7 @@ def target(output: OutputOptions, options: ServiceOptions, config: Config, count
     """
     planned = naming.plan(output.output, config.output_dir, count, output.force)
     if planned.stdout and options.json:
-        raise UsageError("`-o -` and `--json` both want stdout", "choose one of them")
+        raise UsageError("`-o -` and `--json` both write to stdout", "choose one of them")
     if planned.stdout and sys.stdout.isatty():
         raise UsageError(
             "`-o -` writes the picture's bytes to stdout, which is a terminal", "pipe it, or name a file"

@@ -25,7 +25,7 @@ _COLUMN = 30
 
 
 @app.command(
-    help=f"{SUMMARIES['sandbox']} A prompt can ask for a fault: [[http 503]].",
+    help=f"{SUMMARIES['sandbox']} A prompt can request a fault: [[http 503]].",
     epilog="Examples:\n\n"
     "$ flux-cli sandbox\n\n"
     '$ APIFRAME_API_KEY=anything flux-cli imagine "a lighthouse [[fetch-flaky 3]]" '
@@ -40,7 +40,7 @@ def sandbox(
         typer.Option(
             metavar="PORT",
             parser=options.integer(0, 65534),
-            help="The port; pictures use the next one. 0: two free ports.",
+            help="The port; pictures use the next one. 0 picks two free ports.",
         ),
     ] = DEFAULT_PORT,
     seconds: Annotated[
@@ -48,7 +48,7 @@ def sandbox(
     ] = 3.0,
     key: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="The only valid key; without it, any key. Do not use your real key."),
+        typer.Option(metavar="KEY", help="Accept only this key. Default: any key. Do not use your real key."),
     ] = None,
     fault: Annotated[
         list[str] | None,
@@ -65,7 +65,10 @@ def sandbox(
     credits_now: Annotated[
         int | None,
         typer.Option(
-            "--credits", metavar="N", parser=options.integer(0, 10**9), help="The new balance; 1000 at first."
+            "--credits",
+            metavar="N",
+            parser=options.integer(0, 10**9),
+            help="Set the balance. It is 1000 at first.",
         ),
     ] = None,
 ) -> int:

@@ -74,7 +74,7 @@ def choose(options: ServiceOptions, config: Config, *, keyless: bool = False) ->
     """
     url_flag, sandbox_flag = "api_url" in options.from_flags, "sandbox" in options.from_flags
     if url_flag and sandbox_flag:
-        raise UsageError("`--sandbox` and `--api-url` exclude each other", "give one of them")
+        raise UsageError("`--sandbox` and `--api-url` cannot be combined", "give one of them")
     secrets = tuple(filter(None, (config.webhook_secret, os.environ.get("FLUX_CLI_WEBHOOK_SECRET"))))
     sandbox = options.sandbox if options.sandbox is not None else config.sandbox and options.api_url is None
     if sandbox and not url_flag:

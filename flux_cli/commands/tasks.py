@@ -141,7 +141,7 @@ def selected(
     from flux_cli.commands.service import choose
 
     if sum(map(bool, (task_ids, last, every))) > 1:
-        raise UsageError("task IDs, `--last` and `--all` exclude each other")
+        raise UsageError("task IDs, `--last` and `--all` cannot be combined")
     history = open_history(required=bool(last or every))
     if not (last or every):
         records = known(read_ids(task_ids or []), history)
@@ -205,7 +205,7 @@ def _ids_on_stdin() -> Iterator[str]:
         except (ValueError, KeyError, RecursionError):
             raise UsageError(f"line {number} of stdin is not a JSON object with a `task_id`") from None
         if task_id is None:
-            console.warning(f"line {number} of stdin has no task ID: it was never accepted")
+            console.warning(f"line {number} of stdin has no task ID, because it was never accepted")
         elif isinstance(task_id, str | int) and not isinstance(task_id, bool):
             yield str(task_id)
         else:
@@ -215,7 +215,7 @@ def _ids_on_stdin() -> Iterator[str]:
 def read_stdin_text(limit: int = MAX_STDIN_BYTES) -> str:
     """Return all of stdin, without a byte order mark. Raises UsageError if it is too large or not UTF-8."""
     if sys.stdin.isatty():
-        console.note("reading from stdin; Ctrl-D ends it")
+        console.note("reading from stdin; press Ctrl-D to end")
     content = sys.stdin.buffer.read(limit + 1)
     if len(content) > limit:
         raise UsageError(f"stdin has more than {limit // 1024} KiB")

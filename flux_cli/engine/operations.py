@@ -62,7 +62,7 @@ class Operations:
         ids = [job.task_id or "" for job in jobs]
 
         def late() -> Exception:
-            return ServiceDownError(f"no whole response within {CHECK_SECONDS:.0f} s", "try again later")
+            return ServiceDownError(f"no complete response within {CHECK_SECONDS:.0f} s", "try again later")
 
         def work(_: Operation) -> dict[str, Task | FluxError]:
             return self._client.fetch_many(ids, CHECK_SECONDS)

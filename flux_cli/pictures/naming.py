@@ -77,7 +77,7 @@ def plan(output: str | None, output_dir: str | None, count: int | None, force: b
         return Target(Path(os.path.expanduser(output_dir or ".")), force=force)
     if output == "-":
         if count != 1:
-            raise UsageError("`-o -` takes one picture", "give a directory or a template instead")
+            raise UsageError("`-o -` accepts only one picture", "give a directory or a template instead")
         return Target(Path(), stdout=True)
     if not output.strip() or "\0" in output:
         raise UsageError("`-o` must not be blank", "give a file, a directory, a template or -")
@@ -91,7 +91,7 @@ def plan(output: str | None, output_dir: str | None, count: int | None, force: b
         return Target(path, force=force)
     if count != 1:
         raise UsageError(
-            f"`-o {output}` is one file for several pictures",
+            f"`-o {output}` names one file for several pictures",
             "use a directory, or a template such as 'cat-{n}.{ext}'",
         )
     return Target(path.parent, path.name, explicit=True, force=force)

@@ -85,7 +85,7 @@ def running(
     if key == "":
         raise UsageError("`--key` is empty", "omit it to accept any key")
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise UsageError(f"the duration must be a number of seconds from 0, not {seconds}")
+        raise UsageError(f"the duration must be 0 seconds or more, not {seconds}")
     try:
         from flux_cli.sandbox.server import ServerThread, listen, url_of
     except ModuleNotFoundError as error:

@@ -18,8 +18,8 @@ KEPT_SECONDS = 7 * 24 * 3600
 """Older tasks are deleted when a server starts, to bound the file's size."""
 BUSY_SECONDS = 10.0
 SCHEMA_VERSION = 1
-_NOT_WRITABLE = "set XDG_STATE_HOME to a directory that can be written"
-_DAMAGED = "remove it to start afresh: it contains only the sandbox's tasks"
+_NOT_WRITABLE = "set XDG_STATE_HOME to a writable directory"
+_DAMAGED = "remove it to start over; it contains only the tasks of the sandbox"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (

@@ -70,7 +70,7 @@ CREATE INDEX adopted ON submissions (task_id) WHERE adopted;
 """
 
 
-_WRITABLE = "set XDG_STATE_HOME to a directory that can be written"
+_WRITABLE = "set XDG_STATE_HOME to a writable directory"
 
 
 class NotHistoryError(ValueError):
@@ -186,7 +186,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
             connection.rollback()
     if application == APPLICATION_ID and version > VERSION:
         raise LocalFileError(
-            f"the history was written by a newer flux-cli (format {version}, this one knows {VERSION})",
+            f"the history was written by a newer flux-cli (format {version}, this one supports {VERSION})",
             "update flux-cli",
         )
     if application != APPLICATION_ID and (application or version or tables):

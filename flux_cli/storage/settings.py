@@ -50,8 +50,8 @@ SETTINGS = {
     for setting in (
         Setting("api_key", str, "The API key; stored with `flux-cli login`.", KEY_VARIABLE, secret=True),
         Setting("api_url", str, "The service's URL.", "FLUX_CLI_API_URL", "https://api.apiframe.pro"),
-        Setting("model", str, "The model of requests that name none.", "FLUX_CLI_MODEL", DEFAULT_MODEL),
-        Setting("output_dir", str, "The directory of pictures without `-o`.", default="."),
+        Setting("model", str, "The model of requests without `--model`.", "FLUX_CLI_MODEL", DEFAULT_MODEL),
+        Setting("output_dir", str, "The directory for pictures without `-o`.", default="."),
         Setting(
             "webhook_secret",
             str,
@@ -60,7 +60,7 @@ SETTINGS = {
             secret=True,
         ),
         Setting(
-            "sandbox", bool, "Use the embedded service unless a URL is given.", "FLUX_CLI_SANDBOX", default="false"
+            "sandbox", bool, "Use the embedded sandbox unless a URL is given.", "FLUX_CLI_SANDBOX", default="false"
         ),
         Setting("timeout", str, "The default for `--timeout` of imagine and wait.", default="10m", per_model=True),
         Setting("sidecar", bool, "The default for `--sidecar`.", default="false", per_model=True),
@@ -188,7 +188,7 @@ def check_key(text: str) -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise UsageError(
             "the key contains a space, a line break, a control or a non-ASCII character",
-            "copy it again, without what surrounds it",
+            "copy it again, without any text around it",
         )
     return key
 
@@ -207,7 +207,8 @@ def check_api_url(text: str) -> str:
 
     if not is_http_url(text):
         raise UsageError(
-            f"the API URL {shown(text)!r} is not an http or https URL", "it looks like https://api.apiframe.pro"
+            f"the API URL {shown(text)!r} is not an http or https URL",
+            "it should look like https://api.apiframe.pro",
         )
     parts = urlsplit(text)
     if parts.username or parts.password or parts.query or parts.fragment:

@@ -40,12 +40,12 @@ def list_open(counts: RowCounts, name: str, *, quiet: bool) -> None:
     for row in counts.unknown_rows:
         console.error(f"{name}:{row.line}: the outcome of row {row.key} is unknown; it may have been charged")
     if counts.unknown:
-        console.hint("see `flux-cli account`; to resubmit these rows (may charge twice): --retry-unknown")
+        console.hint("see `flux-cli account`; use --retry-unknown to resubmit these rows (may charge twice)")
     if counts.failed:
-        console.hint("to resubmit failed rows: --retry-failed")
+        console.hint("use --retry-failed to resubmit the failed rows")
     if not quiet and counts.changed:
-        rows = "1 finished row has" if counts.changed == 1 else f"{counts.changed} finished rows have"
-        console.warning(f"{rows} other values now than when generated; not generated again")
+        rows = "1 finished row" if counts.changed == 1 else f"{counts.changed} finished rows"
+        console.warning(f"not generated again: {rows} with values that have changed since")
     if not quiet and counts.missing:
         pictures = (
             "picture of 1 finished row is"
@@ -53,6 +53,6 @@ def list_open(counts: RowCounts, name: str, *, quiet: bool) -> None:
             else (f"pictures of {counts.missing} finished rows are")
         )
         console.warning(f"the {pictures} missing")
-        console.hint("to download missing pictures again, free of charge: --refetch")
+        console.hint("use --refetch to download the missing pictures again, free of charge")
     if counts.not_sent or counts.not_saved or counts.left or counts.running:
         console.hint("resume with the same command")

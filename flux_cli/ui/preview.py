@@ -64,7 +64,7 @@ def _draw(picture: "Image") -> None:
     try:
         terminal.print(image, width=min(terminal.width, MAX_CELLS), height=min(room, MAX_CELLS))
     except (ValueError, ZeroDivisionError):  # Pillow: a side without pixels; textual-image: no columns
-        raise UsageError("the terminal is too small to show a picture, or does not say how large it is") from None
+        raise UsageError("the terminal is too small to show a picture, or does not report its size") from None
 
 
 @contextlib.contextmanager

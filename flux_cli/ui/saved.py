@@ -42,9 +42,9 @@ def check(wanted: Wanted, target: Target | None) -> None:
     flags = {"--sidecar": wanted.sidecar, "--preview": wanted.preview, "--open": wanted.viewer}
     for name in [name for name, given in flags.items() if given]:
         if target is None:
-            raise UsageError(f"`{name}` needs the picture, and `--no-wait` does not wait for it")
+            raise UsageError(f"`{name}` needs the picture and cannot be used with `--no-wait`")
         if target.stdout:
-            raise UsageError(f"`{name}` needs a file, and `-o -` makes none")
+            raise UsageError(f"`{name}` needs a file and cannot be used with `-o -`")
     if wanted.preview:
         preview.check()
     if wanted.viewer:
@@ -74,7 +74,7 @@ class Sidecars:
 
     def _write(self, path: Path, job: Job, result: Result) -> None:
         if not result.request:
-            raise LocalFileError(f"the history does not know the request of {path}")
+            raise LocalFileError(f"the history does not contain the request of {path}")
         known = job.request is not None or job.age is not None
         sidecar.write(
             path,

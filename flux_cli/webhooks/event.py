@@ -94,7 +94,9 @@ def check_secret(secret: str) -> str:
     if len(secret.encode(errors="surrogateescape")) > MAX_SECRET_BYTES:
         raise UsageError(f"the webhook secret is longer than {MAX_SECRET_BYTES} bytes")
     if not secret.isprintable() or secret != secret.strip():
-        raise UsageError("the webhook secret begins or ends with a space, or holds what a header cannot carry")
+        raise UsageError(
+            "the webhook secret begins or ends with a space, or contains characters that a header cannot carry"
+        )
     return secret
 
 

@@ -145,7 +145,7 @@ class _ServerThread(threading.Thread):
         await server.shutdown(timeout=0.1)
 
     def _evicted(self) -> None:
-        self._reception.refused(408, f"more than {MAX_CONNECTIONS} connections at once, closed the oldest")
+        self._reception.refused(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Tell what no handler has caught: no file descriptors left, mostly. The server goes on."""
@@ -171,9 +171,9 @@ class _ServerThread(threading.Thread):
     async def _receive(self, request: web.BaseRequest) -> WebhookEvent:
         """Return the event in a request; what can be told without the body is checked before that is read."""
         if request.path != PATH:
-            raise RefusedError(404, f"there is nothing here but {PATH}")
+            raise RefusedError(404, f"not found; post to {PATH}")
         if request.method != "POST":
-            raise RefusedError(405, "only POST")
+            raise RefusedError(405, "use POST")
         secret = self._reception.secret
         if secret is not None and not is_secret(request.headers.getall(SECRET_HEADER, []), secret):
             raise RefusedError(401, f"the {SECRET_HEADER} header is wrong or missing")

@@ -246,7 +246,7 @@ def test_a_read_only_home(flux: Cli, server: Server, tmp_path: Path) -> None:
         flux.env["XDG_STATE_HOME"] = str(state)
         done = flux("imagine", "x")
         assert (done.code, server.submissions) == (6, 0)
-        assert "hint: set XDG_STATE_HOME to a directory that can be written" in done.stderr
+        assert "hint: set XDG_STATE_HOME to a writable directory" in done.stderr
         assert flux("wait", "task-7", "-o", "x.png").lines == ["x.png"]
         assert (flux("history").code, flux("config", "list").code, flux("wait", "--all").code) == (0, 0, 0)
 

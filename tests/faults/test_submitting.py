@@ -81,7 +81,7 @@ REFUSED = [
         0,
         2,
         1,
-        says=("limiting requests.*retrying",),
+        says=("rate limit reached.*retrying",),
         magic="[[rate-limit]]",
         status=Status.FINISHED,
     ),
@@ -100,7 +100,7 @@ REFUSED = [
         Row(
             f"429 with Retry-After: {value[:12]}",
             5,
-            says=("limiting requests",),
+            says=("rate limit reached",),
             magic=f"[[rate-limit 9 {value}]]",
             status=Status.FAILED,
         )

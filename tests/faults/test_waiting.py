@@ -60,7 +60,7 @@ OVERCOME = [
     overcome("64 MiB of JSON", "[[fetch-huge-answer 1]]", "larger than 8 MiB"),
     overcome("JSON 100,000 deep", "[[fetch-deep-json 1]]"),
     *(
-        overcome(f"429 with Retry-After: {value[:12]}", f"[[fetch-rate-limit 1 {value}]]", "limiting requests")
+        overcome(f"429 with Retry-After: {value[:12]}", f"[[fetch-rate-limit 1 {value}]]", "rate limit reached")
         for value in ("0", "-5", "nan", "date", "none", "soon", "1e-9", "-" + "9" * 5000)
     ),
     *(
@@ -87,7 +87,7 @@ RESUMABLE = [
     resumable("a byte now and then, for ever", 7, "[[fetch-trickle]]"),
     resumable("silence", 7, "[[fetch-hang]]"),
     resumable("a redirect", 5, "[[fetch-redirect]]", "a redirect to http"),
-    resumable("429 that asks for a century", 5, f"[[fetch-rate-limit 9 {'9' * 5000}]]", "limiting requests"),
+    resumable("429 that asks for a century", 5, f"[[fetch-rate-limit 9 {'9' * 5000}]]", "rate limit reached"),
     *(
         resumable(f"the answer {value}", 5, f"[[fetch-json {value}]]")
         for value in (
