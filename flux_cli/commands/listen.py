@@ -235,7 +235,7 @@ class EventDisplay:
             console.warning(message)
 
     def stopping(self) -> None:
-        """Print that it ends soon, and how it ends at once."""
+        """Print that it ends soon, and how to end it now."""
         if not self._quiet:
             console.note("finishing the tasks in progress; press Ctrl-C again to stop now")
 

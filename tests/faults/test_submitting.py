@@ -14,7 +14,7 @@ from tests.faults.table import Row, check, check_deadlines, each
 from tests.server import Action, Reply, Server, http, in_turn, png, reply, slowly, submitted
 
 UNKNOWN = r"may have been accepted and charged"
-HOW_TO_CHECK = r"`flux-cli account` and `flux-cli history`"
+HOW_TO_CHECK = r"`flux-cli history` and `flux-cli account`"
 
 
 def unknown(fault: str, magic: str, *says: str) -> Row:
