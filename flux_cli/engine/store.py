@@ -68,9 +68,11 @@ class Store(Protocol):
 class HistoryStore:
     """Commits a run's changes to the history."""
 
-    def __init__(self, history: "History", service: str) -> None:
+    def __init__(self, history: "History", service: str, *others: str) -> None:
+        """`others` are names of the same service: the tasks of an embedded sandbox are known at its port too."""
         self._history = history
         self._service = service
+        self._services = (service, *others)
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Commit the changes in one transaction. Raises as `Store.commit` does."""
@@ -93,7 +95,7 @@ class HistoryStore:
         """Return a job's number; a task of another process may have been recorded only after the job was made."""
         if job.number is None and job.request is None and job.task_id:
             record = self._history.find(job.task_id)
-            if record is not None and record.service == self._service:
+            if record is not None and record.service in self._services:
                 job.number = self._history.adopt(record)
         return job.number
 

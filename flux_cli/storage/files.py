@@ -161,7 +161,11 @@ def _created(directory: Path) -> BinaryIO:
         name = directory / f"{PREFIX}{host_id()}-{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
         _live.add(str(name))
         opener = partial(os.open, mode=0o600)
-        file = open(name, "x+b", opener=opener)  # noqa: SIM115 - `temporary` closes it
+        try:
+            file = open(name, "x+b", opener=opener)  # noqa: SIM115 - `temporary` closes it
+        except OSError:
+            _live.discard(str(name))
+            raise
         # Between creation and lock another process may take it for abandoned; then a new one is made.
         if _locked(file) and os.path.exists(name):
             return file

@@ -25,7 +25,7 @@ from flux_cli.errors import ExitCode, FluxError, LocalFileError, ServiceDownErro
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.history import History
-from flux_cli.storage.record import Record
+from flux_cli.storage.record import SANDBOX, Record
 from flux_cli.webhooks.event import WebhookEvent, forward
 from flux_cli.webhooks.journal import EventJournal
 
@@ -101,7 +101,7 @@ class Bridge:
         self._confirms = confirms
         self._inbox = Inbox()
         plan = Plan(concurrency=MAX_CONCURRENT, picture_patience=PICTURE_SECONDS, finish_downloads=True)
-        store = HistoryStore(history, service) if history else None
+        store = HistoryStore(history, service, SANDBOX) if history else None
         self._run = Run(client, saver, store, self._handle, plan)
         self._run.on_stopping = self._stopping
         self._events: dict[Job, WebhookEvent] = {}  # those whose tasks are being checked or saved
