@@ -7,7 +7,6 @@ time and size are limited, and for a request that failed it is known whether it 
 import contextlib
 import json
 import math
-import queue
 import re
 import threading
 import time
@@ -134,7 +133,7 @@ class Transport:
         for secret in secrets:
             self._redactor.add(secret)
         self._trace = trace
-        self._idle: queue.LifoQueue[tuple[requests.Session, float]] = queue.LifoQueue()
+        self._idle: list[tuple[requests.Session, float]] = []  # append and pop are atomic
 
     def call(
         self,
@@ -224,13 +223,13 @@ class Transport:
     def _session(self, max_idle: float) -> Iterator["requests.Session"]:
         """Lend a session to one call: sessions keep their connections, but several threads cannot share one."""
         try:
-            session, since = self._idle.get_nowait()
+            session, since = self._idle.pop()
             if time.monotonic() - since > max_idle:
                 session.close()  # its connections; it makes new ones
-        except queue.Empty:
+        except IndexError:
             session = _new_session(self._api_key)
         yield session
-        self._idle.put((session, time.monotonic()))
+        self._idle.append((session, time.monotonic()))
 
     def trace(self, line: str) -> None:
         """Write a line to the trace, with the secrets redacted."""

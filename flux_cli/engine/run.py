@@ -25,7 +25,7 @@ from flux_cli.engine.signals import Interrupts
 from flux_cli.engine.store import Store
 from flux_cli.engine.submissions import Submissions
 from flux_cli.engine.throttle import Throttle
-from flux_cli.engine.workers import Workers
+from flux_cli.engine.workers import GROWTH_SECONDS, Workers
 from flux_cli.errors import ExitCode, ServiceDownError, worst
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.files import remove_live
@@ -163,7 +163,7 @@ class Run:
             times.append(self._throttle.quiet_until)
         if self._outbox.retry_at is not None:
             times.append(self._outbox.retry_at)
-        times.append(self._deadline)
+        times += [self._deadline] if free else [self._deadline, now + GROWTH_SECONDS]
         if self.workers.starved_seconds > NO_THREAD_SECONDS:
             raise ServiceDownError("cannot start a thread", "raise the limit on processes (ulimit -u, pids.max)")
         self.workers.wait(max(0.0, min(60.0, min(times) - now)))

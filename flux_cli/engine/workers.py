@@ -23,6 +23,8 @@ PAUSE_SECONDS = 1.0
 """A wait that took this much too long, or came this late, means that the process was stopped for a while."""
 RESUME_SECONDS = 2.0
 """The time that operations get after such a pause, to read what has arrived meanwhile."""
+FEW_THREADS, GROWTH, GROWTH_SECONDS = 16, 8, 0.01
+"""The threads that start at once, how many more start at a time, and how soon the next ones."""
 START_AGAIN_SECONDS = 1.0
 """How soon another thread is tried after one could not be started."""
 
@@ -63,6 +65,7 @@ class Workers:
         self._running: set[Operation] = set()
         self._idle = 0
         self._failed_at = float("-inf")
+        self._may_grow_at = 0.0
         self._starved_since: float | None = None
         self._waited_at = time.monotonic()
         self.threads = 0
@@ -70,20 +73,30 @@ class Workers:
         """Set when nobody waits any more; an operation may look at it."""
 
     def reserve(self, count: int) -> int:
-        """Have threads ready for so many operations; return for how many there are, which may be fewer."""
-        while self._idle < count:
-            if time.monotonic() - self._failed_at < START_AGAIN_SECONDS:
+        """Have threads ready for so many operations; return for how many there are, which may be fewer.
+
+        Beyond the first few the number of threads grows slowly: in a burst of short operations the same ones serve
+        again, and many that wait for Python's lock at once cost more than they do.
+        """
+        now = time.monotonic()
+        room = max(FEW_THREADS - self.threads, GROWTH if now >= self._may_grow_at else 0)
+        for _ in range(min(room, count - self._idle)):
+            if now - self._failed_at < START_AGAIN_SECONDS or not self._add_thread():
                 break
-            try:
-                threading.Thread(target=self._serve, daemon=True).start()
-            except RuntimeError:  # the limit on processes: go on with the threads that there are
-                self._failed_at = time.monotonic()
-                break
-            self.threads += 1
-            self._idle += 1
+            self._may_grow_at = now + GROWTH_SECONDS
         if self.threads or self._starved_since is None:
-            self._starved_since = None if self.threads else time.monotonic()
+            self._starved_since = None if self.threads else now
         return min(self._idle, count)
+
+    def _add_thread(self) -> bool:
+        try:
+            threading.Thread(target=self._serve, daemon=True).start()
+        except RuntimeError:  # the limit on processes: go on with the threads that there are
+            self._failed_at = time.monotonic()
+            return False
+        self.threads += 1
+        self._idle += 1
+        return True
 
     def start(self, operation: Operation) -> bool:
         """Start an operation; return False if no thread is free and none can be started now."""

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import queue
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -105,7 +104,7 @@ class Saver:
         self._api_url = api_url
         self._trace = trace
         self._original = original
-        self._idle: queue.LifoQueue[requests.Session] = queue.LifoQueue()
+        self._idle: list[requests.Session] = []  # append and pop are atomic
         self._placed: set[str] = set()
         self._placing = threading.Lock()
 
@@ -175,13 +174,13 @@ class Saver:
     @contextlib.contextmanager
     def _session(self) -> Iterator["requests.Session"]:
         try:
-            session = self._idle.get_nowait()
-        except queue.Empty:
+            session = self._idle.pop()
+        except IndexError:
             session = image_session()
         try:
             yield session
         finally:
-            self._idle.put(session)
+            self._idle.append(session)
 
 
 def _warning(path: Path, kind: ImageType) -> str | None:
