@@ -68,7 +68,7 @@ def test_live_process_keeps_its_rows(tmp_path: Path) -> None:
     """Rows of another shard or service can be claimed; a claim that was released can be claimed again."""
     first = acquired(tmp_path, "1/2")
     for shard in ("1/1", "1/2", "3/4"):
-        with pytest.raises(LocalFileError, match=r"works on shard 1/2 of the batch in .*: process \d+ on "):
+        with pytest.raises(LocalFileError, match=r"is running shard 1/2 of the batch in .*: process \d+ on "):
             acquired(tmp_path, shard)
     acquired(tmp_path, "2/4").release()
     acquired(tmp_path, "1/1", service="sandbox").release()

@@ -91,7 +91,7 @@ def test_no_sidecar_without_history(flux: Cli) -> None:
     flux.history_file.unlink()
     done = flux("wait", task_id, "--sidecar")
     assert done.code == 0
-    assert "warning: no sidecar: the history does not know the request" in done.stderr
+    assert "warning: no sidecar: the history does not contain the request" in done.stderr
     assert flux.files() == done.lines
 
 
