@@ -1,4 +1,4 @@
-"""`flux-cli listen`, as a process that gets real webhooks, and its server against senders that mean no good."""
+"""`flux-cli listen` as a process that receives real webhooks, and its server with malicious senders."""
 
 import contextlib
 import io
@@ -29,16 +29,10 @@ from flux_cli.commands.listen import EventDisplay
 from flux_cli.errors import UsageError
 from flux_cli.pictures.saving import Saver
 from flux_cli.webhooks.bridge import Bridge, Orders
-from flux_cli.webhooks.event import (
-    MAX_BODY_BYTES,
-    WebhookEvent,
-    check_secret,
-    is_secret,
-    read_event,
-    read_secret_file,
-)
+from flux_cli.webhooks.event import MAX_BODY_BYTES, WebhookEvent, read_event
 from flux_cli.webhooks.journal import EventJournal
 from flux_cli.webhooks.receiver import MAX_CONNECTIONS, Reception, receiving
+from flux_cli.webhooks.secret import check_secret, is_secret, read_secret_file
 from tests.conftest import Cli, Done, Service, wait_until
 from tests.server import Server, fetched
 
@@ -48,7 +42,7 @@ GOOD = json.dumps({"task_id": "some-task", "task_type": "flux-imagine", "status"
 
 @dataclass
 class Listening:
-    """A listener that runs, and where it writes."""
+    """A running listener and its output."""
 
     process: "subprocess.Popen[bytes]"
     url: str
@@ -56,7 +50,7 @@ class Listening:
     err: Path
 
     def post(self, body: object, secret: str | None = SECRET) -> int:
-        """Send a webhook and return the status of the answer."""
+        """Send a webhook and return the status code of the response."""
         headers = {} if secret is None else {"x-webhook-secret": secret}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return requests.post(self.url, data=content, headers=headers, timeout=20).status_code
@@ -79,7 +73,7 @@ Listen = Callable[..., Listening]
 
 @pytest.fixture
 def listen(cli: Cli, tmp_path: Path) -> Iterator[Listen]:
-    """Start listeners on free ports, with a secret in the environment; what still runs at the end is killed."""
+    """Start listeners on free ports, with a secret in the environment; kill them at the end."""
     started: list[subprocess.Popen[bytes]] = []
     cli.env["FLUX_CLI_WEBHOOK_SECRET"] = SECRET
 
@@ -102,27 +96,27 @@ def listen(cli: Cli, tmp_path: Path) -> Iterator[Listen]:
 
 
 def submitted(flux: Cli, prompt: str = "a kite", *arguments: str) -> str:
-    """Submit a task that nobody waits for and return its id."""
+    """Submit a task with `--no-wait` and return its ID."""
     done = flux("imagine", prompt, "--no-wait", "--width", "256", "--height", "256", *arguments)
     assert done.code == 0, done.stderr
     return done.stdout.strip()
 
 
 def finished(task_id: str, **fields: object) -> dict[str, object]:
-    """Return a final result as a webhook brings it."""
+    """Return the body of a webhook about a finished task."""
     return {"task_id": task_id, "task_type": "flux-imagine", "image_url": "https://127.0.0.1:1/no.png", **fields}
 
 
 def failed(task_id: str) -> dict[str, object]:
-    """Return a failure as a webhook brings it."""
+    """Return the body of a webhook about a failed task."""
     return {"task_id": task_id, "status": "failed", "errors": [{"msg": "says the webhook"}]}
 
 
-# The main job
+# From webhook to picture
 
 
-def test_a_webhook_becomes_a_picture_a_line_and_a_path_in_the_history(flux: Cli, listen: Listen) -> None:
-    """Submit, receive, download, note, end."""
+def test_picture_of_a_webhook(flux: Cli, listen: Listen) -> None:
+    """It is saved, printed and recorded."""
     listening = listen("--until", "1", "-o", "pics/")
     task_id = submitted(flux, "a kite", "--webhook-url", listening.url)
     done = listening.end()
@@ -135,8 +129,8 @@ def test_a_webhook_becomes_a_picture_a_line_and_a_path_in_the_history(flux: Cli,
     assert (record["status"], record["path"]) == ("finished", str(flux.cwd / path))
 
 
-def test_json_gives_an_object_an_event(flux: Cli, listen: Listen) -> None:
-    """Each is the object of a task, with all its keys, what the history knows of it included."""
+def test_json_objects(flux: Cli, listen: Listen) -> None:
+    """Each is the object of a task, with all its keys, and with the request from the history."""
     listening = listen("--until", "1", "--json")
     task_id = submitted(flux, "a [bold] kite", "--seed", "7", "--webhook-url", listening.url)
     events = listening.end().objects
@@ -147,8 +141,8 @@ def test_json_gives_an_object_an_event(flux: Cli, listen: Listen) -> None:
     assert last["raw"]["image_url"] == last["image_url"]
 
 
-def test_it_says_at_the_start_what_to_give_and_what_it_takes(flux: Cli, listen: Listen) -> None:
-    """The URL for `--webhook-url`, and that nobody reaches it from outside without a tunnel or a proxy."""
+def test_introduction(flux: Cli, listen: Listen) -> None:
+    """The URL for `--webhook-url`, and that the service needs a tunnel or a proxy to reach it."""
     listening = listen()
     told = listening.err.read_text()
     assert f"--webhook-url {listening.url}" in told
@@ -157,8 +151,8 @@ def test_it_says_at_the_start_what_to_give_and_what_it_takes(flux: Cli, listen: 
     assert flux.files() == []
 
 
-def test_no_download_saves_nothing_and_notes_the_end(flux: Cli, listen: Listen) -> None:
-    """The line holds the URL instead of a path."""
+def test_no_download(flux: Cli, listen: Listen) -> None:
+    """The line has the URL instead of a path, and the end is recorded."""
     listening = listen("--until", "1", "--no-download")
     task_id = submitted(flux, "a kite", "--webhook-url", listening.url)
     assert listening.end().code == 0
@@ -167,8 +161,8 @@ def test_no_download_saves_nothing_and_notes_the_end(flux: Cli, listen: Listen) 
     assert [(record["task_id"], record["status"]) for record in flux.history()] == [(task_id, "finished")]
 
 
-def test_a_task_that_fails_counts_as_over_and_gives_its_exit_code(flux: Cli, listen: Listen) -> None:
-    """Else `--until` would wait for ever for a picture that never comes."""
+def test_failed_task(flux: Cli, listen: Listen) -> None:
+    """It counts for `--until`, and gives its exit code."""
     listening = listen("--until", "1")
     submitted(flux, "a kite [[moderated]]", "--webhook-url", listening.url)
     done = listening.end()
@@ -177,12 +171,12 @@ def test_a_task_that_fails_counts_as_over_and_gives_its_exit_code(flux: Cli, lis
     assert flux.history()[0]["status"] == "failed"
 
 
-# Once
+# Duplicates
 
 
 @pytest.mark.parametrize("fault", ["webhook-twice", "webhook-out-of-order"])
-def test_what_comes_again_is_done_once(flux: Cli, service: Service, listen: Listen, fault: str) -> None:
-    """Repeats and late updates are answered 200, and change nothing."""
+def test_repeated_events(flux: Cli, service: Service, listen: Listen, fault: str) -> None:
+    """Repeats and late updates are answered with 200, and change nothing."""
     listening = listen()
     task_id = submitted(flux, f"a kite [[{fault}]]", "--webhook-url", listening.url)
     wait_until(lambda: [line for line in listening.lines if line[1] == "finished"])
@@ -197,8 +191,8 @@ def test_what_comes_again_is_done_once(flux: Cli, service: Service, listen: List
     assert service.running.stats.webhook_failures == 0
 
 
-def test_an_event_is_done_once_even_by_the_next_listener(flux: Cli, service: Service, listen: Listen) -> None:
-    """The history knows what is saved."""
+def test_events_of_an_earlier_listener(flux: Cli, service: Service, listen: Listen) -> None:
+    """The history knows which tasks are saved."""
     task_id = submitted(flux)
     first = listen("--until", "1")
     wait_until(lambda: flux("fetch", task_id, "--exit-status").code == 0)
@@ -213,11 +207,11 @@ def test_an_event_is_done_once_even_by_the_next_listener(flux: Cli, service: Ser
     assert service.running.stats.images == 1
 
 
-# What is believed
+# Confirmation by the service
 
 
-def test_what_is_downloaded_is_what_the_service_confirms(flux: Cli, service: Service, listen: Listen) -> None:
-    """The body's URL is not even looked at."""
+def test_url_in_the_body_is_not_trusted(flux: Cli, service: Service, listen: Listen) -> None:
+    """The picture comes from the URL in the service's response."""
     task_id = submitted(flux)
     wait_until(lambda: flux("fetch", task_id, "--exit-status").code == 0)
     with bait() as (url, asked):
@@ -230,8 +224,8 @@ def test_what_is_downloaded_is_what_the_service_confirms(flux: Cli, service: Ser
     assert len(flux.files()) == 1
 
 
-def test_a_webhook_that_is_ahead_of_the_service_is_waited_for(flux: Cli, listen: Listen) -> None:
-    """The service's own answer may lag a little behind its webhook."""
+def test_webhook_before_the_status(flux: Cli, listen: Listen) -> None:
+    """The status of the service may lag behind its webhook."""
     listening = listen("--until", "1")
     task_id = submitted(flux, "a kite [[slow 2]]")
     assert listening.post(finished(task_id)) == 200
@@ -239,8 +233,8 @@ def test_a_webhook_that_is_ahead_of_the_service_is_waited_for(flux: Cli, listen:
     assert len(flux.files()) == 1
 
 
-def test_a_failure_that_the_service_denies_is_none(flux: Cli, listen: Listen) -> None:
-    """Whoever knows the secret cannot make the history forget a paid picture."""
+def test_failure_that_is_not_confirmed(flux: Cli, listen: Listen) -> None:
+    """A forged failure does not lose a picture that was paid for."""
     task_id = submitted(flux)
     wait_until(lambda: flux("fetch", task_id, "--exit-status").code == 0)
     listening = listen("--until", "1")
@@ -249,8 +243,8 @@ def test_a_failure_that_the_service_denies_is_none(flux: Cli, listen: Listen) ->
     assert (flux.history()[0]["status"], len(flux.files())) == ("finished", 1)
 
 
-def test_an_unknown_task_is_told_and_not_counted(flux: Cli, listen: Listen) -> None:
-    """A made-up event ends nothing and leaves nothing."""
+def test_unknown_task(flux: Cli, listen: Listen) -> None:
+    """A forged event is reported, and does not count for `--until`."""
     listening = listen("--until", "1")
     assert listening.post(finished("made-up")) == 200
     wait_until(lambda: listening.lines)
@@ -260,10 +254,8 @@ def test_an_unknown_task_is_told_and_not_counted(flux: Cli, listen: Listen) -> N
     assert listening.lines[-1][0] == task_id
 
 
-def test_without_a_key_the_body_is_believed_and_that_is_said_once(
-    cli: Cli, service: Service, listen: Listen
-) -> None:
-    """There is nobody to ask; the service is not called."""
+def test_without_a_key(cli: Cli, service: Service, listen: Listen) -> None:
+    """The body is trusted, with one warning; the service is not called."""
     key = {"APIFRAME_API_KEY": "some-key-of-a-test"}
     cli.env["FLUX_CLI_API_URL"] = service.url
     task_id = cli("imagine", "a kite", "--no-wait", env=key).stdout.strip()
@@ -279,8 +271,8 @@ def test_without_a_key_the_body_is_believed_and_that_is_said_once(
     assert len(cli.files()) == 1
 
 
-def test_a_picture_that_cannot_be_had_is_told_with_the_way_to_it(flux: Cli, listen: Listen) -> None:
-    """The service will not send the event again, so the id and the command are told."""
+def test_picture_that_cannot_be_downloaded(flux: Cli, listen: Listen) -> None:
+    """The service does not send the event again: the hint has the ID and the command."""
     listening = listen("--until", "1")
     task_id = submitted(flux, "a kite [[image-url ftp://127.0.0.1/x.png]]", "--webhook-url", listening.url)
     done = listening.end()
@@ -293,8 +285,8 @@ def test_a_picture_that_cannot_be_had_is_told_with_the_way_to_it(flux: Cli, list
 
 
 @pytest.mark.parametrize("fault", ["webhook-wrong-secret", "webhook-no-secret"])
-def test_without_the_secret_nothing_happens(flux: Cli, service: Service, listen: Listen, fault: str) -> None:
-    """401, and neither a line, nor a file, nor a question to the service."""
+def test_wrong_secret(flux: Cli, service: Service, listen: Listen, fault: str) -> None:
+    """401: no line, no file, no request to the service."""
     listening = listen()
     submitted(flux, f"a kite [[{fault}]]", "--webhook-url", listening.url)
     stats = service.running.stats
@@ -303,16 +295,16 @@ def test_without_the_secret_nothing_happens(flux: Cli, service: Service, listen:
     assert (done.stdout, flux.files(), stats.fetches, stats.webhooks) == ("", [], 0, 0)
 
 
-def test_it_refuses_to_start_without_a_secret(flux: Cli) -> None:
-    """Exit code 2, and what to do."""
+def test_no_secret(flux: Cli) -> None:
+    """Exit code 2, and a hint."""
     done = flux("listen", "--port", "0")
     assert done.code == 2
     assert "FLUX_CLI_WEBHOOK_SECRET" in done.stderr
     assert "--insecure" in done.stderr
 
 
-def test_insecure_takes_everything_and_warns(flux: Cli, listen: Listen) -> None:
-    """Even though the environment has a secret: flags win."""
+def test_insecure(flux: Cli, listen: Listen) -> None:
+    """Every sender is accepted, with a warning, even if the environment has a secret."""
     listening = listen("--insecure")
     assert listening.post(json.loads(GOOD), secret=None) == 200
     assert listening.post({"task_id": "other"}, secret="anything") == 200
@@ -321,8 +313,8 @@ def test_insecure_takes_everything_and_warns(flux: Cli, listen: Listen) -> None:
     assert flux.files() == []
 
 
-def test_the_secret_comes_from_the_file_then_the_environment_then_the_config(cli: Cli, listen: Listen) -> None:
-    """The file's first line, without its line break."""
+def test_sources_of_the_secret(cli: Cli, listen: Listen) -> None:
+    """The first line of the file, the environment, the config file."""
     cli("config", "set", "webhook_secret", "of-the-config")
     (cli.cwd / "secret").write_bytes("of-the-file-ä\r\nsecond line\n".encode())
     cases: list[tuple[tuple[str, ...], dict[str, str], bytes]] = [
@@ -353,18 +345,16 @@ def test_the_secret_comes_from_the_file_then_the_environment_then_the_config(cli
         (("--host", "192.0.2.1"), {}, 2),
     ],
 )
-def test_what_cannot_work_is_refused_before_it_listens(
-    flux: Cli, arguments: tuple[str, ...], env: dict[str, str], code: int
-) -> None:
-    """With the exit codes of the contract."""
+def test_invalid_command_lines(flux: Cli, arguments: tuple[str, ...], env: dict[str, str], code: int) -> None:
+    """Each has its exit code, and nothing is started."""
     (flux.cwd / "empty").write_text("")
     done = flux("listen", "--port", "0", *arguments, env={"FLUX_CLI_WEBHOOK_SECRET": SECRET, **env})
     assert done.code == code, done.stderr
     assert "password" not in done.stderr
 
 
-def test_a_port_in_use_is_told(flux: Cli, listen: Listen) -> None:
-    """With the port, and what to do."""
+def test_port_in_use(flux: Cli, listen: Listen) -> None:
+    """The message names the port and the option."""
     port = str(urlsplit(listen().url).port)
     done = flux("listen", "--port", port)
     assert done.code == 2
@@ -372,8 +362,8 @@ def test_a_port_in_use_is_told(flux: Cli, listen: Listen) -> None:
     assert "--port" in done.stderr
 
 
-def test_without_its_extra_it_says_what_to_install(cli: Cli) -> None:
-    """Exit code 2, and the line to type."""
+def test_missing_extra(cli: Cli) -> None:
+    """Exit code 2, and the command that installs it."""
     code = "import sys; sys.modules['aiohttp'] = None; from flux_cli.main import main; sys.exit(main(['listen']))"
     done = subprocess.run([sys.executable, "-c", code], env=cli.env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -381,8 +371,8 @@ def test_without_its_extra_it_says_what_to_install(cli: Cli) -> None:
 
 
 @given(st.text(min_size=1), st.text())
-def test_only_the_secret_is_the_secret(secret: str, other: str) -> None:
-    """Whatever the characters: compared are the bytes."""
+def test_comparing_secrets(secret: str, other: str) -> None:
+    """Whatever characters they contain."""
     with contextlib.suppress(UsageError):
         secret = check_secret(secret)
         sent = secret.encode().decode("utf-8", "surrogateescape")
@@ -392,8 +382,8 @@ def test_only_the_secret_is_the_secret(secret: str, other: str) -> None:
         assert not is_secret([sent, sent], secret)
 
 
-def test_a_secret_file_is_read_to_its_first_line_break(tmp_path: Path) -> None:
-    """Not beyond, and only what a header can carry."""
+def test_secret_file(tmp_path: Path) -> None:
+    """Only its first line counts, and it must be valid in a header."""
     file = tmp_path / "secret"
     for content, secret in ((b"abc", "abc"), (b"abc\n", "abc"), (b"a b\r\nx", "a b")):
         file.write_bytes(content)
@@ -409,7 +399,7 @@ def test_a_secret_file_is_read_to_its_first_line_break(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def bait(status: int = 200) -> Iterator[tuple[str, "queue.SimpleQueue[tuple[bytes, str | None]]"]]:
-    """Run a server that notes the body and the secret of what reaches it; yield its URL and the notes."""
+    """Run a server that records body and secret of each request; yield its URL and the queue of them."""
     notes: queue.SimpleQueue[tuple[bytes, str | None]] = queue.SimpleQueue()
 
     class Handler(BaseHTTPRequestHandler):
@@ -432,7 +422,7 @@ def bait(status: int = 200) -> Iterator[tuple[str, "queue.SimpleQueue[tuple[byte
 
 @contextlib.contextmanager
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    """Run a server of another kind than the sandbox's and yield its origin."""
+    """Run a server with this handler and yield its origin."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -442,8 +432,8 @@ def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.server_close()
 
 
-def test_events_are_forwarded_as_they_came_once_and_in_order(flux: Cli, listen: Listen) -> None:
-    """With the secret; repeats and what the service does not confirm are not."""
+def test_forwarding(flux: Cli, listen: Listen) -> None:
+    """Events are forwarded unchanged, with the secret; repeats and unconfirmed ones are not."""
     with bait() as (url, notes):
         listening = listen("--until", "1", "--forward-to", url)
         assert listening.post(finished("made-up")) == 200
@@ -458,8 +448,8 @@ def test_events_are_forwarded_as_they_came_once_and_in_order(flux: Cli, listen: 
 
 
 @pytest.mark.parametrize("status", [500, None])
-def test_a_failure_to_forward_is_told_and_stops_nothing(flux: Cli, listen: Listen, status: int | None) -> None:
-    """Neither a server's refusal nor no server at all."""
+def test_forwarding_fails(flux: Cli, listen: Listen, status: int | None) -> None:
+    """An error of the server, or no server, is a warning."""
     with bait(status or 200) as (url, _):
         target = url if status else "http://127.0.0.1:1/"
         listening = listen("--until", "1", "--forward-to", target)
@@ -470,8 +460,8 @@ def test_a_failure_to_forward_is_told_and_stops_nothing(flux: Cli, listen: Liste
     assert len(flux.files()) == 1
 
 
-def test_a_target_that_hangs_holds_no_picture_back(flux: Cli, listen: Listen) -> None:
-    """Events are forwarded apart from all else: the picture is there while the first still waits for an answer."""
+def test_forwarding_hangs(flux: Cli, listen: Listen) -> None:
+    """The picture is saved while the first event still waits for its response."""
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         listening = listen("--forward-to", f"http://127.0.0.1:{hanging.getsockname()[1]}/")
         submitted(flux, "a kite [[seconds 1]]", "--webhook-url", listening.url)
@@ -484,20 +474,20 @@ def test_a_target_that_hangs_holds_no_picture_back(flux: Cli, listen: Listen) ->
     assert len(flux.files()) == 1
 
 
-# Ends
+# The end
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_an_idle_listener(cli: Cli, listen: Listen, number: int, code: int) -> None:
-    """At once, with the contract's exit code and without a word that sounds like an error."""
+def test_signals(cli: Cli, listen: Listen, number: int, code: int) -> None:
+    """They end an idle listener at once, without an error message."""
     done = listen().end(number)
     assert done.code == code
     assert "error" not in done.stderr
     assert cli.files() == []
 
 
-def test_ctrl_c_ends_after_the_download_under_way(cli: Cli, listen: Listen) -> None:
-    """The picture that has begun to come is finished; new events are sent away to come again."""
+def test_ctrl_c_during_a_download(cli: Cli, listen: Listen) -> None:
+    """The download is finished; new events get a 503."""
     picture = io.BytesIO()
     Image.new("RGB", (64, 64)).save(picture, "PNG")
     asked, released = threading.Event(), threading.Event()
@@ -532,8 +522,8 @@ def test_ctrl_c_ends_after_the_download_under_way(cli: Cli, listen: Listen) -> N
     assert (cli.cwd / cli.files()[0]).read_bytes() == picture.getvalue()
 
 
-def test_second_ctrl_c_ends_without_torn_files(flux: Cli, service: Service, listen: Listen) -> None:
-    """It prints the IDs of charged tasks, because their events will not come again."""
+def test_second_ctrl_c(flux: Cli, service: Service, listen: Listen) -> None:
+    """It ends at once, leaves no partial file, and says how to resume."""
     listening = listen()
     task_id = submitted(flux, "a kite [[image-hang]]", "--webhook-url", listening.url)
     wait_until(lambda: service.running.stats.images)
@@ -546,8 +536,8 @@ def test_second_ctrl_c_ends_without_torn_files(flux: Cli, service: Service, list
     assert flux.files() == []
 
 
-def test_a_closed_stdout_ends_it_with_141_after_saving(flux: Cli, listen: Listen) -> None:
-    """As `| head -1` does."""
+def test_closed_stdout(flux: Cli, listen: Listen) -> None:
+    """Exit code 141, as with `| head -1`."""
     read_end, write_end = os.pipe()
     os.close(read_end)
     listening = listen("--no-download", stdout=write_end)
@@ -557,8 +547,8 @@ def test_a_closed_stdout_ends_it_with_141_after_saving(flux: Cli, listen: Listen
     assert flux.files() == []
 
 
-def test_a_flood_is_rejected(tmp_path: Path) -> None:
-    """A sender cannot fill the memory; there is room for thousands of the service's bodies."""
+def test_flood(tmp_path: Path) -> None:
+    """The waiting bodies are limited; there is room for thousands of the service's."""
     client = Client(Transport("http://127.0.0.1:1", ""))
     display = EventDisplay("", json=False, quiet=True, verbose=False)
     saver = Saver("http://127.0.0.1:1")
@@ -569,8 +559,8 @@ def test_a_flood_is_rejected(tmp_path: Path) -> None:
     assert sum(listener.deliver(large) for _ in range(100)) < 20
 
 
-def test_an_event_survives_a_kill(flux: Cli, listen: Listen) -> None:
-    """It was answered with 200, so nobody sends it again: the next listener handles it."""
+def test_kill(flux: Cli, listen: Listen) -> None:
+    """An event that was answered with 200 is handled by the next listener."""
     listening = listen()
     task_id = submitted(flux, "a kite [[seconds 3600]]")
     assert listening.post(finished(task_id)) == 200
@@ -585,8 +575,8 @@ def test_an_event_survives_a_kill(flux: Cli, listen: Listen) -> None:
     assert len(flux.files()) == 1
 
 
-def test_the_journal_keeps_what_was_not_handled(tmp_path: Path) -> None:
-    """From every process that ended, in order, and not from one that runs."""
+def test_journal(tmp_path: Path) -> None:
+    """It keeps unhandled events, in order, of processes that have ended."""
     events = [read_event(json.dumps(finished(f"task-{n}")).encode()) for n in range(4)]
     first = EventJournal(tmp_path)
     for event in events[:3]:
@@ -605,7 +595,7 @@ def test_the_journal_keeps_what_was_not_handled(tmp_path: Path) -> None:
     assert EventJournal(tmp_path).unprocessed == []
 
 
-# Requests that are refused, and senders that mean no good
+# Rejected requests and malicious senders
 
 
 @pytest.mark.parametrize(
@@ -632,10 +622,8 @@ def test_the_journal_keeps_what_was_not_handled(tmp_path: Path) -> None:
         ("POST", "/webhook", GOOD + " " * (MAX_BODY_BYTES - len(GOOD)), 200),
     ],
 )
-def test_each_request_gets_its_status(
-    received: "Received", method: str, path: str, body: str, status: int
-) -> None:
-    """And only a good one is delivered."""
+def test_status_codes(received: "Received", method: str, path: str, body: str, status: int) -> None:
+    """Only a valid request is delivered."""
     url = received.url.removesuffix("/webhook") + path
     answer = requests.request(method, url, data=body, headers={"x-webhook-secret": SECRET}, timeout=20)
     assert answer.status_code == status
@@ -646,11 +634,11 @@ def test_each_request_gets_its_status(
 
 @dataclass
 class Received:
-    """A server of the receiver in the test's own process, and what it delivered and refused."""
+    """A receiver in this process, and what it delivered and rejected."""
 
     url: str
     events: list[WebhookEvent]
-    refusals: list[int]
+    rejections: list[int]
 
     @property
     def address(self) -> tuple[str, int]:
@@ -663,7 +651,7 @@ class Received:
         return socket.create_connection(self.address, timeout=20)
 
     def talk(self, content: bytes, *, half_close: bool = False) -> bytes:
-        """Send bytes and return everything that comes back until the connection ends."""
+        """Send bytes and return everything until the connection ends."""
         with self.connect() as connection, contextlib.suppress(ConnectionError):
             connection.sendall(content)
             if half_close:
@@ -672,7 +660,7 @@ class Received:
         return b""
 
     def assert_good_webhook_works(self) -> None:
-        """Whatever has happened before."""
+        """Send a valid webhook; it is delivered."""
         before = len(self.events)
         answer = requests.post(self.url, data=GOOD, headers={"x-webhook-secret": SECRET}, timeout=20)
         assert answer.status_code == 200
@@ -680,7 +668,7 @@ class Received:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Return what comes until the other side ends the connection."""
+    """Return everything until the peer ends the connection."""
     content = b""
     with contextlib.suppress(ConnectionError):
         while chunk := connection.recv(65536):
@@ -689,16 +677,16 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def head(*headers: str, path: str = "/webhook") -> bytes:
-    """Return the head of a POST with the right secret."""
+    """Return the header of a POST with the right secret."""
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"x-webhook-secret: {SECRET}", *headers, "", ""]
     return "\r\n".join(lines).encode()
 
 
 @pytest.fixture
 def received(request: pytest.FixtureRequest) -> Iterator[Received]:
-    """A receiver that gives a request 20 s to arrive, or as many as the test's parameter says."""
+    """A receiver; the parameter is its time limit for a request, 20 s by default."""
     events: list[WebhookEvent] = []
-    refusals: list[int] = []
+    rejections: list[int] = []
     errors: list[BaseException] = []
 
     def deliver(event: WebhookEvent) -> bool:
@@ -706,10 +694,14 @@ def received(request: pytest.FixtureRequest) -> Iterator[Received]:
         return True
 
     reception = Reception(
-        SECRET, deliver, lambda status, _: refusals.append(status), errors.append, getattr(request, "param", 20.0)
+        SECRET,
+        deliver,
+        lambda status, _: rejections.append(status),
+        errors.append,
+        getattr(request, "param", 20.0),
     )
     with receiving("127.0.0.1", 0, reception) as url:
-        yield Received(url, events, refusals)
+        yield Received(url, events, rejections)
     assert errors == []
 
 
@@ -732,10 +724,8 @@ def received(request: pytest.FixtureRequest) -> Iterator[Received]:
         (head("x-webhook-secret: again", "Content-Length: 2") + b"{}", b"401"),
     ],
 )
-def test_what_is_no_webhook_is_refused_and_the_next_one_taken(
-    received: Received, content: bytes, status: bytes
-) -> None:
-    """Garbage, lengths that lie, headers without end, bombs, large bodies: a 4xx, and on it goes."""
+def test_malformed_requests(received: Received, content: bytes, status: bytes) -> None:
+    """Garbage, wrong lengths, endless headers, gzip bombs, large bodies: a 4xx, and the next request works."""
     answer = received.talk(content)
     assert answer.split(b" ")[1:2][0].startswith(status), answer[:200]
     assert received.events == []
@@ -746,8 +736,8 @@ def test_what_is_no_webhook_is_refused_and_the_next_one_taken(
 @pytest.mark.parametrize(
     "begun", [b"", b"POST /web", head("Content-Length: 500")[:-2], head("Content-Length: 500")]
 )
-def test_a_sender_that_never_gets_to_the_end_is_told_408(received: Received, begun: bytes) -> None:
-    """In the head or in the body, silent or with a byte now and then: the time is for the whole request."""
+def test_slow_senders(received: Received, begun: bytes) -> None:
+    """408, whether the header or the body is slow: the time limit is for the whole request."""
     with received.connect() as connection:
         connection.settimeout(20)
         connection.sendall(begun)
@@ -770,8 +760,8 @@ def test_a_sender_that_never_gets_to_the_end_is_told_408(received: Received, beg
     received.assert_good_webhook_works()
 
 
-def test_half_a_body_delivers_nothing(received: Received) -> None:
-    """A sender that leaves, politely or by a reset, is no event."""
+def test_incomplete_bodies(received: Received) -> None:
+    """A sender that disconnects delivers nothing."""
     for _ in range(20):
         with received.connect() as connection:
             connection.sendall(head(f"Content-Length: {len(GOOD)}") + GOOD[:40].encode())
@@ -781,8 +771,8 @@ def test_half_a_body_delivers_nothing(received: Received) -> None:
 
 
 @pytest.mark.parametrize("received", [600.0], indirect=True)
-def test_a_thousand_idle_connections_shut_nobody_out(received: Received) -> None:
-    """The oldest make room, long before their time is over."""
+def test_idle_connections(received: Received) -> None:
+    """The oldest are closed long before their time limit."""
     with contextlib.ExitStack() as stack:
         idle = [stack.enter_context(received.connect()) for _ in range(1000)]
         for connection in idle[::2]:
@@ -795,7 +785,7 @@ def test_a_thousand_idle_connections_shut_nobody_out(received: Received) -> None
 
 
 @pytest.mark.parametrize("received", [600.0], indirect=True)
-def test_a_burst_of_events_is_received_whole(received: Received) -> None:
+def test_burst(received: Received) -> None:
     """A thousand connections that arrive at once: all are accepted, none is evicted."""
     message = head(f"Content-Length: {len(GOOD)}") + GOOD.encode()
     with contextlib.ExitStack() as stack:
@@ -807,21 +797,21 @@ def test_a_burst_of_events_is_received_whole(received: Received) -> None:
         answers = [read_all(connection)[:12] for connection in connections]
     assert answers == [b"HTTP/1.1 200"] * 1000
     assert len(received.events) == 1000
-    assert received.refusals == []
+    assert received.rejections == []
 
 
 @pytest.mark.parametrize("received", [600.0], indirect=True)
 def test_evictions_are_reported(received: Received) -> None:
-    """Someone who holds more connections than there is room for is not a silent failure."""
+    """As 408."""
     with contextlib.ExitStack() as stack:
         for _ in range(MAX_CONNECTIONS + 2):
             stack.enter_context(received.connect())
         received.assert_good_webhook_works()
-        wait_until(lambda: 408 in received.refusals)
+        wait_until(lambda: 408 in received.rejections)
 
 
-def test_pipelined_requests_get_one_answer_and_a_closed_connection(received: Received) -> None:
-    """One request a connection: the others have to be sent again, as HTTP wants it."""
+def test_pipelined_requests(received: Received) -> None:
+    """Each connection has one request; the client has to send the others again (RFC 9112, 9.3.2)."""
     one = head(f"Content-Length: {len(GOOD)}") + GOOD.encode()
     answer = received.talk(one * 50)
     assert answer.startswith(b"HTTP/1.1 200 ")
@@ -831,8 +821,8 @@ def test_pipelined_requests_get_one_answer_and_a_closed_connection(received: Rec
     received.assert_good_webhook_works()
 
 
-def test_a_sender_that_expects_100_continue_gets_it(received: Received) -> None:
-    """As curl does for larger bodies; but not one that is refused by its head alone."""
+def test_100_continue(received: Received) -> None:
+    """Clients such as curl expect it; a request that its header rules out does not get it."""
     with received.connect() as connection:
         connection.sendall(head(f"Content-Length: {len(GOOD)}", "Expect: 100-continue"))
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
@@ -842,8 +832,8 @@ def test_a_sender_that_expects_100_continue_gets_it(received: Received) -> None:
     assert answer.startswith(b"HTTP/1.1 413 ")
 
 
-def test_a_listener_survives_all_of_it_and_still_saves(flux: Cli, listen: Listen) -> None:
-    """The whole command, not only its server."""
+def test_saving_under_attack(flux: Cli, listen: Listen) -> None:
+    """The whole command works while malicious connections are open."""
     listening = listen("--until", "1")
     parts = urlsplit(listening.url)
     rude = [
@@ -876,8 +866,8 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["task_id", "status", "percentage", "image_url", "errors"]), json_values))
-def test_any_object_is_an_event_or_is_refused(said: dict[str, Any]) -> None:
-    """Never anything else."""
+def test_any_object(said: dict[str, Any]) -> None:
+    """It is an event, or a ValueError."""
     body = json.dumps(said).encode()
     try:
         event = read_event(body)
@@ -888,7 +878,7 @@ def test_any_object_is_an_event_or_is_refused(said: dict[str, Any]) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_are_an_event_or_are_refused(body: bytes) -> None:
-    """Likewise."""
+def test_any_bytes(body: bytes) -> None:
+    """They are an event, or a ValueError."""
     with contextlib.suppress(ValueError):
         assert read_event(body).body == body

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
@@ -160,12 +161,9 @@ class Transport:
         payload = None if body is None else _Payload(body, dispatch)
         self.trace(f"> {method} {self.api_url}{path}{'' if body is None else ' ' + _elided(body)}")
         began = time.monotonic()
-
-        def work() -> Response:
-            return self._exchange(method, path, payload, seconds, max_idle)
-
+        exchange = partial(self._exchange, method, path, payload, seconds, max_idle)
         try:
-            response = work() if current_abort() else within(seconds, work)
+            response = exchange() if current_abort() else within(seconds, exchange)
         except OverdueError:
             error = overdue(seconds, dispatch)
             self.trace(f"< {error.message}")
@@ -261,7 +259,7 @@ class _Payload:
         yield self.read()
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next bytes. Raises NotSentError where the request was called off before the first."""
+        """Return the next bytes. Raises NotSentError if the request was canceled before the first."""
         if not self.dispatch.sent:
             self.dispatch.send()
         end = len(self._bytes) if size is None or size < 0 else self._position + size

@@ -98,14 +98,14 @@ def listen(
             raise
         raise MissingExtraError("`flux-cli listen`", "listen") from error
     from flux_cli.pictures.saving import Saver
-    from flux_cli.webhooks import event as webhook
     from flux_cli.webhooks.bridge import Bridge, Orders
+    from flux_cli.webhooks.forwarding import check_forward_url
     from flux_cli.webhooks.journal import EventJournal
 
     config = load_config(quiet=service.quiet)
     secret = _secret(secret_file, insecure, config)
     if forward_to is not None:
-        webhook.check_forward_url(forward_to)
+        check_forward_url(forward_to)
     target = None if no_download else _target(output, config, until)
     if no_download and output.output is not None:
         raise UsageError("`-o` and `--no-download` cannot be combined")
@@ -130,30 +130,34 @@ def listen(
 
 
 def _secret(file: Path | None, insecure: bool, config: Config) -> str | None:
-    """Return the secret to ask for, or None where none is wanted.
+    """Return the secret that webhooks must have, or None for `--insecure`.
 
     Raises:
-        UsageError: There is none and that is not wanted, or it cannot be one.
+        UsageError: There is none, or it is invalid.
         LocalFileError: The file cannot be read.
     """
-    from flux_cli.webhooks import event as webhook
+    from flux_cli.webhooks import secret as webhook_secret
 
     if insecure:
         if file is not None:
             raise UsageError("`--secret-file` and `--insecure` cannot be combined")
         return None
-    secret = webhook.find_secret(config.webhook_secret) if file is None else webhook.read_secret_file(file)
+    secret = (
+        webhook_secret.find_secret(config.webhook_secret)
+        if file is None
+        else webhook_secret.read_secret_file(file)
+    )
     if secret is None:
         raise UsageError(
             "no webhook secret: anyone could send webhooks",
-            f"set {webhook.SECRET_VARIABLE} to the secret of your submissions, or use --secret-file; "
+            f"set {webhook_secret.SECRET_VARIABLE} to the secret of your submissions, or use --secret-file; "
             "--insecure accepts any sender",
         )
     return secret
 
 
 def _target(output: OutputOptions, config: Config, until: int | None) -> naming.Target:
-    """Understand `-o`, for a number of pictures that is mostly not known. Raises UsageError."""
+    """Return the target of `-o`; the number of pictures is known only with `--until`. Raises UsageError."""
     if output.output == "-":
         raise UsageError("`-o -` and the events both write to stdout", "give a directory or a template instead")
     return naming.plan(output.output, config.output_dir, until, output.force)
@@ -161,7 +165,7 @@ def _target(output: OutputOptions, config: Config, until: int | None) -> naming.
 
 @contextlib.contextmanager
 def _connected(options: ServiceOptions, config: Config, secret: str | None) -> "Iterator[tuple[Service, bool]]":
-    """Yield the service, and whether there is a key to ask it with. Raises UsageError as `choose` does."""
+    """Yield the service, and whether there is a key for status checks. Raises UsageError as `choose` does."""
     from flux_cli.commands.service import choose, connect
 
     choice = choose(options, config, keyless=True)
@@ -170,7 +174,7 @@ def _connected(options: ServiceOptions, config: Config, secret: str | None) -> "
 
 
 def _history() -> "History | None":
-    """Open the history; tasks may get into it while this runs, so it is made if there is none."""
+    """Open the history. It is created if necessary: tasks may be added while the listener runs."""
     from flux_cli.storage.history import History
 
     try:
@@ -181,7 +185,7 @@ def _history() -> "History | None":
 
 
 def _introduce(url: str, *, secret: bool, has_key: bool) -> None:
-    """Print how to make events arrive, and what will be trusted."""
+    """Print how to submit tasks whose events arrive here, and warn of what is not verified."""
     console.note(f"listening; submit with --webhook-url {url}{' and the same secret' if secret else ''}")
     console.note(
         "the service cannot reach this machine directly: use a tunnel or a proxy, and submit with its public URL"
@@ -219,7 +223,7 @@ class EventDisplay:
             self._unsaved.pop(result.task_id, None)
 
     def repeated(self, task: "Task") -> None:
-        """Print it if everything is wanted."""
+        """Print it with `--verbose`."""
         if self._verbose:
             console.note(f"task {task.task_id}: {task.status}, repeated")
 

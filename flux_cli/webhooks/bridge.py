@@ -4,7 +4,6 @@ The server's thread only hands events over. Everything else happens in the threa
 forwarding, which has a thread of its own: its receiver may be slow, or gone.
 """
 
-import queue
 import threading
 import time
 from collections import OrderedDict
@@ -21,12 +20,13 @@ from flux_cli.engine.plan import Plan
 from flux_cli.engine.queues import Inbox
 from flux_cli.engine.run import Run
 from flux_cli.engine.store import HistoryStore
-from flux_cli.errors import ExitCode, FluxError, LocalFileError, ServiceDownError, worst
+from flux_cli.errors import ExitCode, LocalFileError, worst
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.history import History
 from flux_cli.storage.record import SANDBOX, Record
-from flux_cli.webhooks.event import WebhookEvent, forward
+from flux_cli.webhooks.event import WebhookEvent
+from flux_cli.webhooks.forwarding import Forwarder
 from flux_cli.webhooks.journal import EventJournal
 
 MAX_CONCURRENT = 32
@@ -34,11 +34,11 @@ MAX_CONCURRENT = 32
 PICTURE_SECONDS = 600.0
 """How long one picture is tried for."""
 MAX_WAITING_BYTES = 8 * 1024 * 1024
-"""Bodies that may wait: more than 20,000 of the service's. Beyond that the sender is told to try later."""
-MAX_REMEMBERED = 10_000
-"""Tasks whose last event is remembered; the history knows older ones that are over."""
+"""Bodies that may wait, more than 20,000 of the service's. Beyond that the response is 503."""
 FORWARD_SECONDS = 15.0
 """How long events are still forwarded after everything else has ended."""
+MAX_REMEMBERED = 10_000
+"""Tasks whose last event is remembered; the history knows older ones that are over."""
 
 
 class Display(Protocol):
@@ -111,13 +111,15 @@ class Bridge:
         self._over: dict[str, ExitCode] = {}
         self._began = time.time()
         self._broken_pipe: BrokenPipeError | None = None
-        self._forwarder = _Forwarder(orders, partial(self._problem_from_thread)) if orders.forward_to else None
+        self._forwarder: Forwarder | None = None
+        if orders.forward_to is not None:
+            self._forwarder = Forwarder(orders.forward_to, orders.secret, self._problem_from_thread)
         self._closed = threading.Event()
         # Each is counted in one thread only, so that no lock is needed.
         self._bytes_taken = self._bytes_done = 0
 
     def deliver(self, event: WebhookEvent) -> bool:
-        """Take an event over, durably if its task is over; return False if there is no room or no time for it."""
+        """Accept an event, durably if its task is over; return False if it has to be sent again."""
         full = self._bytes_taken - self._bytes_done > MAX_WAITING_BYTES
         if full or self._closed.is_set() or self._run.stopping:
             return False
@@ -194,11 +196,11 @@ class Bridge:
         self._inbox.add(job)
 
     def _is_repeated(self, task: Task, record: Record | None) -> bool:
-        """Return whether an event was here before: the same one, or any about a task that is over and handled."""
+        """Return whether an event is a duplicate, or about a task that is over and handled."""
         if task.task_id in self._seen and self._seen[task.task_id] in (None, (task.status, task.percentage)):
             return True
         if record is None or (record.ended or 0.0) >= self._began:
-            return False  # a task that another command has just finished is news here
+            return False  # another command has just finished the task; this one has not reported it yet
         saved = record.path is not None or (self._orders.target is None and record.status is Status.FINISHED)
         return saved or (record.status is Status.FAILED and task.status is not Status.FINISHED)
 
@@ -270,54 +272,3 @@ def _running(task: Task, record: Record | None) -> Result:
     elapsed = time.time() - record.created if record else None
     request = record.request if record else {}
     return Result(task.status, task=task, task_id=task.task_id, request=request, elapsed=elapsed)
-
-
-class _Forwarder:
-    """Forwards events one after the other, in a thread of its own."""
-
-    def __init__(self, orders: Orders, problem: Callable[[str], None]) -> None:
-        self._orders = orders
-        self._problem = problem
-        self._queue: queue.SimpleQueue[WebhookEvent | None] = queue.SimpleQueue()
-        self._put = self._forwarded = 0
-        self._last: OrderedDict[str, WebhookEvent] = OrderedDict()
-        self._thread = threading.Thread(target=self._work, daemon=True)
-
-    def start(self) -> None:
-        """Start the thread. Raises ServiceDownError if there can be none."""
-        try:
-            self._thread.start()
-        except RuntimeError as error:
-            raise ServiceDownError(f"cannot forward events: {error}") from None
-
-    def put(self, event: WebhookEvent, *, once: bool) -> None:
-        """Forward an event; with `once` not a second time."""
-        task_id = event.task.task_id
-        if once and self._last.get(task_id) is event:
-            return
-        self._last[task_id] = event
-        if len(self._last) > MAX_REMEMBERED:
-            self._last.popitem(last=False)
-        self._put += 1
-        self._queue.put(event)
-
-    @property
-    def left(self) -> int:
-        """How many events are not forwarded yet."""
-        return self._put - self._forwarded
-
-    def finish(self, seconds: float) -> int:
-        """Wait for what is left, at most this long; return how many events were not forwarded."""
-        self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join(seconds)
-        return self.left
-
-    def _work(self) -> None:
-        url = self._orders.forward_to or ""
-        while (event := self._queue.get()) is not None:
-            try:
-                forward(event, url, self._orders.secret)
-            except FluxError as error:
-                self._problem(error.message)
-            self._forwarded += 1

@@ -1,4 +1,4 @@
-"""Final webhook events that were answered with 200 and are not handled yet: nobody sends them again.
+"""Journal of final webhook events that were answered with 200 and not handled yet: the service never resends them.
 
 Each process has a file of its own, locked while it runs. The next one takes over the files of those that ended.
 Written without fsync: the file survives a killed process, and the history has the tasks after a power cut.
@@ -38,13 +38,13 @@ class EventJournal:
         self._open = {_key(event) for event in self.unprocessed}
 
     def add(self, event: WebhookEvent) -> None:
-        """Write an event down; a file that cannot be written is no reason to reject it."""
+        """Append an event. Errors are ignored: they are no reason to reject it."""
         self._open.add(_key(event))
         with contextlib.suppress(OSError):
             self._write({"event": event.body.decode("utf-8", "surrogateescape")})
 
     def remove(self, event: WebhookEvent) -> None:
-        """Note that an event was handled."""
+        """Record that an event was handled."""
         self._open.discard(_key(event))
         with contextlib.suppress(OSError):
             self._write({"handled": event.task.task_id})
@@ -72,7 +72,7 @@ class EventJournal:
 
 
 def _open_events(content: bytes) -> list[WebhookEvent]:
-    """Return the events of a file that were not handled; half a line at its end is none."""
+    """Return the events of a file that were not handled; an incomplete last line is ignored."""
     found: dict[str, WebhookEvent] = {}
     for line in content.splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):

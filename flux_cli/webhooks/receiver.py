@@ -1,7 +1,7 @@
-"""The server that takes webhooks, in a thread of its own; aiohttp, because it has to outlive whatever connects.
+"""The HTTP server for webhooks, in its own thread. It uses aiohttp, since `http.server` blocks on idle sockets.
 
-One request a connection, whole within a time, and a bound on the connections: idle and slow senders can hold
-nothing up, and each request is refused at the earliest moment at which it can be.
+Each connection has one request and one time limit, and the number of connections is limited: idle and slow senders
+block nothing. Each request is rejected as early as possible.
 """
 
 import asyncio
@@ -16,14 +16,15 @@ from typing import Any
 from aiohttp import web
 
 from flux_cli.errors import ServiceDownError, UsageError
-from flux_cli.webhooks.event import MAX_BODY_BYTES, PATH, SECRET_HEADER, WebhookEvent, is_secret, read_event
+from flux_cli.webhooks.event import MAX_BODY_BYTES, PATH, WebhookEvent, read_event
+from flux_cli.webhooks.secret import SECRET_HEADER, is_secret
 
 REQUEST_SECONDS = 10.0
-"""How long a request may take to arrive, counted from the connection's first moment."""
+"""The time limit for a request to arrive, from the start of the connection."""
 LINGER_SECONDS = 2.0
-"""How long the rest of a refused body is still read, so that its sender gets to see the answer."""
+"""How long the rest of a rejected body is still read, so that the sender receives the response."""
 MAX_CONNECTIONS = 256
-"""With one more the oldest goes. A thousand idle ones would use up the file descriptors that downloads need."""
+"""One more closes the oldest. A thousand idle ones would use up the file descriptors that downloads need."""
 BACKLOG = 1024
 """Connections that wait in the system to be accepted."""
 ACCEPTS_PER_TURN = 16
@@ -32,7 +33,7 @@ ACCEPTS_PER_TURN = 16
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 _SILENT = logging.Logger("flux_cli.webhooks.receiver", logging.CRITICAL + 1)
-"""For aiohttp's complaints about senders that do not speak HTTP: they have got their 400."""
+"""Discards aiohttp's messages about requests that are not HTTP: the sender gets a 400."""
 
 
 @dataclass(frozen=True)
@@ -40,22 +41,22 @@ class Reception:
     """How webhooks are received; the calls come from the server's thread.
 
     Attributes:
-        secret: What the header has to hold; None takes all.
-        deliver: Gets each event, and returns whether it was taken; if not, the sender is told to try later.
-        refused: Gets the status and the reason of each request that was refused.
-        failed: Gets what went wrong in the server itself.
+        secret: The required value of the header; None accepts any request.
+        deliver: Called with each event; returns False if the sender has to retry later (503).
+        rejected: Called with status code and reason of each rejected request.
+        failed: Called with the error that ended the server.
         seconds: How long a request may take to arrive.
     """
 
     secret: str | None
     deliver: Callable[[WebhookEvent], bool]
-    refused: Callable[[int, str], None]
+    rejected: Callable[[int, str], None]
     failed: Callable[[BaseException], None]
     seconds: float = REQUEST_SECONDS
 
 
-class RefusedError(Exception):
-    """A request is answered with a status that is not 200."""
+class RejectedRequestError(Exception):
+    """The response to a request is not 200."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -65,17 +66,15 @@ class RefusedError(Exception):
 
 @contextmanager
 def receiving(host: str, port: int, reception: Reception) -> Iterator[str]:
-    """Take webhooks in a daemon thread until the block ends; yield the URL to send them to, as seen from here.
-
-    Port 0 takes one that is free.
+    """Receive webhooks in a daemon thread until the block ends; yield the local URL. Port 0 takes a free one.
 
     Raises:
-        UsageError: The port is in use, or the host is not this machine's.
+        UsageError: The port is in use, or the host is not this machine.
     """
     try:
         listening = _bound(host, port)
     except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0]  # Python adds the address, told already
+        reason = (error.strerror or str(error)).partition(" (")[0]  # Python appends the address
         raise UsageError(
             f"cannot listen on port {port} of {host}: {reason}", "try another --port or --host"
         ) from None
@@ -104,7 +103,7 @@ def _url(listening: socket.socket) -> str:
 
 
 class _ServerThread(threading.Thread):
-    """Serves until it is told to stop. A daemon, so that it keeps no interpreter alive."""
+    """Serves until `stop` is called. A daemon, so that it does not keep the interpreter alive."""
 
     def __init__(self, listening: socket.socket, reception: Reception) -> None:
         super().__init__(name="webhooks", daemon=True)
@@ -115,7 +114,7 @@ class _ServerThread(threading.Thread):
         self._open: dict[_Connection, None] = {}
 
     def stop(self) -> None:
-        """End the server and wait for that, but not long."""
+        """Stop the server and wait for its end, at most `LINGER_SECONDS`."""
         try:
             self._loop.call_soon_threadsafe(self._ended.set)
         except RuntimeError:  # the loop has ended by itself
@@ -145,22 +144,22 @@ class _ServerThread(threading.Thread):
         await server.shutdown(timeout=0.1)
 
     def _evicted(self) -> None:
-        self._reception.refused(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
+        self._reception.rejected(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Tell what no handler has caught: no file descriptors left, mostly. The server goes on."""
-        self._reception.refused(503, str(context.get("exception") or context.get("message")))
+        """Report an exception outside of the handlers (mostly: out of file descriptors) and continue."""
+        self._reception.rejected(503, str(context.get("exception") or context.get("message")))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             event = await self._receive(request)
             if not self._reception.deliver(event):
-                raise RefusedError(503, "busy, try later")
+                raise RejectedRequestError(503, "busy, try later")
             response = web.Response(text="taken\n")
-        except RefusedError as refused:
-            self._reception.refused(refused.status, refused.reason)
-            response = web.Response(status=refused.status, text=f"{refused.reason}\n")
-            if refused.status == 405:
+        except RejectedRequestError as rejection:
+            self._reception.rejected(rejection.status, rejection.reason)
+            response = web.Response(status=rejection.status, text=f"{rejection.reason}\n")
+            if rejection.status == 405:
                 response.headers["Allow"] = "POST"
         if isinstance(request.protocol, _Connection):
             request.protocol.answered = True
@@ -169,31 +168,31 @@ class _ServerThread(threading.Thread):
         return response
 
     async def _receive(self, request: web.BaseRequest) -> WebhookEvent:
-        """Return the event in a request; what can be told without the body is checked before that is read."""
+        """Return the event in a request; everything else is checked before the body is read."""
         if request.path != PATH:
-            raise RefusedError(404, f"not found; post to {PATH}")
+            raise RejectedRequestError(404, f"not found; post to {PATH}")
         if request.method != "POST":
-            raise RefusedError(405, "use POST")
+            raise RejectedRequestError(405, "use POST")
         secret = self._reception.secret
         if secret is not None and not is_secret(request.headers.getall(SECRET_HEADER, []), secret):
-            raise RefusedError(401, f"the {SECRET_HEADER} header is wrong or missing")
+            raise RejectedRequestError(401, f"the {SECRET_HEADER} header is wrong or missing")
         if (request.content_length or 0) > MAX_BODY_BYTES:
-            raise RefusedError(413, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+            raise RejectedRequestError(413, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         body = bytearray()
         async for chunk in request.content.iter_any():
             body += chunk
             if len(body) > MAX_BODY_BYTES:
-                raise RefusedError(413, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
+                raise RejectedRequestError(413, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
         try:
             return read_event(bytes(body))
         except ValueError as error:
-            raise RefusedError(400, str(error)) from None
+            raise RejectedRequestError(400, str(error)) from None
 
 
 class _Connection(web.RequestHandler):
-    """Closes when its request is answered, when its time is over, or when it has to make room."""
+    """Closes after its response, at its time limit, or when it is the oldest of too many."""
 
     def __init__(
         self,
@@ -203,7 +202,7 @@ class _Connection(web.RequestHandler):
         seconds: float,
         evicted: Callable[[], None],
     ) -> None:
-        # A compressed body is not unpacked, and so not JSON: a few kilobytes could become gigabytes.
+        # A compressed body is not decompressed, and so not JSON: a few kilobytes could become gigabytes.
         super().__init__(
             server,
             loop=loop,
@@ -219,7 +218,7 @@ class _Connection(web.RequestHandler):
         self._evicted = evicted
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the clock, and close the oldest connection if this is one too many."""
+        """Start the time limit, and close the oldest connection if there are too many."""
         super().connection_made(transport)
         self._expiry = self._loop.call_later(self._seconds, self._expire)
         self._all[self] = None
@@ -228,14 +227,14 @@ class _Connection(web.RequestHandler):
             self._evicted()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop the clock."""
+        """Cancel the time limit."""
         super().connection_lost(exc)
         self._all.pop(self, None)
         if self._expiry:
             self._expiry.cancel()
 
     def _expire(self) -> None:
-        """Close, whatever is going on; a sender that has not been answered yet is told why."""
+        """Close at once, with a 408 if there was no response yet."""
         self._all.pop(self, None)
         if self.transport is not None and not self.answered:
             self.transport.write(TOO_SLOW)

@@ -1,0 +1,102 @@
+"""Forwarding webhook events to another receiver, in a thread of its own: that receiver may be slow, or gone."""
+
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from flux_cli.api.request import is_http_url
+from flux_cli.api.transport import USER_AGENT, cause
+from flux_cli.errors import FluxError, ServiceDownError, UsageError
+from flux_cli.webhooks.event import WebhookEvent
+from flux_cli.webhooks.secret import SECRET_HEADER
+
+SILENCE_SECONDS = 10.0
+"""How long the receiver may be silent."""
+MAX_REMEMBERED = 10_000
+"""Tasks whose last forwarded event is remembered."""
+
+
+class Forwarder:
+    """Forwards events one after the other, in a thread of its own."""
+
+    def __init__(self, url: str, secret: str | None, problem: Callable[[str], None]) -> None:
+        """`problem` is called, in this thread, with what failed."""
+        self._url = url
+        self._secret = secret
+        self._problem = problem
+        self._queue: queue.SimpleQueue[WebhookEvent | None] = queue.SimpleQueue()
+        self._put = self._forwarded = 0
+        self._last: OrderedDict[str, WebhookEvent] = OrderedDict()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. Raises ServiceDownError if there can be none."""
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise ServiceDownError(f"cannot forward events: {error}") from None
+
+    def put(self, event: WebhookEvent, *, once: bool) -> None:
+        """Forward an event; with `once` not a second time."""
+        task_id = event.task.task_id
+        if once and self._last.get(task_id) is event:
+            return
+        self._last[task_id] = event
+        if len(self._last) > MAX_REMEMBERED:
+            self._last.popitem(last=False)
+        self._put += 1
+        self._queue.put(event)
+
+    @property
+    def left(self) -> int:
+        """How many events are not forwarded yet."""
+        return self._put - self._forwarded
+
+    def finish(self, seconds: float) -> int:
+        """Wait for what is left, at most this long; return how many events were not forwarded."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+        return self.left
+
+    def _work(self) -> None:
+        while (event := self._queue.get()) is not None:
+            try:
+                forward(event, self._url, self._secret)
+            except FluxError as error:
+                self._problem(error.message)
+            self._forwarded += 1
+
+
+def check_forward_url(url: str) -> str:
+    """Return a URL to forward events to. Raises UsageError if it is not http(s), or contains a user name."""
+    if not is_http_url(url) or "@" in urlsplit(url).netloc:
+        raise UsageError("`--forward-to` takes an http or https URL without a user name")
+    return url
+
+
+def forward(event: WebhookEvent, url: str, secret: str | None) -> None:
+    """Post an event to a URL, unchanged, once.
+
+    Raises:
+        ServiceDownError: The response was not 2xx, or there was none.
+    """
+    import requests
+
+    headers: dict[str, str | bytes] = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
+    if secret is not None:
+        headers[SECRET_HEADER] = secret.encode()
+    with requests.Session() as session:
+        session.auth = lambda prepared: prepared  # None would let netrc supply credentials
+        try:
+            with session.post(
+                url, data=event.body, headers=headers, timeout=SILENCE_SECONDS, allow_redirects=False, stream=True
+            ) as response:
+                if response.ok and not response.is_redirect:
+                    return
+                reason = f"HTTP {response.status_code}"
+        except (requests.RequestException, OSError, ValueError) as error:
+            reason = cause(error)[0]
+    raise ServiceDownError(f"{event.task.task_id} could not be forwarded to {url}: {reason}")
