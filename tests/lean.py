@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
     seconds = 2.0
     most_at_once = sys.maxsize
     picture = b""
+    picture_seconds = 0.0
     url = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -66,7 +67,8 @@ class Connection(asyncio.Protocol):
         name = "picture" if path.endswith(".png") else path
         self.counts[name] += 1
         if name == "picture":
-            self.write(self.picture, b"image/png")
+            later = asyncio.get_running_loop().call_later
+            later(self.picture_seconds, self.write, self.picture, b"image/png")
             return
         if path == "/flux-imagine" and self.most_at_once <= self.running():
             self.counts["429"] += 1
@@ -111,14 +113,16 @@ class Connection(asyncio.Protocol):
         self.transport.write(content)
 
 
-async def serve(seconds: float, size: int, most_at_once: int) -> None:
+async def serve(seconds: float, size: int, most_at_once: int, picture_seconds: float) -> None:
     """Serve until the process ends.
 
     Args:
         seconds: The duration of a task.
         size: The size of a picture, in bytes.
         most_at_once: While so many tasks are running, submissions get a 429.
+        picture_seconds: How long a picture's server takes to respond.
     """
+    Connection.picture_seconds = picture_seconds
     Connection.seconds, Connection.picture, Connection.most_at_once = seconds, png(size), most_at_once
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=1024)
     Connection.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -127,9 +131,19 @@ async def serve(seconds: float, size: int, most_at_once: int) -> None:
 
 
 @contextmanager
-def running(seconds: float, size: int = 20_000, most_at_once: int = sys.maxsize) -> Iterator[str]:
+def running(
+    seconds: float, size: int = 20_000, most_at_once: int = sys.maxsize, picture_seconds: float = 0.0
+) -> Iterator[str]:
     """Run the service in a separate process and yield its URL. The arguments are those of `serve`."""
-    arguments = [sys.executable, "-m", "tests.lean", str(seconds), str(size), str(most_at_once)]
+    arguments = [
+        sys.executable,
+        "-m",
+        "tests.lean",
+        str(seconds),
+        str(size),
+        str(most_at_once),
+        str(picture_seconds),
+    ]
     with Popen(arguments, stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -149,5 +163,6 @@ if __name__ == "__main__":
     parser.add_argument("seconds", type=float)
     parser.add_argument("size", type=int)
     parser.add_argument("most_at_once", type=int)
+    parser.add_argument("picture_seconds", type=float)
     given = parser.parse_args()
-    asyncio.run(serve(given.seconds, given.size, given.most_at_once))
+    asyncio.run(serve(given.seconds, given.size, given.most_at_once, given.picture_seconds))
