@@ -1,8 +1,8 @@
 """What a batch costs, and how fast it is: `python -m tests.benchmarks.throughput [--other FLUX_CLI] [--runs 3]`.
 
 Three tables, each in one run on one machine: CPU time per task at 256 in flight, beside another `flux-cli` if
-there is one; downloads per second if each picture takes half a second; and 200 tasks of 2 s at 64 in flight, beside
-the official SDK and an asyncio script that both poll every half second. The server is `tests/lean.py`.
+there is one; downloads per second if each picture takes half a second; and 200 tasks of 2 s at 64 in flight,
+beside the official SDK and an asyncio script that both poll every half second. The server is `tests/lean.py`.
 """
 
 import argparse
