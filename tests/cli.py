@@ -41,7 +41,7 @@ SHORT_PAUSES = {
     "flux_cli.engine.queues.GATHER_SECONDS": 0.02,
 }
 """Constants that are smaller for commands in this process: the default ones spare the service, and no test needs
-them. `tests/test_polling.py` and others look at the real ones."""
+them. `tests/engine/test_polling.py` and others look at the real ones."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
