@@ -218,9 +218,7 @@ def test_a_picture_is_recognised_after_it_was_moved(flux: Cli) -> None:
     (path,) = flux("imagine", "a kite", *SMALL).lines
     (flux.cwd / path).rename(flux.cwd / "best.png")
     (task,) = flux.history("best.png")
-    assert (task["prompt"], task["path"]) == ("a kite", str(flux.cwd / path))
     assert flux("show", task["task_id"][:8]).lines == [str(flux.cwd / "best.png")]
-    assert json.loads(flux("imagine", "--like", "best.png", "--dry-run").stdout)["prompt"] == "a kite"
 
 
 def test_prefixes(flux: Cli) -> None:
@@ -278,13 +276,6 @@ def test_wait_any(flux: Cli) -> None:
     done = flux("wait", "--all", "--any", "-q")
     assert (done.code, done.lines) == (0, [f"a-seconds-0-{finished[:8]}.png"])
     assert [line.split("\t")[0] for line in flux("fetch", "--all").lines] == [running]
-
-
-def test_waiting_twice_yields_one_file(flux: Cli) -> None:
-    """The same picture under the same name does not become a second file."""
-    task_id = submit(flux, "a kite")
-    assert flux("wait", task_id, "-q").lines == flux("wait", task_id, "-q").lines
-    assert len(flux.files()) == 1
 
 
 def test_a_failed_task(flux: Cli) -> None:

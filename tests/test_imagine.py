@@ -5,7 +5,6 @@ import io
 import json
 import os
 import sqlite3
-import subprocess
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 
 from flux_cli.commands import running
-from tests.conftest import FLUX_CLI, Cli, Service, interrupt, wait_until
+from tests.conftest import Cli, Service
 
 SMALL = ("--width", "256", "--height", "256", "-q")
 
@@ -129,7 +128,7 @@ RULES: list[tuple[list[str], list[str]]] = [
     *[
         (["x", "-m", "flux-pro-1.1-ultra", "--aspect-ratio", ratio],
          [f"`--aspect-ratio` must be `W:H` between 21:9 and 9:21, not `{ratio}`"])
-        for ratio in ("0:9", "16/9", "22:9", "9:22", "9", "")
+        for ratio in ("22:9", "")
     ],
     (["x", "--steps", "many", "--width", "1", "--raw"],
      ["`--steps` must be a whole number, not `many`", "`--width` must be 256 to 1440, not 1",
@@ -160,56 +159,6 @@ def test_no_validate(flux: Cli, service: Service) -> None:
     assert service.submissions == 1
 
 
-def text_file(directory: Path) -> str:
-    """Make a text file."""
-    (directory / "text.png").write_text("not an image")
-    return "text.png"
-
-
-def empty_file(directory: Path) -> str:
-    """Make an empty file."""
-    (directory / "empty.png").touch()
-    return "empty.png"
-
-
-def directory_instead(directory: Path) -> str:
-    """Make a directory."""
-    (directory / "dir.png").mkdir()
-    return "dir.png"
-
-
-def missing_file(_: Path) -> str:
-    """Make nothing."""
-    return "missing.png"
-
-
-def large_file(directory: Path) -> str:
-    """Make a PNG that is one byte too large."""
-    with (directory / "large.png").open("wb") as file:
-        file.write(png())
-        file.truncate(20 * 1024 * 1024 + 1)
-    return "large.png"
-
-
-@pytest.mark.parametrize(
-    ("make", "code", "message"),
-    [
-        (text_file, 2, "PNG, JPEG or WebP"),
-        (empty_file, 2, "an empty file"),
-        (large_file, 2, "at most 20 MiB"),
-        (directory_instead, 6, "is a directory"),
-        (missing_file, 6, "no such file"),
-    ],
-)
-def test_invalid_image_prompts(flux: Cli, service: Service, make: object, code: int, message: str) -> None:
-    """Text, an empty or large file, a directory, no file: one error, nothing is sent."""
-    assert callable(make)
-    done = flux("imagine", "x", "--image-prompt", make(flux.cwd))
-    assert (done.code, service.submissions) == (code, 0)
-    assert message in done.stderr
-    assert done.stderr.count("error:") == 1
-
-
 def test_sources_of_image_prompts(flux: Cli, service: Service) -> None:
     """A file, stdin and a URL are described in a dry run; the bytes are never printed."""
     (flux.cwd / "in.png").write_bytes(png())
@@ -227,9 +176,9 @@ def test_sources_of_image_prompts(flux: Cli, service: Service) -> None:
 
 
 def test_prompt_from_stdin(flux: Cli) -> None:
-    """With `-`, or without an argument if stdin is piped; the line break is removed."""
+    """With `-`, or without an argument if stdin is piped, without line break and byte order mark."""
     for arguments in (["-"], []):
-        (body,) = flux("imagine", "--dry-run", *arguments, input="ein Käfer 🪲\n").objects
+        (body,) = flux("imagine", "--dry-run", *arguments, input="\ufeffein Käfer 🪲\r\n").objects
         assert body["prompt"] == "ein Käfer 🪲"
 
 
@@ -313,7 +262,8 @@ def test_output_to_stdout(flux: Cli) -> None:
         (["-o", "{"], 2, "not a template"),
         (["-o", ""], 2, "must not be blank"),
         (["-n", "0"], 2, "--count"),
-        (["--timeout", "nan"], 2, "--timeout"),
+        (["--timeout", "nan"], 2, "`--timeout` takes seconds, or a duration like 90s, 10m or 1h, not `nan`"),
+        (["--no-wait", "-o", "x.png"], 2, "`--no-wait`"),
         (["--api-url", "api.apiframe.pro"], 2, "not an http or https URL"),
         (["--api-url", "https://user:pw@example.com"], 2, "takes no user name"),
     ],
@@ -331,14 +281,6 @@ def test_usage_errors_before_anything_is_sent(
     assert (flux.cwd / "there.png").read_text() == "mine"
 
 
-@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_directory(flux: Cli, service: Service) -> None:
-    """Exit 6, and nothing is sent."""
-    (flux.cwd / "locked").mkdir(mode=0o500)
-    done = flux("imagine", "x", "-o", "locked/")
-    assert (done.code, service.submissions) == (6, 0)
-
-
 def test_existing_files(flux: Cli) -> None:
     """`--force` replaces the named file; a generated name that exists gets `-1`."""
     (flux.cwd / "out.png").write_text("old")
@@ -350,7 +292,7 @@ def test_existing_files(flux: Cli) -> None:
 
 
 def test_extension_of_generated_names(flux: Cli) -> None:
-    """JPEG bytes under a `.png` URL become `.jpg`, unless the user chose the name."""
+    """JPEG bytes under a `.png` URL become `.jpg`. A name that the user chose is kept, with a warning."""
     prompt = "a kite [[jpeg-as-png]]"
     (name,) = flux("imagine", prompt, *SMALL).lines
     assert name.endswith(".jpg")
@@ -358,6 +300,8 @@ def test_extension_of_generated_names(flux: Cli) -> None:
     assert flux("imagine", prompt, "-o", "named.jpeg", *SMALL).lines == ["named.jpeg"]
     for path in flux.cwd.iterdir():
         assert path.read_bytes().startswith(b"\xff\xd8\xff")
+    done = flux("imagine", prompt, "-o", "hero.png", *SMALL[:-1])
+    assert (done.lines, "warning: hero.png contains a JPEG" in done.stderr) == (["hero.png"], True)
 
 
 def test_original(flux: Cli) -> None:
@@ -407,29 +351,6 @@ def test_precedence_of_settings(flux: Cli, tmp_path: Path) -> None:
     assert Path(path).parent == tmp_path / "pictures"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_full_stdout(flux: Cli) -> None:
-    """Exit 6 and one error; the picture is saved all the same, or can be waited for."""
-    with open("/dev/full", "wb") as full:
-        done = flux.process("imagine", "x", *SMALL, stdout=full)
-    assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")
-    assert len(flux.files()) == 1
-    with open("/dev/full", "wb") as full:
-        done = flux.process("imagine", "x", "-o", "-", *SMALL, stdout=full)
-    assert done.code == 6
-    assert "flux-cli wait" in done.stderr
-
-
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams(flux: Cli, closed: str) -> None:
-    """Files that are opened later do not get what is written to a closed stream."""
-    command = f"{FLUX_CLI} imagine x --width 256 --height 256 -o x.png {closed}"
-    done = subprocess.run(["bash", "-c", command], cwd=flux.cwd, env=flux.env, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert flux.files() == ["x.png"]
-    assert flux.history()[0]["status"] == "finished"
-
-
 def test_force_never_replaces_a_picture_of_the_same_run(flux: Cli, service: Service) -> None:
     """Three pictures with the same name become three files; an older file is replaced."""
     (flux.cwd / "random.png").write_text("old")
@@ -438,25 +359,6 @@ def test_force_never_replaces_a_picture_of_the_same_run(flux: Cli, service: Serv
     assert flux.files() == sorted(done.lines) == ["random-1.png", "random-2.png", "random.png"]
     assert service.submissions == 3
     assert {(flux.cwd / name).read_bytes()[:4] for name in flux.files()} == {b"\x89PNG"}
-
-
-def test_an_explicit_name_is_kept_with_a_warning(flux: Cli) -> None:
-    """Whatever format the bytes have."""
-    small = [flag for flag in SMALL if flag != "-q"]
-    done = flux("imagine", "x [[jpeg-as-png]]", "-o", "hero.png", *small)
-    assert done.lines == ["hero.png"]
-    assert "warning: hero.png contains a JPEG" in done.stderr
-
-
-def test_ctrl_c_during_a_submission(flux: Cli, service: Service) -> None:
-    """The ID in the response is kept, and the task can be waited for."""
-    process = flux.start("imagine", "x [[trickle]]", "--no-wait")
-    wait_until(lambda: service.running.stats.submissions)
-    done = interrupt(process)
-    (record,) = flux.history()
-    assert done.code == 130
-    assert record["status"] in ("processing", "unknown")
-    assert (record["task_id"] or "may have been accepted and charged") in done.stderr
 
 
 def test_verbose_download_and_retry(flux: Cli) -> None:
@@ -503,6 +405,10 @@ def test_violations_with_an_unreadable_image_prompt(flux: Cli, service: Service)
     assert "`--width` must be 256 to 1440" in done.stderr
     assert "nope.png" in done.stderr
     assert flux("imagine", "x", "--image-prompt", "nope.png").code == 6
+    (flux.cwd / "text.png").write_text("not an image")
+    done = flux("imagine", "x", "--image-prompt", "text.png")
+    assert (done.code, done.stderr.count("error:"), "PNG, JPEG or WebP" in done.stderr) == (2, 1, True)
+    assert service.submissions == 0
     assert flux("imagine", "x", "--image-prompt", "").code == 6
     page = f"{service.url}/__page__"
     done = flux("imagine", "x", "--image-prompt", page)
@@ -510,24 +416,15 @@ def test_violations_with_an_unreadable_image_prompt(flux: Cli, service: Service)
     assert f"`--image-prompt` cannot be downloaded from {page}" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["--help", "wait --help"])
-def test_help_to_a_closed_or_full_stdout(flux: Cli, command: str) -> None:
+def test_help_to_a_closed_or_full_stdout(flux: Cli) -> None:
     """Exit 141 for a closed pipe, 6 for a full disk."""
     reading, writing = os.pipe()
     os.close(reading)
-    assert flux.process(*command.split(), stdout=writing).code == 141
+    assert flux.process("--help", stdout=writing).code == 141
     os.close(writing)
     with open("/dev/full", "wb") as full:
-        done = flux.process(*command.split(), stdout=full)
+        done = flux.process("--help", stdout=full)
     assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")
-
-
-@pytest.mark.parametrize("flag", ["-o x.png", "--preview", "--open", "--sidecar"])
-def test_no_wait_rejects_what_needs_the_picture(flux: Cli, service: Service, flag: str) -> None:
-    """Exit 2, and nothing is sent."""
-    done = flux("imagine", "x", "--no-wait", *flag.split())
-    assert (done.code, service.submissions) == (2, 0)
-    assert "`--no-wait`" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -588,17 +485,3 @@ def test_an_endless_prompt_is_rejected(flux: Cli, service: Service) -> None:
         done = flux.process("imagine", stdin=endless)
     assert (done.code, service.submissions) == (2, 0)
     assert done.stderr == "error: stdin has more than 1024 KiB\n"
-
-
-def test_a_byte_order_mark_is_no_part_of_the_prompt(cli: Cli) -> None:
-    """Editors on Windows write one."""
-    (body,) = cli("imagine", "--dry-run", input=b"\xef\xbb\xbfa kite\r\n").objects
-    assert body["prompt"] == "a kite"
-
-
-@pytest.mark.parametrize("timeout", ["5x", "nan", "-1", ""])
-def test_a_timeout_is_a_duration(flux: Cli, service: Service, timeout: str) -> None:
-    """The message names the forms."""
-    done = flux("imagine", "x", "--timeout", timeout)
-    assert (done.code, service.submissions) == (2, 0)
-    assert f"`--timeout` takes seconds, or a duration like 90s, 10m or 1h, not `{timeout}`" in done.stderr

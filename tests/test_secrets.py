@@ -157,35 +157,6 @@ def assert_absent(content: bytes) -> None:
             assert way not in content
 
 
-def test_config_masks_secrets(cli: Cli) -> None:
-    """`config list` and `config get` show that there is a key, but not the key."""
-    cli("login", "--no-verify", input=f"{KEY}\n")
-    cli("config", "set", "webhook_secret", "whsec-9876543210")
-    for command in ("config list", "config get api_key", "config get webhook_secret", "config path"):
-        done = cli(*command.split())
-        assert KEY not in done.stdout + done.stderr
-        assert "whsec-9876543210" not in done.stdout + done.stderr
-    assert cli.config.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize(
-    "key",
-    ["1st-word 2nd-word", "tab\tinside", "ctrl-\x01", "schlüssel", "escape-\x1b[2J"],
-)
-def test_invalid_keys_are_not_echoed(cli: Cli, key: str) -> None:
-    """Neither in a message nor in a traceback, whether they come from the environment or from stdin."""
-    with Server() as api:
-        at(cli, api.url)
-        for done in (
-            cli("imagine", "x", "--debug", env={"APIFRAME_API_KEY": key}),
-            cli("login", "--no-verify", "--debug", input=key),
-        ):
-            assert done.code == 2
-            for part in key.split():
-                assert part not in done.stdout + done.stderr
-        assert api.received == []
-
-
 # Proxies and certificates
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from flux_cli.api.client import DEFAULT_API_URL
 from flux_cli.commands.service import choose
-from flux_cli.errors import NotAllowedError, UsageError
+from flux_cli.errors import NotAllowedError
 from flux_cli.options import ServiceOptions
 from flux_cli.storage.config import Config
 from tests.conftest import KEY, Cli
@@ -44,12 +44,6 @@ def test_choice(given: ServiceOptions, config: Config, name: str, flags: str) ->
     assert (choice.name, choice.flags) == (name, flags)
 
 
-def test_both_flags() -> None:
-    """They cannot be combined."""
-    with pytest.raises(UsageError, match="cannot be combined"):
-        choose(options("api_url", "sandbox", api_url="https://x", sandbox=True), Config())
-
-
 def test_no_key(key: pytest.MonkeyPatch) -> None:
     """It is an error, unless the command can do without."""
     key.delenv("APIFRAME_API_KEY")
@@ -87,14 +81,6 @@ def test_an_unencrypted_url(capsys: pytest.CaptureFixture[str], url: str, warned
     assert capsys.readouterr().err == expected
     choose(options(api_url=url, quiet=True), Config())
     assert capsys.readouterr().err == ""
-
-
-def test_an_invalid_variable(cli: Cli) -> None:
-    """The message names the variable, not a flag that nobody used."""
-    done = cli("account", env={"FLUX_CLI_SANDBOX": "nope"})
-    assert done.code == 2
-    assert "FLUX_CLI_SANDBOX" in done.stderr
-    assert "--sandbox" not in done.stderr
 
 
 def test_one_warning_per_command(cli: Cli) -> None:

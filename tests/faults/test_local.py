@@ -480,16 +480,6 @@ def test_a_history_on_a_read_only_file_system(flux: Cli, server: Server, tmp_pat
         assert "Traceback" not in done.stderr
 
 
-def test_ten_processes_that_create_the_history(flux: Cli, server: Server) -> None:
-    """No process fails, and no record is lost."""
-    started = [flux.start("imagine", f"x {n}", "-n", "3", "-q") for n in range(10)]
-    ended = [(process.communicate(timeout=60)[1], process.returncode) for process in started]
-    assert ended == [(b"", 0)] * 10
-    assert len(records(flux)) == server.submissions == 30
-    assert {record.status for record in records(flux)} == {Status.FINISHED}
-    assert len({record.task_id for record in records(flux)}) == 30
-
-
 def test_a_history_that_another_process_holds(flux: Cli, server: Server) -> None:
     """The run waits for it, and then records what happened."""
 

@@ -62,7 +62,7 @@ REFUSED = [
     refused("402", 3, "[[http 402]]", "out of credits", "hint: .*flux-cli account"),
     refused("403", 3, "[[http 403]]", "rejected the key"),
     refused("404", 2, "[[http 404]]", "takes no submissions", "--api-url"),
-    *(refused(f"{code}", 2, f"[[http {code}]]", f"HTTP {code}") for code in (405, 415, 418, 422)),
+    *(refused(f"{code}", 2, f"[[http {code}]]", f"HTTP {code}") for code in (405, 422)),
     refused("413", 2, "[[http 413]]", "too large", "hint: .*image prompt"),
     refused("a redirect to another host", 2, "[[redirect]]", "a redirect to http", "hint: .*--api-url"),
     refused("a redirect to itself", 2, "[[redirect /flux-imagine]]", "a redirect to /flux-imagine"),
@@ -118,8 +118,8 @@ REFUSED = [
 ]
 
 UNKNOWN_OUTCOMES = [
-    *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (204, 303, 304, 408, 409, 425)),
-    *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (500, 502, 503, 504, 520, 599)),
+    *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (204, 303, 304, 409)),
+    *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (500, 503, 599)),
     unknown("an HTML page with 200", "[[html]]", "no usable task ID"),
     unknown("reset instead of an answer", "[[reset]]", "connection reset"),
     unknown("closed instead of an answer", "[[lost-reply]]", "no response"),
