@@ -383,7 +383,7 @@ BAD = [
 
 @pytest.mark.parametrize(("format_name", "content", "told"), BAD)
 def test_messages_about_rows(format_name: str, content: str | bytes, told: list[str]) -> None:
-    """A table of mistakes, each with the whole of what is told."""
+    """Invalid tables, each with the complete error."""
     assert messages(content, format_name) == told
 
 

@@ -389,7 +389,7 @@ def test_the_history_never_stops_a_batch(
 
 
 def test_results_that_cannot_be_written_are_added_later(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal has them; the run goes on."""
+    """The journal has them; the run continues."""
     store = batch.start()
     store.commit([INTENT, ACCEPTED])
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Batches that are killed, many times, and spread over several processes: every row is made, and paid for once."""
+"""Batches that are killed many times and spread over several processes: every row is generated and charged once."""
 
 import json
 import random

@@ -222,7 +222,7 @@ def test_a_picture_is_recognised_after_it_was_moved(flux: Cli) -> None:
 
 
 def test_prefixes(flux: Cli) -> None:
-    """A prefix stands for the task; one that the history does not know is sent unchanged."""
+    """A unique prefix selects the task; one that is not in the history is sent unchanged."""
     task_id = submit(flux, FINISHED)
     assert flux("fetch", task_id[:4]).lines[0].split("\t")[0] == task_id
     assert flux("wait", task_id[:8], "-q").lines == [f"a-seconds-0-{task_id[:8]}.png"]

@@ -234,7 +234,7 @@ def test_webhook_before_the_status(flux: Cli, listen: Listen) -> None:
 
 
 def test_failure_that_is_not_confirmed(flux: Cli, listen: Listen) -> None:
-    """A forged failure does not lose a picture that was paid for."""
+    """A forged failure does not lose a charged picture."""
     task_id = submitted(flux)
     wait_until(lambda: flux("fetch", task_id, "--exit-status").code == 0)
     listening = listen("--until", "1")

@@ -48,7 +48,7 @@ def page(name: str) -> Path:
 
 
 def test_pages_are_up_to_date(tmp_path: Path) -> None:
-    """If this fails: `make docs`, and look at the changes."""
+    """If this fails, run `make docs` and review the changes."""
     env = {**os.environ, "HOME": str(tmp_path), "TZ": "Asia/Tokyo", "COLUMNS": "40", "FLUX_CLI_MODEL": "other"}
     subprocess.run([sys.executable, "-m", "man.generate", tmp_path], cwd=ROOT, env=env, check=True)
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("man[0-9]/*"))

@@ -154,7 +154,7 @@ class RowCounts:
 
     @property
     def not_sent(self) -> int:
-        """Rows of which nothing has been accepted yet."""
+        """Rows that have no accepted submission yet."""
         return self.total - self.over - self.left - self.not_saved - self.running
 
     @property

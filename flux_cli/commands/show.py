@@ -62,7 +62,7 @@ def _found(what: str | None) -> Path:
 
     Raises:
         LocalFileError: There is none, or it is not a picture.
-        UsageError: A prefix stands for several tasks.
+        UsageError: A prefix is ambiguous.
     """
     from flux_cli.storage.history import open_readonly
 

@@ -90,7 +90,7 @@ def known(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str, Recor
     An ID that the history does not know stays as it is.
 
     Raises:
-        UsageError: A prefix stands for several tasks.
+        UsageError: A prefix is ambiguous.
     """
     found: dict[str, Record | None] = {}
     for task_id in task_ids:

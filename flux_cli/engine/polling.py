@@ -29,7 +29,7 @@ BLIND_START, BLIND_SHARE, BLIND_SHORT, BLIND_TAIL, BLIND_MAX = 0.195, 0.1, 1.15,
 class Pace:
     """What has been seen of one task, and from that, when to ask for it next.
 
-    Ages are seconds since the submission, or since the first look at a task that was submitted elsewhere.
+    Ages are seconds since the submission, or since the first check of a task that was submitted elsewhere.
     """
 
     first_age: float | None = None

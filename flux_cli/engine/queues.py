@@ -129,7 +129,7 @@ class Queues:
 
 
 class Inbox:
-    """Jobs that arrive while the run goes on; used in the run's own thread."""
+    """Jobs that arrive during the run; used in the run's own thread."""
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()

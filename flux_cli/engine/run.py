@@ -35,7 +35,7 @@ SETTLE_SECONDS, HURRY_SECONDS = 2.0, 0.5
 
 Each is the ID of a charged task."""
 NO_THREAD_SECONDS = 10.0
-"""How long a run goes on without being able to start a single worker."""
+"""How long a run continues if it cannot start a single worker."""
 
 
 class Run:

@@ -54,7 +54,7 @@ class Throttle:
         return now >= self.quiet_until and in_flight < int(self.limit) and unanswered < self.window
 
     def check_failed(self, now: float, sent: float, asked: float = 0.0) -> float:
-        """Note that the service could not say how tasks stand; return the seconds until the next look at them.
+        """Note that a status check failed; return the seconds until the next one.
 
         A service in trouble gets no submissions, whose outcome could be lost with the answer. After two minutes
         that is no longer taken for a sign, since it may lie with the tasks that were asked for.

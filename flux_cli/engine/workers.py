@@ -18,7 +18,7 @@ ABANDON_SECONDS = 5.0
 """How long an operation that was aborted may take to report, before it is taken for lost: a DNS lookup cannot be
 aborted."""
 MAX_WAIT_SECONDS = 0.5
-"""The longest wait without a look at the signals: one that arrives just before a wait does not end it."""
+"""The longest wait between checks for signals: a signal that arrives just before a wait does not end it."""
 PAUSE_SECONDS = 1.0
 """A wait that took this much too long, or came this late, means that the process was stopped for a while."""
 RESUME_SECONDS = 2.0
@@ -38,7 +38,7 @@ class Operation:
         done: Is called with the result, in the thread that calls `wait`.
         failed: Is called there with the exception instead.
         seconds: The time limit; `extend` starts it again. None for no limit.
-        overdue: Returns the exception that stands for an operation that never reported.
+        overdue: Returns the exception for an operation that never reported.
     """
 
     work: Callable[["Operation"], Any]
@@ -70,7 +70,7 @@ class Workers:
         self._waited_at = time.monotonic()
         self.threads = 0
         self.stopped = threading.Event()
-        """Set when nobody waits any more; an operation may look at it."""
+        """Set when nothing waits for the operation any more; the operation may check it."""
 
     def reserve(self, count: int) -> int:
         """Have threads ready for so many operations; return for how many there are, which may be fewer.

@@ -46,7 +46,7 @@ PROMPT_TYPES = (PNG, JPEG, WEBP)
 """The formats of an image prompt."""
 
 SNIFF_BYTES = 512
-"""How many leading bytes `sniff` looks at."""
+"""The number of leading bytes that `sniff` reads."""
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", PNG),

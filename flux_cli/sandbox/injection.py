@@ -73,7 +73,7 @@ class Injection:
         fault: The one that happens.
         count: How often it happened before.
         location: The default target of a redirect.
-        file: The whole file, of which the response may be a range.
+        file: The whole file; the response may be a range of it.
     """
 
     request: web.Request

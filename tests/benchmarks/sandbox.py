@@ -177,7 +177,7 @@ def one_call(
     pictures: list[str],
     chance: random.Random,
 ) -> None:
-    """Make one call and look at the answer; raises ValueError or KeyError when it is not what it should be."""
+    """Make one call and check the response; raises ValueError or KeyError if it is wrong."""
     if kind == "submit":
         submit(connection, f"another {chance.random()}")
     elif kind == "account":

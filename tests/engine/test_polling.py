@@ -16,7 +16,7 @@ SAVING_SECONDS = 0.03
 """From the answer that a task is done to the whole file, as measured by `tests/benchmarks/lag.py`."""
 
 Percentage = Callable[[float], float | None]
-"""What the service says of a task of which this share of its time has passed."""
+"""The response for a task after this fraction of its time."""
 
 
 def run(seconds: float, percentage: Percentage, *, late: float = 0.0) -> tuple[float, int]:

@@ -113,7 +113,7 @@ def test_patience_ends() -> None:
 
 
 def test_failures_in_a_row_stop_the_run() -> None:
-    """What the next one shares is not paid for again and again."""
+    """Work that the next one shares is not repeated."""
     client = ScriptedClient([OutcomeUnknownError("lost")])
     outcome = drive(new_jobs(50), client, Plan(concurrency=1))
     assert len(client.sent) == MAX_FAILURES
@@ -152,7 +152,7 @@ def test_a_store_that_stays_busy_ends_the_run(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_ids_are_delivered_even_if_the_store_fails_afterwards() -> None:
-    """Each change that cannot be committed is reported, and the run goes on."""
+    """Each change that cannot be committed is reported, and the run continues."""
     store = MemoryStore([None, *[LocalFileError("disk full")] * 50])
     outcome = drive(new_jobs(2), store=store)
     assert outcome.code == ExitCode.OK

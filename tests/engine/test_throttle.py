@@ -28,7 +28,7 @@ def test_a_few_submissions_go_out_before_the_first_answer_then_more_and_more() -
 
 
 def test_a_refusal_sets_the_limit_to_what_the_service_bears() -> None:
-    """And the refusals of submissions that were under way then change nothing more."""
+    """Later rejections of submissions that were in flight change nothing more."""
     throttle = Throttle(ceiling=64)
     wait = throttle.refused(now=10.0, sent=9.0, running=5, asked=3.0)
     assert wait == 3.0

@@ -71,7 +71,7 @@ def test_threads_are_used_again(workers: Workers) -> None:
 
 
 def test_a_thread_that_cannot_start_means_no_capacity(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What there is goes on, and another one is tried a little later."""
+    """The existing workers continue, and another one is started later."""
     outcomes = Outcomes(workers)
     release = threading.Event()
     assert outcomes.start(lambda _: release.wait(20))
@@ -178,7 +178,7 @@ def test_a_response_that_arrived_during_a_pause_is_read(
     outcomes.start(work, 60.0)
 
     def resume() -> None:
-        paused[0] = 120.0  # the clock goes on while the process is stopped
+        paused[0] = 120.0  # the clock advances while the process is stopped
         workers.wake()
 
     if during_a_wait:

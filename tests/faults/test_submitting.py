@@ -1,4 +1,4 @@
-"""What can go wrong with a submission: it is never paid for twice, and never silently lost."""
+"""Faults of submissions: none is charged twice, and none is lost silently."""
 
 import gzip
 import json
@@ -18,12 +18,12 @@ HOW_TO_CHECK = r"`flux-cli history` and `flux-cli account`"
 
 
 def unknown(fault: str, magic: str, *says: str) -> Row:
-    """Return the row of a submission that was sent once, and of which nothing is known."""
+    """Return the row of a submission that was sent once and whose outcome is unknown."""
     return Row(fault, 9, says=(UNKNOWN, HOW_TO_CHECK, *says), magic=magic, command=command_for(fault))
 
 
 def answered(fault: str, reply: Reply, *says: str) -> Row:
-    """Return the row of a submission that gets a reply of which nothing can be concluded."""
+    """Return the row of a submission whose response is inconclusive."""
     return Row(
         fault,
         9,

@@ -1,4 +1,4 @@
-"""What can go wrong while a paid task is waited for: nothing passing ends it, and no way out forgets its id."""
+"""Faults while waiting: temporary ones do not end the wait, and no exit loses the ID."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ def overcome(fault: str, magic: str, *says: str) -> Row:
 
 
 def resumable(fault: str, code: int, magic: str, *says: str, command: str = BRIEF) -> Row:
-    """Return the row of a fault that ends the command while the task lives on."""
+    """Return the row of a fault that ends the command while the task is still running."""
     return Row(fault, code, says=(RESUME, *says), magic=magic, status=Status.PROCESSING, command=command)
 
 
