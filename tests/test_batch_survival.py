@@ -1,4 +1,4 @@
-"""Batches that are killed many times and spread over several processes: every row is generated and charged once."""
+"""Batches that are killed many times and spread over several processes: every row is charged once."""
 
 import json
 import random

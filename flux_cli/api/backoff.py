@@ -9,7 +9,7 @@ BACKOFF_BASE, BACKOFF_MAX = 0.5, 15.0
 def backoff(failures: int, chance: float | None = None) -> float:
     """Return the seconds to wait after so many failures in a row: exponential, with jitter.
 
-    `chance` (0 to 1) stands in for the dice. The result lies between half and all of the exponential step.
+    `chance` (0 to 1) replaces the random number. The result lies between half and all of the exponential step.
     """
     step = min(BACKOFF_MAX, BACKOFF_BASE * 2.0 ** min(failures - 1, 10))
     return step * (0.5 + 0.5 * (random.random() if chance is None else chance))  # noqa: S311 - no secret

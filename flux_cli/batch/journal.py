@@ -112,7 +112,7 @@ def sync_directory(directory: Path) -> None:
 
 @dataclass
 class Attempt:
-    """One submission of a row, with what is known of it."""
+    """One submission of a row and its outcome, if known."""
 
     state: RowState = RowState.UNKNOWN
     journal: str = ""

@@ -117,7 +117,7 @@ class ResultsFile:
 
 
 def digest(line: bytes) -> bytes:
-    """Return 8 bytes that stand for a line."""
+    """Return an 8-byte digest of a line."""
     return hashlib.blake2b(line, digest_size=8).digest()
 
 

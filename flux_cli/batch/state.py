@@ -44,7 +44,7 @@ class BatchState:
 def load(
     directory: Path, service: str, rows: Sequence[Row], name: str, history: HistoryReader | None
 ) -> BatchState:
-    """Return what is known of these rows. `name` is that of the batch in the history.
+    """Return the states of these rows. `name` is that of the batch in the history.
 
     Raises:
         LocalFileError: The directory cannot be read; or it is from version 0.1.0, and the history cannot be read.
@@ -137,7 +137,7 @@ def _needs_history(best: Attempt | None) -> bool:
 def _combined(
     row: Row, service: str, best: Attempt | None, record: Record | None
 ) -> tuple[Known | None, Mapping[str, object] | None]:
-    """Return what is known of a row, and its object for the results if it is over."""
+    """Return the state of a row, and its object for the results if it has ended."""
     if record is not None:
         from_history = _of_record(record)
         newer = best is None or (

@@ -162,7 +162,7 @@ def _row(record: "Record") -> tuple[str, ...]:
 
 
 def _details(record: "Record") -> list[tuple[str, str]]:
-    """Return what is known of one task, for people."""
+    """Return the details of one task, for people."""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
     known: dict[str, object] = {
         "task": record.task_id,

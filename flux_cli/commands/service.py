@@ -32,7 +32,7 @@ class Choice:
         url: The URL of its API; None for the embedded sandbox.
         key: The API key; empty if there is none and the command can do without.
         flags: What a later command needs to reach the same service, with a space before it, or nothing.
-        secrets: Webhook secrets that must not be printed: the service may repeat what it was once told.
+        secrets: Webhook secrets that must not be printed: the service may return them in responses.
         verbose: Whether requests and responses are printed.
     """
 

@@ -85,7 +85,7 @@ def warn_of_problems(history: "HistoryReader") -> None:
 
 
 def known(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str, Record | None]":
-    """Return the whole IDs that IDs or prefixes stand for, with the history's record of each if there is one.
+    """Return the complete IDs for IDs or prefixes, with the history's record of each if there is one.
 
     An ID that the history does not know stays as it is.
 

@@ -28,7 +28,7 @@ class Endings:
         self.saved_any = False
 
     def end(self, job: Job, bare: Result) -> None:
-        """End a job; what is known of it is added to the result."""
+        """End a job; its last known task is added to the result."""
         result = replace(
             bare,
             task=job.task,
@@ -71,7 +71,7 @@ class Endings:
         self.end(job, replace(result, exit_code=code, error=error, hint=hint, resumable=True))
 
     def time_out(self, source: Source) -> None:
-        """End every job because the deadline has passed, saying what is known of it."""
+        """End every job because the deadline has passed, with its last known status."""
         self._end_unsubmitted(TIMED_OUT, "timed out before it was sent")
         while source.next is not None:
             job = source.take()

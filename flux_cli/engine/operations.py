@@ -33,7 +33,7 @@ class UnsendableError(FluxError):
 
 
 class _StoppedError(Exception):
-    """Ends a download that nobody waits for any more."""
+    """Ends a download whose result is no longer needed."""
 
 
 class Operations:

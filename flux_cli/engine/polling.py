@@ -10,16 +10,16 @@ FIRST_SECONDS = 0.5
 """No task has been seen to end sooner, and the first answer tells whether percentages come."""
 
 NEAR_SECONDS = 0.2
-"""How often a task is asked for that should be done by now."""
+"""The interval between checks of a task that should be finished."""
 
 FAR_SECONDS = 3.0
 """The longest gap while a percentage rises: the bar has to move."""
 
 STALE_SHARE = 0.15
-"""A task whose percentage has not changed for a while is asked for less and less often: it may hang at 100 %."""
+"""A task whose percentage has not changed for a while is checked less and less often: it may hang at 100 %."""
 
 BLIND_SECOND = 1.33
-"""Without a percentage nothing is asked between the first look and this age: hardly a picture takes so little."""
+"""Without a percentage there is no check between the first one and this age: few pictures take less time."""
 
 BLIND_START, BLIND_SHARE, BLIND_SHORT, BLIND_TAIL, BLIND_MAX = 0.195, 0.1, 1.15, 0.05, 10.0
 """From there each gap is a start plus a share of the age, up to a short gap; a smaller share of a great age."""
@@ -37,7 +37,7 @@ class Pace:
     last_age: float = 0.0
     last_percentage: float | None = None
     changed_age: float = 0.0
-    """The age at which the percentage was first what it is."""
+    """The age at which the percentage last changed."""
 
     def saw(self, age: float, percentage: float | None) -> None:
         """Note an answer: the task still runs at this age with this percentage."""

@@ -30,7 +30,7 @@ class Throttle:
         window: The most unanswered submissions now, between 1 and the ceiling.
         quiet_until: Nothing is submitted before this time.
         failures: Times in a row that submissions failed in a way that tells of the service, not of a request.
-        failed_checks: Times in a row that the service could not say how tasks stand; those at one time count once.
+        failed_checks: Consecutive failed status checks; simultaneous ones count once.
     """
 
     ceiling: int
@@ -71,7 +71,7 @@ class Throttle:
         return pause
 
     def checked(self) -> None:
-        """Note that the service said how tasks stand."""
+        """Note that a status check succeeded."""
         self.failed_checks, self._failing_since = 0, None
 
     def accepted(self, running: int) -> None:

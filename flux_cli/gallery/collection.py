@@ -26,7 +26,7 @@ class Picture:
         request: The body that was sent; an image prompt is described there, not contained.
         created: When it was submitted (Unix time, seconds), if known.
         sandbox: Whether it is from the sandbox.
-        trusted: Whether the request is from the history of this machine. Other files can come from anybody.
+        trusted: Whether the request is from the history of this machine. Other files can come from anyone.
     """
 
     path: Path

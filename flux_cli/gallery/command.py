@@ -1,6 +1,6 @@
 """The command that makes a picture again, quoted for a shell.
 
-A sidecar can come from anybody. So the command uses only fields of the request, never another option such as
+A sidecar can come from anyone. So the command uses only fields of the request, never another option such as
 `--output`, and it names no URL of a service: the key goes where the user's own configuration says.
 """
 

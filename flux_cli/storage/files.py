@@ -177,7 +177,7 @@ def _created(directory: Path) -> BinaryIO:
 
 def _locked(file: BinaryIO) -> bool:
     """Lock a new temporary file; return False if another process was faster."""
-    if sys.platform == "win32":  # nobody can remove it while it is open
+    if sys.platform == "win32":  # it cannot be removed while it is open
         return True
     try:
         return lock(file, wait=False)

@@ -75,7 +75,7 @@ class ResultPrinter:
         except LocalFileError as error:
             self.failure = error.exit_code
             console.error(error.message)
-        except (KeyboardInterrupt, SignalReceived):  # the second one: nobody reads what is written
+        except (KeyboardInterrupt, SignalReceived):  # the second one: nothing reads the output
             self.failure = ExitCode.SIGPIPE
             console.discard_stdout()
             raise

@@ -224,7 +224,7 @@ class Bridge:
     def _ended(self, job: Job, result: Result) -> None:
         event = self._events.pop(job)
         interrupted = result.exit_code >= ExitCode.SIGHUP
-        if result.task is not None:  # the service confirms it, or nobody can
+        if result.task is not None:  # the service confirmed it, or cannot be asked
             self._forward(event, once=True)
         if result.error is None or not result.resumable:
             self._journal.remove(event)
