@@ -1,35 +1,35 @@
-"""When to ask next. Pure: whoever calls hands in the clock's readings and sleeps itself.
+"""When to check a task's status next. Pure: the caller passes the clock's readings and sleeps itself.
 
-Near the expected end a task is asked for often, else seldom. The constants were chosen with
+Checks are frequent near the expected end of a task and rare before it. The constants were chosen with
 `tests/benchmarks/lag.py`, which shows what each costs in requests and in lag.
 """
 
 from dataclasses import dataclass
 
 FIRST_SECONDS = 0.5
-"""No task has been seen to end sooner, and the first answer tells whether percentages come."""
+"""No task has been seen to end sooner, and the first response shows whether there are percentages."""
 
 NEAR_SECONDS = 0.2
-"""The interval between checks of a task that should be finished."""
+"""The interval for a task that should be finished by now."""
 
 FAR_SECONDS = 3.0
-"""The longest gap while a percentage rises: the bar has to move."""
+"""The longest interval while a percentage rises: the bar has to move."""
 
 STALE_SHARE = 0.15
-"""A task whose percentage has not changed for a while is checked less and less often: it may hang at 100 %."""
+"""A task whose percentage does not change is checked less and less often: it may hang at 100 %."""
 
 BLIND_SECOND = 1.33
-"""Without a percentage there is no check between the first one and this age: few pictures take less time."""
+"""Without a percentage there is no check between the first one and this age: hardly a picture takes less."""
 
 BLIND_START, BLIND_SHARE, BLIND_SHORT, BLIND_TAIL, BLIND_MAX = 0.195, 0.1, 1.15, 0.05, 10.0
-"""From there each gap is a start plus a share of the age, up to a short gap; a smaller share of a great age."""
+"""From there an interval is a start plus a share of the age, up to a short one; a smaller share of a great age."""
 
 
 @dataclass
 class Pace:
-    """What has been seen of one task, and from that, when to ask for it next.
+    """What is known of a task's progress, and from that, when to check it next.
 
-    Ages are seconds since the submission, or since the first check of a task that was submitted elsewhere.
+    Ages are in seconds since the submission, or since the first check of a task submitted elsewhere.
     """
 
     first_age: float | None = None
@@ -37,10 +37,10 @@ class Pace:
     last_age: float = 0.0
     last_percentage: float | None = None
     changed_age: float = 0.0
-    """The age at which the percentage last changed."""
+    """The age at which the percentage got its present value."""
 
     def saw(self, age: float, percentage: float | None) -> None:
-        """Note an answer: the task still runs at this age with this percentage."""
+        """Note a response: the task is still running at this age with this percentage."""
         if percentage is not None and self.first_age is None and percentage > 0:
             self.first_age, self.first_percentage = age, percentage
         if percentage != self.last_percentage:
@@ -48,20 +48,20 @@ class Pace:
         self.last_age, self.last_percentage = age, percentage
 
     def delay(self, *, known_start: bool = True) -> float:
-        """Return the seconds from the last answer until the next look.
+        """Return the seconds from the last response until the next check.
 
-        With `known_start` false the age says nothing of the task's own, only the rate between answers does.
+        With `known_start` false the task may be older than its age, so only the rate between responses counts.
         """
         remaining = self._remaining(known_start)
         if remaining is None:
             return _blind_gap(self.last_age)
-        # Half way to the expected end, since the estimate gets better on the way; the last step lands on it.
+        # Half of the way to the expected end, since the estimate gets better on the way; the last step ends there.
         gap = remaining if remaining < 3 * NEAR_SECONDS else remaining / 2 + NEAR_SECONDS
         stale = STALE_SHARE * (self.last_age - self.changed_age)
         return min(FAR_SECONDS, max(NEAR_SECONDS, gap, stale))
 
     def _remaining(self, known_start: bool) -> float | None:
-        """Estimate the seconds to 100 %, or None where the percentages tell nothing."""
+        """Return the estimated seconds to 100 %, or None if the percentages do not allow an estimate."""
         if self.last_percentage is None or self.first_age is None or self.last_percentage <= 0:
             return None
         gained, took = self.last_percentage - self.first_percentage, self.last_age - self.first_age
@@ -73,7 +73,7 @@ class Pace:
 
 
 def _blind_gap(age: float) -> float:
-    """Return the seconds until the next of a fixed row of ages, so that slow answers do not put all others off."""
+    """Return the seconds until the next of a fixed series of ages, so that slow responses delay no later check."""
     if BLIND_TAIL * age >= BLIND_MAX:
         return BLIND_MAX
     rung = BLIND_SECOND

@@ -1,9 +1,9 @@
-"""How much a service takes at a time, found out as it answers. Pure: the clock's readings are handed in.
+"""How much load the service takes, learned from its responses. Pure: the clock's readings are passed in.
 
-Two bounds. `window` is for submissions whose answer is still out: it starts small and grows with each acceptance,
-so that a service that fails from the start fails a few submissions and not sixty; a failure takes it back to one.
-`limit` is for all tasks in flight: a service that asks to slow down has as many as it wants, and from there the
-limit grows, slowly first.
+There are two limits. `window` is for submissions without a response: it starts small and grows with each
+acceptance, so that a service that fails from the start fails a few submissions and not sixty; a failure resets it
+to one. `limit` is for all tasks in flight: a 429 lowers it to what is running, and it grows from there, slowly at
+first.
 """
 
 from dataclasses import dataclass, field
@@ -11,26 +11,26 @@ from dataclasses import dataclass, field
 from flux_cli.api.backoff import backoff
 
 FIRST_WINDOW = 8
-"""Submissions that go out before the first answer is there."""
+"""Submissions that are sent before the first response arrives."""
 STEP = 0.05
-"""The n-th acceptance after a refusal raises the limit by n steps: a try for one more after 6, for 30 after 35."""
+"""The n-th acceptance after a 429 raises the limit by n steps: by one after 6 acceptances, by 30 after 35."""
 FAILING_SECONDS = 120.0
-"""How long looks that fail keep submissions back."""
+"""How long failing status checks hold submissions back."""
 CHECK_GRACE_SECONDS = 1.0
-"""How long the answer to the next look is waited for before something is submitted."""
+"""How long the response to the next status check is waited for before something is submitted."""
 
 
 @dataclass
 class Throttle:
-    """What the answers to submissions say of the pace that the service bears.
+    """The pace of one run's submissions.
 
     Attributes:
-        ceiling: The most tasks in flight that are wanted.
+        ceiling: The most tasks in flight that the user wants.
         limit: The most tasks in flight now, between 1 and the ceiling.
-        window: The most unanswered submissions now, between 1 and the ceiling.
+        window: The most submissions without a response now, between 1 and the ceiling.
         quiet_until: Nothing is submitted before this time.
-        failures: Times in a row that submissions failed in a way that tells of the service, not of a request.
-        failed_checks: Consecutive failed status checks; simultaneous ones count once.
+        failures: Submissions in a row that failed because of the service, not because of their request.
+        failed_checks: Status checks in a row that failed; those in flight at one time count once.
     """
 
     ceiling: int
@@ -50,14 +50,14 @@ class Throttle:
         self.window = min(self.ceiling, FIRST_WINDOW)
 
     def admits(self, in_flight: int, unanswered: int, now: float) -> bool:
-        """Say whether one more may be submitted beside so many tasks in flight, so many of them unanswered yet."""
+        """Return whether one more may be submitted; `unanswered` of those in flight have no response yet."""
         return now >= self.quiet_until and in_flight < int(self.limit) and unanswered < self.window
 
     def check_failed(self, now: float, sent: float, asked: float = 0.0) -> float:
         """Note that a status check failed; return the seconds until the next one.
 
-        A service in trouble gets no submissions, whose outcome could be lost with the answer. After two minutes
-        that is no longer taken for a sign, since it may lie with the tasks that were asked for.
+        A failing service gets no submissions: their outcome could be lost with the response. After two minutes a
+        failure no longer counts as a sign of that, since the cause may be the tasks in the request.
         """
         if sent > self._check_failed_at:
             self.failed_checks += 1
@@ -75,27 +75,27 @@ class Throttle:
         self.failed_checks, self._failing_since = 0, None
 
     def accepted(self, running: int) -> None:
-        """Note that a submission was accepted; `running` tasks the service bears, then, this one included."""
+        """Note that a submission was accepted; `running` counts the running tasks, this one included."""
         self.failures = self._delays = 0
         self._accepted += 1
         self.window = min(self.ceiling, self.window + 1)
         self.limit = min(self.ceiling, max(running, self.limit + STEP * self._accepted))
 
     def refused(self, now: float, sent: float, running: int, asked: float) -> float:
-        """Note that the service asked to slow down; return the seconds to wait.
+        """Note a 429; return the seconds to wait.
 
         Args:
             now: The time.
-            sent: When that submission went out. What was sent before the last slowing down says nothing new.
+            sent: When that submission was sent. One sent before the last slowdown says nothing new.
             running: How many tasks the service has accepted and not finished.
-            asked: How many seconds the service asks for.
+            asked: The seconds that the service asks for.
         """
         if sent > self._slowed_at:
             self.limit = max(1, min(self.limit, running))
         return self.unreachable(now, sent, asked)
 
     def unreachable(self, now: float, sent: float, asked: float = 0.0) -> float:
-        """Note that a submission could not be sent; return the seconds to wait. Arguments as above."""
+        """Note that a submission could not be sent; return the seconds to wait. Arguments as for `refused`."""
         if sent > self._slowed_at:
             self._delays += 1
             self._slow_down(now)
@@ -104,7 +104,7 @@ class Throttle:
         return wait
 
     def failed(self, now: float, sent: float) -> None:
-        """Note that a submission failed for good in a way that the next one may meet too; `sent` as above."""
+        """Note that a submission failed for a reason that may hold for the next one; `sent` is as in `refused`."""
         if sent > self._slowed_at:
             self.failures += 1
             self._slow_down(now)

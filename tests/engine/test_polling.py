@@ -1,4 +1,4 @@
-"""When to ask next: simulated tasks, with a clock of their own, stay within the promised lag and requests."""
+"""When to check next: simulated tasks with a clock of their own stay within the promised lag and requests."""
 
 import statistics
 from collections.abc import Callable
@@ -13,10 +13,10 @@ from flux_cli.engine.polling import BLIND_MAX, FAR_SECONDS, FIRST_SECONDS, Pace
 LENGTHS = (2.4, 5.7, 10.3, 20.6)
 ROUND_TRIP = 0.01
 SAVING_SECONDS = 0.03
-"""From the answer that a task is done to the whole file, as measured by `tests/benchmarks/lag.py`."""
+"""From the response that a task is finished to the whole file, as measured by `tests/benchmarks/lag.py`."""
 
 Percentage = Callable[[float], float | None]
-"""The response for a task after this fraction of its time."""
+"""The percentage that the service gives after this share of a task's time."""
 
 
 def run(seconds: float, percentage: Percentage, *, late: float = 0.0) -> tuple[float, int]:
@@ -90,10 +90,10 @@ def test_percentages_that_lie_cost_little(said: Percentage, seconds: float) -> N
 @given(
     st.lists(st.tuples(st.floats(0, 1e6), st.none() | st.floats(0, 100)), min_size=1, max_size=30), st.booleans()
 )
-def test_the_delay_is_always_sane(answers: list[tuple[float, float | None]], known_start: bool) -> None:
+def test_the_delay_is_always_sane(responses: list[tuple[float, float | None]], known_start: bool) -> None:
     """Never at once again, and never longer than the longest gap, whatever came before."""
     pace = Pace()
-    for age, percentage in answers:
+    for age, percentage in responses:
         pace.saw(age, percentage)
         assert 0.05 <= pace.delay(known_start=known_start) <= max(FAR_SECONDS, BLIND_MAX)
 

@@ -17,7 +17,7 @@ def accept(throttle: Throttle, times: int, running: int = 0) -> None:
         throttle.accepted(running)
 
 
-def test_a_few_submissions_go_out_before_the_first_answer_then_more_and_more() -> None:
+def test_few_submissions_before_the_first_response_then_more() -> None:
     """So a service that is broken from the start breaks a few rows, not sixty."""
     throttle = Throttle(ceiling=64)
     assert throttle.admits(in_flight=FIRST_WINDOW - 1, unanswered=FIRST_WINDOW - 1, now=0.0)
@@ -89,7 +89,9 @@ def test_while_the_service_cannot_say_how_tasks_stand_nothing_is_submitted() -> 
 
 @given(
     st.integers(1, 100),
-    st.lists(st.tuples(st.sampled_from("accepted refused unreachable failed looks".split()), st.integers(0, 100))),
+    st.lists(
+        st.tuples(st.sampled_from("accepted refused unreachable failed checks".split()), st.integers(0, 100))
+    ),
 )
 def test_whatever_happens_something_can_be_submitted_again(ceiling: int, story: list[tuple[str, int]]) -> None:
     """The bounds stay between one and what is wanted."""
