@@ -78,6 +78,11 @@ def worst(codes: Iterable[int]) -> ExitCode:
     return min((ExitCode(code) for code in codes), key=WORST_FIRST.index, default=ExitCode.OK)
 
 
+def os_reason(error: OSError) -> str:
+    """Return why the system rejected an operation, without the file's name: `no space left on device`."""
+    return (error.strerror or str(error)).lower()
+
+
 class FluxError(Exception):
     """An error to report: `message` is one line, `hint` says what to do, if anything."""
 

@@ -15,7 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 from flux_cli import __version__, completion
 from flux_cli.commands import SUMMARIES
 from flux_cli.engine import signals
-from flux_cli.errors import ExitCode, FluxError, SignalReceived
+from flux_cli.errors import ExitCode, FluxError, SignalReceived, os_reason
 from flux_cli.ui import console, help, usage_errors  # noqa: A004 - a module
 
 ParsingError: type[Exception] = typer.BadParameter.__base__ or typer.BadParameter
@@ -205,7 +205,7 @@ def _unexpected(error: Exception) -> ExitCode:
             console.discard_stdout()
             error.filename = "cannot write to stdout"
         where = f"{error.filename}: " if error.filename else ""
-        console.error(f"{where}{(error.strerror or str(error)).lower()}")
+        console.error(f"{where}{os_reason(error)}")
         return ExitCode.LOCAL_FILE
     if isinstance(error, MemoryError):
         console.error("out of memory")

@@ -8,7 +8,6 @@ The runs that worked on a row did so one after the other, see `claims`. Their jo
 run takes one above those of all earlier journals. So no clock decides what is newer.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -20,8 +19,9 @@ from pathlib import Path
 
 from flux_cli.api.task import Status
 from flux_cli.batch.plan import Known, RowState, state_of
-from flux_cli.errors import LocalFileError
+from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.storage.files import local_errors
+from flux_cli.storage.paths import sync_directory
 
 INTENT, ACCEPTED, UNSENT, FINISHED, CLOSED = "intent", "accepted", "unsent", "finished", "closed"
 """The events: about to be sent; task ID received; certainly not accepted; picture available; result known."""
@@ -98,16 +98,6 @@ def _write(file: int, content: bytes) -> None:
     while content:
         content = content[os.write(file, content) :]
     os.fsync(file)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable, if the system can do that."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @dataclass
@@ -260,7 +250,7 @@ def files(directory: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise LocalFileError(f"cannot read {directory}: {(error.strerror or str(error)).lower()}") from None
+        raise LocalFileError(f"cannot read {directory}: {os_reason(error)}") from None
     names = [name for name in names if _number(name) is not None]
     return [directory / name for name in sorted(names, key=lambda name: (_number(name) or 0, name))]
 
@@ -283,7 +273,7 @@ def read(directory: Path, rows: Collection[str] | None = None) -> Journals:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+            raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
         for line in content.split(b"\n"):
             match = ROW_PREFIX.match(line)
             if match and (wanted is None or match[1] in wanted) and (entry := _entry(line)):

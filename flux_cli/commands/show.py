@@ -11,7 +11,7 @@ import typer
 
 from flux_cli import completion
 from flux_cli.api.task import wait_command
-from flux_cli.errors import LocalFileError
+from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
@@ -137,6 +137,6 @@ def _check(path: Path) -> None:
         with path.open("rb") as file:
             kind = sniff(file.read(SNIFF_BYTES))
     except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
     if kind is None:
         raise LocalFileError(f"{path} is not a picture")

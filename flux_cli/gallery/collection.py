@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from flux_cli.errors import LocalFileError
+from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.formats import is_image_extension
 from flux_cli.storage.paths import RESULTS_NAME, STATE_NAME
@@ -91,7 +91,7 @@ def from_directory(directory: Path) -> Iterator[Picture]:
 
     def fail(error: OSError) -> None:
         if error.filename == top:
-            raise LocalFileError(f"cannot read {directory}: {(error.strerror or str(error)).lower()}")
+            raise LocalFileError(f"cannot read {directory}: {os_reason(error)}")
 
     top = os.path.realpath(directory)
     found: set[Path] = set()

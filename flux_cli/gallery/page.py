@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote
 
-from flux_cli.errors import LocalFileError
+from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.gallery.collection import Picture, Thumbnail
 from flux_cli.gallery.command import command, note
 from flux_cli.storage.files import place, sync, temporary
@@ -34,7 +34,7 @@ def check(path: Path, *, force: bool) -> None:
         with path.open("rb") as file:
             head = file.read(4096)
     except OSError as error:
-        raise LocalFileError(f"cannot replace {path}: {(error.strerror or str(error)).lower()}") from None
+        raise LocalFileError(f"cannot replace {path}: {os_reason(error)}") from None
     if MARK not in head:
         raise LocalFileError(
             f"{path} exists and is not a gallery", "choose another name with -o, or replace it with --force"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.errors import LocalFileError, UsageError, os_reason
 from flux_cli.pictures.formats import ImageType, is_image_extension
 from flux_cli.storage.files import local_errors, temporary
 from flux_cli.storage.paths import make_directory
@@ -112,9 +112,7 @@ def check(target: Target) -> None:
     except (FileExistsError, NotADirectoryError):
         raise LocalFileError(f"{directory} is not a directory") from None
     except OSError as error:
-        raise LocalFileError(
-            f"cannot create the directory {directory}: {(error.strerror or str(error)).lower()}"
-        ) from None
+        raise LocalFileError(f"cannot create the directory {directory}: {os_reason(error)}") from None
     with temporary(directory):  # os.access says little: root has permission to write to /proc, and cannot
         pass
     if target.explicit:

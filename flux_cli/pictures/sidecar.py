@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_cli.errors import LocalFileError
+from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.pictures.image_prompt import public_source
 from flux_cli.storage.files import place, sha256_of, sync, temporary
 
@@ -90,7 +90,7 @@ def read(path: Path) -> Sidecar:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
     try:
         value = json.loads(content) if len(content) <= MAX_BYTES else None
     except (ValueError, RecursionError):

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flux_cli.api.request import FIELDS, MODELS, JsonValue
-from flux_cli.errors import LocalFileError, NotAllowedError, closest, missing_packages, program
+from flux_cli.errors import LocalFileError, NotAllowedError, closest, missing_packages, os_reason, program
 from flux_cli.storage.locks import lock
-from flux_cli.storage.paths import config_directory, make_directory
+from flux_cli.storage.paths import config_directory, make_directory, sync_directory
 from flux_cli.storage.settings import (
     KEY_VARIABLE,
     SETTINGS,
@@ -192,7 +192,7 @@ def _run_editor(command: Sequence[str]) -> None:
     try:
         code = subprocess.run(command, check=False).returncode  # noqa: S603 - the user's own editor
     except OSError as error:
-        raise LocalFileError(f"cannot run {command[0]}: {(error.strerror or str(error)).lower()}") from None
+        raise LocalFileError(f"cannot run {command[0]}: {os_reason(error)}") from None
     if code != 0:
         raise LocalFileError(f"the editor {command[0]} failed with exit code {code}")
 
@@ -223,7 +223,7 @@ def _read(path: Path) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}", _ELSEWHERE) from None
+        raise LocalFileError(f"cannot read {path}: {os_reason(error)}", _ELSEWHERE) from None
 
 
 _NO_TABLES = '`models` must have one table per model, like [models."flux-pro"]'
@@ -367,12 +367,7 @@ def _write(path: Path, content: bytes) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
-        with contextlib.suppress(OSError):  # Windows cannot open a directory
-            directory = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+        sync_directory(path.parent)
 
 
 @contextlib.contextmanager
@@ -380,6 +375,4 @@ def _local_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LocalFileError(
-            f"cannot write {path}: {(error.strerror or str(error)).lower()}", _ELSEWHERE
-        ) from None
+        raise LocalFileError(f"cannot write {path}: {os_reason(error)}", _ELSEWHERE) from None

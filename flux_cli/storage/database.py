@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flux_cli.errors import LocalFileError, StoreBusyError
+from flux_cli.errors import LocalFileError, StoreBusyError, os_reason
 from flux_cli.storage.paths import make_directory
 
 APPLICATION_ID = 0x464C5558
@@ -150,7 +150,7 @@ def translated(path: Path) -> Iterator[None]:
             "move it away to start a new one; it is never replaced automatically",
         ) from error
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os_reason(error)
         raise LocalFileError(f"cannot use the history {path}: {reason}", _WRITABLE) from error
 
 

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from flux_cli.errors import LocalFileError
+from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.storage.filesystems import host_id, is_shared
 from flux_cli.storage.locks import lock
-from flux_cli.storage.paths import make_directory
+from flux_cli.storage.paths import make_directory, sync_directory
 
 PREFIX, SUFFIX = ".flux-cli-", ".part"
 _NAME = re.compile(rf"{re.escape(PREFIX)}((?P<host>.+)-\d+-)?[0-9a-f]{{16}}{re.escape(SUFFIX)}")
@@ -82,11 +82,13 @@ def place(file: BinaryIO, path: Path, *, force: bool, exact: bool) -> Path:
             file.close()
         if force:
             os.replace(file.name, path)
-            return _synced(path)
+            sync_directory(path.parent)
+            return path
         for number in range(10_000):
             candidate = path if number == 0 else path.with_name(f"{path.stem}-{number}{path.suffix}")
             if _linked(file.name, candidate):
-                return _synced(candidate)
+                sync_directory(path.parent)
+                return candidate
             if candidate.is_file() and not candidate.is_symlink() and _same(file.name, candidate):
                 return candidate
             if exact:
@@ -137,7 +139,7 @@ def sha256_of(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from error
 
 
 def remove_live() -> None:
@@ -153,7 +155,7 @@ def local_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise LocalFileError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+        raise LocalFileError(f"cannot write {path}: {os_reason(error)}") from error
 
 
 def _created(directory: Path) -> BinaryIO:
@@ -206,17 +208,6 @@ def _linked(temporary_name: str, path: Path) -> bool:
 
 def _same(one: str, other: Path) -> bool:
     return os.path.getsize(one) == os.path.getsize(other) and filecmp.cmp(one, other, shallow=False)
-
-
-def _synced(path: Path) -> Path:
-    """Make a new name survive a power cut, if the system can do that for a directory."""
-    with contextlib.suppress(OSError):
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    return path
 
 
 def _read_umask() -> int:

@@ -39,6 +39,16 @@ def make_directory(path: Path, mode: int = 0o775) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory survive a power cut, if the system can do that."""
+    with contextlib.suppress(OSError):  # Windows cannot open a directory
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def history_files(directory: Path) -> list[Path]:
     """Return the history files of all hosts in a directory; none if it cannot be read."""
     try:

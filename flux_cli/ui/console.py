@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any, Protocol, cast
 
 from flux_cli.api.redaction import Redactor
-from flux_cli.errors import LocalFileError
+from flux_cli.errors import LocalFileError, os_reason
 
 _UNSAFE = re.compile(
     # C0, DEL and C1; bidi marks, embeddings, overrides and isolates; line separators; lone surrogates.
@@ -164,7 +164,7 @@ def out_bytes(content: bytes) -> None:
         raise
     except OSError as error:
         discard_stdout()
-        raise LocalFileError(f"cannot write to stdout: {(error.strerror or str(error)).lower()}") from error
+        raise LocalFileError(f"cannot write to stdout: {os_reason(error)}") from error
 
 
 def out_json(value: Mapping[str, object], *, indent: int | None = None) -> None:

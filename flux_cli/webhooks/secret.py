@@ -4,7 +4,7 @@ import hmac
 import os
 from pathlib import Path
 
-from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.errors import LocalFileError, UsageError, os_reason
 
 SECRET_HEADER = "x-webhook-secret"  # noqa: S105 - the name of a header
 SECRET_VARIABLE = "FLUX_CLI_WEBHOOK_SECRET"  # noqa: S105 - the name of a variable
@@ -32,7 +32,7 @@ def read_secret_file(path: Path) -> str:
         with open(path, "rb") as file:
             line = file.readline(MAX_SECRET_BYTES + 2)
     except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+        raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
     try:
         return check_secret(line.removesuffix(b"\n").removesuffix(b"\r").decode())
     except UnicodeDecodeError:
