@@ -26,7 +26,7 @@ from flux_cli.errors import ExitCode, FluxError, UsageError
 from flux_cli.ui import console
 
 VARIABLE = "_FLUX_CLI_COMPLETE"
-"""The environment variable that turns a run of the program into an answer; its value is the shell."""
+"""The environment variable that makes the program print completions; its value is the shell."""
 SCRIPTS = {"bash": "flux-cli.bash", "zsh": "_flux-cli", "fish": "flux-cli.fish", "powershell": "flux-cli.ps1"}
 """The file of each shell's script."""
 _DESCRIPTION_WIDTH = 100

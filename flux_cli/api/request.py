@@ -264,7 +264,7 @@ def _violations(body: Mapping[str, object], name_of: NameOf) -> Iterator[str]:
 
 
 def similar_model(name: str) -> str | None:
-    """Return the model that was probably meant: same words in another order, a last part, or a close spelling."""
+    """Return the most similar model: the same words in another order, a last part, or a close spelling."""
     words = sorted(re.split("[-_ ]+", name.lower().removeprefix("black-forest-labs/")))
     for model in MODELS:
         if words in (sorted(model.split("-")), sorted(model.split("-")[1:])):

@@ -1,4 +1,4 @@
-"""One call to the service over requests: a whole response within a time, or one plain error.
+"""One call to the service over requests: a complete response within a time limit, or one plain error.
 
 What every call has in common is here: the key goes to one origin and into no message, redirects are not followed,
 time and size are limited, and for a request that failed it is known whether it can have reached the service.
@@ -52,7 +52,7 @@ class NotSentError(ServiceDownError):
 
 @dataclass(frozen=True)
 class Response:
-    """A whole response. Only `content` can hold a secret: show people `text`, and use `json`."""
+    """A complete response. Only `content` can hold a secret: show people `text`, and use `json`."""
 
     code: int
     headers: Mapping[str, str]
@@ -144,7 +144,7 @@ class Transport:
         seconds: float,
         dispatch: Dispatch | None = None,
     ) -> Response:
-        """Send one request and return the whole response, within `seconds`, whatever the peer does.
+        """Send one request and return the complete response, within `seconds`, whatever the peer does.
 
         In a thread that has an `Abort` its owner watches the time. Any other thread lets the call run in one of
         its own, since neither a DNS lookup nor a response that trickles in can be limited from inside. A
@@ -153,7 +153,7 @@ class Transport:
         Raises:
             UsageError: The body cannot be written as JSON in UTF-8; nothing was sent.
             NotSentError: The request was not sent; it is safe to try again.
-            ServiceDownError: It was sent, and no whole response came.
+            ServiceDownError: It was sent, and no complete response came.
             BadResponseError: The response is too large.
         """
         max_idle = math.inf if dispatch is None else MAX_IDLE_SECONDS

@@ -86,7 +86,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What is known of a task when its job ends: the JSON object of a task, and what to tell people.
+    """The state of a task when its job ends: the JSON object of a task, and messages for people.
 
     `content` is the picture itself if it goes to stdout. `resumable` says that the task was charged, its picture
     is not saved, and it can be waited for. `warning` is about the saved file.

@@ -73,7 +73,7 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal asked to end; safe in any thread."""
+        """Whether a signal requested the end; safe in any thread."""
         return self._interrupts.first is not None
 
     @property
@@ -87,7 +87,7 @@ class Run:
         Jobs are taken only as fast as there is room for them.
 
         Raises:
-            KeyboardInterrupt, SignalReceived: A signal asked to end; every job taken up has ended.
+            KeyboardInterrupt, SignalReceived: A signal requested the end; every job that was started has ended.
         """
         if self._plan.timeout is not None:
             self._deadline = self._clock() + self._plan.timeout

@@ -22,7 +22,7 @@ PREFIX, SUFFIX = ".flux-cli-", ".part"
 _NAME = re.compile(rf"{re.escape(PREFIX)}((?P<host>.+)-\d+-)?[0-9a-f]{{16}}{re.escape(SUFFIX)}")
 """Host, process ID and a random number; version 0.1.0 had only the number."""
 ABANDONED_SECONDS = 24 * 3600.0
-"""The age at which a temporary file is taken for abandoned if the file system has no locks that would tell."""
+"""The age at which a temporary file counts as abandoned if the file system has no usable locks."""
 
 _live: set[str] = set()
 """Temporary files of this process, so that an exit in a hurry can remove them."""

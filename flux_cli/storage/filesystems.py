@@ -20,9 +20,9 @@ _SHARED = re.compile(
 
 
 def is_shared(path: Path) -> bool:
-    """Return whether several hosts may have the file system of `path` mounted. False if that cannot be told.
+    """Return whether several hosts may have the file system of `path` mounted. False if unknown.
 
-    Reads the mount table of Linux; on other systems the answer is False.
+    Reads the mount table of Linux; on other systems the result is False.
     """
     kind = filesystem_type(path)
     return kind is not None and _SHARED.fullmatch(kind) is not None

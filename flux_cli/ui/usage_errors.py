@@ -1,4 +1,4 @@
-"""Usage errors: what is wrong with a command line, and what was probably meant.
+"""Usage errors: what is wrong with a command line, and a suggestion.
 
 Habits from other tools come before guesses by spelling. No guess suggests an option or a command that destroys
 something. Typer's errors are understood by their attributes, never by their sentences.

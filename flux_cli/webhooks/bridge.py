@@ -51,13 +51,13 @@ class Display(Protocol):
         """Show that an event arrived that was handled before."""
 
     def rejected(self, status: int, reason: str) -> None:
-        """Show that a request was answered with this status."""
+        """Show that a request got this status code."""
 
     def problem(self, message: str) -> None:
-        """Show that something failed that stops nothing."""
+        """Show a failure that does not stop the listener."""
 
     def stopping(self) -> None:
-        """Show that it ends when what has begun is finished."""
+        """Show that it ends after the tasks in progress."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Bridge:
         `ready` is called once signals end the run in an orderly way.
 
         Raises:
-            KeyboardInterrupt, SignalReceived: A signal asked to end.
+            KeyboardInterrupt, SignalReceived: A signal requested the end.
             BrokenPipeError: Nobody reads what the display writes.
         """
         self._run.workers.post(ready)
