@@ -88,7 +88,7 @@ class Interrupts:
             raise self._errors[-1]
 
     def _late(self, number: int, _frame: FrameType | None) -> None:
-        if time.monotonic() - self._first_at >= REPEAT_SECONDS:
+        if number == signal.SIGINT or time.monotonic() - self._first_at >= REPEAT_SECONDS:
             raise _exception(number)
 
 
