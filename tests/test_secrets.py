@@ -182,6 +182,23 @@ def test_proxies(keyed: Cli) -> None:
     assert "proxy-password" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "error", "hint"),
+    [
+        ("https_proxy", "socks5://127.0.0.1:1", "a SOCKS proxy needs PySocks", "install PySocks"),
+        ("REQUESTS_CA_BUNDLE", "/missing.pem", "no certificates at /missing.pem", "correct REQUESTS_CA_BUNDLE"),
+        ("SSL_CERT_FILE", "/missing.pem", "no certificates at /missing.pem", "or SSL_CERT_FILE"),
+    ],
+)
+def test_settings_that_no_retry_corrects(keyed: Cli, variable: str, value: str, error: str, hint: str) -> None:
+    """There is one attempt, and the hint names the remedy."""
+    done = at(keyed, "https://127.0.0.1:1")("imagine", "x", env={variable: value, "NO_PROXY": ""})
+    assert done.code == 5
+    assert f"error: cannot reach https://127.0.0.1:1: {error}" in done.stderr
+    assert hint in done.stderr
+    assert "retrying" not in done.stderr
+
+
 def test_embedded_sandbox_bypasses_proxies(cli: Cli) -> None:
     """No proxy can reach it. Other hosts in NO_PROXY stay excluded."""
     cli.env |= {"http_proxy": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "example.com"}
@@ -202,7 +219,7 @@ def context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
     return settings
 
 
-@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_custom_ca(keyed: Cli, authority: trustme.CA, tmp_path: Path, variable: str) -> None:
     """It is used for the API and for pictures; without it there is one connection, and nothing is sent."""
     bundle = tmp_path / "authority.pem"
@@ -214,6 +231,7 @@ def test_custom_ca(keyed: Cli, authority: trustme.CA, tmp_path: Path, variable: 
         done = keyed("imagine", "x")
         assert done.code == 5
         assert "its certificate is not trusted" in done.stderr
+        assert "hint: set REQUESTS_CA_BUNDLE" in done.stderr
         assert (api.submissions, api.connections - before) == (1, 1)
 
 

@@ -171,7 +171,8 @@ class Client:
         try:
             response = self._call("GET", "/account", None, seconds)
         except UnknownTaskError as error:
-            raise ServiceDownError(f"the service has no /account: {error.message}", "check --api-url") from None
+            what = error.message.removeprefix("the service does not know the task: ")
+            raise ServiceDownError(f"the service has no /account: {what}", "check --api-url") from None
         levels = [response, *nested(response)]
         names = ("email", "credits", "total_images", "plan")
         return Account(*(next((level[name] for level in levels if name in level), None) for name in names))

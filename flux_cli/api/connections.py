@@ -5,6 +5,7 @@ and whoever waits for it shuts its sockets down when its time is over.
 """
 
 import contextlib
+import os
 import queue
 import socket
 import threading
@@ -130,6 +131,8 @@ def send(
     settings: dict[str, Any] = session.__dict__.setdefault("flux_cli_settings", {})
     if origin not in settings:
         settings[origin] = session.merge_environment_settings(url, {}, True, None, None)
+        if settings[origin]["verify"] is True and (bundle := os.environ.get("SSL_CERT_FILE")):
+            settings[origin]["verify"] = bundle  # which OpenSSL and curl respect, and requests does not
     return session.send(prepared, timeout=timeout, allow_redirects=False, **settings[origin])
 
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flux_cli import __version__
 from flux_cli.api import lenient_json
 from flux_cli.api.connections import OverdueError, current_abort, send, session, within
 from flux_cli.api.redaction import MIN_KEY_CHARACTERS, Redactor
-from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError
+from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError, install_command
 
 if TYPE_CHECKING:
     import requests
@@ -211,11 +211,12 @@ class Transport:
         return Response(received.status_code, headers, bytes(content), self._redactor)
 
     def _translated(self, error: Exception, sent: bool) -> FluxError:
-        what, permanent = cause(error)
-        hint = "check the network, the proxy settings and --api-url"
+        found = cause(error)
+        what = self._redactor.text(found.text)
+        hint = found.hint or "check the network, the proxy settings and --api-url"
         if sent:
-            return ServiceDownError(f"no response from {self.api_url}: {self._redactor.text(what)}", hint)
-        return NotSentError(f"cannot reach {self.api_url}: {self._redactor.text(what)}", hint, permanent=permanent)
+            return ServiceDownError(f"no response from {self.api_url}: {what}", hint)
+        return NotSentError(f"cannot reach {self.api_url}: {what}", hint, permanent=found.permanent)
 
     @contextlib.contextmanager
     def _session(self, max_idle: float) -> Iterator["requests.Session"]:
@@ -288,8 +289,16 @@ def _read_capped(response: "requests.Response", content: bytearray) -> None:
             raise BadResponseError(f"the service's response is larger than {MAX_RESPONSE_BYTES // 2**20} MiB")
 
 
-def cause(error: BaseException) -> tuple[str, bool]:
-    """Find the innermost plain reason of requests' nested exceptions, and whether it is a matter of trust."""
+class Cause(NamedTuple):
+    """Why a request failed. `permanent`: a retry cannot help. `hint`: the remedy, if there is a certain one."""
+
+    text: str
+    permanent: bool = False
+    hint: str | None = None
+
+
+def cause(error: BaseException) -> Cause:
+    """Find the innermost plain reason of requests' nested exceptions."""
     import http.client
     import socket
     import ssl
@@ -309,21 +318,29 @@ def cause(error: BaseException) -> tuple[str, bool]:
         )
     for each in reversed(seen):
         if isinstance(each, ssl.SSLCertVerificationError):
-            return f"its certificate is not trusted ({each.verify_message})", True
+            hint = "set REQUESTS_CA_BUNDLE to the file with your certificate authority"
+            return Cause(f"its certificate is not trusted ({each.verify_message})", True, hint)
         if isinstance(each, socket.gaierror):
-            return "DNS lookup failed", False
+            return Cause("DNS lookup failed")
         if isinstance(each, TimeoutError):
-            return "no response in time", False
+            return Cause("no response in time")
         if isinstance(each, http.client.RemoteDisconnected):
-            return "the connection was closed without a response", False
+            return Cause("the connection was closed without a response")
         if isinstance(each, IncompleteRead | http.client.IncompleteRead):
-            return "the connection ended too early", False
+            return Cause("the connection ended too early")
         if isinstance(each, ssl.SSLError) and each.reason:
-            return f"TLS failed ({each.reason.replace('_', ' ').lower()})", False
+            return Cause(f"TLS failed ({each.reason.replace('_', ' ').lower()})")
         if isinstance(each, OSError) and each.strerror:
-            return each.strerror.lower(), False
+            return Cause(each.strerror.lower())
     words = str(seen[-1]) or type(seen[-1]).__name__
-    return words[:200], isinstance(error, ValueError) and not isinstance(error, OSError)
+    if words.startswith("Missing dependencies for SOCKS"):
+        return Cause("a SOCKS proxy needs PySocks", True, f"install it: {install_command('PySocks')}")
+    if words.startswith("Could not find a suitable TLS CA certificate bundle"):
+        path = words.rpartition("invalid path: ")[2]
+        return Cause(
+            f"no certificates at {path}", True, "correct REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE"
+        )
+    return Cause(words[:200], isinstance(error, ValueError) and not isinstance(error, OSError))
 
 
 def _elided(body: Mapping[str, object]) -> str:

@@ -93,6 +93,8 @@ def read(source: str, stdin: BinaryIO, format_name: str | None = None) -> RowFil
         raise UsageError(f"`--format` takes {', '.join(FORMATS)}, not `{format_name[:60]}`")
     name = "stdin" if source == "-" else source
     content, is_pipe = _content(source, stdin)
+    if len(content) > MAX_BYTES:
+        raise LocalFileError(f"{name} is larger than {MAX_BYTES >> 30} GiB", "split it into several files")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{name} is UTF-16", "save it as UTF-8")
     texts = _decoded(name, content.removeprefix(_BOM))
@@ -131,8 +133,6 @@ def _content(source: str, stdin: BinaryIO) -> tuple[bytes, bool]:
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise LocalFileError(f"cannot read {source}: {reason.lower()}") from None
-    if len(content) > MAX_BYTES:
-        raise LocalFileError(f"{source} is larger than {MAX_BYTES >> 30} GiB", "split it into several files")
     return content, is_pipe
 
 

@@ -187,8 +187,8 @@ def fetch_image(
     except ValueError as error:
         raise DownloadError(f"invalid URL: {error}", Retry.FINAL) from error
     except (requests.RequestException, HTTPError, OSError) as error:
-        reason, permanent = cause(error)
-        interruption = DownloadError(reason, Retry.FINAL if permanent else Retry.TRANSIENT)
+        found = cause(error)
+        interruption = DownloadError(found.text, Retry.FINAL if found.permanent else Retry.TRANSIENT)
         if not headers:
             raise interruption from error
     return _verified(partial, url, headers, interruption)

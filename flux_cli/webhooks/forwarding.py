@@ -98,5 +98,5 @@ def forward(event: WebhookEvent, url: str, secret: str | None) -> None:
                     return
                 reason = f"HTTP {response.status_code}"
         except (requests.RequestException, OSError, ValueError) as error:
-            reason = cause(error)[0]
+            reason = cause(error).text
     raise ServiceDownError(f"{event.task.task_id} could not be forwarded to {url}: {reason}")
