@@ -36,6 +36,20 @@ def test_a_late_response_is_not_the_next_one(code: int) -> None:
         assert api.submit(BODY, Dispatch()) == "task-0"
 
 
+def test_a_call_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit on processes it runs in the thread of the caller."""
+
+    def limited(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Server({"/account": reply({"credits": 5})}) as server, monkeypatch.context() as patch:
+        start = threading.Thread.start
+        patch.setattr(
+            threading.Thread, "start", lambda each: (start if each.name == "scripted server" else limited)(each)
+        )
+        assert client(server).account().credits == 5
+
+
 def test_connections_are_reused() -> None:
     """Status checks do not open a connection each."""
     with Server(

@@ -93,7 +93,10 @@ def within(seconds: float, work: Callable[[], _Result]) -> _Result:
         except BaseException as error:
             outcome.put((None, error))
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError:  # the limit on processes; only the timeouts of the socket apply then
+        return work()
     until = time.monotonic() + seconds
     try:
         result, error = outcome.get(timeout=max(0.0, seconds))

@@ -10,7 +10,7 @@ from flux_cli.engine.job import Job
 from flux_cli.engine.plan import Plan
 from flux_cli.engine.run import Run
 from flux_cli.engine.store import HistoryStore
-from flux_cli.errors import ExitCode, FluxError, UsageError
+from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, PictureOptions, ServiceOptions
 from flux_cli.pictures import naming
 from flux_cli.pictures.naming import Target
@@ -35,7 +35,7 @@ def target(output: OutputOptions, options: ServiceOptions, config: Config, count
 
     Raises:
         UsageError: `-o` is invalid, or in conflict with another flag.
-        LocalFileError: The file exists, or the directory cannot be written.
+        LocalFileError: The file exists, the directory cannot be written, or stdout is closed.
     """
     planned = naming.plan(output.output, config.output_dir, count, output.force)
     if planned.stdout and options.json:
@@ -44,6 +44,8 @@ def target(output: OutputOptions, options: ServiceOptions, config: Config, count
         raise UsageError(
             "`-o -` writes the picture's bytes to stdout, which is a terminal", "pipe it, or name a file"
         )
+    if planned.stdout and console.stdout_is_closed:
+        raise LocalFileError("stdout is closed, so the picture cannot be written to it", "give -o a file")
     naming.check(planned)
     return planned
 

@@ -38,7 +38,7 @@ def _credits(before: object, after: object) -> str:
 def list_open(counts: RowCounts, name: str, *, quiet: bool) -> None:
     """List the rows with unknown outcome, and print what a later run does not do by itself."""
     for row in counts.unknown_rows:
-        console.error(f"{name}:{row.line}: the outcome of row {row.key} is unknown; it may have been charged")
+        console.error(f"{name}:{row.line}: the outcome is unknown; it may have been charged")
     if counts.unknown:
         console.hint("see `flux-cli account`; use --retry-unknown to resubmit these rows (may charge twice)")
     if counts.failed:

@@ -174,16 +174,22 @@ def out_json(value: Mapping[str, object], *, indent: int | None = None) -> None:
     out_bytes((escaped + "\n").encode())
 
 
+stdout_is_closed = False
+"""Whether the caller closed stdout."""
+
+
 def fill_missing_streams() -> None:
     """Open the null device for each standard stream that the caller closed.
 
     Otherwise the next file that is opened gets its number, and what is written to the stream.
     """
+    global stdout_is_closed
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
+            stdout_is_closed = stdout_is_closed or number == 1
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - stays open
 
 

@@ -125,5 +125,7 @@ def _failures_as_warnings(what: str, warn: Warn) -> Iterator[None]:
         yield
     except FluxError as error:
         warn(f"{what}: {error.message}")
+    except OSError as error:
+        warn(f"{what}: {(error.strerror or str(error)).lower()}")
     except Exception as error:  # a library's: textual-image divides by zero on a terminal without a size
         warn(f"{what}: {type(error).__name__}: {error}")

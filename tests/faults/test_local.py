@@ -339,6 +339,13 @@ def test_closed_streams(flux: Cli, closed: str, code: int) -> None:
     assert is_whole(flux.cwd / name)
 
 
+def test_picture_to_a_closed_stdout(flux: Cli, server: Server) -> None:
+    """It is rejected before anything is submitted."""
+    done = run_in_shell(flux, "flux-cli imagine x -o - >&-")
+    assert (done.code, server.submissions) == (6, 0)
+    assert done.stderr.startswith("error: stdout is closed")
+
+
 def test_closed_stdin(flux: Cli, server: Server) -> None:
     """It counts as empty, and nothing is sent."""
     assert run_in_shell(flux, "flux-cli imagine <&-").code == 2
