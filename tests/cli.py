@@ -292,7 +292,7 @@ def _streams(content: bytes, out: IO[bytes], err: IO[bytes], terminals: Collecti
 
 
 def _feed(descriptor: int, content: bytes) -> None:
-    with contextlib.suppress(OSError), open(descriptor, "wb") as pipe:  # nobody need read it all
+    with contextlib.suppress(OSError), open(descriptor, "wb") as pipe:  # the command need not read everything
         pipe.write(content)
 
 

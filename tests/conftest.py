@@ -78,7 +78,7 @@ class Service:
 
     @property
     def submissions(self) -> int:
-        """How many submissions it received, whatever it answered."""
+        """How many submissions it received, whatever the response was."""
         return self.running.stats.submissions
 
 
@@ -97,7 +97,7 @@ def flux(cli: Cli, service: Service) -> Cli:
 
 
 def wait_until(condition: Any, seconds: float = 20.0) -> None:
-    """Wait for a condition to hold; fail where it does not within a generous time."""
+    """Wait for a condition; fail if it is not met within a generous time."""
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not happen"
@@ -115,7 +115,7 @@ def tool(name: str, *others: str) -> str:
 def port_to_come_back_to() -> int:
     """Return a port for a service that ends and starts again; it and the next one are free.
 
-    Not one that the system chose: it hands those to whatever connects or listens next, so that it may be gone.
+    Not one that the system chose, because it may give those to the next process that connects or listens.
     """
     while True:
         port = random.randrange(10_000, 32_000)  # noqa: S311 - a port is no secret

@@ -18,7 +18,7 @@ class Cost:
 
 
 def measure(command: Sequence[str | Path], env: Mapping[str, str], directory: Path) -> Cost:
-    """Run a command in a directory and return what it took; raise CalledProcessError where it fails."""
+    """Run a command in a directory and return its cost; raise CalledProcessError if it fails."""
     with (directory / "stderr").open("wb") as stderr:
         began = time.perf_counter()
         process = subprocess.Popen(

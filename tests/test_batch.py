@@ -89,13 +89,13 @@ def test_rows_from_stdin(flux: Cli) -> None:
     assert pictures(flux) == ["out/2-flux-dev-7.png", "out/sub/kite.png"]
     with Image.open(flux.cwd / "out/2-flux-dev-7.png") as image:
         assert image.size == (512, 256)
-    told = {each["row"]: each for each in done.objects}
-    assert {row: (each["line"], each["seed"]) for row, each in told.items()} == {"first": (1, 5), "2": (2, 7)}
+    by_row = {each["row"]: each for each in done.objects}
+    assert {row: (each["line"], each["seed"]) for row, each in by_row.items()} == {"first": (1, 5), "2": (2, 7)}
     assert {record["row"]: record["batch"] for record in flux.history()} == dict.fromkeys(
         ["first", "2"], str(flux.cwd / "out")
     )
     (kept,) = (each for each in results(flux) if each["row"] == "first")
-    shown = told["first"]
+    shown = by_row["first"]
     assert kept.items() >= {**shown, "path": str(flux.cwd / shown["path"])}.items()
 
 
@@ -115,7 +115,7 @@ def test_invalid_rows(flux: Cli, service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "expected"),
     [
         (["nowhere.txt"], 6, "cannot read nowhere.txt: no such file or directory"),
         (["empty.txt"], 2, "empty.txt has no rows"),
@@ -132,13 +132,15 @@ def test_invalid_rows(flux: Cli, service: Service) -> None:
         (["-", "--image-prompt", "-"], 2, "FILE and `--image-prompt` cannot both come from stdin"),
     ],
 )
-def test_invalid_command_lines(flux: Cli, service: Service, arguments: list[str], code: int, told: str) -> None:
+def test_invalid_command_lines(
+    flux: Cli, service: Service, arguments: list[str], code: int, expected: str
+) -> None:
     """One error, and nothing is sent."""
     write(flux, "a kite")
     write(flux, "", name="empty.txt")
     done = flux("batch", *arguments)
     assert (done.code, done.stdout) == (code, "")
-    assert told in done.stderr
+    assert expected in done.stderr
     assert done.stderr.count("error:") == 1
     assert service.submissions == 0
 
@@ -656,7 +658,7 @@ def test_moved_directory(flux: Cli, service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "told"),
+    ("rows", "more", "expected"),
     [
         (10, (), None),
         (11, (), "submitting 11 pictures for about 11 credits; the account has 1000"),
@@ -665,13 +667,13 @@ def test_moved_directory(flux: Cli, service: Service) -> None:
         (40, ("-q", "--max-tasks", "11"), None),
     ],
 )
-def test_cost_is_announced(flux: Cli, rows: int, more: tuple[str, ...], told: str | None) -> None:
+def test_cost_is_announced(flux: Cli, rows: int, more: tuple[str, ...], expected: str | None) -> None:
     """Before more than ten submissions, in one line."""
     write(flux, *(f"kite {number}" for number in range(rows)))
     done = flux("batch", "rows.txt", "-o", "out", *SMALL, *more)
     lines = [line for line in done.stderr.splitlines() if line.startswith("submitting")]
-    assert lines == ([told] if told else [])
-    assert done.stderr.startswith(told or "")
+    assert lines == ([expected] if expected else [])
+    assert done.stderr.startswith(expected or "")
 
 
 def test_only_new_rows_are_announced(flux: Cli) -> None:

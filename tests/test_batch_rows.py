@@ -89,7 +89,7 @@ HEADER = "prompt,width"
     ],
 )
 def test_format_by_extension(tmp_path: Path, name: str, content: str, expected: str) -> None:
-    """A text file with JSON objects is read as JSON Lines: nobody means them as prompts."""
+    """A text file with JSON objects is read as JSON Lines, because they are not meant as prompts."""
     (tmp_path / name).write_text(content)
     assert reader.read(str(tmp_path / name), io.BytesIO()).format == expected
 
@@ -381,10 +381,10 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("format_name", "content", "told"), BAD)
-def test_messages_about_rows(format_name: str, content: str | bytes, told: list[str]) -> None:
+@pytest.mark.parametrize(("format_name", "content", "expected"), BAD)
+def test_messages_about_rows(format_name: str, content: str | bytes, expected: list[str]) -> None:
     """Invalid tables, each with the complete error."""
-    assert messages(content, format_name) == told
+    assert messages(content, format_name) == expected
 
 
 def test_valid_rows() -> None:

@@ -93,7 +93,7 @@ def errors(*messages: str) -> dict[str, object]:
     ],
 )
 def test_an_id_is_used(response: Response) -> None:
-    """Whatever else is odd: the task exists, and sending it again would be charged again."""
+    """Despite anything else unusual: the task exists, and a second submission would be charged again."""
     assert submitted(response) == ID
 
 

@@ -292,7 +292,7 @@ def test_a_failed_task(flux: Cli) -> None:
 
 
 def test_a_saved_picture_stays_saved(flux: Cli) -> None:
-    """The service forgets a task that is saved: the history still says where the picture is."""
+    """The service forgets a saved task: the history still has the path of the picture."""
     task_id = submit(flux, "a kite [[fetch-http 404 1000]]")
     with closing(sqlite3.connect(flux.history_file)) as history:
         history.execute("UPDATE submissions SET path = '/kept.png', status = 'finished'")

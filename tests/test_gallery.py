@@ -262,7 +262,7 @@ def history_picture(**request: Any) -> Picture:
 
 
 def foreign_picture(**request: Any) -> Picture:
-    """Return a picture with a sidecar that anybody can have written."""
+    """Return a picture with a sidecar that anyone can have written."""
     return Picture(Path("/x.png"), {"model": "flux-pro", "seed": 1, **request}, "task-1", None)
 
 

@@ -144,8 +144,8 @@ def test_json_objects(flux: Cli, listen: Listen) -> None:
 def test_introduction(flux: Cli, listen: Listen) -> None:
     """The URL for `--webhook-url`, and that the service needs a tunnel or a proxy to reach it."""
     listening = listen()
-    told = listening.err.read_text()
-    assert f"--webhook-url {listening.url}" in told
+    printed = listening.err.read_text()
+    assert f"--webhook-url {listening.url}" in printed
     wait_until(lambda: "tunnel" in listening.err.read_text() and "proxy" in listening.err.read_text())
     assert SECRET not in listening.err.read_text()
     assert flux.files() == []
@@ -780,7 +780,7 @@ def test_idle_connections(received: Received) -> None:
                 connection.sendall(b"POST /webhook HTTP/1.1\r\n")
         received.assert_good_webhook_works()
         for connection in idle[: 1000 - MAX_CONNECTIONS]:
-            read_all(connection)  # raises TimeoutError where it is still open
+            read_all(connection)  # raises TimeoutError if it is still open
     received.assert_good_webhook_works()
 
 

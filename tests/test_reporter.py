@@ -118,7 +118,7 @@ def test_lines_of_a_task_without_a_terminal(capfd: Capture) -> None:
 
 
 def test_quiet_prints_errors_and_how_to_resume_only(capfd: Capture) -> None:
-    """No progress, no warnings, no hint about tasks that nobody wanted to wait for."""
+    """No progress, no warnings, and no hint about tasks of `--no-wait`."""
     one, two, three = some = jobs(3)
     report(
         some,

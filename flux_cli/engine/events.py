@@ -1,4 +1,4 @@
-"""What happens to the jobs of a run, for whoever draws, prints or counts it.
+"""The events of a run, for code that draws, prints or counts them.
 
 The run calls one handler with each event, in order, from the thread that runs the loop. An event is emitted only
 after what it reports has been committed. A handler that raises ends nothing.

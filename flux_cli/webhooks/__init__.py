@@ -1,1 +1,1 @@
-"""The receiving side of webhooks: what an event is, the server that takes it, and what becomes of it."""
+"""The receiving side of webhooks: what an event is, the server that receives it, and how it is handled."""

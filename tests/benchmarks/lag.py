@@ -113,11 +113,11 @@ def measured(run: Run, path: Path, env: dict[str, str]) -> tuple[float, int]:
     else:
         command = [sys.executable, "-c", SDK, env["FLUX_CLI_API_URL"], prompt, str(path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
+    printed = json.loads(done.stdout)
     with closing(sqlite3.connect(Path(env["XDG_STATE_HOME"]) / "flux-cli/sandbox/tasks.sqlite3")) as store:
         find = "SELECT submitted + seconds FROM tasks WHERE task_id = ?"
-        (ended,) = store.execute(find, (told["task_id"],)).fetchone()
-    requests = told.get("requests") or sum(line.startswith("> ") for line in done.stderr.splitlines())
+        (ended,) = store.execute(find, (printed["task_id"],)).fetchone()
+    requests = printed.get("requests") or sum(line.startswith("> ") for line in done.stderr.splitlines())
     return path.stat().st_ctime - ended, requests
 
 

@@ -91,7 +91,7 @@ def test_percentages_that_lie_cost_little(said: Percentage, seconds: float) -> N
     st.lists(st.tuples(st.floats(0, 1e6), st.none() | st.floats(0, 100)), min_size=1, max_size=30), st.booleans()
 )
 def test_the_delay_is_always_sane(responses: list[tuple[float, float | None]], known_start: bool) -> None:
-    """Never at once again, and never longer than the longest gap, whatever came before."""
+    """Never immediately, and never later than the longest interval."""
     pace = Pace()
     for age, percentage in responses:
         pace.saw(age, percentage)

@@ -150,7 +150,7 @@ def injected(fault: Fault, at: int | None, *, lasting: bool = False) -> Iterator
 
 @dataclass
 class Outcome:
-    """What a command came to, and the IDs of charged tasks that nobody can find any more."""
+    """The outcome of a command, and the IDs of charged tasks that cannot be found any more."""
 
     done: Done
     calls: int

@@ -1,4 +1,4 @@
-"""File systems that fill up or cannot be written, where the tests run as root and may mount."""
+"""File systems that fill up or cannot be written; they need root and the right to mount."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What a row of the tables of faults says, how it is run, and what has to hold whatever went wrong."""
+"""The rows of the tables of faults, how they are run, and what must be true after every fault."""
 
 import contextlib
 import re
@@ -31,9 +31,9 @@ class Row:
         submissions: How many submissions the server saw.
         pictures: How many pictures are left; nothing else may be.
         says: Patterns that stderr matches.
-        status: What the history says; None where it has no record.
+        status: What the history says; None if it has no record.
         magic: What a prompt says that makes the sandbox do it.
-        server: Makes the server that does it, where the sandbox cannot.
+        server: Makes a server with the fault, if the sandbox cannot have it.
         command: The command; the prompt is added.
         url: The API's URL, from the server's `{url}` and `{port}`.
         prepare: Makes the fault in the command's home.
@@ -103,7 +103,7 @@ def with_key(server: Server) -> list[str]:
 
 
 def records(cli: Cli) -> list[Record]:
-    """Return what the history holds, where it can be read."""
+    """Return the records of the history, if it can be read."""
     if not cli.history_file.is_file():
         return []
     history = History(cli.history_file)
@@ -132,7 +132,7 @@ def complaints(row: Row, outcome: Outcome) -> Iterator[str]:
 
 
 def _always(outcome: Outcome) -> Iterator[str]:
-    """Yield what must not be, whatever the fault."""
+    """Yield violations of what must be true after every fault."""
     done = outcome.done
     for path in outcome.files:
         if not is_whole(path):
@@ -144,7 +144,7 @@ def _always(outcome: Outcome) -> Iterator[str]:
     if re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", done.stderr):
         yield "control characters on stderr"
     if outcome.leaks:
-        yield "the key went where it must not"
+        yield "the key was sent to another server"
     for where, text in {"stdout": done.stdout, "stderr": done.stderr}.items():
         if KEY in text:
             yield f"the key is on {where}"

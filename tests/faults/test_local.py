@@ -79,9 +79,9 @@ NAMES = [
     not_sent(
         "the template's directory is a file", "-o taken.png/{slug}.{ext}", "not a directory", prepare=with_file
     ),
-    not_sent("nobody can write the directory", "-o /proc/x.png", "/proc"),
-    not_sent("nobody can make the directory", "-o /proc/x/", "/proc/x"),
-    not_sent("nobody can make the template's directory", "-o /proc/x/{seed}.{ext}", "/proc/x"),
+    not_sent("the directory cannot be written", "-o /proc/x.png", "/proc"),
+    not_sent("the directory cannot be created", "-o /proc/x/", "/proc/x"),
+    not_sent("the directory of the template cannot be created", "-o /proc/x/{seed}.{ext}", "/proc/x"),
     not_sent("a name of 300 characters", f"-o {'x' * 300}.png", "name too long"),
     not_sent("a directory of 300 characters", f"-o {'x' * 300}/", "name too long"),
     not_sent("a blank name", "-o ' '", code=2),

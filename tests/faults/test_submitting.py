@@ -34,7 +34,7 @@ def answered(fault: str, reply: Reply, *says: str) -> Row:
 
 
 def accepted(fault: str, reply: Reply) -> Row:
-    """Return the row of a submission whose ID arrives in an odd response."""
+    """Return the row of a submission whose ID arrives in an unusual response."""
     return Row(fault, 0, 1, 1, server=lambda: Server({"/flux-imagine": reply}), status=Status.FINISHED)
 
 
@@ -231,7 +231,7 @@ ON_THE_WIRE = [
 
 
 def never_sent(fault: str, *says: str, url: str = "{url}", **options: object) -> Row:
-    """Return the row of a submission that certainly reached nobody."""
+    """Return the row of a submission that was certainly not received."""
     return Row(
         fault,
         5,

@@ -71,7 +71,7 @@ OVERCOME = [
     overcome("no percentage", "[[no-percentage]]"),
     overcome("a result without status", "[[no-status]]"),
     overcome("a result that is `completed`", "[[completed]]"),
-    overcome("a status that nobody knows", "[[status simmering]]"),
+    overcome("an unknown status", "[[status simmering]]"),
 ]
 
 RESUMABLE = [
@@ -205,7 +205,7 @@ GATEWAY = [
         status=Status.FAILED,
     ),
     on_the_wire(
-        "a status word that nobody knows, for ever",
+        "an unknown status word, for ever",
         result(task_id="task-0", status="On hold", message="verify your account"),
         7,
         RESUME,
