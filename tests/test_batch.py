@@ -33,9 +33,10 @@ def write(flux: Cli, *prompts: str, name: str = "rows.txt") -> str:
 
 
 def results(flux: Cli, directory: str = "out") -> list[dict[str, Any]]:
-    """Return the objects in the results.jsonl of a batch."""
+    """Return the objects in the results.jsonl of a batch, without a last line that is being written."""
     path = flux.cwd / directory / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def pictures(flux: Cli) -> list[str]:
