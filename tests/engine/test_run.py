@@ -405,3 +405,13 @@ def test_an_unexpected_error_keeps_every_id() -> None:
     accepted = {change.task_id for change in outcome.store.changes if isinstance(change, Accepted)}
     assert len(accepted) == len(client.sent)
     assert {result.task_id for result in outcome.results} >= accepted
+
+
+def test_an_image_prompt_that_is_gone_ends_its_job_alone() -> None:
+    """Nothing is sent for it; the next one is."""
+    broken, fine = new_jobs(2)
+    broken.image_prompt = "/nowhere/missing.png"
+    outcome = drive([broken, fine])
+    assert outcome.code == ExitCode.LOCAL_FILE
+    assert [outcome.store.state(job) for job in (broken, fine)] == [Status.UNSENT, "saved"]
+    assert len(outcome.client.sent) == 1
