@@ -2,15 +2,18 @@
 
 import os
 import signal
-from types import FrameType
-from typing import NoReturn
+
+TYPE_CHECKING = False  # importing typing takes as long as all of this
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
 
 
-def _exit_interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
+def _exit_interrupted(_number: int, _frame: "FrameType | None") -> "NoReturn":
     os._exit(130)
 
 
-def run() -> NoReturn:
+def run() -> "NoReturn":
     """Run the program. A Ctrl-C during its imports, which take 50 ms, ends it without a traceback."""
     if (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -157,6 +157,7 @@ def test_unknown_pixels(cli: Cli, flag_png: Path, stdin: bytes | None) -> None:
     """The terminal does not answer either, so a common cell size is used."""
     done = Terminal(sixel=True, pixels=False).run(cli, "show", flag_png, stdin=stdin)
     assert done.code == 0, done.stdout
+    assert "Traceback" not in done.stdout
     assert re.search(r"\x1bP[\d;]*q", done.stdout)
 
 

@@ -47,7 +47,12 @@ def show(path: Path) -> None:
 
 
 def _draw(picture: "Image") -> None:
+    import logging
+
     from rich.console import Console
+
+    # A terminal that does not answer its questions is not worth a traceback, which logging would print.
+    logging.getLogger("textual_image").setLevel(logging.CRITICAL)
     from textual_image import renderable  # asks the terminal what it can: 100 ms and more
 
     if renderable.Image is renderable.HalfcellImage and os.environ.get("NO_COLOR"):
