@@ -184,9 +184,11 @@ def test_failed_rows(flux: Cli, service: Service) -> None:
         r"^error: rows.txt:2: task [0-9a-f]{8} failed: the prompt asked for this failure$", done.stderr, re.M
     )
     assert "1 of 2 rows finished, 1 failed" in done.stderr
-    again = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    again = flux("batch", "rows.txt", "-o", "out", *SMALL, "-q")
     assert (again.code, service.submissions) == (4, 2)
-    assert "--retry-failed" in again.stderr
+    assert again.stderr == (
+        "error: 1 row failed in an earlier run\nhint: use --retry-failed to resubmit the failed rows\n"
+    )
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--retry-failed").code == 4
     assert service.submissions == 3
     assert sorted((each["line"], each["status"]) for each in results(flux)) == [(1, "finished"), (2, "failed")]

@@ -253,6 +253,7 @@ def run(
     if not options.quiet:
         before = running.credits_left(service)
         running.announce_cost(plan.submissions, service, lambda _: before)
+    failed_before = counts.failed
     try:
         with batch_reporting(
             counts,
@@ -274,7 +275,7 @@ def run(
     finally:
         if not options.quiet:
             batch_summary.print_counts(counts, time.monotonic() - started, before, after)
-        batch_summary.list_open(counts, batch.file_name, quiet=options.quiet)
+        batch_summary.list_open(counts, batch.file_name, failed_before, quiet=options.quiet)
     failed = batch.store.results_error
     codes = [reporter.exit_code(code), counts.exit_code, failed.exit_code if failed else ExitCode.OK]
     return worst(codes)

@@ -35,12 +35,21 @@ def _credits(before: object, after: object) -> str:
     return f", credits: {first} before, {last} after"
 
 
-def list_open(counts: RowCounts, name: str, *, quiet: bool) -> None:
-    """List the rows with unknown outcome, and print what a later run does not do by itself."""
+def list_open(counts: RowCounts, name: str, failed_before: int, *, quiet: bool) -> None:
+    """List the rows that are open, and print what a later run does not do by itself.
+
+    `failed_before` is the number of rows that failed in earlier runs. Failures in this run are printed already.
+    """
     for row in counts.unknown_rows:
         console.error(f"{name}:{row.line}: the outcome is unknown; it may have been charged")
     if counts.unknown:
         console.hint("see `flux-cli account`; use --retry-unknown to resubmit these rows (may charge twice)")
+    if failed_before:
+        console.error(
+            "1 row failed in an earlier run"
+            if failed_before == 1
+            else f"{failed_before} rows failed in earlier runs"
+        )
     if counts.failed:
         console.hint("use --retry-failed to resubmit the failed rows")
     if not quiet and counts.changed:
