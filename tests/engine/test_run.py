@@ -28,7 +28,7 @@ from flux_cli.errors import (
 from flux_cli.pictures.download import DownloadError, Retry
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saved, Transfer
-from tests.engine.kit import MemoryStore, ScriptedClient, drive, finished, known_jobs, new_jobs, running
+from tests.engine.kit import MemoryStore, ScriptedClient, Step, drive, finished, known_jobs, new_jobs, running
 
 
 def test_one_job_from_request_to_file() -> None:
@@ -415,3 +415,32 @@ def test_an_image_prompt_that_is_gone_ends_its_job_alone() -> None:
     assert outcome.code == ExitCode.LOCAL_FILE
     assert [outcome.store.state(job) for job in (broken, fine)] == [Status.UNSENT, "saved"]
     assert len(outcome.client.sent) == 1
+
+
+def test_a_failed_check_is_reported_and_forgotten_after_a_success() -> None:
+    """At the deadline the task is still running; only a failure that lasts is the service's."""
+    down = ServiceDownError("502")
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [down, down, running(5)]}), Plan(timeout=60))
+    assert outcome.names().count("Retrying") == 2
+    assert outcome.code == ExitCode.GAVE_UP_WAITING
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [running(5), down]}), Plan(timeout=60))
+    assert outcome.code == ExitCode.SERVICE_DOWN
+    assert "502" in str(outcome.results[0].error)
+
+
+def test_a_task_that_disappears_later_has_failed() -> None:
+    """Only soon after its submission a task may be unknown for a moment."""
+    unknown = UnknownTaskError("no such task")
+    unknown.for_task = True  # type: ignore[attr-defined]
+    script: list[Step] = [*[running()] * 5, unknown, finished()]
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": script}, seconds=1.0))
+    assert (outcome.code, outcome.results[0].status) == (ExitCode.TASK_FAILED, Status.FAILED)
+
+
+def test_a_finished_task_is_committed_once() -> None:
+    """Status checks between two attempts to download change nothing."""
+    saves: list[Exception | Saved] = [*[DownloadError("HTTP 503")] * 9, Saved(Path("x.png"))]
+    outcome = drive(new_jobs(), saves=saves)
+    assert outcome.code == ExitCode.OK
+    assert len(outcome.client.checks) > 2
+    assert [type(change).__name__ for change in outcome.store.changes].count("Finished") == 1
