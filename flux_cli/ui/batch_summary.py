@@ -32,7 +32,7 @@ def _credits(before: object, after: object) -> str:
     if before is None and after is None:
         return ""
     first, last = ("?" if value is None else console.shortened(str(value), 20) for value in (before, after))
-    return f", credits: {first} before, {last} after"
+    return f", credits: {last}" if first == last else f", credits: {first} before, {last} after"
 
 
 def list_open(counts: RowCounts, name: str, failed_before: int, *, quiet: bool) -> None:
