@@ -62,6 +62,10 @@ class Workers:
     def __init__(self) -> None:
         self._todo: queue.SimpleQueue[Operation] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._arrived = threading.Lock()
+        """Released when a report arrives. `SimpleQueue.get` of Python 3.11 never returns if its timeout passes
+        while a signal handler runs: after Ctrl-Z and fg."""
+        self._arrived.acquire()
         self._running: set[Operation] = set()
         self._idle = 0
         self._failed_at = float("-inf")
@@ -116,6 +120,8 @@ class Workers:
     def post(self, report: Callable[[], None]) -> None:
         """Have `report` called by the thread that waits; safe in any thread and in a signal handler."""
         self._reports.put(report)
+        with contextlib.suppress(RuntimeError):  # another report has released it
+            self._arrived.release()
 
     def wake(self) -> None:
         """Let `wait` return."""
@@ -127,15 +133,10 @@ class Workers:
         self._allow_for_pause(now - self._waited_at)
         ends_at = min((operation.ends_at for operation in self._running), default=float("inf"))
         timeout = min(seconds, max(0.0, ends_at - now), MAX_WAIT_SECONDS)
-        report: Callable[[], None] | None = None
-        with contextlib.suppress(queue.Empty):
-            report = self._reports.get(timeout=timeout) if timeout > 0 else self._reports.get_nowait()
+        self._arrived.acquire(timeout=timeout)
         self._allow_for_pause(time.monotonic() - now - timeout)
-        while report is not None:
-            report()
-            report = None
-            with contextlib.suppress(queue.Empty):
-                report = self._reports.get_nowait()
+        while self.reports_waiting:
+            self._reports.get_nowait()()
         self._end_overdue()
         self._waited_at = time.monotonic()
 
@@ -172,7 +173,7 @@ class Workers:
                 self._running.discard(operation)
                 handle(value)
 
-        self._reports.put(report)
+        self.post(report)
 
     def _allow_for_pause(self, late: float) -> None:
         if late > PAUSE_SECONDS:

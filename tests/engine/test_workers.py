@@ -1,5 +1,6 @@
 """The workers: threads that may not start, operations that take too long, and time that jumps."""
 
+import signal
 import socket
 import threading
 import time
@@ -197,3 +198,23 @@ def test_a_wait_is_short_and_a_wake_ends_it(workers: Workers) -> None:
     assert module.MAX_WAIT_SECONDS <= 0.5
     workers.wake()
     workers.wait(60)
+
+
+def test_a_wait_ends_although_a_signal_handler_outlasts_it(workers: Workers) -> None:
+    """The handler of Ctrl-Z returns only after `fg`, long after the wait should have ended."""
+    rescued = threading.Event()
+
+    def rescue() -> None:
+        rescued.set()
+        workers.wake()
+
+    timer = threading.Timer(20, rescue)
+    previous = signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.2))
+    try:
+        timer.start()
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        workers.wait(0.1)
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGALRM, previous)
+    assert not rescued.is_set()
