@@ -388,7 +388,7 @@ def test_messages_about_rows(format_name: str, content: str | bytes, expected: l
 
 
 def test_valid_rows() -> None:
-    """The same file may be meant twice where no file name is."""
+    """Two rows may have the same value if it is not a file name."""
     content = '{"prompt": "a"}\n{"prompt": "a", "output": "sub/"}\n{"prompt": "a", "output": "{n}.png"}'
     assert messages(content, "jsonl") == []
 

@@ -134,7 +134,7 @@ def test_search_filter_and_sort(browsing: Browsing, page_file: Path) -> None:
 
 
 def test_the_large_view_by_keyboard(browsing: Browsing, page_file: Path) -> None:
-    """Enter opens it, the arrows turn, Home and End jump, Escape closes and the focus is where one was."""
+    """Enter opens it, the arrows turn, Home and End jump, Escape closes it and restores the focus."""
     page = browsing.open(page_file)
     page.keyboard.press("/")
     expect(page.get_by_label("Search")).to_be_focused()

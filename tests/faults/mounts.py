@@ -11,7 +11,7 @@ import pytest
 
 @contextlib.contextmanager
 def tmpfs(path: Path, size: str = "1m") -> Iterator[Path]:
-    """Mount an empty file system of so many bytes at a directory. Skips the test where that is not allowed."""
+    """Mount an empty file system of this many bytes at a directory. Skips the test if that is not allowed."""
     path.mkdir(parents=True, exist_ok=True)
     mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path))
     try:
