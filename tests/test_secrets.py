@@ -265,5 +265,7 @@ def test_a_webhook_secret_in_a_response_is_never_printed(cli: Cli, name: str) ->
     echo = {"request": [{name: "hush", "webhook_url": "https://example.com"}]}
     with Server({"/fetch": lambda r: reply({**finished(r.json()["task_id"], r.origin), **echo})}) as server:
         cli.env["APIFRAME_API_KEY"] = KEY
-        (task,) = at(cli, server.url)("fetch", "task-0", "--json").objects
+        done = at(cli, server.url)("fetch", "task-0", "--json", "-v")
+    (task,) = done.objects
+    assert "hush" not in done.stderr
     assert task["raw"]["request"] == [{name: "[redacted]", "webhook_url": "https://example.com"}]

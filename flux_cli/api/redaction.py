@@ -9,6 +9,8 @@ in an ID or a URL as well."""
 
 REDACTED = "[redacted]"
 
+_SECRET_FIELD = re.compile(r'("(?:x[-_]?)?webhook[-_]?secret"\s*:\s*)"(?:[^"\\]|\\.)*"', re.IGNORECASE)
+
 
 class Redactor:
     """Replaces the secrets that were added to it by `[redacted]`."""
@@ -53,6 +55,11 @@ def without_webhook_secrets(value: object) -> object:
             for name, each in value.items()
         }
     return [without_webhook_secrets(each) for each in value] if isinstance(value, list) else value
+
+
+def without_secret_fields(text: str) -> str:
+    """Do what `without_webhook_secrets` does for JSON in a text, which may be incomplete."""
+    return _SECRET_FIELD.sub(rf'\1"{REDACTED}"', text)
 
 
 def _is_webhook_secret(name: object) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flux_cli import __version__
 from flux_cli.api import lenient_json
 from flux_cli.api.connections import OverdueError, current_abort, send, session, within
-from flux_cli.api.redaction import MIN_KEY_CHARACTERS, Redactor
+from flux_cli.api.redaction import MIN_KEY_CHARACTERS, Redactor, without_secret_fields
 from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError, install_command
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Response:
         """Return the beginning of the body, without the secrets and without base64."""
         text = lenient_json.decode(self.content, self.headers.get("Content-Type", ""))
         elided = _BASE64.sub(lambda found: f"[{len(found[0])} characters of base64]", text)
-        return self.redactor.text(elided)[:limit]
+        return without_secret_fields(self.redactor.text(elided))[:limit]
 
     def json(self) -> Any:  # JSON from outside is Any until it has been looked at
         """Return the parsed body, without the secrets. Raises ValueError if it has no JSON; see `lenient_json`."""
