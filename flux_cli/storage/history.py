@@ -217,10 +217,6 @@ class HistoryReader:
         """Yield the tasks of a service that are running, or finished without a file, newest first."""
         return self._select(f"service = ? AND {_UNSAVED}", service, limit=limit)
 
-    def find_by_sha256(self, sha256: str) -> Record | None:
-        """Return the newest submission whose saved picture has this digest, or None."""
-        return next(self._select("sha256 = ?", sha256, limit=1, version=database.VERSION), None)
-
     def find_picture(self, path: Path) -> Record | None:
         """Return the submission of a picture: the newest that was saved with this content, or else at this path.
 
