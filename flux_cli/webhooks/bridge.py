@@ -126,7 +126,7 @@ class Bridge:
         if event.task.status is not Status.PROCESSING:
             self._journal.add(event)
         self._bytes_taken += len(event.body)
-        self._run.workers.post(lambda: self._arrived(event))
+        self._run.workers.post(partial(self._arrived, event))
         return True
 
     def rejected(self, status: int, reason: str) -> None:
