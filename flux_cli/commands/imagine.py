@@ -12,12 +12,12 @@ from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, violatio
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, UsageError, ViolationsError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
-from flux_cli.storage.config import Config
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
     from flux_cli.pictures.image_prompt import ImagePrompt
     from flux_cli.pictures.reuse import RecordedRequest
+    from flux_cli.storage.config import Config
 
 app = typer.Typer(add_completion=False)
 
@@ -129,7 +129,7 @@ def _base(like: str | None) -> "RecordedRequest | None":
     return reuse.find(like)
 
 
-def _model(request: RequestOptions, config: Config, base: "RecordedRequest | None") -> str:
+def _model(request: RequestOptions, config: "Config", base: "RecordedRequest | None") -> str:
     """Return the model: from the flag, `--like`, the environment, the config file, or the default."""
     if base is not None and "model" in base.request and "model" not in request.from_flags:
         return str(base.request["model"])
@@ -162,7 +162,7 @@ def _warn_of_flags(prompt: str) -> None:
 
 
 def _bodies(
-    start: Body, request: RequestOptions, config: Config, base: "RecordedRequest | None", *, validate: bool
+    start: Body, request: RequestOptions, config: "Config", base: "RecordedRequest | None", *, validate: bool
 ) -> tuple[Body, dict[str, Any]]:
     """Return the body to send, and what is recorded of it: flags override the fields in `start`.
 
