@@ -195,7 +195,7 @@ def test_many_threads_claim_the_same_rows(tmp_path: Path) -> None:
     assert winners[0].held()
 
 
-def test_a_run_that_was_frozen_notices_that_it_lost_its_rows(tmp_path: Path) -> None:
+def test_frozen_run_lost_its_claim(tmp_path: Path) -> None:
     """Its late heartbeat changes nothing."""
     frozen = acquired(tmp_path, owner=ELSEWHERE)
     os.utime(frozen.path, (1.0, 1.0))

@@ -178,7 +178,7 @@ def test_one_shard_on_two_hosts(shared: Shared) -> None:
     shared.check()
 
 
-def test_a_frozen_host_submits_nothing_after_it_was_replaced(shared: Shared) -> None:
+def test_frozen_host_was_replaced(shared: Shared) -> None:
     """It keeps the IDs that it has, and ends with exit code 6."""
     with on_host(shared, "one") as one:
         wait_until(lambda: shared.running.stats.accepted >= 6)

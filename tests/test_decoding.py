@@ -78,7 +78,7 @@ def test_orientation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [("JPEG", {"progressive": True}), ("WEBP", {}), ("GIF", {}), ("PNG", {"bits": 4})]
 )
-def test_what_cannot_be_decoded_in_little_memory_is_an_error(
+def test_decoding_needs_too_much_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, options: dict[str, Any]
 ) -> None:
     """It says how large the picture is."""

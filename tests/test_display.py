@@ -132,9 +132,7 @@ def test_the_cursor_is_shown_after_an_error(cli: Cli) -> None:
         ({"TTY_COMPATIBLE": "0", "TTY_INTERACTIVE": "0"}, True, True),
     ],
 )
-def test_colours_and_bars_appear_only_where_they_are_wanted(
-    flux: Cli, env: dict[str, str], colour: bool, bars: bool
-) -> None:
+def test_when_colours_and_bars_appear(flux: Cli, env: dict[str, str], colour: bool, bars: bool) -> None:
     """`NO_COLOR` removes the colours, `TERM=dumb` the bars too; rich's own variables change nothing."""
     shown = on_terminal(flux, "imagine", "a kite [[seconds 1]]", *SMALL, env=env)
     assert bool(re.search(r"\x1b\[[0-9;]*3[0-9]", shown)) is colour
@@ -150,7 +148,7 @@ def contrast(colour: Color, other: float) -> float:
     return (max(lightness, other) + 0.05) / (min(lightness, other) + 0.05)
 
 
-def test_colours_are_readable_on_dark_and_light_backgrounds(flux: Cli) -> None:
+def test_colours_are_readable(flux: Cli) -> None:
     """No yellow, no white, nothing nearly black: in bars, tables and help."""
     commands = [("imagine", "a kite [[seconds 1]]", *SMALL), ("history",), ("imagine", "--help")]
     found = set(re.findall(r"\x1b\[([\d;]+)m", "".join(on_terminal(flux, *command) for command in commands)))

@@ -498,7 +498,7 @@ def test_closing_removes_the_partial_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_attempt_that_was_given_up_does_not_disturb_the_next(tmp_path: Path) -> None:
+def test_overlapping_attempts(tmp_path: Path) -> None:
     """Each has a file of its own; what the first one leaves after the end is removed."""
     transfer = Transfer(Target(tmp_path), {}, 1)
 
@@ -668,7 +668,7 @@ def test_an_expired_original(cli: Cli) -> None:
     assert len(cli.files()) == 2
 
 
-def test_an_expired_url_is_refreshed_until_the_service_responds(cli: Cli) -> None:
+def test_expired_url_while_the_service_is_down(cli: Cli) -> None:
     """The first URL has expired, and the service is in trouble for a moment: the picture is saved all the same."""
 
     def expired(request: Request) -> bytes:

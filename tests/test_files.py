@@ -222,9 +222,7 @@ def test_a_running_download_is_not_swept(tmp_path: Path, monkeypatch: pytest.Mon
         assert os.path.exists(file.name)
 
 
-def test_a_new_file_that_another_process_takes_for_abandoned(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_file_is_swept_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its creation and its lock it may; then another one is created."""
     outcomes = ["locked by the other", "removed by the other", "ours"]
 

@@ -281,7 +281,7 @@ def test_the_command_makes_the_same_request(cli: Cli, request_: Mapping[str, Any
     assert json.loads(done.stdout) == picture.request
 
 
-def test_the_command_of_a_history_picture_names_its_image_prompt() -> None:
+def test_command_with_an_image_prompt() -> None:
     """The file or URL, or `-` for stdin."""
     image = {"source": "/a b.png", "sha256": "0", "type": "image/png", "bytes": 1}
     picture = history_picture(prompt="x", image_prompt=image, webhook_url="https://e.org", webhook_secret="s")

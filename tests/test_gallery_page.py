@@ -165,7 +165,7 @@ def test_the_large_view_by_keyboard(browsing: Browsing, page_file: Path) -> None
     expect(page.locator("#grid button").nth(4)).to_be_focused()
 
 
-def test_the_filter_can_change_while_the_large_view_closes(browsing: Browsing, page_file: Path) -> None:
+def test_filter_changes_while_the_view_closes(browsing: Browsing, page_file: Path) -> None:
     """The card is gone by then; a search field that is in use keeps the focus."""
     page = browsing.open(page_file)
     page.locator("#grid button").nth(5).click()

@@ -95,7 +95,7 @@ def test_no_sidecar_without_history(flux: Cli) -> None:
     assert flux.files() == done.lines
 
 
-def test_an_existing_file_with_the_name_of_the_sidecar(flux: Cli, service: Service) -> None:
+def test_sidecar_name_is_taken(flux: Cli, service: Service) -> None:
     """Rejected before anything is sent if the name is explicit; `--force` replaces it."""
     (flux.cwd / "kite.png.json").write_text("mine")
     done = flux("imagine", "x", "-o", "kite.png", "--sidecar")
@@ -106,7 +106,7 @@ def test_an_existing_file_with_the_name_of_the_sidecar(flux: Cli, service: Servi
     assert json.loads((flux.cwd / "kite.png.json").read_text())["request"]["prompt"] == "x"
 
 
-def test_an_existing_file_with_the_name_of_a_generated_sidecar(flux: Cli) -> None:
+def test_generated_sidecar_name_is_taken(flux: Cli) -> None:
     """It is kept: the picture is saved, and a warning says why there is no sidecar."""
     (flux.cwd / "x.png.json").write_text("mine")
     done = flux("imagine", "x", "-o", "{slug}.{ext}", "--sidecar", "--width", "256", "--height", "256")
@@ -125,7 +125,7 @@ def test_options_that_need_a_file(flux: Cli, service: Service, option: str, with
     assert f"`{option}` needs" in done.stderr
 
 
-def test_like_starts_from_a_sidecar_a_picture_or_a_task(flux: Cli) -> None:
+def test_like_sidecar_picture_or_task(flux: Cli) -> None:
     """All give the same request, and a real run records it."""
     name = imagine(flux, "wide dunes", "--seed", "3", "--prompt-upsampling", "--sidecar", *ULTRA)
     recorded = flux.history()[0]
@@ -151,7 +151,7 @@ def test_like_recognises_a_picture_that_was_moved(flux: Cli) -> None:
     assert dry_run(flux, "--like", other)["prompt"] == "a kite"
 
 
-def test_a_picture_without_history_is_known_by_its_sidecar_only(cli: Cli) -> None:
+def test_like_without_history(cli: Cli) -> None:
     """Even if its bytes have changed since; without a sidecar it is exit 6."""
     (cli.cwd / "x.png").write_bytes(png())
     request = {"model": "flux-pro", "prompt": "x"}
@@ -276,7 +276,7 @@ def test_an_image_prompt_from_a_url(flux: Cli, service: Service) -> None:
     assert "has changed since" in done.stderr
 
 
-def test_a_foreign_sidecar_cannot_send_private_files(flux: Cli, service: Service) -> None:
+def test_hostile_sidecar(flux: Cli, service: Service) -> None:
     """A file named by a sidecar is sent only if the sidecar has the hash of its content."""
     (flux.cwd / "private.png").write_bytes(png())
     for described in (

@@ -128,7 +128,7 @@ def test_slugs_without_unicode(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("task_id", ["-rf", "--all", ".hidden", "...", "-.x"])
-def test_a_task_id_never_begins_a_name_with_a_dash_or_a_dot(task_id: str) -> None:
+def test_task_ids_with_a_dash_or_a_dot(task_id: str) -> None:
     """Such a name would be taken for an option, or hidden."""
     values = values_for(task_id, {"seed": -5})
     for template in ("{task_id}.{ext}", "{id8}.{ext}", "{task_id}/{id8}.{ext}", "{seed}.{ext}"):

@@ -189,9 +189,7 @@ def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_a_picture_that_stdout_does_not_take_is_not_delivered(
-    capfd: Capture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stdout_rejects_the_picture(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run learns of it before it records the end, and the hint says how to get the picture."""
     (job,) = some = jobs(1)
     result = replace(finished(job), path=None, content=b"\x89PNG")

@@ -86,7 +86,7 @@ def test_what_surrounds_a_key_is_trimmed(keyless: Cli, text: str) -> None:
     assert keyless.config.read_text() == f'api_key = "{KEY}"\n'
 
 
-def test_what_surrounds_a_key_in_the_environment_is_trimmed(keyless: Cli) -> None:
+def test_key_in_the_environment_is_trimmed(keyless: Cli) -> None:
     """A key that is only white space is none."""
     for text in (f"\ufeff{KEY}\r", f" {KEY}\n"):
         assert keyless("account", env={"APIFRAME_API_KEY": text}).code == 0
@@ -663,7 +663,7 @@ def test_an_unreachable_service_is_exit_5(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("setting", ["0", "1"])
-def test_a_flag_overrides_a_variable_of_the_same_meaning(flux: Cli, service: Service, setting: str) -> None:
+def test_flags_override_variables(flux: Cli, service: Service, setting: str) -> None:
     """The flags cannot be combined even if such a variable is set; a flag overrides both variables."""
     env = {"FLUX_CLI_SANDBOX": setting, "FLUX_CLI_API_URL": "http://127.0.0.1:9"}
     assert flux("account", "--sandbox", "--api-url", "http://127.0.0.1:9", env=env).code == 2

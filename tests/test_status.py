@@ -52,9 +52,7 @@ def test_retries() -> None:
     ],
     ids=["503", "429", "401", "no JSON"],
 )
-def test_an_error_of_the_service_holds_for_all_remaining_ids(
-    replies: list[Response], kind: type[FluxError]
-) -> None:
+def test_service_errors_end_the_checks(replies: list[Response], kind: type[FluxError]) -> None:
     """No further request is sent."""
     task_ids = [f"task-{number}" for number in range(2 * MAX_FETCH_MANY)]
     first = task_ids[:MAX_FETCH_MANY]

@@ -69,9 +69,7 @@ def test_a_resize_leaves_nothing_behind(cli: Cli, running: Server) -> None:
 
 
 @pytest.mark.parametrize("flags", [(), ("-v",)])
-def test_a_terminal_that_breaks_lines_anew_keeps_no_dead_bars(
-    cli: Cli, running: Server, flags: tuple[str, ...]
-) -> None:
+def test_terminal_that_reflows_lines(cli: Cli, running: Server, flags: tuple[str, ...]) -> None:
     """From 100 to 40 to 120 columns, where a bar becomes three lines: two bars, then only the results."""
     screen = Screen(cli, "imagine", "-n", "2", "a kite", *flags, columns=100)
     screen.until(bars(2))
@@ -85,7 +83,7 @@ def test_a_terminal_that_breaks_lines_anew_keeps_no_dead_bars(
         assert sorted(screen.text) == cli.files()
 
 
-def test_ctrl_c_removes_the_bar_and_prints_how_to_resume(flux: Cli) -> None:
+def test_ctrl_c_removes_the_bar(flux: Cli) -> None:
     """Exit 130, the command that resumes, and a cursor."""
     screen = Screen(flux, "imagine", "a kite [[never]]", columns=100)
     screen.until(bars(1))

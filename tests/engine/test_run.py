@@ -76,7 +76,7 @@ def test_an_unreachable_service_is_tried_a_few_times() -> None:
     assert outcome.results[0].status is Status.UNSENT
 
 
-def test_a_service_that_has_accepted_something_is_waited_for() -> None:
+def test_unreachable_after_an_acceptance() -> None:
     """As long as the patience lasts: it was there a moment ago."""
     lost = [NotSentError("network is gone")] * (SUBMIT_ATTEMPTS + 3)
     client = ScriptedClient(["task-1", *lost, "task-2"])
@@ -85,7 +85,7 @@ def test_a_service_that_has_accepted_something_is_waited_for() -> None:
     assert len(client.sent) == 2 + len(lost)
 
 
-def test_429_is_resent_after_the_time_that_the_service_asks_for() -> None:
+def test_429_is_resent_after_retry_after() -> None:
     """And in between the store knows that it was not accepted: a kill there leaves nothing unknown."""
     client = ScriptedClient([RateLimitedError("slow down", 20.0), "task-1"])
     (job,) = jobs = new_jobs()
@@ -151,7 +151,7 @@ def test_a_store_that_stays_busy_ends_the_run(monkeypatch: pytest.MonkeyPatch) -
     assert outcome.seconds < 20
 
 
-def test_ids_are_delivered_even_if_the_store_fails_afterwards() -> None:
+def test_store_fails_after_submission() -> None:
     """Each change that cannot be committed is reported, and the run continues."""
     store = MemoryStore([None, *[LocalFileError("disk full")] * 50])
     outcome = drive(new_jobs(2), store=store)
@@ -197,7 +197,7 @@ def test_a_task_that_fails_gives_its_reason() -> None:
     assert (outcome.code, outcome.results[0].error) == (ExitCode.TASK_FAILED, "moderated")
 
 
-def test_finished_without_a_url_is_polled_a_little_longer() -> None:
+def test_finished_without_a_url() -> None:
     """Then it has failed; if the URL arrives in time, it is saved."""
     empty = {"status": "finished"}
     outcome = drive(new_jobs(), ScriptedClient(fetches={"": [empty]}))
@@ -206,7 +206,7 @@ def test_finished_without_a_url_is_polled_a_little_longer() -> None:
     assert drive(new_jobs(), ScriptedClient(fetches={"": [empty, empty, finished()]})).code == ExitCode.OK
 
 
-def test_an_unknown_word_waits_and_is_quoted_at_the_deadline() -> None:
+def test_unknown_status_word() -> None:
     """With the message beside it."""
     script = [{"status": "meditating", "message": "third queue"}]
     outcome = drive(new_jobs(), ScriptedClient(fetches={"": script}), Plan(timeout=30))
@@ -232,7 +232,7 @@ def test_the_deadline(seconds: float) -> None:
         assert outcome.code == ExitCode.OUTCOME_UNKNOWN
 
 
-def test_responses_on_their_way_at_the_deadline_are_waited_for() -> None:
+def test_late_responses_at_the_deadline() -> None:
     """Each is the ID of a charged task."""
     client = ScriptedClient(seconds=5.0)
     outcome = drive(new_jobs(), client, Plan(timeout=4.0))
@@ -268,7 +268,7 @@ def test_one_request_checks_many_tasks() -> None:
 
 
 @pytest.mark.parametrize("code", [ExitCode.NOT_ALLOWED])
-def test_a_rejected_key_ends_the_wait_and_the_task_can_be_resumed(code: ExitCode) -> None:
+def test_rejected_key_while_waiting(code: ExitCode) -> None:
     """It is still running."""
     outcome = drive(known_jobs("a"), ScriptedClient(fetches={"": [NotAllowedError("bad key")]}))
     assert (outcome.code, outcome.results[0].resumable) == (code, True)
@@ -297,7 +297,7 @@ def test_retry_after_of_a_picture_is_respected() -> None:
     assert second - first >= 45
 
 
-def test_picture_patience_ends_one_picture_and_not_the_run() -> None:
+def test_picture_patience() -> None:
     """The row is not saved; the others are."""
     down = DownloadError("HTTP 503")
     outcome = drive(known_jobs("a"), saves=[down], plan=Plan(picture_patience=100))
@@ -315,7 +315,7 @@ def test_an_expired_url_gets_a_new_one() -> None:
     assert outcome.seconds < 3
 
 
-def test_a_url_that_stays_refused_is_given_up_after_two_minutes() -> None:
+def test_rejected_url_is_given_up() -> None:
     """It may be a CDN that lags behind."""
     outcome = drive(new_jobs(), saves=[DownloadError("HTTP 404", Retry.EXPIRED)])
     assert outcome.code == ExitCode.SERVICE_DOWN
@@ -335,7 +335,7 @@ def test_what_no_attempt_can_mend_is_tried_once(error: Exception, code: ExitCode
     assert (outcome.code, len(outcome.saver.attempts), outcome.results[0].resumable) == (code, 1, True)
 
 
-def test_a_picture_without_its_original_is_reported_at_the_deadline() -> None:
+def test_missing_original_at_the_deadline() -> None:
     """It is saved, and only the original can still be waited for."""
     (job,) = new_jobs()
     job.transfer = Transfer(Target(Path("pictures")), {}, 1)
@@ -407,7 +407,7 @@ def test_an_unexpected_error_keeps_every_id() -> None:
     assert {result.task_id for result in outcome.results} >= accepted
 
 
-def test_an_image_prompt_that_is_gone_ends_its_job_alone() -> None:
+def test_missing_image_prompt_of_a_row() -> None:
     """Nothing is sent for it; the next one is."""
     broken, fine = new_jobs(2)
     broken.image_prompt = "/nowhere/missing.png"
@@ -417,7 +417,7 @@ def test_an_image_prompt_that_is_gone_ends_its_job_alone() -> None:
     assert len(outcome.client.sent) == 1
 
 
-def test_a_failed_check_is_reported_and_forgotten_after_a_success() -> None:
+def test_failed_checks_are_forgotten() -> None:
     """At the deadline the task is still running; only a failure that lasts is the service's."""
     down = ServiceDownError("502")
     outcome = drive(new_jobs(), ScriptedClient(fetches={"": [down, down, running(5)]}), Plan(timeout=60))

@@ -27,7 +27,7 @@ def test_few_submissions_before_the_first_response_then_more() -> None:
     assert not throttle.admits(in_flight=64, unanswered=0, now=0.0)
 
 
-def test_a_refusal_sets_the_limit_to_what_the_service_bears() -> None:
+def test_429_sets_the_limit() -> None:
     """Later rejections of submissions that were in flight change nothing more."""
     throttle = Throttle(ceiling=64)
     wait = throttle.refused(now=10.0, sent=9.0, running=5, asked=3.0)
@@ -57,7 +57,7 @@ def test_what_the_service_has_taken_it_takes_again() -> None:
     assert throttle.limit == 7
 
 
-def test_failures_are_counted_once_for_what_went_out_together() -> None:
+def test_failures_of_one_burst_count_once() -> None:
     """One try at a time after a failure; an acceptance forgives them all."""
     throttle = Throttle(ceiling=64)
     for now in (1.0, 1.1, 1.2):
@@ -72,7 +72,7 @@ def test_failures_are_counted_once_for_what_went_out_together() -> None:
     assert throttle.failures == 0
 
 
-def test_while_the_service_cannot_say_how_tasks_stand_nothing_is_submitted() -> None:
+def test_failed_checks_stop_submissions() -> None:
     """Until it can, or until it is clear that it will not for these tasks."""
     throttle = Throttle(ceiling=64)
     now = 100.0
@@ -93,7 +93,7 @@ def test_while_the_service_cannot_say_how_tasks_stand_nothing_is_submitted() -> 
         st.tuples(st.sampled_from("accepted refused unreachable failed checks".split()), st.integers(0, 100))
     ),
 )
-def test_whatever_happens_something_can_be_submitted_again(ceiling: int, story: list[tuple[str, int]]) -> None:
+def test_any_history_of_the_throttle(ceiling: int, story: list[tuple[str, int]]) -> None:
     """The bounds stay between one and what is wanted."""
     throttle = Throttle(ceiling)
     for now, (what, number) in enumerate(story):
@@ -112,7 +112,7 @@ def test_whatever_happens_something_can_be_submitted_again(ceiling: int, story: 
     assert throttle.admits(in_flight=0, unanswered=0, now=EVER)
 
 
-def test_a_service_that_runs_five_at_once_gets_five_at_once(cli: Cli) -> None:
+def test_service_with_a_limit_of_five(cli: Cli) -> None:
     """429 for every task beyond: all rows are made, and it is not asked in vain more often than not."""
     cli.env["APIFRAME_API_KEY"] = KEY
     (cli.cwd / "rows.txt").write_text("".join(f"kite {number}\n" for number in range(50)))

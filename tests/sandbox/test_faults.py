@@ -24,7 +24,7 @@ from tests.sandbox.conftest import Api, Response, Start, exchange
 # The table and its parser
 
 
-def test_every_kind_has_a_handler_and_every_handler_is_used() -> None:
+def test_kinds_and_handlers_match() -> None:
     """The table and the handlers agree."""
     assert {fault.kind for fault in FAULTS.values()} - {""} == set(HANDLERS)
 

@@ -139,7 +139,7 @@ def test_image_prompts_of_every_type_and_shape(kind: str) -> None:
     assert green > 200 > max(red, blue)
 
 
-def test_a_transparent_or_damaged_image_prompt_changes_nothing() -> None:
+def test_odd_image_prompts() -> None:
     """The scene shows through."""
     scene = rendered(captioned=False)
     assert distance(rendered(captioned=False, image_prompt=solid("#ff000000")), scene) == 0
