@@ -461,12 +461,21 @@ def test_config_edit(cli: Cli) -> None:
     """A valid file replaces the old one, readable by its owner only; without a change nothing is written."""
     done = cli("config", "edit", env=editor(cli, "path.write_text('model = \"flux-dev\"\\n')"))
     assert done.code == 0, done.stderr
+    assert done.stderr == ""
     assert cli.config.read_text() == 'model = "flux-dev"\n'
     assert stat.S_IMODE(cli.config.stat().st_mode) == 0o600
     before = cli.config.stat()
     assert cli("config", "edit", env=editor(cli, "")).code == 0
     assert cli.config.stat() == before
     assert {path.name for path in cli.config.parent.iterdir()} == {"config.toml", ".lock"}
+
+
+def test_config_edit_warns_of_unknown_names(cli: Cli) -> None:
+    """A newer version may know them, so they are kept."""
+    done = cli("config", "edit", env=editor(cli, "path.write_text('model = \"flux-9\"\\nwidht = 300\\n')"))
+    assert done.code == 0
+    assert "unknown model `flux-9`" in done.stderr
+    assert "unknown setting `widht`; did you mean `width`?" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,9 @@ def unset(name: Name) -> int:
 )
 def edit() -> int:
     """Change the file in an editor."""
-    if not config.edit(_editor()):
+    if config.edit(_editor()):
+        load_config()  # for its warnings
+    else:
         console.note("nothing was changed")
     return 0
 
