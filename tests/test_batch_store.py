@@ -20,7 +20,8 @@ from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import Row
 from flux_cli.batch.shards import Shard
 from flux_cli.batch.store import BatchStore
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
+from flux_cli.engine.result import Result
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed
 from flux_cli.errors import ExitCode, LocalFileError, StoreBusyError
 from flux_cli.storage.history import History

@@ -11,7 +11,7 @@ import pytest
 
 from flux_cli.api.task import Status
 from flux_cli.commands import SUMMARIES
-from flux_cli.engine.job import Result
+from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode
 from flux_cli.pictures.naming import FIELD_NAMES
 from tests.conftest import Cli, tool

@@ -25,7 +25,8 @@ from flux_cli.engine.events import (
     Submitting,
     Unrecorded,
 )
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
+from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode
 from flux_cli.options import PictureOptions
 from flux_cli.ui import preview

@@ -11,7 +11,8 @@ from flux_cli.api.task import Status
 from flux_cli.batch.rows import Row, target_for
 from flux_cli.batch.shards import Shard
 from flux_cli.engine.events import Ended, Event, Submitted
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
+from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode, worst
 from flux_cli.pictures import image_prompt
 from flux_cli.storage.files import local_errors

@@ -12,7 +12,7 @@ from flux_cli.batch.journal import Attempt, Entry, Journals, Key
 from flux_cli.batch.plan import Known, RowState, state_of
 from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import Row
-from flux_cli.engine.job import Result
+from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode, LocalFileError
 from flux_cli.storage.files import local_errors
 from flux_cli.storage.history import HistoryReader

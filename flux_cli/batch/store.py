@@ -16,7 +16,8 @@ from flux_cli.batch.journal import ACCEPTED, FINISHED, INTENT, UNSENT, Journal, 
 from flux_cli.batch.plan import state_of
 from flux_cli.batch.results import Object, ResultsFile, digest
 from flux_cli.batch.state import OVER
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
+from flux_cli.engine.result import Result
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed, Store
 from flux_cli.errors import LocalFileError
 from flux_cli.storage.paths import STATE_NAME

@@ -16,7 +16,7 @@ from flux_cli.ui import console, tables
 
 if TYPE_CHECKING:
     from flux_cli.commands.service import Service
-    from flux_cli.engine.job import Result
+    from flux_cli.engine.result import Result
     from flux_cli.pictures.naming import Target
     from flux_cli.storage.history import HistoryReader
     from flux_cli.storage.record import Record
@@ -89,7 +89,7 @@ def fetch(
 
 def _result(task_id: str, found: Task | FluxError, record: "Record | None") -> "Result":
     """Return what the check of a task found out."""
-    from flux_cli.engine.job import Result
+    from flux_cli.engine.result import Result
 
     request = record.request if record else {}
     if isinstance(found, FluxError):
@@ -139,8 +139,9 @@ def _downloaded(
     """Save the pictures of the finished tasks; return all results, in the same order."""
     from flux_cli.commands.tasks import numbers
     from flux_cli.engine.events import Ended, Event, NotDeliveredError
-    from flux_cli.engine.job import Job, Result
+    from flux_cli.engine.job import Job
     from flux_cli.engine.plan import Plan
+    from flux_cli.engine.result import Result
     from flux_cli.engine.run import Run
     from flux_cli.engine.store import HistoryStore
     from flux_cli.pictures.saving import Saver

@@ -18,7 +18,7 @@ from flux_cli.ui import console
 
 if TYPE_CHECKING:
     from flux_cli.commands.service import Service
-    from flux_cli.engine.job import Result
+    from flux_cli.engine.result import Result
     from flux_cli.storage.history import History
 
 app = typer.Typer(add_completion=False)

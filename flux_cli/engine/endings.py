@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from flux_cli.api.task import Status, Task
 from flux_cli.engine.events import Ended
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
 from flux_cli.engine.outbox import Outbox
 from flux_cli.engine.queues import Queues, Source
+from flux_cli.engine.result import Result
 from flux_cli.engine.store import Closed
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, OutcomeUnknownError
 from flux_cli.pictures.saving import Saved

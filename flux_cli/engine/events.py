@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from flux_cli.errors import ExitCode
 
 if TYPE_CHECKING:
-    from flux_cli.engine.job import Job, Result
+    from flux_cli.engine.job import Job
+    from flux_cli.engine.result import Result
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 from flux_cli.api.task import Status, Task, recorded_url
 
 if TYPE_CHECKING:
-    from flux_cli.engine.job import Job, Result
+    from flux_cli.engine.job import Job
+    from flux_cli.engine.result import Result
     from flux_cli.storage.history import History
 
 

@@ -6,10 +6,11 @@ from flux_cli.api.client import RateLimitedError
 from flux_cli.api.task import Status
 from flux_cli.api.transport import Dispatch, NotSentError
 from flux_cli.engine.events import Retrying, Submitted
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
 from flux_cli.engine.operations import UnsendableError
 from flux_cli.engine.plan import Parts
 from flux_cli.engine.polling import FIRST_SECONDS
+from flux_cli.engine.result import Result
 from flux_cli.engine.signals import Interrupts
 from flux_cli.engine.store import Accepted, Postponed
 from flux_cli.errors import FluxError, OutcomeUnknownError, ServiceDownError, StoreBusyError, UsageError

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from flux_cli.api.task import Status, short_id, wait_command
 from flux_cli.engine.events import Ended, Event, Retrying, Unrecorded
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
+from flux_cli.engine.result import Result
 from flux_cli.ui import console
 from flux_cli.ui.printer import ResultPrinter
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from flux_cli.api.task import Status
 from flux_cli.engine.events import Ended, Event, NotDeliveredError
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
+from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode, LocalFileError, SignalReceived
 from flux_cli.ui import console
 

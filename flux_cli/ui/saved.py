@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from flux_cli.engine.events import Ended, Event
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
+from flux_cli.engine.result import Result
 from flux_cli.errors import FluxError, LocalFileError, UsageError
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.naming import Target

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from flux_cli.api.task import Status
 from flux_cli.engine.events import Downloading, Ended, Event, Progress, Retrying, Submitted
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
+from flux_cli.engine.result import Result
 from flux_cli.ui import console
 from flux_cli.ui.live import LiveDisplay
 from flux_cli.ui.task_bars import clock, progress_line, took

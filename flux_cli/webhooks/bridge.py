@@ -15,9 +15,10 @@ from typing import Protocol
 from flux_cli.api.client import Client
 from flux_cli.api.task import Status, Task
 from flux_cli.engine.events import Downloading, Ended, Event
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
 from flux_cli.engine.plan import Plan
 from flux_cli.engine.queues import Inbox
+from flux_cli.engine.result import Result
 from flux_cli.engine.run import Run
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, LocalFileError, worst

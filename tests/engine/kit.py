@@ -13,8 +13,9 @@ from flux_cli.api.task import Status, Task, read_task
 from flux_cli.api.transport import Dispatch
 from flux_cli.engine import events
 from flux_cli.engine.events import Event
-from flux_cli.engine.job import Job, Result
+from flux_cli.engine.job import Job
 from flux_cli.engine.plan import Plan
+from flux_cli.engine.result import Result
 from flux_cli.engine.run import Run
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed
 from flux_cli.engine.workers import Operation, Workers
