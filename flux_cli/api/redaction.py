@@ -23,12 +23,19 @@ class Redactor:
         """Remove this text from now on, unless it has fewer than `least` characters."""
         if secret and len(secret) >= least and secret not in self._secrets:
             self._secrets[secret] = None
-            longest_first = sorted(self._secrets, key=len, reverse=True)
-            self._pattern = re.compile("|".join("".join(map(_spellings, each)) for each in longest_first))
+            self._pattern = None
 
     def text(self, text: str) -> str:
         """Return a text without the secrets."""
-        return self._pattern.sub(REDACTED, text) if self._pattern else text
+        # Escaped ones contain one of these; hardly any text does, and the pattern takes 2 ms to compile.
+        if not ("\\" in text or "%" in text or any(secret in text for secret in self._secrets)):
+            return text
+        if self._pattern is None:
+            longest_first = sorted(self._secrets, key=len, reverse=True)
+            self._pattern = re.compile(
+                "|".join("".join(map(_spellings, each)) for each in longest_first) or "(?!)"
+            )
+        return self._pattern.sub(REDACTED, text)
 
 
 def _spellings(character: str) -> str:
