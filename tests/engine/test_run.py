@@ -444,3 +444,34 @@ def test_a_finished_task_is_committed_once() -> None:
     assert outcome.code == ExitCode.OK
     assert len(outcome.client.checks) > 2
     assert [type(change).__name__ for change in outcome.store.changes].count("Finished") == 1
+
+
+def test_what_a_timeout_says_of_each_job() -> None:
+    """Not taken up, not sent, in flight, running, or being downloaded."""
+    client = ScriptedClient(["task-1", NotSentError("network is gone")], {"": [running(5)]})
+    outcome = drive([*new_jobs(3), *known_jobs("late")], client, Plan(timeout=20, concurrency=2, patience=600))
+    errors = {result.task_id: (result.error, result.exit_code) for result in outcome.results if result.task_id}
+    assert errors["task-1"] == ("timed out, the task is still running", ExitCode.GAVE_UP_WAITING)
+    assert errors["late"] == ("timed out", ExitCode.GAVE_UP_WAITING)
+    unsent = [(result.error, result.exit_code) for result in outcome.results if result.status is Status.UNSENT]
+    assert ("timed out before it was sent: network is gone", ExitCode.SERVICE_DOWN) in unsent
+    assert ("timed out before it was sent", ExitCode.GAVE_UP_WAITING) in unsent
+    assert all(result.elapsed and result.elapsed >= 0 for result in outcome.results if result.task_id == "task-1")
+
+
+def test_what_a_signal_says_of_each_job() -> None:
+    """The signal's code for all of them, and what is known of each."""
+
+    def handle(event: Event) -> None:
+        if isinstance(event, events.Retrying) and not sent:
+            sent.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sent: list[bool] = []
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    client = ScriptedClient(["task-1", RateLimitedError("slow down", 30.0)], {"": [running(5)]})
+    outcome = drive(new_jobs(2), client, Plan(concurrency=2), handle=handle)
+    assert {result.exit_code for result in outcome.results} == {ExitCode.SIGTERM}
+    by_status = {result.status: result for result in outcome.results}
+    assert by_status[Status.PROCESSING].resumable
+    assert by_status[Status.UNSENT].error == "interrupted before it was sent: slow down"

@@ -183,8 +183,10 @@ def test_a_response_that_arrived_during_a_pause_is_read(
         workers.wake()
 
     if during_a_wait:
-        threading.Timer(0.1, resume).start()
+        timer = threading.Timer(0.1, resume)
+        timer.start()
         workers.wait(30)
+        timer.join()
     else:
         resume()
     workers.wait(0)
@@ -216,5 +218,6 @@ def test_a_wait_ends_although_a_signal_handler_outlasts_it(workers: Workers) -> 
         workers.wait(0.1)
     finally:
         timer.cancel()
+        timer.join()
         signal.signal(signal.SIGALRM, previous)
     assert not rescued.is_set()

@@ -1,0 +1,69 @@
+"""Whether and when to try again to download a picture."""
+
+from pathlib import Path
+
+import pytest
+
+from flux_cli.engine.downloads import CHECK_EVERY, EXPIRED_SECONDS, NextAttempt, next_attempt
+from flux_cli.engine.events import Downloading
+from flux_cli.engine.job import Job
+from flux_cli.errors import FluxError, LocalFileError
+from flux_cli.pictures.download import DownloadError, Retry
+from flux_cli.pictures.naming import Target
+from tests.engine.kit import drive, known_jobs
+
+TRANSIENT, EXPIRED = DownloadError("HTTP 503"), DownloadError("HTTP 404", Retry.EXPIRED)
+
+
+def job(attempts: int = 0, began: float | None = None) -> Job:
+    """Return a job after so many attempts."""
+    return Job(Target(Path()), download_attempts=attempts, download_began=began)
+
+
+@pytest.mark.parametrize("error", [LocalFileError("disk full"), DownloadError("too large", Retry.FINAL)])
+def test_no_attempt_can_help(error: FluxError) -> None:
+    """The job ends."""
+    assert next_attempt(job(), error, 100.0, None)[0] is NextAttempt.NONE
+
+
+def test_transient_errors_back_off_and_check_now_and_then() -> None:
+    """Each pause is at least half of its step; every few attempts the status comes first."""
+    tried = job()
+    steps = [next_attempt(tried, TRANSIENT, 100.0, None) for _ in range(2 * CHECK_EVERY)]
+    checks = [number for number, (step, _) in enumerate(steps, 1) if step is NextAttempt.CHECK]
+    assert checks == [CHECK_EVERY, 2 * CHECK_EVERY]
+    assert {step for step, _ in steps} == {NextAttempt.CHECK, NextAttempt.DOWNLOAD}
+    assert 100.25 <= steps[0][1] <= 100.5
+    assert 107.5 <= steps[-1][1] <= 115
+
+
+def test_retry_after_is_the_least_pause() -> None:
+    """A longer backoff stays."""
+    slow = DownloadError("HTTP 429", retry_after=60.0)
+    assert next_attempt(job(), slow, 100.0, None)[1] == 160.0
+
+
+def test_patience_counts_from_the_first_attempt() -> None:
+    """Including the pause before the next one."""
+    assert next_attempt(job(began=0.0), TRANSIENT, 99.0, 100.0)[0] is NextAttempt.DOWNLOAD
+    assert next_attempt(job(began=0.0), TRANSIENT, 100.0, 100.0)[0] is NextAttempt.NONE
+    assert next_attempt(job(), TRANSIENT, 1e6, 100.0)[0] is NextAttempt.DOWNLOAD
+
+
+def test_an_expired_url_is_checked_at_once_and_then_with_pauses() -> None:
+    """For two minutes from its first refusal; another error between them starts again."""
+    tried = job()
+    assert next_attempt(tried, EXPIRED, 100.0, None) == (NextAttempt.CHECK, 100.0)
+    step, at = next_attempt(tried, EXPIRED, 101.0, None)
+    assert (step, at > 101.0) == (NextAttempt.CHECK, True)
+    assert next_attempt(tried, EXPIRED, 100.0 + EXPIRED_SECONDS, None)[0] is NextAttempt.NONE
+    next_attempt(tried, TRANSIENT, 300.0, None)
+    assert next_attempt(tried, EXPIRED, 301.0, None) == (NextAttempt.CHECK, 301.0)
+
+
+def test_bytes_are_reported() -> None:
+    """To whoever draws them."""
+    outcome = drive(known_jobs("a"))
+    assert [(event.received, event.total) for event in outcome.events if isinstance(event, Downloading)] == [
+        (0, 100)
+    ]
