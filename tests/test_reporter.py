@@ -411,7 +411,7 @@ def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) ->
     assert first.endswith(" 1/12")
     assert second.startswith("11 running, 1 failed, 0:00 elapsed")
     assert third == "retrying: HTTP 503"
-    assert [row[:6] for row in rows] == ["kite 2", "kite 3", "kite 4", "kite 5"]
+    assert [row[:12] for row in rows] == [" 2/12 kite 2", " 3/12 kite 3", " 4/12 kite 4", " 5/12 kite 5"]
     assert [row.split()[-2] for row in rows] == ["90%", "saving", "0%", "50%"]
     for job in some[1:3]:
         handle(Ended(job, finished(job)))

@@ -141,8 +141,14 @@ class SummaryBar:
         for job, percentage in list(self._running.items())[: max(0, room)]:
             state = f"{percentage:.0f}%" if percentage < 100 else "saving"
             age = clock(time.monotonic() - job.began)
-            shown.append(progress_line("", console.clean(job.prompt), percentage, 100.0, state, columns, age))
+            name = console.clean(job.prompt)
+            shown.append(progress_line(self._label(job), name, percentage, 100.0, state, columns, age))
         return Group(*shown)
+
+    def _label(self, job: Job) -> str:
+        """Return the number of a job, whose prompt may be that of all; the rows of a batch need none."""
+        total = str(self._counts.total)
+        return "" if job.line is not None else f"{job.n:>{len(total)}}/{total}"
 
     def _bar(self, columns: int) -> "RenderableType":
         from rich.progress_bar import ProgressBar
