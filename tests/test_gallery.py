@@ -140,6 +140,7 @@ def test_a_path_that_was_used_twice(made: Made) -> None:
         (["."], 6, "no picture in . is from flux-cli"),
         (["missing"], 6, "cannot read missing: no such file or directory"),
         (["-o", "."], 2, "is a directory"),
+        (["-o", "missing/"], 2, "is a directory"),
         (["-o", "missing/x.html"], 6, "missing"),
     ],
 )

@@ -1,5 +1,6 @@
 """`flux-cli gallery`: one HTML page of generated pictures."""
 
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,7 +38,7 @@ def gallery(
         ),
     ] = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -56,8 +57,8 @@ def gallery(
 
     if viewer:
         default_viewer.check()
-    path = output or (directory or Path()) / "gallery.html"
-    if path.is_dir():
+    path = Path(output) if output else (directory or Path()) / "gallery.html"
+    if path.is_dir() or (output or "").endswith(("/", os.sep)):
         raise UsageError(f"`-o {path}` is a directory", "name a file, such as gallery.html")
     page.check(path, force=force)
     pictures = _found(directory, quiet)
