@@ -184,7 +184,7 @@ def read_ids(arguments: Sequence[str]) -> list[str]:
         UsageError: There are no arguments, one cannot be an ID, or a line cannot be read.
     """
     if not arguments:
-        raise UsageError("no task IDs", "give them as arguments, or - to read them from stdin")
+        raise UsageError("no task IDs", "give IDs, - to read them from stdin, `--last` or `--all`")
     found: dict[str, None] = {}
     for argument in arguments:
         for task_id in _ids_on_stdin() if argument == "-" else [argument.strip()]:
