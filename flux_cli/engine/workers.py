@@ -63,8 +63,8 @@ class Workers:
         self._todo: queue.SimpleQueue[Operation] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._arrived = threading.Lock()
-        """Released when a report arrives. `SimpleQueue.get` of Python 3.11 never returns if its timeout passes
-        while a signal handler runs: after Ctrl-Z and fg."""
+        """Released when a report arrives. Before Python 3.13, `SimpleQueue.get` never returns if its timeout
+        passes while a signal handler runs: after Ctrl-Z and fg."""
         self._arrived.acquire()
         self._running: set[Operation] = set()
         self._idle = 0
