@@ -12,7 +12,7 @@ from flux_cli import completion
 from flux_cli.api.request import FIELDS, Body, Field, JsonValue, flag, parse_text, random_seed, shown
 from flux_cli.storage.durations import parse_duration, parse_moment
 
-REQUEST, OUTPUT, WAITING, SERVICE = "Request", "Output", "Waiting", "Service"
+REQUEST, TASKS, OUTPUT, WAITING, SERVICE = "Request", "Tasks", "Output", "Waiting", "Service"
 """The groups in a command's help."""
 
 
@@ -199,7 +199,7 @@ class ServiceOptions:
     ] = False
     json: Annotated[
         bool,
-        typer.Option("--json", help="Print JSON Lines on stdout, one object per task.", rich_help_panel=SERVICE),
+        typer.Option("--json", help="Print JSON Lines on stdout: one object per line.", rich_help_panel=SERVICE),
     ] = False
     debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False
     from_flags: frozenset[str] = frozenset()

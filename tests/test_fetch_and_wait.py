@@ -40,6 +40,7 @@ def test_fetch_in_a_pipe(flux: Cli) -> None:
     assert second[3].startswith("http://127.0.0.1:")
     (path,) = flux("wait", finished, "-q").lines
     assert flux("fetch", finished).lines[0].split("\t")[4] == str(flux.cwd / path)
+    assert flux("fetch", finished, "--json").objects[0]["path"] == str(flux.cwd / path)
 
 
 def test_fetch_on_a_terminal(flux: Cli) -> None:
@@ -260,10 +261,10 @@ def test_wait_knows_what_the_history_knows(flux: Cli) -> None:
 
 
 def test_wait_last_and_all(flux: Cli, service: Service) -> None:
-    """The newest task that is not saved, then every one, then nothing is left, which is no error for `--all`."""
+    """The newest task that is not saved, then every one, oldest first, then nothing is left: no error."""
     first, second, third = (submit(flux, prompt) for prompt in ("one", "two", "three"))
     assert flux("wait", "--last", "-q").lines == [f"three-{third[:8]}.png"]
-    assert sorted(flux("wait", "--all", "-q").lines) == sorted([f"one-{first[:8]}.png", f"two-{second[:8]}.png"])
+    assert flux("wait", "--all", "-q").lines == [f"one-{first[:8]}.png", f"two-{second[:8]}.png"]
     done = flux("wait", "--all")
     assert (done.code, done.stderr) == (0, "nothing left to save\n")
     assert flux("wait", "--all", "-q").stderr == ""

@@ -51,7 +51,8 @@ def batch(
             "-o",
             metavar="DIR",
             autocompletion=completion.directories,
-            help="The directory for the pictures and results.jsonl; it identifies the batch.",
+            help="The directory for the pictures and results.jsonl; it identifies the batch. "
+            "Default: output_dir of the config, or the current directory.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,

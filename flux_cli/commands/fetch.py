@@ -40,11 +40,9 @@ EXIT_CODES = {
 def fetch(
     task_ids: options.TaskIds = None,
     *,
-    last: Annotated[
-        bool, typer.Option("--last", help="The newest task.", rich_help_panel=options.SERVICE)
-    ] = False,
+    last: Annotated[bool, typer.Option("--last", help="The newest task.", rich_help_panel=options.TASKS)] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="Every task that is not saved.", rich_help_panel=options.SERVICE)
+        bool, typer.Option("--all", help="Every task that is not saved.", rich_help_panel=options.TASKS)
     ] = False,
     exit_status: Annotated[
         bool,
@@ -57,7 +55,10 @@ def fetch(
     output: OutputOptions,
     service: ServiceOptions,
 ) -> int:
-    """Show the status of tasks."""
+    """Show the status of tasks.
+
+    With -o, the pictures of finished tasks are saved too.
+    """
     from flux_cli.api.status import check_tasks
     from flux_cli.commands import tasks
     from flux_cli.commands.service import connect
@@ -186,7 +187,10 @@ def _print(
     """Print the objects, with `-o` the paths, or a row per task; a picture for stdout has been written already."""
     if json:
         for result in results:
-            console.out_json(result.as_json())
+            task = result.as_json()
+            if target is None and (record := records[result.task_id or ""]):
+                task["path"] = record.path
+            console.out_json(task)
     elif target is not None:
         for result in results:
             for path in filter(None, (result.path, result.original_path)):

@@ -23,10 +23,10 @@ def wait(
     *,
     last: Annotated[
         bool,
-        typer.Option("--last", help="The newest task that is not saved.", rich_help_panel=options.WAITING),
+        typer.Option("--last", help="The newest task that is not saved.", rich_help_panel=options.TASKS),
     ] = False,
     every: Annotated[
-        bool, typer.Option("--all", help="Every task that is not saved.", rich_help_panel=options.WAITING)
+        bool, typer.Option("--all", help="Every task that is not saved.", rich_help_panel=options.TASKS)
     ] = False,
     first: Annotated[
         bool,
@@ -66,7 +66,7 @@ def wait(
             number=numbers[task_id],
             age=record.age if record else None,
         )
-        for n, (task_id, record) in enumerate(records.items(), 1)
+        for n, (task_id, record) in enumerate(reversed(records.items()) if every else records.items(), 1)
     ]
     with connect(choice) as connected:
         plan = Plan(timeout=limit, first_only=first, concurrency=max(16, len(jobs)))
