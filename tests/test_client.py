@@ -90,6 +90,7 @@ def errors(*messages: str) -> dict[str, object]:
         reply(303, {"task_id": ID}),
         reply(409, {"task_id": ID}),
         reply(429, {"task_id": ID}),
+        reply(400, {"task_id": ID, "error": "odd"}),
     ],
 )
 def test_an_id_is_used(response: Response) -> None:
@@ -105,7 +106,6 @@ def test_an_id_can_be_a_number() -> None:
 
 REJECTIONS: list[tuple[Response, type[FluxError], ExitCode, str, str | None]] = [
     (reply(400, errors("no such model; it was not found")), UsageError, ExitCode.USAGE, "no such model", None),
-    (reply(400, {"task_id": ID, **errors("no")}), UsageError, ExitCode.USAGE, "no", None),
     (reply(401, {}), NotAllowedError, ExitCode.NOT_ALLOWED, "rejected the key: HTTP 401", "flux-cli login"),
     (reply(402, {}), NotAllowedError, ExitCode.NOT_ALLOWED, "out of credits", "flux-cli account"),
     (reply(403, PAGE), NotAllowedError, ExitCode.NOT_ALLOWED, "HTTP 403, an HTML page", "flux-cli login"),

@@ -113,13 +113,10 @@ class Client:
             response, truncated = error.response, error
         except Exception as error:
             raise OutcomeUnknownError(str(error)) from error
-        rejection = _rejection(response)
-        if rejection and not isinstance(rejection, RateLimitedError):
-            raise rejection
         # Whatever the status code says: a task with an ID exists, and another submission would be charged again.
         if task_id := _submitted_id(response):
             return task_id
-        if rejection := rejection or _stated_rejection(response):
+        if rejection := _rejection(response) or _stated_rejection(response):
             raise rejection
         what = str(truncated) if truncated else _describe(response)
         if 200 <= response.code < 300:
