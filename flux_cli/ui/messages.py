@@ -60,7 +60,7 @@ class Messages:
         if result.status in (Status.UNSENT, Status.UNKNOWN):
             self._once(console.error, result.error or "")  # most likely the same for every task
         elif job.task_id is None:
-            console.error(f"{self._prefix(job)}{result.error}")
+            self._once(console.error, f"{self._prefix(job)}{result.error}")
         else:
             failed = " failed" if result.status is Status.FAILED else ""
             console.error(f"{self._prefix(job)}task {short_id(job.task_id)}{failed}: {result.error}")
