@@ -9,6 +9,7 @@ import typer
 
 from flux_cli import options
 from flux_cli.api.task import Status, Task, recorded_url, short_id
+from flux_cli.commands import SUMMARIES
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, UsageError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
@@ -31,10 +32,11 @@ EXIT_CODES = {
 
 
 @app.command(
+    help=f"{SUMMARIES['fetch']}\n\nWith -o, the pictures of finished tasks are saved too.",
     epilog="Examples:\n\n"
     "$ flux-cli fetch 64cd7965\n\n"
     "$ flux-cli fetch --json 64cd7965-1b78-42c8-b929-9d7751a2e149 | jq -r .image_url\n\n"
-    "$ flux-cli fetch --exit-status - < ids.txt"
+    "$ flux-cli fetch --exit-status - < ids.txt",
 )
 @options.expanded
 def fetch(
@@ -55,10 +57,7 @@ def fetch(
     output: OutputOptions,
     service: ServiceOptions,
 ) -> int:
-    """Show the status of tasks.
-
-    With -o, the pictures of finished tasks are saved too.
-    """
+    """Show the status of tasks."""
     from flux_cli.api.status import check_tasks
     from flux_cli.commands import tasks
     from flux_cli.commands.service import connect

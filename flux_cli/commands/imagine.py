@@ -9,6 +9,7 @@ import typer
 from flux_cli import completion, options
 from flux_cli.api.redaction import REDACTED
 from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, violations
+from flux_cli.commands import SUMMARIES
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, UsageError, ViolationsError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
@@ -31,10 +32,12 @@ _FLAG_IN_PROMPT = re.compile(
 
 
 @app.command(
+    help=f"{SUMMARIES['imagine']}\n\nWithout -o, pictures go to output_dir from the config file, or to the "
+    "current directory, with names of the form {slug}-{id8}.{ext}.",
     epilog="Examples:\n\n"
     '$ flux-cli imagine "a sunflower field in the wind" --sandbox\n\n'
     "$ flux-cli imagine -m flux-pro-1.1-ultra --aspect-ratio 21:9 -o 'wide-{seed}.{ext}' --seed 7 \"dunes\"\n\n"
-    '$ echo "a red kite" | flux-cli imagine --no-wait | flux-cli wait -'
+    '$ echo "a red kite" | flux-cli imagine --no-wait | flux-cli wait -',
 )
 @options.expanded
 def imagine(

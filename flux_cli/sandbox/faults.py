@@ -49,7 +49,7 @@ class Fault:
 
 
 _TASK = (
-    ("fail", "[FIELD]", "fails at its end; FIELD has the reason (default: errors; see below)"),
+    ("fail", "[FIELD]", "fails at its end; FIELD has the reason (default: errors)"),
     ("moderated", "", "fails early, with a moderation reason"),
     ("never", "", "never ends; its percentage approaches 99"),
     ("slow", "SECONDS", "takes this long"),

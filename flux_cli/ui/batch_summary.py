@@ -31,7 +31,7 @@ def _rate(done: int, seconds: float) -> str:
 def _credits(before: object, after: object) -> str:
     if before is None and after is None:
         return ""
-    first, last = ("?" if value is None else console.shortened(str(value), 20) for value in (before, after))
+    first, last = ("unknown" if value is None else console.shortened(str(value), 20) for value in (before, after))
     return f", credits: {last}" if first == last else f", credits: {first} before, {last} after"
 
 
