@@ -122,7 +122,6 @@ class Run:
             self._downloads.start_due(now)
             self._wait(source)
             if self._interrupts.first is not None:
-                self._settle()
                 self._finish_downloads()
                 raise self._interrupts.first
 
