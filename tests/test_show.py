@@ -27,10 +27,25 @@ RED, BLUE = (255, 0, 0), (0, 0, 255)
 PLACEHOLDER = "\U0010eeee"
 
 # Makes stdout the controlling terminal, as a shell does, and becomes the command.
-IN_TERMINAL = (
-    "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(1, termios.TIOCSCTTY, 0); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
-)
+IN_TERMINAL = """
+import fcntl, os, runpy, sys, termios
+os.setsid()
+fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+answers, program = sys.argv[1].split(), sys.argv[2]
+try:
+    from textual_image import _terminal
+except ImportError:
+    pass
+else:
+    capture = _terminal.capture_terminal_response
+    def patient(start_marker, end_marker, timeout=None):
+        kind = {"\\x1b[?": "attributes", "\\x1b_G": "kitty"}.get(start_marker[:3])
+        return capture(start_marker, end_marker, 20 if kind in answers else timeout)
+    _terminal.capture_terminal_response = patient
+sys.argv = sys.argv[2:]
+runpy.run_path(program, run_name="__main__")
+"""
+"""Runs the command in the terminal. The library waits 0.1 s for a response; here it waits for those that come."""
 
 
 @dataclass
@@ -57,8 +72,9 @@ class Terminal:
             struct.pack("HHHH", self.rows, self.columns, *((640, 384) if self.pixels else (0, 0))),
         )
         environment = {**cli.env, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})}
+        answers = "attributes kitty" if self.kitty else "attributes"
         process = subprocess.Popen(
-            [sys.executable, "-c", IN_TERMINAL, str(FLUX_CLI), *map(str, arguments)],
+            [sys.executable, "-c", IN_TERMINAL, answers, str(FLUX_CLI), *map(str, arguments)],
             stdin=theirs if stdin is None else subprocess.PIPE,
             stdout=theirs,
             stderr=theirs,
