@@ -156,6 +156,7 @@ def test_an_svg_ends() -> None:
     """With the tag that closes it."""
     assert damage(b"<svg xmlns='x'><g/>", SVG) is Damage.INCOMPLETE
     assert damage(b"<svg xmlns='x'><g/></svg >\n", SVG) is None
+    assert damage(b"<svg xmlns='x'/>\n", SVG) is None
 
 
 def test_media_boxes() -> None:

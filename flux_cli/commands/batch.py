@@ -148,6 +148,7 @@ def batch(
     from flux_cli.commands import batching, running
     from flux_cli.commands.service import choose, connect
     from flux_cli.pictures.saving import Saver
+    from flux_cli.storage.files import local_errors
     from flux_cli.storage.settings import SEED_RANDOM
 
     config = load_config(quiet=service.quiet)
@@ -166,10 +167,12 @@ def batch(
         ignore_unknown=ignore_unknown_columns,
     )
     choice = None if dry_run else choose(service, config)
+    with local_errors(directory):  # the working directory may be gone
+        name = str(directory.resolve())
     wanted = BatchSettings(
         service=choice.name if choice else "",
         directory=directory,
-        name=str(directory.resolve()),
+        name=name,
         defaults=defaults,
         recorded=recorded,
         secret=request.webhook_secret or config.webhook_secret,

@@ -290,7 +290,7 @@ def _boxes_damage(file: BinaryIO, size: int) -> Damage | None:
 
 def _svg_damage(file: BinaryIO, size: int) -> Damage | None:
     file.seek(max(0, size - 64 * 1024))
-    return None if re.search(rb"</svg\s*>", file.read()) else Damage.INCOMPLETE
+    return None if re.search(rb"</svg\s*>|<svg\b[^>]*/>\s*\Z", file.read()) else Damage.INCOMPLETE
 
 
 _CHECKS: dict[ImageType, Callable[[BinaryIO, int], Damage | None]] = {

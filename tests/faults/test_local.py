@@ -205,6 +205,10 @@ def test_a_deleted_working_directory(flux: Cli, server: Server, tmp_path: Path) 
     done = run("imagine", "x")
     assert (done.code, server.submissions) == (6, 1)
     assert "Traceback" not in done.stderr
+    (tmp_path / "rows.txt").write_text("a kite")
+    done = run("batch", f"{tmp_path}/rows.txt")
+    assert (done.code, server.submissions) == (6, 1)
+    assert done.stderr == "error: cannot write .: no such file or directory\n"
     for arguments in (["history"], ["show"], ["fetch", "--last"], ["config", "list"]):
         done = run(*arguments)
         assert (done.code, "error" in done.stderr) == (0, False), done.stderr
