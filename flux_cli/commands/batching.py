@@ -249,6 +249,7 @@ def run(
     """
     started = time.monotonic()
     plan, counts = batch.plan, batch.plan.counts
+    running.mention_sandbox(service, quiet=options.quiet)
     before = after = None
     if not options.quiet:
         before = running.credits_left(service)

@@ -50,6 +50,12 @@ def target(output: OutputOptions, options: ServiceOptions, config: Config, count
     return planned
 
 
+def mention_sandbox(service: Service, *, quiet: bool) -> None:
+    """Print once that the pictures are not the service's: a forgotten setting is easy to miss."""
+    if service.name == SANDBOX and not quiet:
+        console.note("using the embedded sandbox: free, offline, drawn pictures")
+
+
 def run_jobs(
     jobs: Sequence[Job],
     service: Service,
@@ -60,6 +66,7 @@ def run_jobs(
     pictures: PictureOptions,
 ) -> ExitCode:
     """Run jobs, show their progress, print their results, and return the command's exit code."""
+    mention_sandbox(service, quiet=options.quiet)
     saver = Saver(service.url, service.client.trace, original=output.original)
     store = HistoryStore(history, service.name) if history else None
     with reporting(
