@@ -77,6 +77,11 @@ class Run:
         return self._interrupts.first is not None
 
     @property
+    def hurry(self) -> bool:
+        """Whether a second signal arrived, in the run or shortly after it."""
+        return self._interrupts.hurry
+
+    @property
     def handler_error(self) -> Exception | None:
         """The first unexpected error of the handler, which ended nothing."""
         return self._outbox.handler_error

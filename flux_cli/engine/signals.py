@@ -88,8 +88,9 @@ class Interrupts:
             raise self._errors[-1]
 
     def _late(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT or time.monotonic() - self._first_at >= REPEAT_SECONDS:
-            raise _exception(number)
+        self._errors.append(_exception(number))
+        if time.monotonic() - self._first_at >= REPEAT_SECONDS:
+            raise self._errors[-1]
 
 
 def _exception(number: int) -> BaseException:

@@ -161,12 +161,20 @@ class Bridge:
             self._run.run(self._inbox)
         finally:
             self._closed.set()
-            if self._forwarder and (left := self._forwarder.finish(FORWARD_SECONDS)):
-                count = "1 event was" if left == 1 else f"{left} events were"
-                self._display.problem(f"{count} not forwarded")
+            self._finish_forwarding()
         if self._broken_pipe is not None:
             raise self._broken_pipe
         return worst(self._over.values())
+
+    def _finish_forwarding(self) -> None:
+        if self._forwarder is None:
+            return
+        left = self._forwarder.finish(FORWARD_SECONDS, lambda: self._run.hurry)
+        while self._run.workers.reports_waiting:  # its problems
+            self._run.workers.wait(0)
+        if left:
+            count = "1 event was" if left == 1 else f"{left} events were"
+            self._display.problem(f"{count} not forwarded")
 
     # In the thread of the engine's loop
 

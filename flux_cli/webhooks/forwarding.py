@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -54,11 +55,12 @@ class Forwarder:
         """How many events are not forwarded yet."""
         return self._put - self._forwarded
 
-    def finish(self, seconds: float) -> int:
-        """Wait for what is left, at most this long; return how many events were not forwarded."""
+    def finish(self, seconds: float, hurry: Callable[[], bool]) -> int:
+        """Wait for what is left, at most this long and until `hurry`; return how many were not forwarded."""
         self._queue.put(None)
-        if self._thread.is_alive():
-            self._thread.join(seconds)
+        until = time.monotonic() + seconds
+        while self._thread.is_alive() and time.monotonic() < until and not hurry():
+            self._thread.join(0.1)
         return self.left
 
     def _work(self) -> None:
