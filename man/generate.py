@@ -132,7 +132,8 @@ def _special(model: str, purpose: str) -> str:
 
 
 def _setting(setting: Setting) -> str:
-    return setting.help + (f" Default: {setting.default}." if setting.default else "")
+    default = "the current directory" if setting.default == "." else setting.default
+    return setting.help + (f" Default: {default}." if default else "")
 
 
 def _faults(_: Any) -> str:

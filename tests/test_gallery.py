@@ -389,6 +389,7 @@ def test_a_damaged_history_does_not_stop_a_directory(made: Made) -> None:
     done = made.cli("gallery", "pics")
     assert (done.code, done.lines) == (0, ["pics/gallery.html"])
     assert done.stderr.startswith("warning: ")
+    assert made.cli("gallery", "pics", "-q").stderr == ""
     assert made.cli("gallery").code == 6
 
 

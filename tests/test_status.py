@@ -5,7 +5,7 @@ import pytest
 from flux_cli.api.client import MAX_FETCH_MANY, Client, RateLimitedError, UnknownTaskError
 from flux_cli.api.status import ATTEMPTS, MAX_PAUSE_SECONDS, check_tasks
 from flux_cli.api.task import Task
-from flux_cli.api.transport import Response
+from flux_cli.api.transport import NotSentError, Response
 from flux_cli.errors import BadResponseError, FluxError, NotAllowedError, ServiceDownError
 from tests.test_client import Scripted, reply
 
@@ -48,11 +48,12 @@ def test_retries() -> None:
         ([reply(503)] * ATTEMPTS, ServiceDownError),
         ([reply(429, {}, **{"Retry-After": str(MAX_PAUSE_SECONDS + 1)})], RateLimitedError),
         ([reply(401)], NotAllowedError),
+        ([NotSentError("the certificate is not trusted", permanent=True)], NotSentError),
         ([reply(200)], BadResponseError),
     ],
-    ids=["503", "429", "401", "no JSON"],
+    ids=["503", "429", "401", "certificate", "no JSON"],
 )
-def test_service_errors_end_the_checks(replies: list[Response], kind: type[FluxError]) -> None:
+def test_service_errors_end_the_checks(replies: list[Response | FluxError], kind: type[FluxError]) -> None:
     """No further request is sent."""
     task_ids = [f"task-{number}" for number in range(2 * MAX_FETCH_MANY)]
     first = task_ids[:MAX_FETCH_MANY]

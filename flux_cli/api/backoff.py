@@ -7,7 +7,7 @@ BACKOFF_BASE, BACKOFF_MAX = 0.5, 15.0
 
 
 def backoff(failures: int, chance: float | None = None) -> float:
-    """Return the seconds to wait after so many failures in a row: exponential, with jitter.
+    """Return the seconds to wait after this many failures in a row: exponential, with jitter.
 
     `chance` (0 to 1) replaces the random number. The result lies between half and all of the exponential step.
     """

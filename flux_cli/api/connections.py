@@ -154,6 +154,6 @@ def session(auth: "Callable[[requests.PreparedRequest], requests.PreparedRequest
 
 
 def _shut_down(sock: socket.socket) -> None:
-    # Not the method of an SSL socket, which would drop its TLS state under the feet of the thread that reads.
+    # Not the method of an SSL socket, which would drop its TLS state while another thread is reading.
     with contextlib.suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from flux_cli.api.backoff import backoff
 from flux_cli.api.client import MAX_FETCH_MANY, Client, RateLimitedError
 from flux_cli.api.task import Task
+from flux_cli.api.transport import NotSentError
 from flux_cli.errors import BadResponseError, FluxError, ServiceDownError
 
 ATTEMPTS = 4
@@ -43,7 +44,8 @@ def _fetch_group(
         except ServiceDownError as error:
             requested = error.retry_after if isinstance(error, RateLimitedError) else None
             pause = max(backoff(attempt), requested or 0.0)
-            if pause > MAX_PAUSE_SECONDS:
+            permanent = isinstance(error, NotSentError) and error.permanent
+            if permanent or pause > MAX_PAUSE_SECONDS:
                 raise
             sleep(pause)
     return client.fetch_many(group)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from flux_cli import __version__
 from flux_cli.api import lenient_json
 from flux_cli.api.connections import OverdueError, current_abort, send, session, within
-from flux_cli.api.redaction import MIN_KEY_CHARACTERS, Redactor, without_secret_fields
+from flux_cli.api.redaction import MIN_KEY_CHARACTERS, REDACTED, Redactor, without_secret_fields
 from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError, install_command
 
 if TYPE_CHECKING:
@@ -348,5 +348,5 @@ def _elided(body: Mapping[str, object]) -> str:
     if isinstance(image := shown.get("image_prompt"), str):
         shown["image_prompt"] = f"[{len(image)} characters of base64]"
     if "webhook_secret" in shown:
-        shown["webhook_secret"] = "[redacted]"  # noqa: S105 - the opposite of a password
+        shown["webhook_secret"] = REDACTED
     return json.dumps(shown, ensure_ascii=False)

@@ -17,7 +17,7 @@ DETAILS = """\
 A row sets fields of the request by name, such as prompt, model and width, and two of its own: id, by which
 later runs recognise it, and output, the name of its picture. A row without an id is recognised by its content,
 so rows can be added and moved. Flags apply to rows that do not set the field. Blank lines are skipped. In a
-text file every other line is a prompt.
+text file each line is one prompt.
 
 All rows are checked before the first one is sent. A later run with the same FILE and DIR skips finished rows,
 waits for submitted ones, and submits the rest. DIR has everything that this needs: it can be moved, or resumed

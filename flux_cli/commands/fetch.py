@@ -69,7 +69,7 @@ def fetch(
     if last and not records:
         raise UsageError("the history has no task", "give task IDs")
     if not records:
-        return tasks.nothing_to_do(last=last, every=every, quiet=service.quiet)
+        return tasks.nothing_to_do(last=False, every=every, quiet=service.quiet)
     target = None
     if output.output is not None:
         from flux_cli.commands import running

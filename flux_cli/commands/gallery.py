@@ -73,7 +73,7 @@ def _found(directory: Path | None, quiet: bool) -> "list[Picture]":
     """Return the pictures, newest first. Raises LocalFileError if there is none, or DIR cannot be read."""
     from flux_cli.gallery.collection import from_directory
 
-    pictures, gone = _in_history(directory)
+    pictures, gone = _in_history(directory, quiet)
     if directory is not None:
         known = {picture.path for picture in pictures}
         pictures += [picture for picture in from_directory(directory) if picture.path not in known]
@@ -90,7 +90,7 @@ def _found(directory: Path | None, quiet: bool) -> "list[Picture]":
     return pictures
 
 
-def _in_history(directory: Path | None) -> "tuple[list[Picture], int]":
+def _in_history(directory: Path | None, quiet: bool) -> "tuple[list[Picture], int]":
     """Return the history's pictures and the number of those that are gone. With DIR, a history is not needed."""
     from flux_cli.gallery.collection import from_history
     from flux_cli.storage.history import open_readonly
@@ -101,9 +101,10 @@ def _in_history(directory: Path | None) -> "tuple[list[Picture], int]":
     except LocalFileError as error:
         if directory is None:
             raise
-        console.warning(str(error))
+        if not quiet:
+            console.warning(str(error))
         return [], 0
-    for problem in history.problems():
+    for problem in [] if quiet else history.problems():
         console.warning(problem)
     return found
 

@@ -84,7 +84,7 @@ def _read_key() -> str:
             raise KeyboardInterrupt from None
     line = sys.stdin.buffer.readline(2 * MAX_KEY_BYTES)
     if len(line.strip()) > MAX_KEY_BYTES:
-        raise UsageError(f"the key is longer than {MAX_KEY_BYTES} characters", "give only the key")
+        raise UsageError(f"the key is longer than {MAX_KEY_BYTES} bytes", "give only the key")
     try:
         return line.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -82,7 +82,7 @@ class Outbox:
             self._give_up_on_events(str(failure or "another process is changing the history"))
         return failure
 
-    def close(self, *, hurry: Callable[[], bool]) -> None:
+    def close(self) -> None:
         """Commit and deliver everything that is left, and report what cannot be committed."""
         until = time.monotonic() + CLOSE_SECONDS
         while True:
@@ -90,7 +90,7 @@ class Outbox:
             self.commit()
             if self._busy_since is None and not self._events and not self._changes:
                 return
-            if self._busy_since is not None and (hurry() or time.monotonic() >= until):
+            if self._busy_since is not None and (self._interrupts.hurry or time.monotonic() >= until):
                 self._give_up_on_events("another process is changing the history")
                 self._changes.clear()
                 return

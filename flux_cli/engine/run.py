@@ -100,7 +100,7 @@ class Run:
             try:
                 source = jobs if isinstance(jobs, Inbox) else Listed(jobs)
                 self._loop(source)
-                self._outbox.close(hurry=lambda: self._interrupts.hurry)
+                self._outbox.close()
                 if self._interrupts.first is not None:
                     raise self._interrupts.first
             except BaseException as error:
@@ -204,4 +204,4 @@ class Run:
         while self.workers.reports_waiting:
             wait(0)
         self._endings.abandon(error)
-        self._outbox.close(hurry=lambda: self._interrupts.hurry)
+        self._outbox.close()

@@ -157,7 +157,7 @@ def quoted(source: str) -> str:
 
 
 def _scheme(source: str) -> str | None:
-    """Return the scheme of a URL in lower case, or None for a path. Raises UsageError for a URL of no use."""
+    """Return the scheme of a URL in lower case, or None for a path. Raises UsageError for an unusable URL."""
     match = _URL.match(source)
     if not match or (match[2] and os.path.lexists(source)):
         return None

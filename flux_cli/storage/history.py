@@ -152,7 +152,7 @@ class HistoryReader:
     def resolve(self, prefix: str) -> list[Record]:
         """Return the newest record of each task whose ID has this prefix; of the task itself if it is a whole ID.
 
-        None for a prefix shorter than `PREFIX_LENGTH`.
+        A text shorter than `PREFIX_LENGTH` matches only as a whole ID.
         """
         whole = self.find(prefix)
         if whole is not None or len(prefix) < PREFIX_LENGTH:
@@ -189,7 +189,7 @@ class HistoryReader:
         """Yield submissions, newest first.
 
         Args:
-            limit: At most so many.
+            limit: At most this many.
             statuses: Those with one of these statuses; with `unsaved`, finished tasks without a file, too.
             unsaved: See `statuses`.
             search: Those with this text in the prompt, task ID or path, ignoring ASCII case.
