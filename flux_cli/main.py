@@ -16,7 +16,7 @@ from flux_cli import __version__, completion
 from flux_cli.commands import SUMMARIES
 from flux_cli.engine import signals
 from flux_cli.errors import ExitCode, FluxError, SignalReceived, os_reason
-from flux_cli.ui import console, help, usage_errors  # noqa: A004 - a module
+from flux_cli.ui import console
 
 ParsingError: type[Exception] = typer.BadParameter.__base__ or typer.BadParameter
 """The base of everything that Typer raises for a command line; its own name has moved between versions."""
@@ -35,11 +35,15 @@ class Command(TyperCommand):
             error.ctx = getattr(error, "ctx", None) or ctx  # type: ignore[attr-defined] # all of them have it
             raise
         if extra and not ctx.resilient_parsing:
+            from flux_cli.ui import usage_errors
+
             raise usage_errors.extra_arguments(ctx.command_path, extra)
         return extra
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page."""
+        from flux_cli.ui import help  # noqa: A004 - a module
+
         formatter.write(help.page(ctx, {}))
 
 
@@ -56,11 +60,15 @@ class Group(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return name, command and arguments. Raises UsageError if the command does not exist."""
         if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            from flux_cli.ui import usage_errors
+
             raise usage_errors.unknown_command(ctx.command_path, args, self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page with the list of subcommands."""
+        from flux_cli.ui import help  # noqa: A004 - a module
+
         formatter.write(help.page(ctx, self.summaries(ctx)))
 
     def summaries(self, ctx: Any) -> dict[str, str]:
@@ -175,6 +183,8 @@ def main(arguments: Sequence[str]) -> int:
     except typer.Exit as request:
         return request.exit_code
     except ParsingError as error:
+        from flux_cli.ui import usage_errors
+
         message, hint = usage_errors.explain(error, group, arguments)
         console.error(message)
         console.hint(hint)

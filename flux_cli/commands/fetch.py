@@ -13,7 +13,7 @@ from flux_cli.commands import SUMMARIES
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, UsageError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
-from flux_cli.ui import console, tables
+from flux_cli.ui import console
 
 if TYPE_CHECKING:
     from flux_cli.commands.service import Service
@@ -197,6 +197,8 @@ def _print(
     else:
         rows = [_row(result, records[result.task_id or ""]) for result in results if result.task is not None]
         if rows and sys.stdout.isatty():
+            from flux_cli.ui import tables
+
             tables.show(("task", "status", "%", "picture"), map(_short_row, rows), grow=("picture",))
         else:
             for row in rows:

@@ -14,8 +14,7 @@ from flux_cli import completion, options
 from flux_cli import sandbox as service
 from flux_cli.commands import SUMMARIES
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
-from flux_cli.sandbox.validation import is_loopback
-from flux_cli.ui import console, tables
+from flux_cli.ui import console
 
 app = typer.Typer(add_completion=False)
 
@@ -76,6 +75,8 @@ def sandbox(
     if list_faults:
         _print_faults()
         return 0
+    from flux_cli.sandbox.validation import is_loopback
+
     if not is_loopback(host):
         console.warning(f"the sandbox accepts requests from other machines at {host}")
     _raise_file_limit()
@@ -116,6 +117,8 @@ def _log(line: str) -> None:
 def _print_faults() -> None:
     """Print the table: one line with tabs per fault in a pipe, sections on a terminal."""
     if not sys.stdout.isatty():
+        from flux_cli.ui import tables
+
         tables.show((), ((fault.usage, fault.stage, fault.effect) for fault in FAULTS.values()))
         return
     lines = [line for stage in Stage for line in _section(stage)]

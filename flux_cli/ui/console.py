@@ -4,7 +4,6 @@ Does not use rich: most commands print a line or two, and importing rich takes 9
 """
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -169,6 +168,8 @@ def out_bytes(content: bytes) -> None:
 
 def out_json(value: Mapping[str, object], *, indent: int | None = None) -> None:
     """Write one object as JSON in UTF-8 to stdout, on one line unless indented."""
+    import json  # 1 ms that completion and `--version` do not spend
+
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     escaped = _UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
     out_bytes((escaped + "\n").encode())

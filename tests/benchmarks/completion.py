@@ -1,8 +1,8 @@
 """What a TAB costs: `python -m tests.benchmarks.completion [RUNS [RECORDS]]`.
 
 Each row completes a line with a history of 100,000 tasks (or RECORDS), in turn with a bare Typer app that does
-nothing, so that both see the same machine. It prints the medians of whole processes and their ratio; a target of
-1.3 was set. What the shells' scripts add is not in it.
+nothing, so that both see the same machine. It prints the medians of whole processes and their ratio; the target
+is 1.0. What the shells' scripts add is not in it.
 """
 
 import os

@@ -51,8 +51,8 @@ def main() -> None:
         post = [*typer_app, "post", f"{service.url}/fetch", task_id]
         print(f"{'command':34} {'median ms':>9}   {'yardstick':24} {'median ms':>9}   {'ratio':>5} {'target':>6}")
         row("flux-cli --version", [flux, "--version"], "Typer no-op", [*typer_app, "nothing"], 1.2, runs, env)
-        row("flux-cli --help", [flux, "--help"], "Typer --help", [*typer_app, "--help"], 1.3, runs, env)
-        row("flux-cli fetch ID", [flux, "fetch", task_id], "Typer + requests POST", post, 1.25, runs, env)
+        row("flux-cli --help", [flux, "--help"], "Typer --help", [*typer_app, "--help"], 0.6, runs, env)
+        row("flux-cli fetch ID", [flux, "fetch", task_id], "Typer + requests POST", post, 1.15, runs, env)
         for peer, argument in (("http", "--version"), ("llm", "--version"), ("together", "--help")):
             if shutil.which(peer):
                 row(
