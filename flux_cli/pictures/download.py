@@ -5,9 +5,12 @@ sends no credentials of any kind on any hop.
 """
 
 import base64
+import contextlib
+import hashlib
+import io
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -36,6 +39,8 @@ MAX_IMAGE_BYTES = 256 * 1024 * 1024
 MAX_HOPS = 10
 SILENCE_SECONDS = 30.0
 CHUNK_BYTES = 1024 * 1024
+IN_MEMORY_BYTES = 1024 * 1024
+"""The size up to which a picture is verified in memory."""
 
 OnBytes = Callable[[int, int | None], None]
 """Called with the bytes received so far and the total if the server announced it. May raise to stop."""
@@ -81,11 +86,12 @@ class Partial:
     """The temporary file of a picture, and what is needed to resume an interrupted transfer.
 
     Attributes:
-        file: Open for reading and writing, at least `received` bytes long.
+        file: Open for reading and writing; best unbuffered, which saves system calls.
         received: How many bytes of the picture it holds.
         location: The URL that served them, without its query: a signature in it may change.
         validator: The strong ETag or Last-Modified of the response, for If-Range; None if it cannot be resumed.
         total: The size of the whole picture in bytes, if announced.
+        sha256: The digest of a picture that was found to be complete, in hexadecimal.
         close: Removes the file.
     """
 
@@ -94,11 +100,48 @@ class Partial:
     location: str = ""
     validator: str | None = None
     total: int | None = None
+    sha256: str | None = None
     close: Callable[[], None] = lambda: None
 
     def clear(self) -> None:
-        """Forget the received bytes: the next attempt starts from the beginning."""
+        """Forget the received bytes: the next attempt starts from the beginning. Raises LocalFileError."""
+        if self.received:
+            with self._errors():
+                self.file.seek(0)
+                self.file.truncate()
         self.received, self.location, self.validator, self.total = 0, "", None, None
+
+    def seek_end(self) -> None:
+        """Set the file's position for `append`. Raises LocalFileError."""
+        if self.received:  # else it is there
+            with self._errors():
+                self.file.seek(self.received)
+
+    def append(self, content: bytes) -> None:
+        """Write the next bytes. Raises LocalFileError."""
+        rest = memoryview(content)
+        with self._errors():
+            while rest:
+                rest = rest[self.file.write(rest) :]
+        self.received += len(content)
+
+    @contextlib.contextmanager
+    def content(self) -> Iterator[io.BytesIO | io.BufferedReader]:
+        """Open what was received, at its beginning. Raises LocalFileError.
+
+        A small picture is read into memory: each call of a real file lets another thread take Python's lock.
+        """
+        with self._errors():
+            self.file.flush()
+            self.file.seek(0)
+            if self.received <= IN_MEMORY_BYTES:
+                yield io.BytesIO(self.file.read(self.received))
+            else:
+                with open(self.file.fileno(), "rb", closefd=False) as file:
+                    yield file
+
+    def _errors(self) -> contextlib.AbstractContextManager[None]:
+        return local_errors(Path(self.file.name).parent)
 
     @property
     def resumable(self) -> bool:
@@ -283,11 +326,8 @@ def _write_data_url(url: str, partial: Partial, on_bytes: OnBytes, limit: int) -
     if len(content) > limit:
         raise _too_large(limit)
     partial.clear()
-    with local_errors(_path(partial.file)):
-        partial.file.seek(0)
-        partial.file.truncate()
-        partial.file.write(content)
-    partial.received = partial.total = len(content)
+    partial.append(content)
+    partial.total = partial.received
     on_bytes(partial.received, partial.total)
 
 
@@ -301,16 +341,12 @@ def _receive(
     """Append the response's body to the file; return an error if it is shorter than announced."""
     if partial.total is not None and partial.total > limit:
         raise _too_large(limit)
-    with local_errors(_path(partial.file)):
-        partial.file.seek(partial.received)
-        partial.file.truncate()
+    partial.seek_end()
     # One `recv` per read: a body that trickles in still moves the progress bar and notices a deadline.
     while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
         if partial.received + len(chunk) > limit:
             raise _too_large(limit)
-        with local_errors(_path(partial.file)):
-            partial.file.write(chunk)
-        partial.received += len(chunk)
+        partial.append(chunk)
         on_bytes(partial.received, partial.total)
     if partial.total is not None and partial.received < partial.total:
         return DownloadError(f"the connection ended after {partial.received} of {partial.total} bytes")
@@ -325,13 +361,12 @@ def _verified(
     Raises:
         DownloadError: It is not; if it is incomplete, the bytes are kept for another attempt.
     """
-    file = partial.file
-    with local_errors(_path(file)):
-        file.flush()
-        file.seek(0)
+    with partial.content() as file:
         head = file.read(SNIFF_BYTES)
         kind = sniff(head)
         damage = find_damage(file, kind) if kind else None
+        file.seek(0)
+        partial.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if damage is None and interruption is not None and not (kind and can_verify(kind)):
         damage = Damage.INCOMPLETE
     if kind and damage is None:
@@ -383,7 +418,3 @@ def _validator(headers: Mapping[str, str]) -> str | None:
 
 def _without_query(url: str) -> str:
     return url.partition("?")[0]
-
-
-def _path(file: BinaryIO) -> Path:
-    return Path(file.name).parent

@@ -1,14 +1,13 @@
 """Save a finished task's picture: one attempt to download it, verify it and give it its name."""
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from flux_cli.api.task import Task
 from flux_cli.api.transport import Trace
@@ -67,7 +66,7 @@ class Transfer:
             partial, self._kept = self._kept, None
         if partial is None:
             stack = contextlib.ExitStack()
-            partial = Partial(stack.enter_context(temporary(directory)), close=stack.close)
+            partial = Partial(stack.enter_context(temporary(directory, buffered=False)), close=stack.close)
         try:
             yield partial
         except DownloadError:
@@ -149,19 +148,16 @@ class Saver:
                 trace=self._trace,
             )
             on_bytes(partial.received, partial.received)  # the last chance to stop: after this the picture exists
-            file = partial.file
-            file.seek(0)
-            digest = _sha256(file)
             if target.stdout:
-                file.seek(0)
-                return Saved(content=file.read(), sha256=digest)
+                with partial.content() as content:
+                    return Saved(content=content.read(), sha256=partial.sha256)
             path = target.path(values, kind, original=original)
             with local_errors(path):
-                sync(file)
+                sync(partial.file)
             exact = target.explicit and not original and path.name == target.template
             force = target.force and self._is_new(path)
-            path = place(file, path, force=force, exact=exact)
-            return Saved(path, sha256=digest, warning=_warning(path, kind))
+            path = place(partial.file, path, force=force, exact=exact)
+            return Saved(path, sha256=partial.sha256, warning=_warning(path, kind))
 
     def _is_new(self, path: Path) -> bool:
         """Say whether this run uses a name for the first time: `--force` never replaces the run's own pictures."""
@@ -191,13 +187,6 @@ def _warning(path: Path, kind: ImageType) -> str | None:
         name = "WebP" if kind is WEBP else kind.mime.partition("/")[2].upper()
         return f"{path} contains {'an' if name[0] in 'AEIOU' else 'a'} {name}"
     return None
-
-
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := file.read(1024 * 1024):
-        digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _directory(target: Target, values: dict[str, str]) -> Path:

@@ -3,6 +3,8 @@
 import contextlib
 import filecmp
 import hashlib
+import io
+import itertools
 import os
 import re
 import secrets
@@ -16,7 +18,7 @@ from typing import BinaryIO
 from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.storage.filesystems import host_id, is_shared
 from flux_cli.storage.locks import lock
-from flux_cli.storage.paths import make_directory, sync_directory
+from flux_cli.storage.paths import sync_directory
 
 PREFIX, SUFFIX = ".flux-cli-", ".part"
 _NAME = re.compile(rf"{re.escape(PREFIX)}((?P<host>.+)-\d+-)?[0-9a-f]{{16}}{re.escape(SUFFIX)}")
@@ -24,6 +26,7 @@ _NAME = re.compile(rf"{re.escape(PREFIX)}((?P<host>.+)-\d+-)?[0-9a-f]{{16}}{re.e
 ABANDONED_SECONDS = 24 * 3600.0
 """The age at which a temporary file counts as abandoned if the file system has no usable locks."""
 
+_numbers = itertools.count(secrets.randbits(64))
 _live: set[str] = set()
 """Temporary files of this process, so that an exit in a hurry can remove them."""
 _swept: set[Path] = set()
@@ -31,17 +34,19 @@ _swept: set[Path] = set()
 
 
 @contextlib.contextmanager
-def temporary(directory: Path) -> Iterator[BinaryIO]:
+def temporary(directory: Path, *, buffered: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file in `directory`; at the end it is removed, unless it was put in place.
 
-    It is locked while it is open, so that `sweep` recognises what a killed process left behind.
+    It is locked while it is open, so that `sweep` recognises what a killed process left behind. Unless it is
+    `buffered`, its `write` may write less than all.
 
     Raises:
         LocalFileError: The directory cannot be written.
     """
     with local_errors(directory):
         sweep(directory)
-        file = _created(directory)
+        created = _created(directory)
+        file = io.BufferedRandom(created) if buffered else created
     try:
         yield file
     finally:
@@ -63,7 +68,7 @@ def place(file: BinaryIO, path: Path, *, force: bool, exact: bool) -> Path:
     """Give a finished temporary file its name, in one step; return the name that it got.
 
     Args:
-        file: From `temporary`, synced, on the same file system as `path`. It may be closed afterwards.
+        file: From `temporary` in the directory of `path`, synced. It may be closed afterwards.
         path: The name to give.
         force: Replace an existing file (or symbolic link; its target is left alone).
         exact: Accept no other name. Otherwise a name that is taken gets `-1`, `-2` and so on.
@@ -75,7 +80,6 @@ def place(file: BinaryIO, path: Path, *, force: bool, exact: bool) -> Path:
         LocalFileError: The name is taken and `exact`, or the directory cannot be written.
     """
     with local_errors(path):
-        make_directory(path.parent)
         with contextlib.suppress(OSError):  # some file systems (FAT, network shares) have no permissions
             os.chmod(file.name, 0o666 & ~_UMASK)
         if sys.platform == "win32":  # an open file cannot be renamed there
@@ -158,15 +162,14 @@ def local_errors(path: Path) -> Iterator[None]:
         raise LocalFileError(f"cannot write {path}: {os_reason(error)}") from error
 
 
-def _created(directory: Path) -> BinaryIO:
+def _created(directory: Path) -> io.FileIO:
     while True:
-        name = directory / f"{PREFIX}{host_id()}-{os.getpid()}-{secrets.token_hex(8)}{SUFFIX}"
-        _live.add(str(name))
-        opener = partial(os.open, mode=0o600)
+        name = str(directory / f"{PREFIX}{host_id()}-{os.getpid()}-{next(_numbers) % 2**64:016x}{SUFFIX}")
+        _live.add(name)
         try:
-            file = open(name, "x+b", opener=opener)  # noqa: SIM115 - `temporary` closes it
+            file = io.FileIO(name, "x+", opener=partial(os.open, mode=0o600))
         except OSError:
-            _live.discard(str(name))
+            _live.discard(name)
             raise
         # Between creation and lock another process may take it for abandoned; then a new one is made.
         if _locked(file) and os.path.exists(name):
@@ -174,7 +177,7 @@ def _created(directory: Path) -> BinaryIO:
         file.close()
         with contextlib.suppress(OSError):
             os.unlink(name)
-        _live.discard(str(name))
+        _live.discard(name)
 
 
 def _locked(file: BinaryIO) -> bool:

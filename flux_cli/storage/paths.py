@@ -32,6 +32,8 @@ def make_directory(path: Path, mode: int = 0o775) -> None:
     Raises:
         OSError: It cannot be created, or is not a directory.
     """
+    if path.is_dir():
+        return
     for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
         with contextlib.suppress(FileExistsError):  # another process was faster
             missing.mkdir(mode)
