@@ -9,11 +9,13 @@ demo: .venv/installed
 	@$(BIN)/flux-cli imagine "a sunflower field in the wind" --sandbox
 
 # What a change has to pass.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: .venv/installed-dev
 	@sh tests/install-debian-packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@$(BIN)/pytest --collect-only -q >/dev/null || true  # compiles the tests once, not once per worker
 	$(BIN)/pytest -n 6 --dist worksteal
 
 # The same tests with branch coverage, including subprocesses.

@@ -1,6 +1,7 @@
 """Fixtures: the command with a home of its own, and the sandbox as its service."""
 
 import contextlib
+import os
 import random
 import shutil
 import signal
@@ -30,6 +31,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A machine that is busy is no failure; the same examples each time, so that a failure is not found by luck.
 hypothesis.settings.register_profile("flux", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("flux")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each worker begin with some of the slow tests; at the end they would wait with nothing beside them.
+
+    A worker of xdist begins with its share of the list, and ends with what it takes over from others.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    left, items[:] = len(items), []
+    for worker in range(workers):
+        first = slow[worker::workers]
+        share = left // (workers - worker)
+        rest = share - len(first)
+        items += [*first, *others[:rest]]
+        others = others[rest:]
+        left -= share
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

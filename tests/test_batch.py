@@ -300,6 +300,7 @@ def test_max_tasks(flux: Cli, service: Service) -> None:
         assert ("not sent" in done.stderr) == (submitted < 5)
 
 
+@pytest.mark.slow
 def test_ctrl_c(flux: Cli, service: Service, tmp_path: Path) -> None:
     """Exit code 130 and one hint; the next run waits for the tasks and submits the rest."""
     prompts = [f"kite {number} [[seconds 3]]" for number in range(6)]
@@ -348,6 +349,7 @@ def test_second_ctrl_c_with_a_full_stdout(flux: Cli, service: Service) -> None:
     assert journal.count('"event": "accepted"') == submissions
 
 
+@pytest.mark.slow
 def test_timeout(flux: Cli, service: Service) -> None:
     """Exit code 7; the tasks continue, and the next run submits the rest."""
     write(flux, "a kite [[seconds 4]]", "a cat [[seconds 4]]")
@@ -497,6 +499,7 @@ def test_closed_stdout(flux: Cli) -> None:
     assert len(pictures(flux)) == len(results(flux)) == 8
 
 
+@pytest.mark.slow
 def test_summary_bar_on_a_terminal(flux: Cli) -> None:
     """A bar, the counts, four tasks of six; at the end paths, summary and a visible cursor."""
     write(flux, *(f"kite {number} [[seconds {3 + number}]]" for number in range(6)), "a cat [[fail]]")
@@ -514,6 +517,7 @@ def test_summary_bar_on_a_terminal(flux: Cli) -> None:
     assert "%" not in text
 
 
+@pytest.mark.slow
 def test_eight_bars_for_eight_pictures(flux: Cli) -> None:
     """`imagine -n 8` on a terminal."""
     screen = Screen(flux, "imagine", "a kite [[seconds 3]]", "-n", "8", *SMALL)

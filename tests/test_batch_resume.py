@@ -109,6 +109,7 @@ def test_killed_shards_resumed_as_another_number_of_shards(shared: Shared) -> No
     shared.check()
 
 
+@pytest.mark.slow
 def test_volume_mounted_at_another_path(shared: Shared) -> None:
     """The same home, another directory name."""
     shared.kill([shared.start("home")], 12)
@@ -119,6 +120,7 @@ def test_volume_mounted_at_another_path(shared: Shared) -> None:
     shared.check()
 
 
+@pytest.mark.slow
 def test_home_is_lost(shared: Shared) -> None:
     """A container that was restarted with an empty home."""
     shared.kill([shared.start("home")], 12)
@@ -127,6 +129,7 @@ def test_home_is_lost(shared: Shared) -> None:
     shared.check()
 
 
+@pytest.mark.slow
 def test_no_home_at_all(shared: Shared) -> None:
     """There is no history then; the batch directory is enough."""
     shared.kill([shared.start("home")], 12)
@@ -161,6 +164,7 @@ def on_host(shared: Shared, host: str) -> Iterator["subprocess.Popen[bytes]"]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_one_shard_on_two_hosts(shared: Shared) -> None:
     """The second is refused while the first is alive, and takes over when it is dead."""
     with on_host(shared, "one") as one:
@@ -178,6 +182,7 @@ def test_one_shard_on_two_hosts(shared: Shared) -> None:
     shared.check()
 
 
+@pytest.mark.slow
 def test_frozen_host_was_replaced(shared: Shared) -> None:
     """It keeps the IDs that it has, and ends with exit code 6."""
     with on_host(shared, "one") as one:
@@ -203,6 +208,7 @@ PRAGMA user_version = 1;
 """
 
 
+@pytest.mark.slow
 def test_directory_of_version_0_1_0(shared: Shared) -> None:
     """Its rows are known from its results and from the history, whatever their state is."""
     cli = shared.cli("home")

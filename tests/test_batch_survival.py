@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from flux_cli import sandbox
@@ -36,6 +37,7 @@ def whole_pictures(directory: Path) -> int:
     return len(names)
 
 
+@pytest.mark.slow
 def test_ten_kills(flux: Cli, service: Service, tmp_path: Path) -> None:
     """SIGKILL at random moments, each followed by a new run.
 
@@ -72,6 +74,7 @@ def test_ten_kills(flux: Cli, service: Service, tmp_path: Path) -> None:
     assert {each["status"] for each in lines} == {"finished"}
 
 
+@pytest.mark.slow
 def test_four_shards_with_gnu_parallel(flux: Cli, tmp_path: Path) -> None:
     """Each row is made once, by one of them, and has one line in the results."""
     parallel = tool("parallel")
@@ -98,6 +101,7 @@ def test_four_shards_with_gnu_parallel(flux: Cli, tmp_path: Path) -> None:
     assert accepted(tmp_path) == dict.fromkeys(rows, 1)
 
 
+@pytest.mark.slow
 def test_service_that_is_gone_for_a_while(cli: Cli, tmp_path: Path) -> None:
     """The run continues when the service is back; only submissions in flight at that moment may be unknown."""
     rows = [f"kite {number}" for number in range(40)]

@@ -167,6 +167,7 @@ def test_tab(home: ShellHome, shell: str) -> None:
     close(screen)
 
 
+@pytest.mark.slow
 @pytest.mark.needs("fish")
 def test_fish(home: ShellHome) -> None:
     """Fish has the same candidates as the other shells."""

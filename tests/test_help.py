@@ -165,12 +165,13 @@ def test_key_is_not_a_setting_to_set(cli: Cli) -> None:
     assert "api_key" not in shown(cli, "config set", 80)
 
 
-@pytest.mark.parametrize("part", range(3))  # so that several workers can share them
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(6))  # so that several workers can share them
 def test_examples_run(stage: Cli, service: Service, subtests: pytest.Subtests, part: int) -> None:
     """Each as it is, except for the ID, the address of the sandbox and the directory of a web server."""
     env = stage.env
     for path, lines in sorted(examples().items(), key=lambda item: item[0] == "forget")[
-        part::3
+        part::6
     ]:  # `forget` is last
         for example in lines:
             stage.env = dict(env)

@@ -62,6 +62,7 @@ def test_completion_without_private_modules(cli: Cli, monkeypatch: pytest.Monkey
     assert (done.code, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("requirement", ["typer==0.27.0", "typer"])
 def test_typer_version(cli: Cli, tmp_path: Path, requirement: str) -> None:
     """One test, since the installation takes the most time."""

@@ -112,6 +112,7 @@ def test_any_history_of_the_throttle(ceiling: int, story: list[tuple[str, int]])
     assert throttle.admits(in_flight=0, unanswered=0, now=EVER)
 
 
+@pytest.mark.slow
 def test_service_with_a_limit_of_five(cli: Cli) -> None:
     """429 for every task beyond: all rows are made, and it is not asked in vain more often than not."""
     cli.env["APIFRAME_API_KEY"] = KEY

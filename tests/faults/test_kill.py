@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from flux_cli.api.task import Status
 from flux_cli.storage.files import PREFIX
 from tests.conftest import KEY, Cli
@@ -76,6 +78,7 @@ class Killer:
         self.reached(prompt, "picture sent")
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(cli: Cli) -> None:
     """Each submission is in the history, as unknown if it has no ID; the others can be waited for."""
     killer = Killer(random.Random(3))  # noqa: S311 - no secret

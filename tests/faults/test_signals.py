@@ -176,6 +176,7 @@ def ignore_hangup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+@pytest.mark.slow
 def test_nohup(cli: Cli) -> None:
     """A hang-up that is ignored when the command starts stays ignored."""
     with Server({"/fetch": RUNNING}) as server:

@@ -271,6 +271,7 @@ def test_submission_fault(row: Row, cli: Cli) -> None:
     check(row, cli)
 
 
+@pytest.mark.slow
 def test_submission_fault_until_the_deadline(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """The same for faults that last."""
     check_deadlines(TABLES, tmp_path, subtests)

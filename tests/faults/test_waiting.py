@@ -224,6 +224,7 @@ def test_fault_while_waiting(row: Row, cli: Cli) -> None:
     check(row, cli)
 
 
+@pytest.mark.slow
 def test_fault_while_waiting_until_the_deadline(tmp_path: Path, subtests: pytest.Subtests) -> None:
     """The same for faults that last."""
     check_deadlines(TABLES, tmp_path, subtests)
