@@ -11,6 +11,7 @@ import typer
 from flux_cli import completion
 from flux_cli.api.request import FIELDS, Body, Field, JsonValue, flag, parse_text, random_seed, shown
 from flux_cli.storage.durations import parse_duration, parse_moment
+from flux_cli.ui import console
 
 REQUEST, TASKS, OUTPUT, WAITING, SERVICE = "Request", "Tasks", "Output", "Waiting", "Service"
 """The groups in a command's help."""
@@ -136,6 +137,9 @@ TaskIds = Annotated[
         autocompletion=completion.task_ids,
     ),
 ]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=console.set_quiet, help="Print only errors on stderr.")
+]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=OUTPUT)]
 Original = Annotated[
     bool, typer.Option("--original", help="Save the original image too, if there is one.", rich_help_panel=OUTPUT)
@@ -186,7 +190,14 @@ class ServiceOptions:
         ),
     ] = None
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.", rich_help_panel=SERVICE)
+        bool,
+        typer.Option(
+            "--quiet",
+            "-q",
+            callback=console.set_quiet,
+            help="Print only errors on stderr.",
+            rich_help_panel=SERVICE,
+        ),
     ] = False
     verbose: Annotated[
         bool,

@@ -314,6 +314,7 @@ def _process_state(argv: list[str]) -> Iterator[None]:
             stack.enter_context(mock.patch.object(sys, "argv", argv))
             stack.enter_context(mock.patch.object(os, "_exit", leave))
             stack.enter_context(mock.patch.object(console, "_redactor", Redactor()))
+            stack.enter_context(mock.patch.object(console, "quiet", False))
             for name, value in SHORT_PAUSES.items():
                 stack.enter_context(mock.patch(name, value))
             yield

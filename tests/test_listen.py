@@ -25,9 +25,9 @@ from PIL import Image
 
 from flux_cli.api.client import Client
 from flux_cli.api.transport import Transport
-from flux_cli.commands.listen import EventDisplay
 from flux_cli.errors import UsageError
 from flux_cli.pictures.saving import Saver
+from flux_cli.ui.event_display import EventDisplay
 from flux_cli.webhooks.bridge import Bridge, Orders
 from flux_cli.webhooks.event import MAX_BODY_BYTES, WebhookEvent, read_event
 from flux_cli.webhooks.journal import EventJournal
@@ -550,7 +550,7 @@ def test_closed_stdout(flux: Cli, listen: Listen) -> None:
 def test_flood(tmp_path: Path) -> None:
     """The waiting bodies are limited; there is room for thousands of the service's."""
     client = Client(Transport("http://127.0.0.1:1", ""))
-    display = EventDisplay("", json=False, quiet=True, verbose=False)
+    display = EventDisplay("", json=False, verbose=False)
     saver = Saver("http://127.0.0.1:1")
     listener = Bridge(client, saver, None, "", display, Orders(None), EventJournal(tmp_path), confirms=False)
     usual = read_event(GOOD.encode())

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pyte
 import pytest
@@ -29,7 +30,7 @@ from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode
 from flux_cli.options import PictureOptions
-from flux_cli.ui import preview
+from flux_cli.ui import console, preview
 from flux_cli.ui.live import LiveDisplay
 from flux_cli.ui.reporter import Reporter, batch_reporting, display, reporting
 from flux_cli.ui.summary_bar import SummaryBar
@@ -74,7 +75,10 @@ def report(
     wanted: PictureOptions | None = None,
 ) -> Reporter:
     """Handle events and close the reporter."""
-    with reporting(some, flags="", service="sandbox", quiet=quiet, json=as_json, wanted=wanted) as reporter:
+    with (
+        mock.patch.object(console, "quiet", quiet),
+        reporting(some, flags="", service="sandbox", json=as_json, wanted=wanted) as reporter,
+    ):
         for event in events:
             reporter.handle(event)  # type: ignore[arg-type] # events, but `object` reads better above
     return reporter
@@ -83,7 +87,7 @@ def report(
 def test_paths_are_printed_in_the_order_of_submission(capfd: Capture) -> None:
     """The second picture waits for the first one; what is over at the end of the run is printed anyway."""
     first, second, third, fourth = some = jobs(4)
-    with reporting(some, flags="", service="sandbox", quiet=True) as reporter:
+    with reporting(some, flags="", service="sandbox") as reporter:
         reporter.handle(Ended(second, finished(second)))
         assert capfd.readouterr().out == ""
         reporter.handle(Ended(first, finished(first)))
@@ -174,9 +178,7 @@ def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:
     three.task_id = four.task_id = None
     rejected = Result(Status.FAILED, ExitCode.USAGE, error="the service rejected the request: width")
     unsent = Result(Status.UNSENT, ExitCode.SERVICE_DOWN, error="not sent: DNS lookup failed")
-    with batch_reporting(
-        Rows(), "rows.csv", service="x", quiet=False, json=True, force=False, sidecar=False
-    ) as reporter:
+    with batch_reporting(Rows(), "rows.csv", service="x", json=True, force=False, sidecar=False) as reporter:
         for job, result in ((two, finished(two)), (one, failed(one)), (three, rejected), (four, unsent)):
             reporter.handle(Ended(job, result))
     out, err = capfd.readouterr()
@@ -194,10 +196,11 @@ def test_stdout_rejects_the_picture(capfd: Capture, monkeypatch: pytest.MonkeyPa
     """The run learns of it before it records the end, and the hint says how to get the picture."""
     (job,) = some = jobs(1)
     result = replace(finished(job), path=None, content=b"\x89PNG")
+    monkeypatch.setattr(console, "quiet", True)
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with (
-            reporting(some, flags="", service="sandbox", quiet=True) as reporter,
+            reporting(some, flags="", service="sandbox") as reporter,
             pytest.raises(NotDeliveredError) as raised,
         ):
             reporter.handle(Ended(job, result))
@@ -244,7 +247,7 @@ def test_a_signal_in_one_part_reaches_the_others_first(capfd: Capture, monkeypat
     (job,) = some = jobs(1)
     with (
         pytest.raises(KeyboardInterrupt),
-        reporting(some, flags="", service="sandbox", quiet=False) as reporter,
+        reporting(some, flags="", service="sandbox") as reporter,
         pytest.raises(KeyboardInterrupt),
     ):
         reporter.handle(Ended(job, timed_out(job)))
@@ -390,7 +393,7 @@ def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) ->
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     some = jobs(12)
-    counts, bar = parts = display(some, quiet=False)
+    counts, bar = parts = display(some)
     assert isinstance(bar, SummaryBar)
 
     def handle(*events: Event) -> None:

@@ -155,7 +155,7 @@ def test_a_key_of_the_other_api(cli: Cli, service: Service) -> None:
     assert service.running.stats.submissions == 0
     assert cli("login", "--sandbox", input=KEY).code == 2
     assert cli("login", "--no-verify", input=b"\xff\xfek").code == 2
-    done = cli("login", "--no-verify", "--quiet", input=OTHER_KEY)
+    done = cli("login", "--no-verify", input=OTHER_KEY)
     assert done.code == 0
     assert "warning: the key starts with afk_" in done.stderr
     assert cli("account", env={"FLUX_CLI_API_URL": service.url}).code == 3

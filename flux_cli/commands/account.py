@@ -16,7 +16,7 @@ def account(*, service: ServiceOptions) -> int:
     """Show the account: e-mail, credits, images made, plan."""
     from flux_cli.commands.service import choose, connect
 
-    with connect(choose(service, load_config(quiet=service.quiet))) as connected:
+    with connect(choose(service, load_config())) as connected:
         found = connected.client.account()
     values = {
         "email": found.email,

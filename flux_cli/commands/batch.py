@@ -151,7 +151,7 @@ def batch(
     from flux_cli.storage.files import local_errors
     from flux_cli.storage.settings import SEED_RANDOM
 
-    config = load_config(quiet=service.quiet)
+    config = load_config()
     limit = running.timeout_seconds(timeout, default=None)
     own_rows = Shard.parse(shard)
     directory = batching.directory_of(output, config)
@@ -187,7 +187,7 @@ def batch(
     if choice is None:
         return batching.print_requests(rows, wanted)
     with (
-        batching.prepared(rows, read.name, wanted, quiet=service.quiet) as prepared,
+        batching.prepared(rows, read.name, wanted) as prepared,
         connect(choice, wanted.secret) as connected,
     ):
         if sidecar is None:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,6 @@ from flux_cli.storage.paths import STATE_NAME
 from flux_cli.storage.settings import SEED_RANDOM
 from flux_cli.ui import batch_summary, console
 from flux_cli.ui.reporter import batch_reporting
-
-Warn = Callable[[str], None]
 
 WITHOUT_HISTORY = "the batch continues without the history"
 PATIENCE_SECONDS = 3600.0
@@ -146,23 +144,22 @@ class Batch:
 
 
 @contextlib.contextmanager
-def prepared(rows: Sequence[Row], file_name: str, wanted: BatchSettings, *, quiet: bool) -> Iterator[Batch]:
+def prepared(rows: Sequence[Row], file_name: str, wanted: BatchSettings) -> Iterator[Batch]:
     """Claim the rows, and yield the batch.
 
     Raises:
         LocalFileError: The directory cannot be used, or another run has the rows.
     """
-    warn: Warn = (lambda _: None) if quiet else console.warning
     naming.check(naming.Target(wanted.directory))
     directory = wanted.directory / STATE_NAME
     is_old = ResultsFile(wanted.directory).path.exists() and not directory.exists()
-    history = _history(warn, required=is_old)
+    history = _history(required=is_old)
     with local_errors(directory):
         directory.mkdir(exist_ok=True)
     with claimed(directory, wanted.service, wanted.shard) as claim:
         found = state.load(wanted.directory, wanted.service, rows, wanted.name, history)
         if found.history_error is not None:
-            warn(f"{WITHOUT_HISTORY}: {found.history_error.message}")
+            console.warning(f"{WITHOUT_HISTORY}: {found.history_error.message}")
         plan = BatchPlan(rows, wanted, _listed(history, wanted, found.known))
         _check_names(file_name, plan)
         recorder = None if history is None else HistoryStore(history, wanted.service)
@@ -172,7 +169,7 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: BatchSettings, *, quie
             yield Batch(plan, file_name, store)
         finally:
             store.close()
-            _report_errors(store, warn)
+            _report_errors(store)
             if plan.counts.over == plan.counts.total:
                 with contextlib.suppress(LocalFileError):
                     written = store.written if store.is_complete else None
@@ -181,14 +178,14 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: BatchSettings, *, quie
                 history.close()
 
 
-def _history(warn: Warn, *, required: bool) -> History | None:
+def _history(*, required: bool) -> History | None:
     """Open the history. It is required to resume a batch of version 0.1.0, which has no journals."""
     try:
         return History()
     except LocalFileError as error:
         if required:
             raise
-        warn(f"{WITHOUT_HISTORY}: {error.message}")
+        console.warning(f"{WITHOUT_HISTORY}: {error.message}")
         return None
 
 
@@ -222,12 +219,12 @@ def _check_names(file_name: str, plan: BatchPlan) -> None:
         raise LocalFileError(what, "choose other names, or replace the files with --force")
 
 
-def _report_errors(store: BatchStore, warn: Warn) -> None:
+def _report_errors(store: BatchStore) -> None:
     if store.results_error is not None:
         console.error(store.results_error.message)
         console.hint("the pictures are saved; a later run adds the missing lines")
     if store.history_error is not None:
-        warn(f"the history lacks rows of this batch: {store.history_error.message}")
+        console.warning(f"the history lacks rows of this batch: {store.history_error.message}")
 
 
 def engine_plan(concurrency: int, timeout: float | None) -> Plan:
@@ -249,9 +246,9 @@ def run(
     """
     started = time.monotonic()
     plan, counts = batch.plan, batch.plan.counts
-    running.mention_sandbox(service, quiet=options.quiet)
+    running.mention_sandbox(service)
     before = after = None
-    if not options.quiet:
+    if not console.quiet:  # which saves two requests
         before = running.credits_left(service)
         running.announce_cost(plan.submissions, service, lambda _: before)
     failed_before = counts.failed
@@ -260,7 +257,6 @@ def run(
             counts,
             batch.file_name,
             service=service.name,
-            quiet=options.quiet,
             json=options.json,
             force=plan.settings.force,
             sidecar=sidecar,
@@ -271,12 +267,11 @@ def run(
                 reporter.handle(event)
 
             code = Run(service.client, saver, batch.store, handle, run_plan).run(plan.jobs())
-        if not options.quiet:
+        if not console.quiet:
             after = running.credits_left(service)
     finally:
-        if not options.quiet:
-            batch_summary.print_counts(counts, time.monotonic() - started, before, after)
-        batch_summary.list_open(counts, batch.file_name, failed_before, quiet=options.quiet)
+        batch_summary.print_counts(counts, time.monotonic() - started, before, after)
+        batch_summary.list_open(counts, batch.file_name, failed_before)
     failed = batch.store.results_error
     codes = [reporter.exit_code(code), counts.exit_code, failed.exit_code if failed else ExitCode.OK]
     return worst(codes)

@@ -62,14 +62,14 @@ def fetch(
     from flux_cli.commands import tasks
     from flux_cli.commands.service import connect
 
-    config = load_config(quiet=service.quiet)
+    config = load_config()
     history, choice, records = tasks.selected(
         task_ids, service, config, last=tasks.newest if last else None, every=every
     )
     if last and not records:
         raise UsageError("the history has no task", "give task IDs")
     if not records:
-        return tasks.nothing_to_do(last=False, every=every, quiet=service.quiet)
+        return tasks.nothing_to_do(last=False, every=every)
     target = None
     if output.output is not None:
         from flux_cli.commands import running
@@ -80,10 +80,10 @@ def fetch(
         results = [_result(task_id, found, records[task_id]) for task_id, found in checks]
         _record(results, records, history, connected.name)
         if target is not None:
-            results = _downloaded(results, records, target, connected, history, output.original, service.quiet)
+            results = _downloaded(results, records, target, connected, history, output.original)
     required = exit_status or (target is not None and (target.explicit or target.stdout))
     _print(results, records, target, json=service.json)
-    _print_messages(results, required=required, quiet=service.quiet)
+    _print_messages(results, required=required)
     return _exit_code(results, required=required, exit_status=exit_status)
 
 
@@ -134,7 +134,6 @@ def _downloaded(
     service: "Service",
     history: "HistoryReader",
     original: bool,
-    quiet: bool,
 ) -> "list[Result]":
     """Save the pictures of the finished tasks; return all results, in the same order."""
     from flux_cli.commands.tasks import numbers
@@ -163,7 +162,7 @@ def _downloaded(
     ]
     ended: dict[str | None, Result] = {}
     saver = Saver(service.url, service.client.trace, original=original)
-    with reporting(jobs, flags=service.flags, service=service.name, quiet=quiet, prints=False) as reporter:
+    with reporting(jobs, flags=service.flags, service=service.name, prints=False) as reporter:
 
         def handle(event: Event) -> None:
             if isinstance(event, Ended):
@@ -221,7 +220,7 @@ def _short_row(row: tuple[str, str, str, str, str]) -> tuple[str, str, str, str]
     return short_id(task_id), status, percentage, short_path(path) if path else url
 
 
-def _print_messages(results: "Sequence[Result]", *, required: bool, quiet: bool) -> None:
+def _print_messages(results: "Sequence[Result]", *, required: bool) -> None:
     """Print why tasks have no picture: as an error if the exit code counts it."""
     for result in results:
         name = f"task {short_id(result.task_id)}"
@@ -230,8 +229,7 @@ def _print_messages(results: "Sequence[Result]", *, required: bool, quiet: bool)
         if result.status is Status.PROCESSING and required:
             console.error(f"{name} is still running")
         elif result.task is not None and result.error is not None and not required:
-            if not quiet:
-                console.note(f"{name} failed: {result.error}")
+            console.note(f"{name} failed: {result.error}")
         elif result.error is not None:
             console.error(f"{name} failed: {result.error}" if result.task else f"{name}: {result.error}")
             if result.hint:

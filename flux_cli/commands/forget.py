@@ -37,7 +37,7 @@ def forget(
             help="All tasks submitted before DATE: 2026-11-25, today, 2h, 7d.",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")] = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - its callback acts
 ) -> int:
     """Remove tasks from the history."""
     from flux_cli.commands import tasks
@@ -51,10 +51,9 @@ def forget(
     if found:
         history = History()
         patiently(lambda: history.delete(found))
-    if not quiet:
-        lost = sum(record.unsaved for record in found)
-        what = f"{len(found)} record{'' if len(found) == 1 else 's'}"
-        console.note(f"removed {what} from the history" + (f"; {lost} not saved" if lost else ""))
+    lost = sum(record.unsaved for record in found)
+    what = f"{len(found)} record{'' if len(found) == 1 else 's'}"
+    console.note(f"removed {what} from the history" + (f"; {lost} not saved" if lost else ""))
     return ExitCode.OK
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flux_cli import completion
+from flux_cli import completion, options
 from flux_cli.commands import SUMMARIES
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.ui import console
@@ -49,7 +49,7 @@ def gallery(
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace a file that is not a gallery.")] = False,
     viewer: Annotated[bool, typer.Option("--open", help="Open the page in the default browser.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors on stderr.")] = False,
+    quiet: options.Quiet = False,  # noqa: ARG001 - its callback acts
 ) -> int:
     """Write the page and print its path."""
     from flux_cli.gallery import page
@@ -61,19 +61,19 @@ def gallery(
     if path.is_dir() or (output or "").endswith(("/", os.sep)):
         raise UsageError(f"`-o {path}` is a directory", "name a file, such as gallery.html")
     page.check(path, force=force)
-    pictures = _found(directory, quiet)
-    page.write(path, pictures, _thumbnails(pictures, path, quiet))
+    pictures = _found(directory)
+    page.write(path, pictures, _thumbnails(pictures, path))
     console.out(str(path))
     if viewer:
         default_viewer.open_file(path)
     return 0
 
 
-def _found(directory: Path | None, quiet: bool) -> "list[Picture]":
+def _found(directory: Path | None) -> "list[Picture]":
     """Return the pictures, newest first. Raises LocalFileError if there is none, or DIR cannot be read."""
     from flux_cli.gallery.collection import from_directory
 
-    pictures, gone = _in_history(directory, quiet)
+    pictures, gone = _in_history(directory)
     if directory is not None:
         known = {picture.path for picture in pictures}
         pictures += [picture for picture in from_directory(directory) if picture.path not in known]
@@ -84,13 +84,13 @@ def _found(directory: Path | None, quiet: bool) -> "list[Picture]":
             f"no picture {where} is from flux-cli",
             "it finds pictures through the history, sidecars (`flux-cli imagine --sidecar`) and batch results",
         )
-    if gone and not quiet:
+    if gone:
         files = "1 picture whose file" if gone == 1 else f"{gone} pictures whose files"
         console.note(f"omitted {files} no longer exist{'s' if gone == 1 else ''}")
     return pictures
 
 
-def _in_history(directory: Path | None, quiet: bool) -> "tuple[list[Picture], int]":
+def _in_history(directory: Path | None) -> "tuple[list[Picture], int]":
     """Return the history's pictures and the number of those that are gone. With DIR, a history is not needed."""
     from flux_cli.gallery.collection import from_history
     from flux_cli.storage.history import open_readonly
@@ -101,39 +101,37 @@ def _in_history(directory: Path | None, quiet: bool) -> "tuple[list[Picture], in
     except LocalFileError as error:
         if directory is None:
             raise
-        if not quiet:
-            console.warning(str(error))
+        console.warning(str(error))
         return [], 0
-    for problem in [] if quiet else history.problems():
+    for problem in history.problems():
         console.warning(problem)
     return found
 
 
-def _thumbnails(pictures: "list[Picture]", path: Path, quiet: bool) -> "list[Thumbnail | None]":
+def _thumbnails(pictures: "list[Picture]", path: Path) -> "list[Thumbnail | None]":
     """Return a thumbnail for each picture: from the earlier page, or a new one if Pillow is installed."""
     from flux_cli.gallery import page
 
     known: dict[tuple[str, str], Thumbnail | None] = {**page.thumbnails_in(path)}
     keys = [page.key(picture, path) for picture in pictures]
     missing = {key: picture.path for key, picture in zip(keys, pictures, strict=True) if key not in known}
-    known |= zip(missing, _created(list(missing.values()), quiet), strict=True)
+    known |= zip(missing, _created(list(missing.values())), strict=True)
     return [known[key] for key in keys]
 
 
-def _created(paths: list[Path], quiet: bool) -> "Iterable[Thumbnail | None]":
+def _created(paths: list[Path]) -> "Iterable[Thumbnail | None]":
     """Return a new thumbnail for each path, with a progress bar on a terminal; none if Pillow is missing."""
     from importlib.util import find_spec
 
     if not paths:
         return []
     if find_spec("PIL") is None:
-        if not quiet:
-            console.note("no thumbnails: they need the extra `preview`; the page shows the files instead")
+        console.note("no thumbnails: they need the extra `preview`; the page shows the files instead")
         return [None] * len(paths)
     from flux_cli.gallery.thumbnails import thumbnails
 
     made = thumbnails(paths)
-    if quiet or not console.is_terminal(sys.stderr):
+    if console.quiet or not console.is_terminal(sys.stderr):
         return made
     from flux_cli.ui.task_bars import tracked
 

@@ -83,7 +83,7 @@ def imagine(
     service: ServiceOptions,
 ) -> int:
     """Generate a picture from a prompt, and save it."""
-    config = load_config(quiet=service.quiet)
+    config = load_config()
     base = _base(like)
     model = _model(request, config, base)
     defaults = config.defaults_for(model)
@@ -98,8 +98,7 @@ def imagine(
     bodies = _with_seeds(body, recorded, count)
     if no_wait and output.output is not None:
         raise UsageError("`--no-wait` saves no picture, so `-o` cannot be used", "give `-o` to `flux-cli wait`")
-    if not service.quiet:
-        _warn_of_flags(str(body["prompt"]))
+    _warn_of_flags(str(body["prompt"]))
     if dry_run:
         return _print_bodies(bodies, has_secret="webhook_secret" in body)
 
@@ -117,8 +116,7 @@ def imagine(
     history = History()
     jobs = [Job(target, request=body, recorded=kept, n=n) for n, (body, kept) in enumerate(bodies, 1)]
     with connect(choice, request.webhook_secret) as connected:
-        if not service.quiet:
-            running.announce_cost(count, connected, running.credits_left)
+        running.announce_cost(count, connected, running.credits_left)
         plan = Plan(wait=not no_wait, timeout=limit)
         return running.run_jobs(jobs, connected, history, service, output, plan, pictures)
 

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flux_cli import completion, options
-from flux_cli.api.task import Task
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import LocalFileError, MissingExtraError, UsageError
 from flux_cli.options import OutputOptions, ServiceOptions
 from flux_cli.pictures import naming
 from flux_cli.storage.config import Config
 from flux_cli.ui import console
+from flux_cli.ui.event_display import EventDisplay
 
 if TYPE_CHECKING:
     from flux_cli.commands.service import Service
-    from flux_cli.engine.result import Result
     from flux_cli.storage.history import History
 
 app = typer.Typer(add_completion=False)
@@ -102,7 +101,7 @@ def listen(
     from flux_cli.webhooks.forwarding import check_forward_url
     from flux_cli.webhooks.journal import EventJournal
 
-    config = load_config(quiet=service.quiet)
+    config = load_config()
     secret = _secret(secret_file, insecure, config)
     if forward_to is not None:
         check_forward_url(forward_to)
@@ -112,7 +111,7 @@ def listen(
     with _connected(service, config, secret) as (connected, has_key):
         if target is not None:
             naming.check(target)
-        display = EventDisplay(connected.flags, json=service.json, quiet=service.quiet, verbose=service.verbose)
+        display = EventDisplay(connected.flags, json=service.json, verbose=service.verbose)
         saver = Saver(connected.url, connected.client.trace, original=output.original)
         orders = Orders(target, until, forward_to, secret)
         with contextlib.closing(EventJournal()) as journal, contextlib.closing(display):
@@ -121,12 +120,7 @@ def listen(
             )
             reception = Reception(secret, bridge.deliver, bridge.rejected, bridge.failed)
             with receiving(host, port, reception) as url:
-
-                def introduce() -> None:
-                    if not service.quiet:
-                        _introduce(url, secret=secret is not None, has_key=has_key)
-
-                return bridge.run(introduce)
+                return bridge.run(lambda: _introduce(url, secret=secret is not None, has_key=has_key))
 
 
 def _secret(file: Path | None, insecure: bool, config: Config) -> str | None:
@@ -194,66 +188,3 @@ def _introduce(url: str, *, secret: bool, has_key: bool) -> None:
         console.warning("without a secret, anyone who can reach this port can send webhooks")
     if not has_key:
         console.warning("no API key: task statuses cannot be checked, so what webhooks say is trusted")
-
-
-class EventDisplay:
-    """Prints one event per line on stdout, and messages on stderr."""
-
-    def __init__(self, flags: str, *, json: bool, quiet: bool, verbose: bool) -> None:
-        self._flags = flags
-        self._json = json
-        self._quiet = quiet
-        self._verbose = verbose
-        self._rejections: set[int] = set()
-        self._unsaved: dict[str, None] = {}
-
-    def update(self, result: "Result") -> None:
-        """Print the event, and its error."""
-        if self._json:
-            console.out_json(result.as_json())
-        else:
-            console.out("\t".join(console.clean(cell) for cell in _row(result)))
-        if result.error is not None:
-            console.error(f"task {result.task_id}: {result.error}")
-            if result.hint:
-                console.hint(result.hint)
-        if result.resumable and result.task_id:
-            self._unsaved[result.task_id] = None
-        elif result.task_id:
-            self._unsaved.pop(result.task_id, None)
-
-    def repeated(self, task: "Task") -> None:
-        """Print it with `--verbose`."""
-        if self._verbose:
-            console.note(f"task {task.task_id}: {task.status}, repeated")
-
-    def rejected(self, status: int, reason: str) -> None:
-        """Warn of the first rejection of each kind: it may be a mistake here, or only the internet's noise."""
-        if self._verbose or not (self._quiet or status in self._rejections):
-            self._rejections.add(status)
-            console.warning(f"rejected a request: {reason} ({status})")
-
-    def problem(self, message: str) -> None:
-        """Print a warning."""
-        if not self._quiet:
-            console.warning(message)
-
-    def stopping(self) -> None:
-        """Print that it ends soon, and how to end it now."""
-        if not self._quiet:
-            console.note("finishing the tasks in progress; press Ctrl-C again to stop now")
-
-    def close(self) -> None:
-        """Print how to get the pictures that are not saved: one command for all of them."""
-        if self._unsaved:
-            from flux_cli.ui.messages import resume_command
-
-            console.hint(f"already charged; resume with: {resume_command(list(self._unsaved), self._flags)}")
-
-
-def _row(result: "Result") -> tuple[str, str, str, str]:
-    """Return an event's columns: task ID, status, percentage, and its file, URL or error."""
-    task = result.task
-    percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
-    where = result.error or (str(result.path) if result.path else None) or (task.image_url if task else None)
-    return result.task_id or "", result.status.value, percentage, where or ""

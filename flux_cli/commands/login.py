@@ -34,7 +34,7 @@ def login(
     service: ServiceOptions,
 ) -> int:
     """Store the API key: typed at a hidden prompt, or the first line of stdin."""
-    loaded = load_config(quiet=service.quiet)
+    loaded = load_config()
     key = check_key(_read_key())
     console.keep_secret(key)
     if not no_verify:
@@ -42,8 +42,7 @@ def login(
     config.set_value("api_key", key)
     if key.lower().startswith(OTHER_API_PREFIX):
         console.warning(f"the key starts with {OTHER_API_PREFIX}: it belongs to the service's other API")
-    if not service.quiet:
-        console.note(f"the key was stored in {config.config_path()}")
+    console.note(f"the key was stored in {config.config_path()}")
     return 0
 
 
@@ -56,11 +55,10 @@ def _verify(key: str, service: ServiceOptions, stored_url: str | None) -> None:
     from flux_cli.commands.service import warn_if_unencrypted
 
     url = check_api_url(service.api_url if service.api_url is not None else stored_url or DEFAULT_API_URL)
-    if not service.quiet:
-        warn_if_unencrypted(url)
+    warn_if_unencrypted(url)
     try:
         check_key_kind(key, url)
-        account = Client(Transport(url, key, (), console.note if service.verbose else None)).account()
+        account = Client(Transport(url, key, (), console.trace if service.verbose else None)).account()
     except NotAllowedError as error:
         hint = error.hint if key.lower().startswith(OTHER_API_PREFIX) else "copy the key again, and check it"
         raise NotAllowedError(f"the key was not stored: {error.message}", hint) from None
@@ -69,8 +67,7 @@ def _verify(key: str, service: ServiceOptions, stored_url: str | None) -> None:
             f"the key was not stored, because it could not be checked: {error.message}",
             "try again, or store it unchecked with --no-verify",
         ) from None
-    if not service.quiet:
-        console.note(f"the key is valid{f', for {account.email}' if account.email else ''}")
+    console.note(f"the key is valid{f', for {account.email}' if account.email else ''}")
 
 
 def _read_key() -> str:

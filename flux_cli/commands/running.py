@@ -50,9 +50,9 @@ def target(output: OutputOptions, options: ServiceOptions, config: Config, count
     return planned
 
 
-def mention_sandbox(service: Service, *, quiet: bool) -> None:
+def mention_sandbox(service: Service) -> None:
     """Print once that the pictures are not the service's: a forgotten setting is easy to miss."""
-    if service.name == SANDBOX and not quiet:
+    if service.name == SANDBOX:
         console.note("using the embedded sandbox: free, offline, drawn pictures")
 
 
@@ -66,14 +66,13 @@ def run_jobs(
     pictures: PictureOptions,
 ) -> ExitCode:
     """Run jobs, show their progress, print their results, and return the command's exit code."""
-    mention_sandbox(service, quiet=options.quiet)
+    mention_sandbox(service)
     saver = Saver(service.url, service.client.trace, original=output.original)
     store = HistoryStore(history, service.name) if history else None
     with reporting(
         jobs,
         flags=service.flags,
         service=service.name,
-        quiet=options.quiet,
         json=options.json,
         force=output.force,
         wanted=pictures,
@@ -107,7 +106,7 @@ def credits_left(service: Service) -> object | None:
 
 def announce_cost(pictures: int, service: Service, credits_of: Callable[[Service], object | None]) -> None:
     """Print what many pictures cost before they are submitted, and what the account has. The sandbox is free."""
-    if pictures <= ANNOUNCED_PICTURES or service.name == SANDBOX:
+    if console.quiet or pictures <= ANNOUNCED_PICTURES or service.name == SANDBOX:
         return
     credit = credits_of(service)
     has = "" if credit is None else f"; the account has {console.shortened(str(credit), 20)}"

@@ -82,8 +82,7 @@ def choose(options: ServiceOptions, config: Config, *, keyless: bool = False) ->
         return Choice(None, _SANDBOX_KEY, flags, secrets, options.verbose)
     url = check_api_url(options.api_url if options.api_url is not None else config.api_url or DEFAULT_API_URL)
     key = _key(url, config, keyless=keyless)
-    if not options.quiet:
-        warn_if_unencrypted(url)
+    warn_if_unencrypted(url)
     flags = f" --api-url {shlex.quote(url)}" if url_flag else ""
     return Choice(url, key, flags, secrets, options.verbose)
 
@@ -104,7 +103,7 @@ def connect(choice: Choice, secret: str | None = None) -> Iterator[Service]:
 
             url = stack.enter_context(sandbox.running(sandbox.default_directory(), free=True)).url
             _bypass_proxy()
-        transport = Transport(url, choice.key, tuple(secrets), console.note if choice.verbose else None)
+        transport = Transport(url, choice.key, tuple(secrets), console.trace if choice.verbose else None)
         yield Service(Client(transport), choice.name, url, choice.flags)
 
 

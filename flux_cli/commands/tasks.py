@@ -151,12 +151,11 @@ def selected(
     return history, choice, last(history, choice.name) if last else _unsaved(history, choice.name)
 
 
-def nothing_to_do(*, last: bool, every: bool, quiet: bool) -> ExitCode:
+def nothing_to_do(*, last: bool, every: bool) -> ExitCode:
     """Return the exit code of a command that was given no task. Raises UsageError for `--last`."""
     if last:
         raise UsageError("nothing left to save", "see `flux-cli history`")
-    if not quiet:
-        console.note("nothing left to save" if every else "no task IDs on stdin")
+    console.note("nothing left to save" if every else "no task IDs on stdin")
     return ExitCode.OK
 
 

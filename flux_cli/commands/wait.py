@@ -45,7 +45,7 @@ def wait(
     from flux_cli.storage.history import History
     from flux_cli.ui import saved
 
-    config = load_config(quiet=service.quiet)
+    config = load_config()
     limit = running.timeout_seconds(timeout if timeout is not None else config.defaults.get("timeout"))
     if output.output != "-":
         pictures = pictures.with_default(sidecar=bool(config.defaults.get("sidecar")))
@@ -53,7 +53,7 @@ def wait(
         task_ids, service, config, last=tasks.newest_unsaved if last else None, every=every
     )
     if not records:
-        return tasks.nothing_to_do(last=last, every=every, quiet=service.quiet)
+        return tasks.nothing_to_do(last=last, every=every)
     target = running.target(output, service, config, len(records))
     saved.check(pictures, target)
     numbers = tasks.numbers(records, history, choice.name)

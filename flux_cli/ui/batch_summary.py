@@ -35,7 +35,7 @@ def _credits(before: object, after: object) -> str:
     return f", credits: {last}" if first == last else f", credits: {first} before, {last} after"
 
 
-def list_open(counts: RowCounts, name: str, failed_before: int, *, quiet: bool) -> None:
+def list_open(counts: RowCounts, name: str, failed_before: int) -> None:
     """List the rows that are open, and print what a later run does not do by itself.
 
     `failed_before` is the number of rows that failed in earlier runs. Failures in this run are printed already.
@@ -52,10 +52,10 @@ def list_open(counts: RowCounts, name: str, failed_before: int, *, quiet: bool) 
         )
     if counts.failed:
         console.hint("use --retry-failed to resubmit the failed rows")
-    if not quiet and counts.changed:
+    if counts.changed:
         rows = "1 finished row" if counts.changed == 1 else f"{counts.changed} finished rows"
         console.warning(f"not generated again: {rows} with values that have changed since")
-    if not quiet and counts.missing:
+    if not console.quiet and counts.missing:
         pictures = (
             "picture of 1 finished row is"
             if counts.missing == 1

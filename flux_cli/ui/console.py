@@ -86,13 +86,36 @@ def hint(message: str) -> None:
     _say("hint:", message, _CYAN)
 
 
+quiet = False
+"""Whether `--quiet` is given: then neither warnings nor notes are printed."""
+
+
+def set_quiet(requested: bool) -> bool:
+    """Set `quiet`, as the callback of the option."""
+    global quiet
+    quiet = requested
+    return requested
+
+
 def warning(message: str) -> None:
     """Print a warning, in one line."""
+    if not quiet:
+        important(message)
+
+
+def important(message: str) -> None:
+    """Print a warning, in one line, with `--quiet` too."""
     _say("warning:", message, _CYAN)
 
 
 def note(message: str) -> None:
     """Print a message, in one line."""
+    if not quiet:
+        trace(message)
+
+
+def trace(message: str) -> None:
+    """Print a line of the trace that `--verbose` requests, with `--quiet` too."""
     raw_stderr(clean(message) + "\n")
 
 

@@ -17,8 +17,7 @@ class Messages:
     `prefix` returns what a message about a job begins with: the row of a batch.
     """
 
-    def __init__(self, *, quiet: bool, prefix: Callable[[Job], str] = lambda _: "") -> None:
-        self._quiet = quiet
+    def __init__(self, prefix: Callable[[Job], str] = lambda _: "") -> None:
         self._prefix = prefix
         self._printed: set[str] = set()
         self._unrecorded: set[Job] = set()
@@ -26,22 +25,17 @@ class Messages:
     def handle(self, event: Event) -> None:
         """Print the event's message, if it has one."""
         if isinstance(event, Retrying):
-            self._once(self.warn, f"{event.message}; retrying")
+            self._once(console.warning, f"{event.message}; retrying")
         elif isinstance(event, Unrecorded):
             self._warn_of_unrecorded(event.job, event.message)
         elif isinstance(event, Ended):
             if event.result.error is not None:
                 self._error(event.job, event.result)
             if event.result.warning is not None:
-                self.warn(f"{self._prefix(event.job)}{event.result.warning}")
+                console.warning(f"{self._prefix(event.job)}{event.result.warning}")
 
     def close(self) -> None:
         """Do nothing."""
-
-    def warn(self, text: str) -> None:
-        """Print a warning, unless `--quiet`."""
-        if not self._quiet:
-            console.warning(text)
 
     def _once(self, say: Callable[[str], None], text: str) -> None:
         if text not in self._printed:
@@ -51,10 +45,10 @@ class Messages:
     def _warn_of_unrecorded(self, job: Job, message: str) -> None:
         """Print the whole task ID, with `--quiet` too: it is nowhere else."""
         if job.task_id is None:
-            self._once(self.warn, message)
+            self._once(console.warning, message)
         elif job not in self._unrecorded:
             self._unrecorded.add(job)
-            console.warning(f"{self._prefix(job)}{message}; task {job.task_id} is missing there")
+            console.important(f"{self._prefix(job)}{message}; task {job.task_id} is missing there")
 
     def _error(self, job: Job, result: Result) -> None:
         if result.status in (Status.UNSENT, Status.UNKNOWN):
@@ -71,11 +65,10 @@ class Messages:
 class ResumeHints:
     """Says, at the end of a run, how to get the pictures of tasks that are charged and not saved."""
 
-    def __init__(self, flags: str, printer: ResultPrinter, *, quiet: bool) -> None:
+    def __init__(self, flags: str, printer: ResultPrinter) -> None:
         """`flags` are what a later command needs to reach the same service, with a space before them, or empty."""
         self._flags = flags
         self._printer = printer
-        self._quiet = quiet
         self._unsaved: list[Job] = []
         self._only_on_stdout: list[Job] = []
         self._submitted: list[Job] = []
@@ -99,7 +92,7 @@ class ResumeHints:
         stdout_failed = self._printer.failure is not None
         for command in self._commands([*self._unsaved, *(self._only_on_stdout if stdout_failed else [])]):
             console.hint(f"already charged; resume with: {command}")
-        if stdout_failed or not self._quiet:
+        if stdout_failed or not console.quiet:
             for command in self._commands(self._submitted):
                 console.hint(f"get the picture with: {command}")
 

@@ -75,12 +75,12 @@ class Reporter:
     def _warn_of(self, part: Part, error: Exception) -> None:
         if part not in self._failed:
             self._failed.add(part)
-            console.warning(f"unexpected {type(error).__name__} in {type(part).__name__}: {error}")
+            console.important(f"unexpected {type(error).__name__} in {type(part).__name__}: {error}")
 
 
-def display(jobs: Sequence[Job], *, quiet: bool) -> list[Part]:
-    """Return what shows the progress of jobs: bars on a terminal, lines elsewhere, nothing if quiet."""
-    if quiet:
+def display(jobs: Sequence[Job]) -> list[Part]:
+    """Return what shows the progress of jobs: bars on a terminal, lines elsewhere, nothing with `--quiet`."""
+    if console.quiet:
         return []
     if not console.is_terminal(sys.stderr):
         return [TaskLines()]
@@ -96,7 +96,6 @@ def reporting(
     *,
     flags: str,
     service: str,
-    quiet: bool,
     json: bool = False,
     force: bool = False,
     wanted: Wanted | None = None,
@@ -112,23 +111,22 @@ def reporting(
         wanted: What to do with saved pictures.
         prints: Whether results go to stdout; a picture for `-o -` does in any case.
     """
-    messages = Messages(quiet=quiet)
-    preview = saved.previewer(messages.warn) if wanted and wanted.preview else None
+    preview = saved.previewer() if wanted and wanted.preview else None
     printer = ResultPrinter(jobs, json=json, preview=preview, only_content=not prints)
-    parts: list[Part] = [*display(jobs, quiet=quiet), messages]
+    parts: list[Part] = [*display(jobs), Messages()]
     if wanted and wanted.sidecar:
-        parts.append(saved.Sidecars(service=service, force=force, warn=messages.warn))
+        parts.append(saved.Sidecars(service=service, force=force))
     parts.append(printer)
-    first: list[Part] = [ResumeHints(flags, printer, quiet=quiet)]
+    first: list[Part] = [ResumeHints(flags, printer)]
     if wanted and wanted.viewer:
-        first.append(saved.Viewer(messages.warn))
+        first.append(saved.Viewer())
     with contextlib.closing(Reporter(first, parts, printer)) as reporter:
         yield reporter
 
 
 @contextlib.contextmanager
 def batch_reporting(
-    counts: Counts, name: str, *, service: str, quiet: bool, json: bool, force: bool, sidecar: bool
+    counts: Counts, name: str, *, service: str, json: bool, force: bool, sidecar: bool
 ) -> Iterator[Reporter]:
     """Yield the reporter of a batch's run, and close it at the end.
 
@@ -139,14 +137,13 @@ def batch_reporting(
     def row(job: Job) -> str:
         return f"{name}:{job.line}"
 
-    messages = Messages(quiet=quiet, prefix=lambda job: f"{row(job)}: ")
     printer = ResultPrinter(None, json=json)
     parts: list[Part] = []
-    if not quiet:
+    if not console.quiet:
         parts.append(SummaryBar(counts) if console.is_terminal(sys.stderr) else CountedLines(counts, row))
-    parts.append(messages)
+    parts.append(Messages(lambda job: f"{row(job)}: "))
     if sidecar:
-        parts.append(saved.Sidecars(service=service, force=force, warn=messages.warn))
+        parts.append(saved.Sidecars(service=service, force=force))
     parts.append(printer)
     with contextlib.closing(Reporter([], parts, printer)) as reporter:
         yield reporter

@@ -11,12 +11,10 @@ from typing import Protocol
 from flux_cli.engine.events import Ended, Event
 from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
-from flux_cli.errors import FluxError, LocalFileError, UsageError
+from flux_cli.errors import FluxError, LocalFileError, UsageError, os_reason
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.naming import Target
 from flux_cli.ui import console, preview, viewer
-
-Warn = Callable[[str], None]
 
 
 class Wanted(Protocol):
@@ -59,15 +57,14 @@ def check(wanted: Wanted, target: Target | None) -> None:
 class Sidecars:
     """Writes a sidecar next to each saved picture. The picture is safe by then: a failure is a warning."""
 
-    def __init__(self, *, service: str, force: bool, warn: Warn) -> None:
+    def __init__(self, *, service: str, force: bool) -> None:
         self._service = service
         self._force = force
-        self._warn = warn
 
     def handle(self, event: Event) -> None:
         """Write the sidecar of a picture that was saved."""
         if isinstance(event, Ended) and event.result.path is not None:
-            with _failures_as_warnings("no sidecar", self._warn):
+            with _failures_as_warnings("no sidecar"):
                 self._write(event.result.path, event.job, event.result)
 
     def close(self) -> None:
@@ -90,8 +87,7 @@ class Sidecars:
 class Viewer:
     """Opens each saved picture in the default viewer, at the end of the run."""
 
-    def __init__(self, warn: Warn) -> None:
-        self._warn = warn
+    def __init__(self) -> None:
         self._paths: list[Path] = []
 
     def handle(self, event: Event) -> None:
@@ -103,30 +99,30 @@ class Viewer:
         """Open them."""
         paths, self._paths = self._paths, []
         for path in paths:
-            with _failures_as_warnings("saved, but not opened", self._warn):
+            with _failures_as_warnings("saved, but not opened"):
                 viewer.open_file(path)
 
 
-def previewer(warn: Warn) -> Callable[[Path], None]:
+def previewer() -> Callable[[Path], None]:
     """Return what shows a saved picture in the terminal; it does nothing if stdout is not one."""
     if not console.is_terminal(sys.stdout):
-        warn("no preview: stdout is not a terminal")
+        console.warning("no preview: stdout is not a terminal")
         return lambda _path: None
 
     def show(path: Path) -> None:
-        with _failures_as_warnings("no preview", warn), console.above_live_display():
+        with _failures_as_warnings("no preview"), console.above_live_display():
             preview.show(path)
 
     return show
 
 
 @contextlib.contextmanager
-def _failures_as_warnings(what: str, warn: Warn) -> Iterator[None]:
+def _failures_as_warnings(what: str) -> Iterator[None]:
     try:
         yield
     except FluxError as error:
-        warn(f"{what}: {error.message}")
+        console.warning(f"{what}: {error.message}")
     except OSError as error:
-        warn(f"{what}: {(error.strerror or str(error)).lower()}")
+        console.warning(f"{what}: {os_reason(error)}")
     except Exception as error:  # a library's: textual-image divides by zero on a terminal without a size
-        warn(f"{what}: {type(error).__name__}: {error}")
+        console.warning(f"{what}: {type(error).__name__}: {error}")
