@@ -218,7 +218,7 @@ class ServiceOptions:
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """The request flags, one for each field of the table but the prompt.
+    """The request flags, one for each field of the table except the prompt.
 
     Numbers arrive as text, so that all invalid values can be reported together.
 

@@ -267,7 +267,7 @@ def test_config_list_shows_sources(cli: Cli) -> None:
             ["set", "models.flux-dev.aspect_ratio", "1:1"],
             "needs `flux-pro-1.1-ultra`, but the model is `flux-dev`",
         ),
-        (["set", "count", "0"], "`count` must be a whole number from 1, not 0"),
+        (["set", "count", "0"], "`count` must be a whole number, 1 or more, not 0"),
         (["set", "timeout", "soon"], "`timeout` takes seconds"),
         (["set", "model", "flux-dve"], "unknown model `flux-dve`; did you mean `flux-dev`?"),
         (["set", "webhook_url", "here"], "`webhook_url` must be an http or https URL"),

@@ -23,7 +23,7 @@ else:
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """Skips interim responses: http.client takes 103 for the final one, and follows 100 without an end."""
+    """Skips interim responses: http.client returns a 103 as the final one, and reads 100s without a limit."""
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MAX_INTERIM_RESPONSES + 1):

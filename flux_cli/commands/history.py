@@ -155,18 +155,20 @@ def _of(what: str, opened: "HistoryReader") -> "list[Record]":
     return [record]
 
 
+def _when(record: "Record") -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+
+
 def _row(record: "Record") -> tuple[str, ...]:
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
     path, error = record.path or "", record.error or ""
-    return when, record.task_id or "", record.status.value, record.prompt or "", path, error
+    return _when(record), record.task_id or "", record.status.value, record.prompt or "", path, error
 
 
 def _details(record: "Record") -> list[tuple[str, str]]:
     """Return the details of one task, for people."""
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
     known: dict[str, object] = {
         "task": record.task_id,
-        "submitted": when,
+        "submitted": _when(record),
         "status": "not saved" if record.unsaved and record.status is Status.FINISHED else record.status.value,
         "error": record.error,
         "service": record.service,

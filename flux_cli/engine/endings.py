@@ -73,11 +73,12 @@ class Endings:
 
     def time_out(self, source: Source) -> None:
         """End every job because the deadline has passed, with its last known status."""
-        self._end_unsubmitted(TIMED_OUT, "timed out before it was sent")
+        reason = "timed out before it was sent"
+        self._end_unsubmitted(TIMED_OUT, reason)
         while source.next is not None:
             job = source.take()
             if job.task_id is None:
-                self.end(job, Result(Status.UNSENT, TIMED_OUT, error="timed out before it was sent"))
+                self.end(job, Result(Status.UNSENT, TIMED_OUT, error=reason))
             else:
                 self.end_resumable(job, TIMED_OUT, "timed out")
         for job in self._queues.charged:

@@ -272,9 +272,8 @@ def _boxes_damage(file: BinaryIO, size: int) -> Damage | None:
         file.seek(offset)
         header = file.read(16)
         kind, length = header[4:8], int.from_bytes(header[:4], "big")
-        complete = b"mdat" in kinds and bool(kinds & {b"meta", b"moov"})
         if len(kind) < 4 or not all(0x20 <= byte < 0x7F for byte in kind):
-            return None if complete else Damage.CORRUPT if len(kind) == 4 else Damage.INCOMPLETE
+            return None if _has_pixels(kinds) else Damage.CORRUPT if len(kind) == 4 else Damage.INCOMPLETE
         if length == 0:
             return None if kinds & {b"meta", b"moov"} else Damage.INCOMPLETE
         if length == 1:
@@ -284,8 +283,11 @@ def _boxes_damage(file: BinaryIO, size: int) -> Damage | None:
         kinds.add(kind)
         offset += length
     # A file cut between two boxes adds up too, but lacks the one with the pixels.
-    complete = b"mdat" in kinds and bool(kinds & {b"meta", b"moov"})
-    return None if offset == size and complete else Damage.INCOMPLETE
+    return None if offset == size and _has_pixels(kinds) else Damage.INCOMPLETE
+
+
+def _has_pixels(boxes: set[bytes]) -> bool:
+    return b"mdat" in boxes and bool(boxes & {b"meta", b"moov"})
 
 
 def _svg_damage(file: BinaryIO, size: int) -> Damage | None:

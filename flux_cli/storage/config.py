@@ -172,7 +172,7 @@ def edit(command: Sequence[str]) -> bool:
             _checked(path, _parsed(path, after))
             with _locked(path):
                 if _read(path) != stored:
-                    raise LocalFileError(f"another process has changed {path} meanwhile")
+                    raise LocalFileError(f"another process has changed {path} in the meantime")
                 _write(_real(path), after)
     except LocalFileError as error:
         if _read(copy) in (None, before):

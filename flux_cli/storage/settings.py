@@ -6,7 +6,17 @@ Every request flag can have a default there, for all models or for one: `models.
 
 from dataclasses import dataclass
 
-from flux_cli.api.request import DEFAULT_MODEL, FIELDS, MODELS, JsonValue, flag, parse_text, shown, violations
+from flux_cli.api.request import (
+    DEFAULT_MODEL,
+    FIELDS,
+    MODELS,
+    JsonValue,
+    flag,
+    is_http_url,
+    parse_text,
+    shown,
+    violations,
+)
 from flux_cli.errors import FluxError, UsageError, closest
 from flux_cli.storage.durations import parse_duration
 
@@ -130,7 +140,7 @@ def problem(name: Name, value: object) -> str | None:
         return f"`{name}` must be true or false"
     if setting.name == "count":
         valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        return None if valid else f"`{name}` must be a whole number from 1, not {shown(value)}"
+        return None if valid else f"`{name}` must be a whole number, 1 or more, not {shown(value)}"
     if setting.kind is str and not isinstance(value, str):
         return f"`{name}` must be text in quotes"
     check = {"api_key": check_key, "api_url": check_api_url}.get(setting.name)
@@ -202,8 +212,6 @@ def check_api_url(text: str) -> str:
         UsageError: It is not an http or https URL with a host, or it has a user name, a query or a fragment.
     """
     from urllib.parse import urlsplit
-
-    from flux_cli.api.request import is_http_url
 
     if not is_http_url(text):
         raise UsageError(

@@ -5,7 +5,7 @@ from flux_cli.ui import console
 
 
 def print_counts(counts: RowCounts, seconds: float, credits_before: object, credits_after: object) -> None:
-    """Print how many rows have which state, the duration, and the credits if they are known."""
+    """Print the number of rows in each state, the duration, and the credits if they are known."""
     done = counts.done + counts.done_before
     before = f" ({counts.done_before} by earlier runs)" if counts.done_before else ""
     parts = [f"{done} of {counts.total} rows finished{before}"]

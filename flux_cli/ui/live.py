@@ -54,7 +54,7 @@ class LiveDisplay:
         """The drawing that is on the terminal."""
         self._cursor_hidden = False
         self._failure: Exception | None = None
-        self._previous_handler: object = None
+        self._handles_ctrl_z = False
 
     def start(self) -> None:
         """Begin to draw."""
@@ -79,7 +79,7 @@ class LiveDisplay:
             finally:
                 self._ended.set()
                 console.set_live_display(None)
-        if self._previous_handler is not None:
+        if self._handles_ctrl_z:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         if self._failure is not None:
             console.warning(f"cannot show the progress: {type(self._failure).__name__}: {self._failure}")
@@ -169,7 +169,8 @@ class LiveDisplay:
         if not hasattr(signal, "SIGTSTP") or threading.current_thread() is not threading.main_thread():
             return
         if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:  # not if the caller's shell chose to ignore it
-            self._previous_handler = signal.signal(signal.SIGTSTP, self._suspend)
+            signal.signal(signal.SIGTSTP, self._suspend)
+            self._handles_ctrl_z = True
 
     def _suspend(self, number: int, _frame: FrameType | None) -> None:
         """Leave a clean terminal to the shell, stop, and draw again once continued in the foreground."""

@@ -43,7 +43,7 @@ class Reporter:
         self._failed: set[Part] = set()
 
     def handle(self, event: Event) -> None:
-        """Draw, print and keep what an event says.
+        """Pass an event to each part.
 
         Raises:
             NotDeliveredError: The picture could not be written to stdout.

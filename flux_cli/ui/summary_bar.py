@@ -61,7 +61,7 @@ class TaskCounts:
         return len(self._running)
 
     def handle(self, event: Event) -> None:
-        """Count."""
+        """Update the counts."""
         if isinstance(event, Submitted | Progress):
             self._running.add(event.job)
         elif isinstance(event, Ended):

@@ -155,7 +155,7 @@ class _ServerThread(threading.Thread):
             event = await self._receive(request)
             if not self._reception.deliver(event):
                 raise RejectedRequestError(503, "busy, try later")
-            response = web.Response(text="taken\n")
+            response = web.Response(text="accepted\n")
         except RejectedRequestError as rejection:
             self._reception.rejected(rejection.status, rejection.reason)
             response = web.Response(status=rejection.status, text=f"{rejection.reason}\n")
