@@ -18,7 +18,7 @@ from PIL import Image
 
 from flux_cli.api.task import Status, Task
 from flux_cli.errors import LocalFileError
-from flux_cli.pictures import formats
+from flux_cli.pictures import download, formats
 from flux_cli.pictures.download import DownloadError, Partial, Retry, fetch_image, image_session
 from flux_cli.pictures.formats import (
     AVIF,
@@ -258,10 +258,19 @@ def failed(server: Server, directory: Path, transfer: Transfer | None = None, ur
     return caught.value
 
 
+@pytest.fixture(params=[0, download.IN_MEMORY_BYTES], ids=["file", "memory"])
+def _where_verified(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verify pictures in memory, as small ones are, or from their file."""
+    monkeypatch.setattr(download, "IN_MEMORY_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("_where_verified")
 def test_a_saved_picture(tmp_path: Path) -> None:
-    """Its path and its hash; the file is there, and nothing else."""
+    """Its path and its hash; the file is there, and nothing else. For stdout it is the content."""
     with Server() as server:
         result = saved(server, tmp_path)
+        to_stdout = saved(server, tmp_path, Transfer(Target(Path(), stdout=True), {}, 1))
+    assert to_stdout == Saved(content=png(), sha256=result.sha256)
     assert result == Saved(tmp_path / "task-0.png", sha256=hashlib.sha256(png()).hexdigest())
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [png()]
 
@@ -435,6 +444,7 @@ def rest(headers: dict[str, str], start: int = 20_000, total: int | str = len(BI
         ({"Last_Modified": DATES["Last_Modified"]}, http(200, BIG), 0),
     ],
 )
+@pytest.mark.usefixtures("_where_verified")
 def test_an_interrupted_transfer(tmp_path: Path, first: dict[str, str], second: bytes, ranges: int) -> None:
     """It resumes with a validator, and starts again if the file changed; the picture is the same in any case."""
     transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
@@ -453,6 +463,7 @@ def test_an_interrupted_transfer(tmp_path: Path, first: dict[str, str], second: 
     assert not started_again or "range" not in server.received[2].headers
 
 
+@pytest.mark.usefixtures("_where_verified")
 def test_a_transfer_that_is_interrupted_twice(tmp_path: Path) -> None:
     """The second time without an error of the connection: the total is known from the first response."""
     transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
