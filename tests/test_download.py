@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -498,6 +499,19 @@ def test_a_damaged_resumption_starts_again(tmp_path: Path) -> None:
         assert "damaged" in failed(server, tmp_path, transfer).message
         assert saved(server, tmp_path, transfer).path is not None
         assert "range" not in server.received[2].headers
+
+
+def test_short_writes(tmp_path: Path) -> None:
+    """An unbuffered file may write less than it is given."""
+
+    class Narrow(io.FileIO):
+        def write(self, content: Any, /) -> int:
+            return super().write(memoryview(content)[:7])
+
+    with Narrow(tmp_path / "x", "x+") as file:
+        partial = Partial(file)
+        partial.append(png())
+        assert (partial.received, (tmp_path / "x").read_bytes()) == (len(png()), png())
 
 
 def test_closing_removes_the_partial_file(tmp_path: Path) -> None:
