@@ -250,6 +250,11 @@ class RequestOptions:
         """The webhook secret, if given."""
         return self._text("webhook_secret")
 
+    @property
+    def has_random_seed(self) -> bool:
+        """Whether `--seed random` is given."""
+        return str(self.values.get("seed")).strip().lower() == "random"
+
     def _text(self, name: str) -> str | None:
         value = self.values.get(name)
         return None if value is None else str(value)

@@ -148,8 +148,6 @@ def batch(
     from flux_cli.commands import batching, running
     from flux_cli.commands.service import choose, connect
     from flux_cli.pictures.saving import Saver
-    from flux_cli.storage.files import local_errors
-    from flux_cli.storage.settings import SEED_RANDOM
 
     config = load_config()
     limit = running.timeout_seconds(timeout, default=None)
@@ -167,16 +165,14 @@ def batch(
         ignore_unknown=ignore_unknown_columns,
     )
     choice = None if dry_run else choose(service, config)
-    with local_errors(directory):  # the working directory may be gone
-        name = str(directory.resolve())
     wanted = BatchSettings(
         service=choice.name if choice else "",
         directory=directory,
-        name=name,
+        name=batching.absolute_name(directory),
         defaults=defaults,
         recorded=recorded,
         secret=request.webhook_secret or config.webhook_secret,
-        random_seeds=str(request.values.get("seed")).strip().lower() == SEED_RANDOM,
+        random_seeds=request.has_random_seed,
         shard=own_rows,
         retry_failed=retry_failed,
         retry_unknown=retry_unknown,

@@ -13,6 +13,7 @@ import typer
 from flux_cli import completion, options
 from flux_cli import sandbox as service
 from flux_cli.commands import SUMMARIES
+from flux_cli.errors import UsageError
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
 from flux_cli.ui import console
 
@@ -77,6 +78,8 @@ def sandbox(
         return 0
     from flux_cli.sandbox.validation import is_loopback
 
+    if key == "":
+        raise UsageError("`--key` is empty", "omit it to accept any key")
     if not is_loopback(host):
         console.warning(f"the sandbox accepts requests from other machines at {host}")
     _raise_file_limit()

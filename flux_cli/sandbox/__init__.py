@@ -14,6 +14,7 @@ from flux_cli.errors import MissingExtraError, UsageError
 from flux_cli.storage.paths import state_directory
 
 if TYPE_CHECKING:
+    from flux_cli.sandbox.faults import FaultSet
     from flux_cli.sandbox.server import ServerThread
     from flux_cli.sandbox.service import Stats
 
@@ -82,8 +83,6 @@ def running(
         UsageError: The port is in use, the host is not this machine, or a fault or the duration is invalid.
         LocalFileError: The directory cannot be used.
     """
-    if key == "":
-        raise UsageError("`--key` is empty", "omit it to accept any key")
     if not (math.isfinite(seconds) and seconds >= 0):
         raise UsageError(f"the duration must be 0 seconds or more, not {seconds}")
     try:
@@ -92,14 +91,10 @@ def running(
         if (error.name or "").partition(".")[0] not in ("aiohttp", "PIL"):
             raise
         raise MissingExtraError("the sandbox", "sandbox") from error
-    from flux_cli.sandbox.faults import parse_faults
     from flux_cli.sandbox.service import SandboxSettings
     from flux_cli.sandbox.store import TaskStore
 
-    try:
-        settings = SandboxSettings(seconds, key, parse_faults(faults), free, allow_remote_webhooks, log)
-    except ValueError as error:
-        raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints all faults") from None
+    settings = SandboxSettings(seconds, key, _parsed(faults), free, allow_remote_webhooks, log)
     sockets = listen(host, port)
     try:
         thread = ServerThread(settings, TaskStore(directory, credits), sockets)
@@ -114,3 +109,12 @@ def running(
     finally:
         thread.stop()
         atexit.unregister(thread.stop)
+
+
+def _parsed(faults: Sequence[str]) -> "FaultSet":
+    from flux_cli.sandbox.faults import parse_faults
+
+    try:
+        return parse_faults(faults)
+    except ValueError as error:
+        raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints all faults") from None
