@@ -239,7 +239,7 @@ def _stream(descriptor: int, mode: str, **options: Any) -> _Stream:
 
 
 class _ExitedError(BaseException):
-    """Stands for the end of the process."""
+    """Raised instead of ending the process."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)

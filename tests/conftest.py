@@ -34,9 +34,9 @@ hypothesis.settings.load_profile("flux")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each worker begin with some of the slow tests; at the end they would wait with nothing beside them.
+    """Let each worker begin with some of the slow tests: at the end, nothing would run while they wait.
 
-    A worker of xdist begins with its share of the list, and ends with what it takes over from others.
+    Each worker of xdist begins with its share of the list, and later takes over tests of others.
     """
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     slow = [item for item in items if item.get_closest_marker("slow")]

@@ -154,8 +154,8 @@ def running(
 
 def counts(url: str) -> Counter[str]:
     """Return the number of requests per path."""
-    with urlopen(f"{url}/counts") as answer:  # noqa: S310 - our own
-        return Counter(json.load(answer))
+    with urlopen(f"{url}/counts") as response:  # noqa: S310 - our own
+        return Counter(json.load(response))
 
 
 if __name__ == "__main__":

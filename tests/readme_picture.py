@@ -54,7 +54,7 @@ def _finished(cli: Cli, arguments: list[str]) -> list[Text]:
 
 
 def _midway(cli: Cli) -> list[Text]:
-    """Catch the progress bars halfway, then let the command end."""
+    """Capture the progress bars halfway, then let the command end."""
     screen = Screen(cli, *SECOND, columns=COLUMNS)
     screen.until(lambda lines: sum(bool(re.search(r"[4-8]\d%", line)) for line in lines) == 3)
     bars = screen.styled()

@@ -1,4 +1,4 @@
-"""A terminal to run commands in: a pty with an emulator behind it, so that tests see what a person would see."""
+"""A terminal to run commands in: a pty with an emulator, so that tests see what a user would see."""
 
 import contextlib
 import fcntl
@@ -84,7 +84,7 @@ class Screen:
         return bool(self._screen.cursor.hidden)
 
     def resize(self, columns: int, lines: int = 24) -> None:
-        """Change the terminal's size, as a person who drags a window does."""
+        """Change the terminal's size, as dragging a window does."""
         self._screen.resize(lines, columns)
         self._resize(columns, lines)
 

@@ -1,7 +1,7 @@
 """A scripted HTTP server on loopback, in threads of the test process: for what the sandbox does not do.
 
-It answers each path with the response that its table has, as bytes, so that it can also break HTTP. Paths without
-a response get a default one: submissions are accepted, tasks are finished at once, pictures are whole.
+Each path gets the response in its table, as bytes, so that a response can also violate HTTP. Paths without
+an entry get a default one: submissions are accepted, tasks finish at once, pictures are complete.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ JOIN_SECONDS = 10.0
 
 
 class Action(Enum):
-    """What a script can do beside sending bytes and, for a number, sleeping for that many seconds."""
+    """What a script can do besides sending bytes and sleeping for a number of seconds."""
 
     RESET = "reset the connection"
     KEEP = "keep the connection open for another request"

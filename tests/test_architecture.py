@@ -69,7 +69,7 @@ def test_import_direction() -> None:
 
 
 def test_nothing_below_the_commands_prints() -> None:
-    """The core hands results back; only ui and the commands write."""
+    """The core returns results; only ui and the commands write."""
     for name, tree in rooms():
         if name.split(".")[0] not in FRONT:
             calls = [
@@ -91,7 +91,7 @@ def test_nothing_below_the_commands_prints() -> None:
     ids=lambda value: " ".join(value),
 )
 def test_a_command_imports_no_more_than_it_needs(tmp_path: Path, arguments: list[str], spared: list[str]) -> None:
-    """Each of the spared modules costs more than the command itself."""
+    """Importing each of these modules takes longer than the command itself."""
     code = (
         "import sys\nfrom flux_cli.main import main\n"
         f"code = main({arguments!r})\nsys.stderr.write(' '.join(sys.modules))\nsys.exit(code)"

@@ -259,7 +259,7 @@ def test_service_that_fails_every_submission(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_rate_limits(flux: Cli, tmp_path: Path) -> None:
-    """429 for every row, for some several times: all are made, each once."""
+    """429 for every row, several times for some: all finish, each charged once."""
     prompts = [f"kite {number} [[rate-limit {1 + number % 3} 0.1]]" for number in range(12)]
     write(flux, *prompts)
     done = flux("batch", "rows.txt", "-o", "out", *SMALL)
@@ -691,7 +691,7 @@ def test_only_new_rows_are_announced(flux: Cli) -> None:
 
 
 def test_too_few_credits(cli: Cli, tmp_path: Path) -> None:
-    """The rows that they are enough for are made."""
+    """Rows are submitted until the credits run out."""
     write(cli, *(f"kite {number}" for number in range(12)))
     cli.env["APIFRAME_API_KEY"] = KEY
     with sandbox_service.running(tmp_path / "sandbox", seconds=0.1, credits=3) as poor:

@@ -410,7 +410,7 @@ def test_any_prompt_in_json_and_csv(prompts: list[str]) -> None:
 
 @given(st.binary(max_size=200), st.sampled_from(["jsonl", "csv", "text"]))
 def test_any_bytes(content: bytes, format_name: str) -> None:
-    """Everything is a row or a complaint with its line."""
+    """Every line is a row or an error with its line number."""
     try:
         file = read(content, format_name)
     except UsageError:

@@ -41,7 +41,7 @@ def whole_pictures(directory: Path) -> int:
 def test_ten_kills(flux: Cli, service: Service, tmp_path: Path) -> None:
     """SIGKILL at random moments, each followed by a new run.
 
-    In the end there is one picture per row. Every further submission belongs to a row of which the outcome was
+    In the end there is one picture per row. Every further submission belongs to a row whose outcome was
     unknown; nothing is submitted again unless `--retry-unknown` asks for it.
     """
     rows = [f"kite {number} [[seconds 0.5]]" for number in range(ROWS)]  # so long that no run ends before its kill

@@ -1,4 +1,4 @@
-"""Completion in real shells, and the answers of the program to the scripts."""
+"""Completion in real shells, and the program's responses to the scripts."""
 
 import os
 import shlex
@@ -86,7 +86,7 @@ class ShellHome(Cli):
         return Done(process.returncode, stdout.decode(), stderr.decode())
 
     def answer(self, line: str, **env: str) -> list[list[str]]:
-        """Return what the program answers to a script: kind, word and description of each candidate."""
+        """Return the program's response to a script: kind, word and description of each candidate."""
         done = self(env={"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": line, **env})
         assert (done.code, done.stderr) == (0, "")
         return [each.split("\t") for each in done.stdout.splitlines()]
@@ -388,7 +388,7 @@ def test_invalid_lines(home: ShellHome, line: str) -> None:
     ],
 )
 def test_files(home: ShellHome, line: str, kind: str) -> None:
-    """The shell completes them itself; the answer says file or directory."""
+    """The shell completes them itself; the response says file or directory."""
     assert [each[0] for each in home.answer(line)] == [kind]
 
 

@@ -134,7 +134,7 @@ def test_every_flipped_byte_of_a_png_is_noticed() -> None:
     ],
 )
 def test_damage_inside_is_noticed(kind: ImageType, content: bytes) -> None:
-    """Parts that are missing or make no sense: more bytes would not help."""
+    """Missing or invalid parts: more bytes would not help."""
     assert damage(content, kind) is Damage.CORRUPT
 
 
@@ -491,7 +491,7 @@ def test_only_the_same_location_is_resumed(tmp_path: Path) -> None:
 
 
 def test_a_damaged_resumption_starts_again(tmp_path: Path) -> None:
-    """Bytes that do not fit together are not asked to be completed once more."""
+    """If the parts do not fit together, the next attempt starts from the beginning."""
     transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
     wrong = http(206, bytes(len(BIG) - 20_000), Content_Range=f"bytes 20000-{len(BIG) - 1}/{len(BIG)}", **TAG)
     with Server({"/image": in_turn(cut(**TAG), wrong, http(200, BIG))}) as server:
@@ -695,7 +695,7 @@ def test_an_expired_original(cli: Cli) -> None:
 
 
 def test_expired_url_while_the_service_is_down(cli: Cli) -> None:
-    """The first URL has expired, and the service is in trouble for a moment: the picture is saved all the same."""
+    """The first URL has expired, and the service fails for a moment: the picture is still saved."""
 
     def expired(request: Request) -> bytes:
         return http(200, png()) if "fresh" in request.path else http(403)

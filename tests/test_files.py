@@ -1,4 +1,4 @@
-"""Files that are complete or absent: names, durability, and what killed processes leave behind."""
+"""Files that are complete or absent: names, durability, and leftovers of killed processes."""
 
 import errno
 import os
@@ -59,7 +59,7 @@ def test_the_same_size_is_not_the_same_content(tmp_path: Path) -> None:
 
 
 def test_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else sees an incomplete file; a complete one is as the umask says."""
+    """Only the user can read an incomplete file; a complete one has the umask's permissions."""
     monkeypatch.setattr(files, "_UMASK", 0o027)
     with files.temporary(tmp_path) as file:
         assert os.stat(file.name).st_mode & 0o777 == 0o600
@@ -115,7 +115,7 @@ def test_placing_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    """An exception inside the block removes the temporary file, and so does an exit in a hurry."""
+    """An exception inside the block removes the temporary file, and so does an exit after a second signal."""
     with pytest.raises(KeyError), files.temporary(tmp_path):
         raise KeyError
     assert os.listdir(tmp_path) == []

@@ -342,7 +342,7 @@ def contrasts(page: Page, selector: str) -> list[str]:
 
 
 def test_everything_has_a_name(browsing: Browsing, page_file: Path) -> None:
-    """For those who hear the page: controls are labelled, pictures are described by their prompts."""
+    """For screen readers: controls are labelled, pictures are described by their prompts."""
     page = browsing.open(page_file)
     unnamed = "elements => elements.filter(e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).length"
     assert page.locator("button, input, select").evaluate_all(unnamed) == 0
@@ -356,7 +356,7 @@ def test_everything_has_a_name(browsing: Browsing, page_file: Path) -> None:
 
 
 def test_two_thousand_pictures(browsing: Browsing, tmp_path: Path) -> None:
-    """Only the thumbnails near what is seen are decoded, and finding one of all takes one word."""
+    """Only the thumbnails near the visible part are decoded, and one word finds one of them."""
     tiny = "data:image/webp;base64,UklGRhoAAABXRUJQVlA4TA0AAAAvAAAAEAcQERGIiP4HAA=="
     pictures = [
         Picture(tmp_path / f"{n}.png", {"model": "flux-pro", "prompt": f"kite{n:04}", "seed": n}, f"t{n}", n)

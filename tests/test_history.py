@@ -99,7 +99,7 @@ def test_unsaved(history: History) -> None:
 
 
 def test_failure_after_saving(history: History) -> None:
-    """A later status check that fails does not take a saved picture back."""
+    """A later status check that fails does not change a saved task."""
     number = add(history, "task-0")
     history.ended(number, Status.FINISHED, path="/x.png")
     saved = only(history)
@@ -799,7 +799,7 @@ def test_a_data_url_is_not_recorded(cli: Cli) -> None:
 
 
 def test_threads_that_create_the_history_at_the_same_time(tmp_path: Path) -> None:
-    """None of them takes an incomplete file for another program's, or fails because it is locked."""
+    """None mistakes an incomplete file for another program's, or fails because it is locked."""
 
     def open_at(path: Path, start: threading.Barrier) -> None:
         start.wait()

@@ -210,7 +210,7 @@ def test_the_limit_is_exact(tmp_path: Path, stdin: io.BytesIO, monkeypatch: pyte
 
 
 def test_a_slow_download_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has a limit as a whole, however it trickles in."""
+    """The whole download has a time limit, even if bytes keep arriving."""
     monkeypatch.setattr(image_prompt, "DOWNLOAD_SECONDS", -1.0)
     with Server({"/in": http(200, png())}) as server, pytest.raises(ServiceDownError, match="took more than"):
         image_prompt.load(f"{server.url}/in")

@@ -325,8 +325,8 @@ def test_sources_of_the_secret(cli: Cli, listen: Listen) -> None:
     for arguments, env, secret in cases:
         listening = listen(*arguments, env=env)
         for sent in (secret, b"wrong"):
-            answer = requests.post(listening.url, data=GOOD, headers={"x-webhook-secret": sent}, timeout=20)
-            assert answer.status_code == (200 if sent == secret else 401), (arguments, sent)
+            response = requests.post(listening.url, data=GOOD, headers={"x-webhook-secret": sent}, timeout=20)
+            assert response.status_code == (200 if sent == secret else 401), (arguments, sent)
 
 
 @pytest.mark.parametrize(
@@ -625,11 +625,11 @@ def test_journal(tmp_path: Path) -> None:
 def test_status_codes(received: "Received", method: str, path: str, body: str, status: int) -> None:
     """Only a valid request is delivered."""
     url = received.url.removesuffix("/webhook") + path
-    answer = requests.request(method, url, data=body, headers={"x-webhook-secret": SECRET}, timeout=20)
-    assert answer.status_code == status
+    response = requests.request(method, url, data=body, headers={"x-webhook-secret": SECRET}, timeout=20)
+    assert response.status_code == status
     assert len(received.events) == (status == 200)
     if status == 405:
-        assert answer.headers["Allow"] == "POST"
+        assert response.headers["Allow"] == "POST"
 
 
 @dataclass
@@ -662,8 +662,8 @@ class Received:
     def assert_good_webhook_works(self) -> None:
         """Send a valid webhook; it is delivered."""
         before = len(self.events)
-        answer = requests.post(self.url, data=GOOD, headers={"x-webhook-secret": SECRET}, timeout=20)
-        assert answer.status_code == 200
+        response = requests.post(self.url, data=GOOD, headers={"x-webhook-secret": SECRET}, timeout=20)
+        assert response.status_code == 200
         assert len(self.events) == before + 1
 
 
@@ -726,8 +726,8 @@ def received(request: pytest.FixtureRequest) -> Iterator[Received]:
 )
 def test_malformed_requests(received: Received, content: bytes, status: bytes) -> None:
     """Garbage, wrong lengths, endless headers, gzip bombs, large bodies: a 4xx, and the next request works."""
-    answer = received.talk(content)
-    assert answer.split(b" ")[1:2][0].startswith(status), answer[:200]
+    response = received.talk(content)
+    assert response.split(b" ")[1:2][0].startswith(status), response[:200]
     assert received.events == []
     received.assert_good_webhook_works()
 
@@ -751,11 +751,11 @@ def test_slow_senders(received: Received, begun: bytes) -> None:
         dripping = threading.Thread(target=drip)
         dripping.start()
         try:
-            answer = read_all(connection)
+            response = read_all(connection)
         finally:
             ended.set()
             dripping.join()
-    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert response.startswith(b"HTTP/1.1 408 ")
     assert received.events == []
     received.assert_good_webhook_works()
 
@@ -794,8 +794,8 @@ def test_burst(received: Received) -> None:
             connection.settimeout(60)
             connection.connect(received.address)
             connection.sendall(message)
-        answers = [read_all(connection)[:12] for connection in connections]
-    assert answers == [b"HTTP/1.1 200"] * 1000
+        responses = [read_all(connection)[:12] for connection in connections]
+    assert responses == [b"HTTP/1.1 200"] * 1000
     assert len(received.events) == 1000
     assert received.rejections == []
 
@@ -813,10 +813,10 @@ def test_evictions_are_reported(received: Received) -> None:
 def test_pipelined_requests(received: Received) -> None:
     """Each connection has one request; the client has to send the others again (RFC 9112, 9.3.2)."""
     one = head(f"Content-Length: {len(GOOD)}") + GOOD.encode()
-    answer = received.talk(one * 50)
-    assert answer.startswith(b"HTTP/1.1 200 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert b"Connection: close" in answer
+    response = received.talk(one * 50)
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert b"Connection: close" in response
     assert len(received.events) == 1
     received.assert_good_webhook_works()
 
@@ -828,8 +828,8 @@ def test_100_continue(received: Received) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(GOOD.encode())
         assert read_all(connection).startswith(b"HTTP/1.1 200 ")
-    answer = received.talk(head("Content-Length: 2097152", "Expect: 100-continue"))
-    assert answer.startswith(b"HTTP/1.1 413 ")
+    response = received.talk(head("Content-Length: 2097152", "Expect: 100-continue"))
+    assert response.startswith(b"HTTP/1.1 413 ")
 
 
 def test_saving_under_attack(flux: Cli, listen: Listen) -> None:

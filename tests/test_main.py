@@ -72,7 +72,7 @@ BUG = "hint: this is a bug in flux-cli; put --debug before the command, and repo
 def test_unexpected_exceptions(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, raised: Exception, code: int, lines: list[str]
 ) -> None:
-    """Only what is a bug is called one; errors of the system are not."""
+    """Only a bug is reported as a bug; errors of the system are not."""
 
     def fail(*_: object, **__: object) -> None:
         raise raised

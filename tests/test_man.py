@@ -158,7 +158,7 @@ def test_exit_codes_of_a_command(command: str) -> None:
 
 
 def test_config_page_does_not_refer_to_itself() -> None:
-    """The reader is there already."""
+    """The page itself is flux-cli-config(5)."""
     assert "flux-cli-config(5)" not in section(shown(page("flux-cli-config.5")), "FILES")
 
 

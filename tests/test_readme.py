@@ -62,7 +62,7 @@ def pattern(line: str) -> str:
 
 
 def test_the_readme_is_short() -> None:
-    """Three screens, and blocks that can be run."""
+    """Three screens long, with blocks that can be run."""
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 250
     assert len(chapters()) >= 4
 
@@ -206,7 +206,7 @@ def block(language: str, word: str) -> str:
 
 
 def test_cron_recipe(shell: Cli) -> None:
-    """With no more environment than cron gives, it makes a picture and says nothing."""
+    """In the environment of cron, it saves a picture and prints nothing."""
     directory = shell.home / ".local" / "bin"
     directory.mkdir(parents=True)
     (directory / "flux-cli").symlink_to(shell.home / "bin" / "flux-cli")
@@ -234,7 +234,7 @@ def test_ci_recipe(shell: Cli) -> None:
 
 
 def test_case_recipe(shell: Cli) -> None:
-    """A picture that is there ends it at once, and the file that exists is an error that it passes on."""
+    """It ends at once if the picture exists, and passes on the error for a file that exists."""
     recipe = block("sh", "case $?")
     for code in (0, 1):
         done = subprocess.run(["sh", "-c", recipe], cwd=shell.cwd, env=shell.env, capture_output=True, check=False)

@@ -156,7 +156,7 @@ def test_one_hint_resumes_many_tasks(capfd: Capture) -> None:
 
 
 def test_an_error_that_holds_for_all_is_printed_once(capfd: Capture) -> None:
-    """Without a task ID nothing distinguishes the messages."""
+    """Without a task ID the messages are the same."""
     some = [Job(None) for _ in range(4)]
     result = Result(Status.UNSENT, ExitCode.NOT_ALLOWED, error="not sent: no credits left", hint="buy some")
     report(some, *(Ended(job, result) for job in some))
@@ -193,7 +193,7 @@ def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
 def test_stdout_rejects_the_picture(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run learns of it before it records the end, and the hint says how to get the picture."""
+    """The run gets the error before it records the end, and the hint says how to get the picture."""
     (job,) = some = jobs(1)
     result = replace(finished(job), path=None, content=b"\x89PNG")
     monkeypatch.setattr(console, "quiet", True)
@@ -356,7 +356,7 @@ def test_bars_show_each_task_from_the_first_moment(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_display_without_a_thread_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system may allow no more threads; the run has its own way to cope with that."""
+    """The system may allow no more threads; the run continues."""
 
     def refused(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -389,7 +389,7 @@ def test_a_display_that_cannot_be_drawn_is_a_warning(monkeypatch: pytest.MonkeyP
 
 
 def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The counts, the reason of a retry for a while, and the oldest tasks, whose order does not change."""
+    """The counts, the reason of a retry for some time, and the oldest tasks in a constant order."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     some = jobs(12)

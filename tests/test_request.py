@@ -206,7 +206,7 @@ def test_messages_are_short(body: dict[str, object]) -> None:
     ],
 )
 def test_similar_model(typed: str, meant: str | None) -> None:
-    """Names of other services are recognised; other versions are not a misspelling."""
+    """Names of other services are recognised; another version is not a misspelling."""
     assert similar_model(typed) == meant
 
 

@@ -120,7 +120,7 @@ REPLIES: dict[str, dict[str, Reply]] = {
     },
     "a refusal while waiting": {"/fetch": echo},
     "a body that is no JSON": {"/fetch": in_turn(http(200, f"<{KEY} {SECRET}".encode()), reply({}, 401))},
-    "no answer": {"/flux-imagine": [0.0]},
+    "no response": {"/flux-imagine": [0.0]},
     "a picture's URL that holds the key": {
         "/fetch": lambda r: reply({**finished("task-0", r.origin), "image_url": f"ftp://{KEY}/{KEY}"})
     },
@@ -261,7 +261,7 @@ def test_http_is_upgraded_to_https(keyed: Cli, authority: trustme.CA, tmp_path: 
 
 @pytest.mark.parametrize("name", ["webhook_secret", "webhookSecret", "x-webhook-secret", "WEBHOOK_SECRET"])
 def test_a_webhook_secret_in_a_response_is_never_printed(cli: Cli, name: str) -> None:
-    """Also one that this machine does not know, since another one submitted the task."""
+    """Also one that this machine does not know, because another one submitted the task."""
     echo = {"request": [{name: "hush", "webhook_url": "https://example.com"}]}
     with Server({"/fetch": lambda r: reply({**finished(r.json()["task_id"], r.origin), **echo})}) as server:
         cli.env["APIFRAME_API_KEY"] = KEY

@@ -1,4 +1,4 @@
-"""`show`, `--preview` and `--open`: pictures in a terminal that answers like real ones, and in a viewer."""
+"""`show`, `--preview` and `--open`: pictures in a terminal that replies like real ones, and in a viewer."""
 
 import base64
 import fcntl
@@ -31,7 +31,7 @@ IN_TERMINAL = """
 import fcntl, os, runpy, sys, termios
 os.setsid()
 fcntl.ioctl(1, termios.TIOCSCTTY, 0)
-answers, program = sys.argv[1].split(), sys.argv[2]
+replies, program = sys.argv[1].split(), sys.argv[2]
 try:
     from textual_image import _terminal
 except ImportError:
@@ -40,7 +40,7 @@ else:
     capture = _terminal.capture_terminal_response
     def patient(start_marker, end_marker, timeout=None):
         kind = {"\\x1b[?": "attributes", "\\x1b_G": "kitty"}.get(start_marker[:3])
-        return capture(start_marker, end_marker, 20 if kind in answers else timeout)
+        return capture(start_marker, end_marker, 20 if kind in replies else timeout)
     _terminal.capture_terminal_response = patient
 sys.argv = sys.argv[2:]
 runpy.run_path(program, run_name="__main__")
@@ -72,9 +72,9 @@ class Terminal:
             struct.pack("HHHH", self.rows, self.columns, *((640, 384) if self.pixels else (0, 0))),
         )
         environment = {**cli.env, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(env or {})}
-        answers = "attributes kitty" if self.kitty else "attributes"
+        replies = "attributes kitty" if self.kitty else "attributes"
         process = subprocess.Popen(
-            [sys.executable, "-c", IN_TERMINAL, answers, str(FLUX_CLI), *map(str, arguments)],
+            [sys.executable, "-c", IN_TERMINAL, replies, str(FLUX_CLI), *map(str, arguments)],
             stdin=theirs if stdin is None else subprocess.PIPE,
             stdout=theirs,
             stderr=theirs,
@@ -85,22 +85,22 @@ class Terminal:
         if stdin is not None and process.stdin:
             process.stdin.write(stdin)
             process.stdin.close()
-        shown = self._answered(ours)
+        shown = self._replying(ours)
         os.close(ours)
         return Done(process.wait(20), shown.decode(), "")
 
-    def _answered(self, terminal: int) -> bytes:
+    def _replying(self, terminal: int) -> bytes:
         """Read until the command is gone, and answer what it asks, in order: device attributes, Kitty's query."""
         shown = b""
-        answered = 0
+        replied = 0
         while select.select([terminal], [], [], 30)[0]:
             try:
                 shown += os.read(terminal, 65536)
             except OSError:  # the last one that had it open is gone
                 break
             queries = re.compile(rb"\x1b\[c|\x1b_Gi=(\d+),s=1,v=1,a=q[^\x1b]*\x1b\\")
-            while query := queries.search(shown, answered):
-                answered = query.end()
+            while query := queries.search(shown, replied):
+                replied = query.end()
                 if query[0] == b"\x1b[c":
                     os.write(terminal, b"\x1b[?62;4;22c" if self.sixel else b"\x1b[?62;22c")
                 elif self.kitty:

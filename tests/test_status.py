@@ -24,7 +24,7 @@ def check(task_ids: list[str], *replies: Response | FluxError) -> tuple[list[obj
 
 
 def test_groups() -> None:
-    """20 IDs per request, and the answers in the order of the IDs."""
+    """20 IDs per request, and the responses in the order of the IDs."""
     task_ids = [f"task-{number}" for number in range(MAX_FETCH_MANY + 3)]
     first, second = task_ids[:MAX_FETCH_MANY], task_ids[MAX_FETCH_MANY:]
     found, transport, _ = check(task_ids, many(*reversed(first)), many(*second))

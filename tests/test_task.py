@@ -1,4 +1,4 @@
-"""Responses about tasks are read for their meaning; whatever arrives, nothing crashes."""
+"""Responses about tasks are interpreted tolerantly; no response causes an exception."""
 
 import math
 from typing import Any
@@ -155,7 +155,7 @@ def test_responses_that_say_nothing(response: dict[str, object]) -> None:
 
 @given(OBJECTS)
 def test_any_object_is_a_task_or_a_value_error(response: dict[str, Any]) -> None:
-    """The promises of Task hold for every object that is taken for one."""
+    """Every object that is accepted as a task has the guarantees of Task."""
     assert (task_id := read_task_id(response)) is None or is_task_id(task_id)
     try:
         task = read_task(response, ID, API)
@@ -368,7 +368,7 @@ def test_any_retry_after_is_seconds_or_none(value: str) -> None:
 
 @given(st.text())
 def test_task_ids_are_visible_ascii(text: str) -> None:
-    """What goes into a request, a file name, a hint and a history is harmless in all of them."""
+    """An ID is harmless in a request, a file name, a hint and a history."""
     assert not is_task_id(text) or (
         text.isascii() and not set(text) & set(" \t\r\n\x00\x1b\x7f") and len(text) <= 200
     )

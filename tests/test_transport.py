@@ -1,4 +1,4 @@
-"""One request and its response: what is certain after a failure, and that no response is taken for another's."""
+"""One request and its response: what is certain after a failure, and that responses are never mixed up."""
 
 import contextlib
 import threading
@@ -23,7 +23,7 @@ def client(server: Server) -> Client:
 
 @pytest.mark.parametrize("code", [102, 103])
 def test_a_late_response_is_not_the_next_one(code: int) -> None:
-    """A hint before the answer, then a submission: the task id is its own, not what was left on the line."""
+    """An interim response, then a submission: its task ID is not read from bytes left on the connection."""
 
     def hinted(_: Request) -> list[Step]:
         late = reply({"task_id": "another-task", "status": "finished"}, Connection="keep-alive")

@@ -1,4 +1,4 @@
-"""Usage errors: one line says what is wrong, a second one what was probably meant."""
+"""Usage errors: one line with the error, one with a suggestion."""
 
 import pytest
 
@@ -89,7 +89,7 @@ def test_usage_error(cli: Cli, typed: str, error: str, hint: str) -> None:
     ],
 )
 def test_habits_from_other_tools(cli: Cli, typed: str, hint: str) -> None:
-    """They come before any guess by spelling."""
+    """They take precedence over suggestions by spelling."""
     done = cli(*typed.split())
     assert (done.code, done.stderr.splitlines()[1]) == (2, f"hint: {hint}")
 
@@ -98,7 +98,7 @@ def test_habits_from_other_tools(cli: Cli, typed: str, hint: str) -> None:
     "typed", ["imagine x --forc", "batch x --retry-unknwon", "logot", "config unst", "imagine --no-validat"]
 )
 def test_no_destructive_guess(cli: Cli, typed: str) -> None:
-    """A typo never suggests to overwrite, to remove, or to pay twice."""
+    """A typo never leads to a suggestion to overwrite, remove or pay twice."""
     done = cli(*typed.split())
     assert done.code == 2
     assert "did you mean" not in done.stderr

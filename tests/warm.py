@@ -1,4 +1,4 @@
-"""Processes that start warm: forked from a process that has imported everything, for a fifth of the CPU time.
+"""Processes that start fast: forked from one that has imported everything, for a fifth of the CPU time.
 
 They are processes with a home, streams, signals and an exit code of their own. Only the interpreter's start and
 end differ: `tests/test_package.py` and others start the installed command for that.

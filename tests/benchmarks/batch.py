@@ -1,7 +1,7 @@
-"""What a batch takes: `python -m tests.benchmarks.batch [--rows 1000] [--many 20000] [--peers 48]`.
+"""Measure batches: `python -m tests.benchmarks.batch [--rows 1000] [--many 20000] [--peers 48]`.
 
-Wall time against the ideal (as many rounds as it takes with all places filled, and nothing between them), status
-requests a task, and peak memory; then the same rows made by what one would write instead, on the same server. A
+Wall time against the ideal (rounds with full concurrency and no pauses between them), status
+requests a task, and peak memory; then the same rows with scripts that do without flux-cli, on the same server. A
 count of 0 leaves that table out. The server is `tests/lean.py`, in a process of its own.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def compare(rows: int) -> None:
-    """Print the table with what one would write instead."""
+    """Print the table with the scripts that do without flux-cli."""
     print(f"\n{f'{rows} rows, tasks of 2 s':28} {'wall s':>7} {'requests':>8} {'lines':>6} {'resumes':>8}")
     loop, threads = PEERS / "loop.sh", PEERS / "threads.py"
     contestants: list[tuple[str, Sequence[str | Path], int, str]] = [

@@ -1,6 +1,6 @@
 """A 100 MB picture against curl, on the same server: `python -m tests.benchmarks.big_image [RUNS]`.
 
-Of each tool the time that the large picture takes beyond a small one, so that starting up does not count, and of
+For each tool, the time that the large picture takes beyond a small one, so that startup does not count; for
 flux-cli the peak memory beyond that of the small one. Medians; both tools take turns.
 """
 
@@ -41,8 +41,8 @@ def main() -> None:
 def one(name: str, url: str) -> Cost:
     """Submit a task and measure how a tool gets its picture."""
     submission = urllib.request.Request(f"{url}/flux-imagine", b'{"prompt": "a kite"}')  # noqa: S310 - our own
-    with urllib.request.urlopen(submission) as answer:  # noqa: S310 - as above
-        task_id = json.load(answer)["task_id"]
+    with urllib.request.urlopen(submission) as response:  # noqa: S310 - as above
+        task_id = json.load(response)["task_id"]
     with tempfile.TemporaryDirectory() as directory:
         command = {
             "curl": ["curl", "-sS", "--fail", "-o", "picture.png", f"{url}/{task_id}.png"],

@@ -1,4 +1,4 @@
-"""What a TAB costs: `python -m tests.benchmarks.completion [RUNS [RECORDS]]`.
+"""Measure completion: `python -m tests.benchmarks.completion [RUNS [RECORDS]]`.
 
 Each row completes a line with a history of 100,000 tasks (or RECORDS), in turn with a bare Typer app that does
 nothing, so that both see the same machine. It prints the medians of whole processes and their ratio; the target
@@ -55,10 +55,10 @@ def main() -> None:
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         print(f"{'line, then a TAB':34} {'median ms':>9} {'no-op ms':>9} {'ratio':>6}")
         for line in LINES:
-            answer = {**env, "_FLUX_CLI_COMPLETE": "bash", "_FLUX_CLI_LINE": line}
+            response = {**env, "_FLUX_CLI_COMPLETE": "bash", "_FLUX_CLI_LINE": line}
             times: tuple[list[float], list[float]] = ([], [])
             for run in range(runs + 1):
-                tab = _milliseconds([FLUX_CLI], answer)
+                tab = _milliseconds([FLUX_CLI], response)
                 nothing = _milliseconds([sys.executable, str(bare), "nothing"], env)
                 if run:  # the first round warms the caches up
                     times[0].append(tab)

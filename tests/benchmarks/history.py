@@ -1,4 +1,4 @@
-"""What a long history costs: `python -m tests.benchmarks.history [RUNS]`.
+"""Measure commands with a long history: `python -m tests.benchmarks.history [RUNS]`.
 
 Each row runs a command with 10 and with 100,000 records, in turn, so that both see the same machine, and prints
 the medians of whole processes and their ratio; a target of 1.1 was set.
@@ -26,8 +26,8 @@ def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 21
     with tempfile.TemporaryDirectory() as name, lean.running(0.0) as url:
         submission = urllib.request.Request(f"{url}/flux-imagine", b'{"prompt": "a kite"}')  # noqa: S310 - our own
-        with urllib.request.urlopen(submission) as answer:  # noqa: S310 - as above
-            task_id = json.load(answer)["task_id"]
+        with urllib.request.urlopen(submission) as response:  # noqa: S310 - as above
+            task_id = json.load(response)["task_id"]
         homes = {size: Path(name) / str(size) for size in SIZES}
         for size, home in homes.items():
             home.mkdir()

@@ -1,9 +1,9 @@
-"""How long after its end a task's picture is on the disk, at what cost: `python -m tests.benchmarks.lag [RUNS]`.
+"""Measure the lag from the end of a task to its saved picture: `python -m tests.benchmarks.lag [RUNS]`.
 
-Beside it the official SDK, whose `wait_for` asks every 3 s. The server runs in a process of its own, and so does
-each client; both tools take their turns, so that they see the same machine. Lengths vary around the nominal
-one, since a length in step with the asking would say more of the step than of the tool. Requests are the calls of
-the API. A machine that does other things meanwhile adds to the lags, so its load is printed, too.
+For comparison: the official SDK, whose `wait_for` polls every 3 s. The server runs in a process of its own, and
+so does each client; both tools take turns, so that they see the same machine. Durations vary around the nominal
+one: a multiple of the polling interval would measure the interval rather than the tool. Requests are calls of
+the API. Other load on the machine increases the lags, so it is printed too.
 """
 
 import json
@@ -48,7 +48,7 @@ print(json.dumps({"task_id": task["id"], "requests": requests}))
 
 @dataclass(frozen=True)
 class Run:
-    """One task: by which tool, whether it tells percentages, its nominal length and its real one in seconds."""
+    """One task: the tool, whether it reports percentages, and its nominal and real duration in seconds."""
 
     tool: str
     percentages: bool

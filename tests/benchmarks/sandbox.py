@@ -1,4 +1,4 @@
-"""What the sandbox holds: a table of rates, waiting times and memory. Measures and asserts nothing.
+"""Measure the sandbox under load: a table of rates, waiting times and memory. It checks nothing.
 
 Run it as `python tests/benchmarks/sandbox.py [--seconds 60] [--rate 500] [--tasks 1000]`. The server runs in a
 process of its own; this one keeps idle and half-sent connections open and calls it evenly.
@@ -202,12 +202,12 @@ def submit(connection: http.client.HTTPConnection, prompt: str) -> str:
 
 
 def call(connection: http.client.HTTPConnection, path: str, body: object = None) -> dict[str, str]:
-    """Make a call and return the JSON object of its answer; raises ValueError on a status other than 200."""
+    """Make a call and return the JSON object of its response; raises ValueError on a status other than 200."""
     connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, HEADERS)
-    answer = connection.getresponse()
-    text = answer.read()
-    if answer.status != 200:
-        raise ValueError(f"status {answer.status}")
+    response = connection.getresponse()
+    text = response.read()
+    if response.status != 200:
+        raise ValueError(f"status {response.status}")
     found: dict[str, str] = json.loads(text)
     return found
 

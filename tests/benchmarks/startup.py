@@ -1,4 +1,4 @@
-"""What a command costs before it does anything: `python -m tests.benchmarks.startup [RUNS]`.
+"""Measure startup: `python -m tests.benchmarks.startup [RUNS]`.
 
 Each row runs a command and its yardstick in turn, so that both see the same machine, and prints the medians of
 whole processes and the ratio of the medians. The yardsticks are bare Typer apps with two commands.
@@ -27,8 +27,8 @@ def nothing(): pass
 @app.command()
 def post(url: str, task_id: str):
     import requests
-    answer = requests.post(url, json={"task_id": task_id}, headers={"Authorization": "key"})
-    print(answer.json()["status"])
+    response = requests.post(url, json={"task_id": task_id}, headers={"Authorization": "key"})
+    print(response.json()["status"])
 
 app()
 """

@@ -1,4 +1,4 @@
-"""What a batch costs, and how fast it is: `python -m tests.benchmarks.throughput [--other FLUX_CLI] [--runs 3]`.
+"""Measure the cost and speed of batches: `python -m tests.benchmarks.throughput [--other FLUX_CLI] [--runs 3]`.
 
 Three tables, each in one run on one machine: CPU time per task at 256 in flight, beside another `flux-cli` if
 there is one; downloads per second if each picture takes half a second; and 200 tasks of 2 s at 64 in flight,

@@ -81,7 +81,7 @@ def test_without_a_usable_percentage(nominal: float, said: Percentage) -> None:
 )
 @pytest.mark.parametrize("seconds", [3.0, 30.0, 300.0])
 def test_percentages_that_lie_cost_little(said: Percentage, seconds: float) -> None:
-    """Whatever the service says, it is not asked for ever more often, and the end is not missed by far."""
+    """Wrong percentages cause a limited number of extra checks and a limited delay."""
     lag, requests = run(seconds, said)
     assert requests <= 10 + seconds
     assert lag <= max(FAR_SECONDS, BLIND_MAX) + 1

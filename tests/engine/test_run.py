@@ -106,7 +106,7 @@ def test_retry_after_holds_for_the_other_jobs_too() -> None:
 
 
 def test_patience_ends() -> None:
-    """A service that never takes it is given up: not accepted, and said so."""
+    """If the service keeps rejecting it, it ends as not accepted, with a message."""
     outcome = drive(new_jobs(), ScriptedClient([RateLimitedError("slow down", 50.0)]), Plan(patience=60))
     assert outcome.results[0].status is Status.FAILED
     assert outcome.code == ExitCode.SERVICE_DOWN

@@ -18,7 +18,7 @@ def accept(throttle: Throttle, times: int, running: int = 0) -> None:
 
 
 def test_few_submissions_before_the_first_response_then_more() -> None:
-    """So a service that is broken from the start breaks a few rows, not sixty."""
+    """A service that fails from the start affects a few rows, not sixty."""
     throttle = Throttle(ceiling=64)
     assert throttle.admits(in_flight=FIRST_WINDOW - 1, unanswered=FIRST_WINDOW - 1, now=0.0)
     assert not throttle.admits(in_flight=FIRST_WINDOW, unanswered=FIRST_WINDOW, now=0.0)
@@ -114,7 +114,7 @@ def test_any_history_of_the_throttle(ceiling: int, story: list[tuple[str, int]])
 
 @pytest.mark.slow
 def test_service_with_a_limit_of_five(cli: Cli) -> None:
-    """429 for every task beyond: all rows are made, and it is not asked in vain more often than not."""
+    """429 for each task beyond the limit: all rows finish, with fewer rejected submissions than accepted ones."""
     cli.env["APIFRAME_API_KEY"] = KEY
     (cli.cwd / "rows.txt").write_text("".join(f"kite {number}\n" for number in range(50)))
     with lean.running(0.3, size=100, most_at_once=5) as url:

@@ -1,1 +1,1 @@
-"""What can go wrong, made to go wrong: on the wire, on the disk, and to the process itself."""
+"""Faults of the network, the disk and the process itself."""

@@ -1,4 +1,4 @@
-"""Prints every fault with what it came to: `python -m tests.faults`."""
+"""Print every fault with its outcome: `python -m tests.faults`."""
 
 import sys
 import tempfile

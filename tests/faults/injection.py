@@ -160,7 +160,7 @@ class Outcome:
     promised: int
 
     def complaints(self) -> Iterator[str]:
-        """Yield what is wrong."""
+        """Yield each violation."""
         if self.lost:
             yield f"lost {', '.join(sorted(self.lost))}"
         if self.submissions > self.promised:

@@ -11,7 +11,7 @@ import pytest
 
 @contextlib.contextmanager
 def tmpfs(path: Path, size: str = "1m") -> Iterator[Path]:
-    """Mount an empty file system of this many bytes at a directory. Skips the test if that is not allowed."""
+    """Mount an empty file system of this size in bytes at a directory. Skips the test if that is not allowed."""
     path.mkdir(parents=True, exist_ok=True)
     mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path))
     try:
@@ -30,12 +30,12 @@ def mount(*arguments: str) -> None:
 
 
 def make_read_only(path: Path) -> None:
-    """Let nothing be written any more to a file system that `tmpfs` mounted."""
+    """Make a file system that `tmpfs` mounted read-only."""
     mount("-o", "remount,ro", str(path))
 
 
 def fill(path: Path) -> None:
-    """Leave no byte free in a file system."""
+    """Fill a file system to the last byte."""
     with contextlib.suppress(OSError), (path / "filler").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))

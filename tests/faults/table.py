@@ -23,7 +23,7 @@ from tests.server import Server
 
 @dataclass(frozen=True)
 class Row:
-    """A fault and what it has to come to.
+    """A fault and its required outcome.
 
     Attributes:
         fault: What goes wrong.
@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What running a row came to."""
+    """The outcome of a row."""
 
     done: Done
     submissions: int
@@ -114,7 +114,7 @@ def records(cli: Cli) -> list[Record]:
 
 
 def complaints(row: Row, outcome: Outcome) -> Iterator[str]:
-    """Yield what is not as the row says, or as it has to be in every case."""
+    """Yield every difference from the row, and every violation of the general rules."""
     done = outcome.done
     if done.code != row.code:
         yield f"exit code {done.code} instead of {row.code}"

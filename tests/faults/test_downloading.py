@@ -1,4 +1,4 @@
-"""What can go wrong with a paid picture on its way to the disk: it is whole under its final name, or not there."""
+"""Faults of downloads: a charged picture is complete under its final name, or not there."""
 
 from pathlib import Path
 
@@ -14,17 +14,17 @@ BRIEF = "imagine --width 256 --height 256 --timeout 5"
 
 
 def overcome(fault: str, magic: str, *says: str, command: str = Row.command, pictures: int = 1) -> Row:
-    """Return the row of a fault after which the picture is there."""
+    """Return the row of a fault that retries overcome."""
     return Row(fault, 0, 1, pictures, says=says, magic=magic, status=Status.FINISHED, command=command)
 
 
 def lost_for_now(fault: str, magic: str, *says: str, code: int = 5, command: str = Row.command) -> Row:
-    """Return the row of a picture that cannot be had now."""
+    """Return the row of a picture that cannot be downloaded now."""
     return Row(fault, code, says=(RESUME, *says), magic=magic, status=Status.FINISHED, command=command)
 
 
 def on_the_wire(fault: str, reply: Reply, code: int = 0, *says: str, command: str = Row.command) -> Row:
-    """Return the row of a fault in the answer for a picture."""
+    """Return the row of a fault in the response for a picture."""
     resume = () if code == 0 else (RESUME,)
     return Row(
         fault,
@@ -64,16 +64,16 @@ OVERCOME = [
 
 LOST_FOR_NOW = [
     *(
-        lost_for_now(f"{code} for ever", f"[[image-http {code}]]", f"HTTP {code}", command=BRIEF)
+        lost_for_now(f"{code} every time", f"[[image-http {code}]]", f"HTTP {code}", command=BRIEF)
         for code in (403, 503)
     ),
-    lost_for_now("an HTML page for ever", "[[html-image]]", "an HTML page", command=BRIEF),
-    lost_for_now("resets for ever", "[[image-reset]]", "connection (reset|ended)", command=BRIEF),
-    lost_for_now("half of it for ever, its length agrees", "[[short-length]]", "incomplete", command=BRIEF),
-    lost_for_now("half of it for ever, in chunks", "[[cut-chunked]]", command=BRIEF),
+    lost_for_now("an HTML page every time", "[[html-image]]", "an HTML page", command=BRIEF),
+    lost_for_now("resets every time", "[[image-reset]]", "connection (reset|ended)", command=BRIEF),
+    lost_for_now("half of it always, its length agrees", "[[short-length]]", "incomplete", command=BRIEF),
+    lost_for_now("half of it every time, in chunks", "[[cut-chunked]]", command=BRIEF),
     lost_for_now("compressed, and cut", "[[cut-gzip]]", "compressed", command=BRIEF),
     lost_for_now("300 MiB", "[[huge-image]]", "larger than 256 MiB"),
-    lost_for_now("a byte now and then, for ever", "[[image-trickle]]", code=7, command=BRIEF),
+    lost_for_now("a byte now and then, without end", "[[image-trickle]]", code=7, command=BRIEF),
     lost_for_now("half of it, then silence", "[[image-hang]]", code=7, command=BRIEF),
     lost_for_now("a redirect to itself", "[[redirect-loop]]", "more than 10 redirects"),
     *(

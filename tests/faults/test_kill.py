@@ -22,7 +22,7 @@ TASK_SECONDS = 0.3
 MOMENTS = {
     "started": 0.8,
     "submission received": 0.0,
-    "submission answered": 0.05,
+    "response sent": 0.05,
     "checked": 0.02,
     "picture begun": 0.0,
     "picture half sent": 0.03,
@@ -58,7 +58,7 @@ class Killer:
         self.reached(prompt, "submission received")
         self.task_ids[task_id], self.due[task_id] = prompt, time.monotonic() + TASK_SECONDS
         yield reply({"task_id": task_id})
-        self.reached(prompt, "submission answered")
+        self.reached(prompt, "response sent")
 
     def fetch(self, request: Request) -> Iterator[Step]:
         """Report a task's status."""

@@ -28,7 +28,7 @@ RESUME = "flux-cli wait task-0"
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A server that behaves, with pictures of 300 KB."""
+    """A server without faults, with pictures of 300 KB."""
     with Server({"/image": http(200, png(300_000))}) as running:
         yield running
 
@@ -60,7 +60,7 @@ def with_file(cli: Cli) -> None:
 
 
 def with_files(cli: Cli) -> None:
-    """Take the first names that would be made up."""
+    """Create files with the first names that would be generated."""
     for name in ("flux-pro.png", "flux-pro-1.png", "flux-pro-2.png"):
         (cli.cwd / name).write_bytes(b"mine")
 
@@ -109,7 +109,7 @@ NAMES = [
 
 @each(NAMES)
 def test_name_that_cannot_be_saved(row: Row, cli: Cli) -> None:
-    """It is found before it costs money."""
+    """It is detected before anything is submitted."""
     check(row, cli)
 
 
@@ -376,7 +376,7 @@ def test_a_prompt_that_is_not_utf_8(flux: Cli, server: Server) -> None:
 
 
 def damaged(path: Path) -> None:
-    """Overwrite its pages, but for the first."""
+    """Overwrite all its pages except the first."""
     History(path).close()
     content = path.read_bytes()
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))

@@ -1,4 +1,4 @@
-"""Asked to end while money is at stake: the exit code, what stderr says, and what is left, at each phase."""
+"""Signals in each phase of a command: the exit code, the messages, and what is left."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHU
 
 @dataclass(frozen=True)
 class Phase:
-    """Where a command is when the signal comes.
+    """The state of a command when the signal arrives.
 
     Attributes:
         name: What it does.
@@ -55,7 +55,7 @@ PHASES = (
         Status.UNSENT,
         "interrupted before it was sent",
     ),
-    Phase("waiting for an answer", {"/fetch": [60.0]}, ("/fetch", 1), Status.PROCESSING, RESUME),
+    Phase("waiting for a response", {"/fetch": [60.0]}, ("/fetch", 1), Status.PROCESSING, RESUME),
     Phase("waiting", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME, all_signals=True),
     Phase("waiting, -q", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME, ("-q",)),
     Phase("waiting, --json", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME, ("--json",)),
@@ -101,7 +101,7 @@ CASES = [(phase, number) for phase in PHASES for number in SIGNALS if number == 
 def test_a_signal(
     cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]], phase: Phase, number: int
 ) -> None:
-    """The contract's code, the words that fit, no file, and the record that the next command needs."""
+    """The exit code of the contract, the message, no file, and the record that the next command needs."""
     process, server = at(phase)
     done = interrupt(process, number)
     assert done.code == SIGNALS[number], done.stderr
@@ -116,7 +116,7 @@ def test_a_signal(
 
 
 def test_before_anything_is_sent(cli: Cli) -> None:
-    """While it connects, nothing can have been billed, and it says so."""
+    """While it connects, nothing can have been charged, and the message says so."""
     with Server(accepts=False) as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
         process = cli.start("imagine", "x")
@@ -128,7 +128,7 @@ def test_before_anything_is_sent(cli: Cli) -> None:
 
 
 def test_while_the_prompt_is_read(cli: Cli) -> None:
-    """There is nothing to say."""
+    """There is no message."""
     cli.env |= {"APIFRAME_API_KEY": KEY}
     for number, code in SIGNALS.items():
         process = cli.start("imagine", stdin=subprocess.PIPE)
@@ -172,7 +172,7 @@ def test_a_second_signal_at_any_moment_after_the_first(
 
 
 def ignore_hangup() -> None:
-    """Do as nohup does."""
+    """Ignore SIGHUP, as nohup does."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 

@@ -22,7 +22,7 @@ def unknown(fault: str, magic: str, *says: str) -> Row:
     return Row(fault, 9, says=(UNKNOWN, HOW_TO_CHECK, *says), magic=magic, command=command_for(fault))
 
 
-def answered(fault: str, reply: Reply, *says: str) -> Row:
+def inconclusive(fault: str, reply: Reply, *says: str) -> Row:
     """Return the row of a submission whose response is inconclusive."""
     return Row(
         fault,
@@ -39,12 +39,12 @@ def accepted(fault: str, reply: Reply) -> Row:
 
 
 def command_for(fault: str) -> str:
-    """Return the command for a fault; one that lasts until the deadline should not last long."""
+    """Return the command for a fault, with a short timeout if the fault lasts until the deadline."""
     return f"{Row.command} --timeout 5" if "until the deadline" in fault else Row.command
 
 
 def refused(fault: str, code: int, magic: str, *says: str) -> Row:
-    """Return the row of a submission that the service refuses, once and for all."""
+    """Return the row of a submission that the service rejects."""
     return Row(fault, code, says=says, magic=magic, status=Status.FAILED)
 
 
@@ -107,7 +107,7 @@ REFUSED = [
         for value in ("9" * 5000, "inf", "61", "Fri, 31 Dec 2199 23:59:59 GMT")
     ),
     Row(
-        "429 for ever, until the deadline",
+        "429 until the deadline",
         5,
         2,
         says=("timed out before it was sent",),
@@ -121,12 +121,12 @@ UNKNOWN_OUTCOMES = [
     *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (204, 303, 304, 409)),
     *(unknown(f"{code}", f"[[http {code}]]", f"HTTP {code}") for code in (500, 503, 599)),
     unknown("an HTML page with 200", "[[html]]", "no usable task ID"),
-    unknown("reset instead of an answer", "[[reset]]", "connection reset"),
-    unknown("closed instead of an answer", "[[lost-reply]]", "no response"),
+    unknown("reset instead of a response", "[[reset]]", "connection reset"),
+    unknown("closed instead of a response", "[[lost-reply]]", "no response"),
     unknown("an empty body", "[[empty]]"),
     unknown("JSON cut short, its length agrees", "[[truncated-json]]"),
     unknown("JSON cut short, its length promises more", "[[cut-json]]", "no response"),
-    *(unknown(f"the answer {value}", f"[[json {value}]]") for value in ("null", "{}", '"text"', "1e999", "7")),
+    *(unknown(f"the response {value}", f"[[json {value}]]") for value in ("null", "{}", '"text"', "1e999", "7")),
     unknown("no task_id", "[[no-task-id]]", "no usable task ID"),
     *(
         unknown(f"the task_id {value[:12]}", f"[[task-id {value}]]", "no usable task ID")
@@ -139,10 +139,10 @@ UNKNOWN_OUTCOMES = [
 ]
 
 ON_THE_WIRE = [
-    answered("headers a byte now and then, until the deadline", slowly(reply({"task_id": "task-0"}))),
-    answered("100 Continue without end", slowly(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, 0.001)),
+    inconclusive("headers a byte now and then, until the deadline", slowly(reply({"task_id": "task-0"}))),
+    inconclusive("100 Continue without end", slowly(b"HTTP/1.1 100 Continue\r\n\r\n" * 500, 0.001)),
     Row(
-        "100 Continue before the answer",
+        "100 Continue before the response",
         0,
         1,
         1,
@@ -153,39 +153,41 @@ ON_THE_WIRE = [
         "103 Early Hints before the response",
         [b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.2, reply({"task_id": "task-0"})],
     ),
-    answered("a length that is too small", http(200, GOOD, Content_Length="9")),
+    inconclusive("a length that is too small", http(200, GOOD, Content_Length="9")),
     accepted("an ID, then the connection ends too early", http(200, GOOD, Content_Length="99")),
     accepted("an ID, then a reset", [http(200, GOOD, Content_Length="99"), 0.1, Action.RESET]),
     accepted("a number as ID", reply({"task_id": 5})),
     accepted("an ID in a 500", reply({"task_id": "task-0", "error": "something else failed"}, 500)),
     accepted("an ID between other text", http(201, b"<b>Notice</b>: slow\n" + GOOD + b"<!-- node 7 -->")),
-    answered("two lengths", http(200, GOOD, Content_Length="3", content_length="22")),
+    inconclusive("two lengths", http(200, GOOD, Content_Length="3", content_length="22")),
     accepted("a negative length", http(200, GOOD, Content_Length="-5")),
     accepted(
         "chunked, and cut in a chunk", http(200, b"30\r\n" + GOOD, Content_Length="", Transfer_Encoding="chunked")
     ),
-    answered("chunks without sense", http(200, b"zz\r\n" + GOOD, Content_Length="", Transfer_Encoding="chunked")),
+    inconclusive(
+        "chunks without sense", http(200, b"zz\r\n" + GOOD, Content_Length="", Transfer_Encoding="chunked")
+    ),
     Row(
-        "a compressed answer",
+        "a compressed response",
         0,
         1,
         1,
         server=lambda: Server({"/flux-imagine": http(200, gzip.compress(GOOD), Content_Encoding="gzip")}),
         status=Status.FINISHED,
     ),
-    answered("a compressed answer, cut", http(200, gzip.compress(GOOD)[:-12], Content_Encoding="gzip")),
-    answered("called compressed, and is not", http(200, GOOD, Content_Encoding="gzip")),
-    answered(
+    inconclusive("a compressed response, cut", http(200, gzip.compress(GOOD)[:-12], Content_Encoding="gzip")),
+    inconclusive("called compressed, and is not", http(200, GOOD, Content_Encoding="gzip")),
+    inconclusive(
         "64 MiB that come as 64 KiB",
         http(200, gzip.compress(b" " * 2**26), Content_Encoding="gzip"),
         "larger than 8 MiB",
     ),
-    answered("no HTTP", b"220 ready\r\n"),
-    answered("a status line without a number", b"HTTP/1.1 abc\r\n\r\n"),
-    answered("300 headers", http(200, GOOD, **{f"X_{n}": "x" for n in range(300)})),
-    answered("a header of 100 KB", http(200, GOOD, X="x" * 100_000)),
-    answered("a header with escape sequences", http(500, b"", Location="\x1b[2J", X="\x1b]0;owned\x07")),
-    answered("half a status line, then a reset", [b"HTTP/1.1 2", 0.1, Action.RESET], "connection reset"),
+    inconclusive("no HTTP", b"220 ready\r\n"),
+    inconclusive("a status line without a number", b"HTTP/1.1 abc\r\n\r\n"),
+    inconclusive("300 headers", http(200, GOOD, **{f"X_{n}": "x" for n in range(300)})),
+    inconclusive("a header of 100 KB", http(200, GOOD, X="x" * 100_000)),
+    inconclusive("a header with escape sequences", http(500, b"", Location="\x1b[2J", X="\x1b]0;owned\x07")),
+    inconclusive("half a status line, then a reset", [b"HTTP/1.1 2", 0.1, Action.RESET], "connection reset"),
     Row(
         "reset while the request is sent",
         9,
@@ -203,7 +205,7 @@ ON_THE_WIRE = [
         server=lambda: Server(greeting=[0.1, Action.RESET]),
     ),
     Row(
-        "503 for the first, and a good answer for any other",
+        "503 for the first, and a good response for any other",
         9,
         says=(UNKNOWN,),
         server=lambda: Server({"/flux-imagine": in_turn(http(503), submitted)}),

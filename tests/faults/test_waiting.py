@@ -16,7 +16,7 @@ RESUME = r"hint: already charged; resume with: flux-cli wait "
 
 
 def overcome(fault: str, magic: str, *says: str) -> Row:
-    """Return the row of a fault that is waited out."""
+    """Return the row of a fault that retries overcome."""
     return Row(fault, 0, 1, 1, says=says, magic=magic, status=Status.FINISHED)
 
 
@@ -31,7 +31,7 @@ def failed(fault: str, magic: str, *says: str) -> Row:
 
 
 def on_the_wire(fault: str, reply: Reply, code: int = 0, *says: str, status: Status = Status.FINISHED) -> Row:
-    """Return the row of a fault in the answers of `/fetch`."""
+    """Return the row of a fault in the responses of `/fetch`."""
     return Row(
         fault,
         code,
@@ -53,7 +53,7 @@ OVERCOME = [
     overcome("503, then a reset, then 429, then HTML", "[[fetch-flaky 4]]"),
     overcome("an HTML page with 200", "[[fetch-html 2]]", "an HTML page"),
     overcome("resets", "[[fetch-reset 2]]", "connection reset"),
-    overcome("closed instead of an answer", "[[fetch-lost-reply 2]]"),
+    overcome("closed instead of a response", "[[fetch-lost-reply 2]]"),
     overcome("an empty body", "[[fetch-empty 2]]", "is not JSON"),
     overcome("JSON cut short, its length agrees", "[[fetch-truncated-json 1]]"),
     overcome("JSON cut short, its length promises more", "[[fetch-cut-json 1]]"),
@@ -79,17 +79,17 @@ RESUMABLE = [
     resumable("it never ends, and -q", 7, "[[never]]", command=f"{BRIEF} -q"),
     resumable("it says `finished`, and gives no picture", 7, "[[no-image]]"),
     *(
-        resumable(f"{code} for ever", 5, f"[[fetch-http {code}]]", f"HTTP {code}")
+        resumable(f"{code} every time", 5, f"[[fetch-http {code}]]", f"HTTP {code}")
         for code in (400 + 29, 500, 503, 307)
     ),
-    resumable("HTML for ever", 5, "[[fetch-html]]"),
-    resumable("reset for ever", 5, "[[fetch-reset]]", "connection reset"),
-    resumable("a byte now and then, for ever", 7, "[[fetch-trickle]]"),
+    resumable("HTML every time", 5, "[[fetch-html]]"),
+    resumable("reset every time", 5, "[[fetch-reset]]", "connection reset"),
+    resumable("a byte now and then, without end", 7, "[[fetch-trickle]]"),
     resumable("silence", 7, "[[fetch-hang]]"),
     resumable("a redirect", 5, "[[fetch-redirect]]", "a redirect to http"),
     resumable("429 that asks for a century", 5, f"[[fetch-rate-limit 9 {'9' * 5000}]]", "rate limit reached"),
     *(
-        resumable(f"the answer {value}", 5, f"[[fetch-json {value}]]")
+        resumable(f"the response {value}", 5, f"[[fetch-json {value}]]")
         for value in (
             "null",
             "7",
@@ -127,14 +127,14 @@ NO_TEXT = reply({"task_id": "task-0", "status": "failed", "error": "half a \ud83
 
 ON_THE_WIRE = [
     on_the_wire("headers a byte now and then, once", in_turn(slowly(http(503), 0.01), fetched)),
-    on_the_wire("103 before the answer", in_turn([b"HTTP/1.1 103 Early\r\n\r\n", 0.3, http(503)], fetched)),
+    on_the_wire("103 before the response", in_turn([b"HTTP/1.1 103 Early\r\n\r\n", 0.3, http(503)], fetched)),
     on_the_wire("a length that is too small", in_turn(reply({}, Content_Length="1"), fetched)),
     on_the_wire("no HTTP", in_turn(b"\x00\x01\x02", fetched)),
     on_the_wire(
-        "half an answer, then a reset", in_turn([b"HTTP/1.1 200 OK\r\nContent-Le", 0.1, Action.RESET], fetched)
+        "half a response, then a reset", in_turn([b"HTTP/1.1 200 OK\r\nContent-Le", 0.1, Action.RESET], fetched)
     ),
     on_the_wire(
-        "what is left of one answer is not the next one",
+        "what is left of one response is not the next one",
         in_turn([reply({"status": "x"}, Connection="") + reply({"status": "failed"}), Action.KEEP], fetched),
     ),
     on_the_wire("it runs for a while", lasts(2)),
@@ -205,7 +205,7 @@ GATEWAY = [
         status=Status.FAILED,
     ),
     on_the_wire(
-        "an unknown status word, for ever",
+        "an unknown status word, every time",
         result(task_id="task-0", status="On hold", message="verify your account"),
         7,
         RESUME,

@@ -1,1 +1,1 @@
-"""The service in miniature, seen by clients that are not ours."""
+"""Tests of the sandbox, with other clients."""

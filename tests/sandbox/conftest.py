@@ -1,4 +1,4 @@
-"""A plain HTTP client of the sandbox, which shows everything that came over the wire."""
+"""A plain HTTP client of the sandbox, which returns everything that it received."""
 
 import contextlib
 import http.client

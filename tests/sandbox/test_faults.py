@@ -104,7 +104,7 @@ def test_arguments_are_parsed_alike_in_prompts_and_options(name: str, argument: 
 
 
 def test_an_unknown_name_in_a_prompt_is_logged(start: Start) -> None:
-    """A typing error should not go unnoticed."""
+    """It is probably a typing error."""
     lines: list[str] = []
     start(log=lines.append).submit("a [[lost-repl]] kite")
     assert any("lost-repl" in line and line.startswith("note:") for line in lines)

@@ -1,4 +1,4 @@
-"""The sandbox's pictures: their size, their likeness to the request, and that they never change."""
+"""The sandbox's pictures: their size, how they follow the request, and that they never change."""
 
 import io
 import subprocess

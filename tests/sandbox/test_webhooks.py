@@ -22,13 +22,13 @@ class Receiver:
     """The secret and the object of each post, in order.
 
     Attributes:
-        rejections: How many posts are answered with 500 first.
-        answers: Posts are answered while this is set.
+        rejections: How many posts get a 500 first.
+        responds: Posts get a response while this is set.
     """
 
     url: str = ""
     rejections: int = 0
-    answers: threading.Event = field(default_factory=threading.Event)
+    responds: threading.Event = field(default_factory=threading.Event)
     secrets: list[str | None] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
 
@@ -42,14 +42,14 @@ class Receiver:
 def receiver() -> Iterator[Receiver]:
     """A server on loopback that receives webhooks."""
     received = Receiver()
-    received.answers.set()
+    received.responds.set()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             received.secrets.append(self.headers["x-webhook-secret"])
             received.events.append(json.loads(body))
-            received.answers.wait(10)
+            received.responds.wait(10)
             received.rejections -= 1
             self.send_response(500 if received.rejections >= 0 else 204)
             self.end_headers()
@@ -134,11 +134,11 @@ def test_a_later_server_posts_what_is_left(tmp_path: Path, receiver: Receiver) -
 
 def test_a_post_during_the_end_of_a_server_is_not_repeated(tmp_path: Path, receiver: Receiver) -> None:
     """A slow receiver gets a moment to answer; the next server knows that it did."""
-    receiver.answers.clear()
+    receiver.responds.clear()
     with running(tmp_path, seconds=0) as first:
         Api(first).submit("a kite", webhook_url=receiver.url)
         wait_until(lambda: receiver.events)
-        threading.Timer(0.05, receiver.answers.set).start()
+        threading.Timer(0.05, receiver.responds.set).start()
     with running(tmp_path, seconds=0) as second:
         Api(second).submit("a cat", webhook_url=receiver.url)
         wait_until(lambda: second.stats.webhooks == 1)

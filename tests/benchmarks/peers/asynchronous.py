@@ -1,4 +1,4 @@
-"""What one would write with aiohttp: 64 tasks in flight, and a poll every half second."""
+"""A script with aiohttp: 64 tasks in flight, and a poll every half second."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What one would write with the official SDK: 16 threads, its default poll of 3 s."""
+"""A script with the official SDK: 16 threads, its default poll of 3 s."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
