@@ -1,5 +1,6 @@
 """The workers: threads that may not start, operations that take too long, and time that jumps."""
 
+import os
 import signal
 import socket
 import threading
@@ -69,6 +70,25 @@ def test_threads_are_used_again(workers: Workers) -> None:
         outcomes.start(lambda _: None)
         outcomes.wait(number + 1)
     assert workers.threads == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not set processors")
+def test_workers_share_a_processor(workers: Workers) -> None:
+    """And only they: the caller's thread, and so the programs that it starts, may use all."""
+    mine = os.sched_getaffinity(0)
+    outcomes = Outcomes(workers)
+    barrier = threading.Barrier(2)  # so that two threads are needed
+
+    def processors(_: Operation) -> set[int]:
+        barrier.wait(20)
+        return os.sched_getaffinity(0)
+
+    outcomes.start(processors)
+    outcomes.start(processors)
+    one, other = outcomes.wait(2)
+    assert one == other
+    assert len(one) == 1
+    assert os.sched_getaffinity(0) == mine
 
 
 def test_a_thread_that_cannot_start_means_no_capacity(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
