@@ -198,7 +198,7 @@ class Workers:
 
 
 def _any_processor() -> int | None:
-    """Return one of the processors that this process may use, at random; None if threads should not stay on one."""
+    """Return a random one of the processors that this process may use; None if threads should not stay on one."""
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()  # not in a free-threaded Python
     if not has_lock or not hasattr(os, "sched_getaffinity"):
         return None
