@@ -1,4 +1,4 @@
-"""Checking the status of tasks, many with one request, and what follows from a task's status."""
+"""Status checks, several tasks per request, and what the run does with each status."""
 
 from functools import partial
 
@@ -15,11 +15,11 @@ from flux_cli.errors import BadResponseError, ExitCode, FluxError, ServiceDownEr
 MAX_CHECKS = 4
 """Status requests in flight at once."""
 MAX_CHECK_PAUSE_SECONDS = 60.0
-"""The longest that no status is checked, however long the service asks for."""
+"""The longest pause between status checks, even if the service asks for more."""
 NEW_TASK_SECONDS = 3.0
-"""So soon after its submission a task that the service does not know may still appear."""
+"""How long after its submission a task may be unknown to the service."""
 FINISHED_WITHOUT_URL_SECONDS = 20.0
-"""How long a task that is finished without an image URL is polled."""
+"""How long to keep polling a finished task that has no image URL."""
 
 
 class Checks:
@@ -34,11 +34,11 @@ class Checks:
         self._throttle = parts.throttle
 
     def start_due(self, now: float) -> None:
-        """Start the checks that are due, as far as there is room for them."""
+        """Start the checks that are due, within the limits on requests and threads."""
         while (
             self._queues.checks < MAX_CHECKS
             and self._parts.workers.reserve(1)
-            and (group := self._queues.due(now, self._throttle.failed_checks))
+            and (group := self._queues.take_due(now, self._throttle.failed_checks))
         ):
             checked = partial(self._checked, group, now)
             self._parts.operations.check(group, checked, checked)
@@ -49,24 +49,24 @@ class Checks:
         pause, now = 0.0, self._clock()
         self._queues.running.update(dict.fromkeys(group, now))
         if isinstance(outcome, RateLimitedError):
-            asked = min(MAX_CHECK_PAUSE_SECONDS, outcome.retry_after or 0.0)
-            pause = self._throttle.check_failed(now, sent, asked)
+            retry_after = min(MAX_CHECK_PAUSE_SECONDS, outcome.retry_after or 0.0)
+            pause = self._throttle.check_failed(now, sent, retry_after)
             self._queues.running = {job: max(at, now + pause) for job, at in self._queues.running.items()}
         elif isinstance(outcome, ServiceDownError):
             pause = self._throttle.check_failed(now, sent)
         else:
             self._throttle.checked()
-        # All of a group wait equally long, so that one request checks them together again.
+        # The whole group waits equally long, so that one request can check it again.
         pause = max(pause, backoff(1 + max(0, max(job.attempts for job in group) - MAX_FETCH_MANY.bit_length())))
         for job in group:
             found = outcome if isinstance(outcome, Exception) else outcome[job.task_id or ""]
             if isinstance(found, Task):
-                self.observed(job, found)
+                self.handle_status(job, found)
             else:
                 self._check_failed(job, found, now + pause)
 
-    def observed(self, job: Job, task: Task) -> None:
-        """Do what follows from what the service says of a task."""
+    def handle_status(self, job: Job, task: Task) -> None:
+        """Act on the status that the service reports for a task."""
         self._queues.running.pop(job, None)
         was_finished = job.task is not task and job.task is not None and job.task.status is Status.FINISHED
         job.task, job.attempts, now = task, 0, self._clock()
@@ -79,25 +79,25 @@ class Checks:
         else:
             job.last_error = job.last_error if was_finished else None
             self._queues.to_save[job] = now
-            if not was_finished:  # charged and finished: not saved until there is a path
+            if not was_finished:  # charged and finished, but not saved until there is a path
                 self._outbox.change(Finished(job, task))
 
     def _still_running(self, job: Job, task: Task, now: float) -> None:
         job.last_error = None
-        job.pace.saw(job.seconds(now), task.percentage)
+        job.pace.update(job.age_at(now), task.percentage)
         self._queues.running[job] = now + job.pace.delay(known_start=job.known_start)
         if not task.finished_without_url:
             self._outbox.emit(Progress(job))
             return
         job.finished_since = now if job.finished_since is None else job.finished_since
         if now - job.finished_since >= FINISHED_WITHOUT_URL_SECONDS:
-            error = "the service says that it finished, but gives no image URL"
+            error = "the service reports it as finished, but without an image URL"
             self._endings.end(job, Result(Status.FAILED, ExitCode.TASK_FAILED, error=error))
 
     def _check_failed(self, job: Job, error: Exception, again_at: float) -> None:
         if not isinstance(error, FluxError):
             raise error
-        new = job.request is not None and job.seconds(self._clock()) < NEW_TASK_SECONDS
+        new = job.request is not None and job.age_at(self._clock()) < NEW_TASK_SECONDS
         unknown = isinstance(error, UnknownTaskError)
         if isinstance(error, ServiceDownError | BadResponseError) or (new and unknown):
             job.attempts += 1

@@ -1,4 +1,4 @@
-"""Downloading the pictures of finished tasks: how many at once, and whether and when to try again."""
+"""Downloads of finished tasks' pictures: how many at once, and when to retry."""
 
 from enum import Enum, auto
 from functools import partial
@@ -13,13 +13,13 @@ from flux_cli.pictures.download import DownloadError, Retry
 MIN_DOWNLOADS, MAX_DOWNLOADS = 8, 128
 """Downloads at once: half of the tasks in flight, within these limits."""
 EXPIRED_SECONDS = 120.0
-"""How long a URL that is refused is tried: a CDN may lag behind, and a new status check may return another URL."""
+"""How long to retry a URL that the server rejects: a CDN may lag, and a status check may return another URL."""
 CHECK_EVERY = 4
-"""A status check comes before every so many attempts."""
+"""A status check precedes every fourth attempt."""
 
 
 class NextAttempt(Enum):
-    """What to do after an attempt to download failed."""
+    """What to do after a failed download."""
 
     NONE = auto()
     DOWNLOAD = auto()
@@ -30,7 +30,7 @@ class NextAttempt(Enum):
 def next_attempt(job: Job, error: FluxError, now: float, patience: float | None) -> tuple[NextAttempt, float]:
     """Return what to do next, and when.
 
-    `patience` is how many seconds the picture is tried for, counted from the first attempt; None is without limit.
+    `patience` limits the retries to this many seconds after the first attempt; None means no limit.
     """
     if not isinstance(error, DownloadError) or error.kind is Retry.FINAL:
         return NextAttempt.NONE, now
@@ -57,20 +57,20 @@ class Downloads:
         self._queues = parts.queues
         self._outbox = parts.outbox
         self._endings = parts.endings
-        self._most = min(MAX_DOWNLOADS, max(MIN_DOWNLOADS, parts.plan.concurrency // 2))
+        self._limit = min(MAX_DOWNLOADS, max(MIN_DOWNLOADS, parts.plan.concurrency // 2))
 
     @property
     def backlog(self) -> int:
-        """Pictures beyond what is downloaded soon: they hold submissions back."""
-        return max(0, len(self._queues.to_save) + len(self._queues.saving) - 4 * self._most)
+        """How many pictures wait beyond four times the limit; each takes the place of a task in flight."""
+        return max(0, len(self._queues.to_save) + len(self._queues.saving) - 4 * self._limit)
 
     @property
     def has_room(self) -> bool:
-        """Whether one more may be downloaded now."""
-        return len(self._queues.saving) < self._most
+        """Whether another download may start now."""
+        return len(self._queues.saving) < self._limit
 
     def start_due(self, now: float) -> None:
-        """Start the downloads that are due, as far as there is room for them."""
+        """Start the downloads that are due, within the limits on downloads and threads."""
         for job in [job for job, due in self._queues.to_save.items() if due <= now]:
             if not self.has_room or not self._parts.workers.reserve(1):
                 break

@@ -18,7 +18,7 @@ TIMED_OUT = ExitCode.GAVE_UP_WAITING
 
 
 class Endings:
-    """Ends jobs: takes them out of their queue, and puts their results into the outbox."""
+    """Ends jobs: removes them from their queues and puts their results into the outbox."""
 
     def __init__(self, queues: Queues, outbox: Outbox, waits: bool, clock: Callable[[], float]) -> None:
         self._queues = queues
@@ -28,10 +28,10 @@ class Endings:
         self.codes: set[ExitCode] = set()
         self.saved_any = False
 
-    def end(self, job: Job, bare: Result) -> None:
-        """End a job; its last known task is added to the result."""
+    def end(self, job: Job, outcome: Result) -> None:
+        """End a job. Its result is the outcome and what is known about the task."""
         result = replace(
-            bare,
+            outcome,
             task=job.task,
             task_id=job.task_id,
             request=job.recorded,
@@ -42,7 +42,7 @@ class Endings:
         self.saved_any |= result.path is not None or result.content is not None
         if job.transfer is not None:
             job.transfer.close()
-        if result.content is None:  # the outbox records that one once stdout has taken it
+        if result.content is None:  # otherwise the outbox records it after writing it to stdout
             self._outbox.change(Closed(job, result))
         self._outbox.emit(Ended(job, result))
 
@@ -51,16 +51,16 @@ class Endings:
         self.end(job, _saved_result(saved))
 
     def end_not_saved(self, job: Job, error: FluxError) -> None:
-        """End a job whose picture, or the original of it, cannot be saved now."""
+        """End a job whose picture or original picture cannot be saved now."""
         code = ExitCode.LOCAL_FILE if isinstance(error, LocalFileError) else ExitCode.SERVICE_DOWN
         self.end_resumable(job, code, error.message, error.hint)
 
     def end_rejected(self, job: Job, status: Status, error: FluxError) -> None:
-        """End a job that is not accepted, of unknown outcome, or unknown to the service."""
+        """End a job that was rejected, has an unknown outcome, or is unknown to the service."""
         self.end(job, Result(status, error.exit_code, error=error.message, hint=error.hint))
 
     def end_unsent(self, job: Job, reason: FluxError) -> None:
-        """End a job that is not sent because of another one's error."""
+        """End a job that is not sent because of an error of another one."""
         error = f"not sent: {reason.message}"
         self.end(job, Result(Status.UNSENT, reason.exit_code, error=error, hint=reason.hint))
 
@@ -90,7 +90,7 @@ class Endings:
                 self.end_resumable(job, TIMED_OUT, "timed out during the download")
 
     def abandon(self, error: BaseException) -> None:
-        """End every job because the run itself has to end; one that cannot be ended does not keep the others."""
+        """End every job because the run itself ends. An exception for one job does not stop the others."""
         code: ExitCode = getattr(error, "exit_code", ExitCode.UNEXPECTED)
         code = ExitCode.SIGINT if isinstance(error, KeyboardInterrupt) else code
         reason = error.message if isinstance(error, FluxError) else "interrupted"
@@ -104,12 +104,12 @@ class Endings:
         for job in [*self._queues.to_submit, *self._queues.submitting]:
             if job.dispatch.cancel():
                 cause = job.last_error or ("no connection yet" if job in self._queues.submitting else None)
-                # There is no task that could be waited for.
+                # Not `TIMED_OUT`, which means that there is a task to wait for.
                 unsent = ExitCode.SERVICE_DOWN if code is TIMED_OUT and cause else code
                 self.end(job, Result(Status.UNSENT, unsent, error=f"{reason}: {cause}" if cause else reason))
             else:
                 error = OutcomeUnknownError("no response had arrived yet")
-                unknown = code if code > ExitCode.OUTCOME_UNKNOWN else error.exit_code  # a signal's code stays
+                unknown = code if code > ExitCode.OUTCOME_UNKNOWN else error.exit_code  # keep a signal's code
                 self.end(job, Result(Status.UNKNOWN, unknown, error=error.message, hint=error.hint))
 
 
@@ -125,5 +125,5 @@ def _saved_result(saved: Saved) -> Result:
 
 
 def _remark(task: Task | None) -> str:
-    """Return the service's own remark on a running task, to be appended to a sentence."""
+    """Return the service's remark on a running task, in parentheses, or an empty text."""
     return f" ({task.remark})" if task and task.remark else ""

@@ -1,7 +1,7 @@
 """The events of a run, for code that draws, prints or counts them.
 
 The run calls one handler with each event, in order, from the thread that runs the loop. An event is emitted only
-after what it reports has been committed. A handler that raises ends nothing.
+after what it reports has been committed. An exception in the handler does not end the run.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Submitting:
-    """The job's request is about to be sent, for the first time or again."""
+    """The job's request is about to be sent."""
 
     job: "Job"
 
@@ -31,14 +31,14 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Progress:
-    """The task is still running, as far as is known; `job.task` is None before its first status check."""
+    """As far as is known, the task is still running; `job.task` is None before its first status check."""
 
     job: "Job"
 
 
 @dataclass(frozen=True)
 class Retrying:
-    """Something failed and will be tried again."""
+    """An operation failed and will be retried."""
 
     job: "Job"
     message: str
@@ -46,7 +46,7 @@ class Retrying:
 
 @dataclass(frozen=True)
 class Unrecorded:
-    """What happened could not be written down: nothing but this run knows of it."""
+    """A change could not be recorded, so only this run knows about it."""
 
     job: "Job"
     message: str
@@ -54,7 +54,7 @@ class Unrecorded:
 
 @dataclass(frozen=True)
 class Downloading:
-    """Bytes of the picture received so far, and how many there will be if the server said so."""
+    """The bytes of the picture received so far, and the total if the server sent it."""
 
     job: "Job"
     received: int

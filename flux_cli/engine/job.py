@@ -1,4 +1,4 @@
-"""A task on its way from request to file."""
+"""A job: one task, from its request to its file."""
 
 import time
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Job:
-    """One task to be submitted, or one that was submitted and is to be waited for.
+    """One task to submit, or one submitted earlier to wait for.
 
     Attributes:
         target: Where its picture goes; None to wait without downloading.
         request: The body to send; None for a task that exists already.
-        recorded: What is kept of the request: no secret, the image prompt described.
-        image_prompt: The path or URL of an image prompt that is read only when the request is sent, since many of
-            them would take much memory; None if the body holds it, or there is none.
-        n: Its number among its siblings, from 1; `{n}` in a template.
+        recorded: The request as it is recorded: without secrets, and with a description of the image prompt.
+        image_prompt: The path or URL of an image prompt that is read when the request is sent, to save memory;
+            None if the body contains it, or there is none.
+        n: The number of its picture in the command, from 1; `{n}` in a template.
         task_id: The service's ID, once there is one.
-        number: Its number in the history, if it has one.
+        number: The number of its record in the history, if it has one.
         age: Seconds between the submission and the creation of the job, if known.
-        batch: The batch that it belongs to; `row` is its key there, `line` where it begins in the batch's file.
+        batch: The batch that it belongs to; `row` is its key there, and `line` its line in the batch's file.
         task: The service's last response; given with a task whose status was just checked.
     """
 
@@ -46,15 +46,15 @@ class Job:
     line: int | None = None
     task: Task | None = None
 
-    # The rest belongs to the run.
+    # The run sets the fields below.
     dispatch: Dispatch = field(default_factory=Dispatch)
     pace: Pace = field(default_factory=Pace)
     began: float = field(default_factory=time.monotonic)
-    """When the run took the job up, or the service accepted it, by the run's clock."""
+    """When the run took the job from its source, or the service accepted it, by the run's clock."""
     attempts: int = 0
     """Submissions that were certainly not accepted, or status checks that failed, in a row."""
     last_error: str | None = None
-    """What went wrong last, unless something has gone right since."""
+    """The last error, unless an attempt has succeeded since."""
     waited: float = 0.0
     """Seconds spent in rate-limit backoff, or waiting for a network, before the submission was accepted."""
     transfer: "Transfer | None" = None
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def prompt(self) -> str:
-        """The prompt if known, else the task's ID: what people recognise it by."""
+        """The prompt, or the task ID if the prompt is unknown, for display."""
         return str(self.recorded.get("prompt") or self.task_id or "")
 
     @property
@@ -76,6 +76,6 @@ class Job:
         """Whether it is known when the task was submitted."""
         return self.request is not None or self.age is not None
 
-    def seconds(self, now: float | None = None) -> float:
-        """Return the task's age in seconds at a time of the run's clock, as far as it is known here."""
+    def age_at(self, now: float | None = None) -> float:
+        """Return the task's age in seconds, as far as it is known, at a time of the run's clock (default: now)."""
         return (time.monotonic() if now is None else now) - self.began + (self.age or 0.0)

@@ -16,7 +16,7 @@ from flux_cli.pictures.download import DownloadError
 from flux_cli.pictures.saving import Saved, Saver, Transfer
 
 MAX_LARGE_BODIES = 4
-"""Requests in flight at once whose image prompts are read only then, up to 20 MiB each."""
+"""Requests with image prompts, up to 20 MiB each, that are in flight at once."""
 CHECK_SECONDS = 30.0
 """How long one status check may take."""
 STALL_SECONDS = 30.0
@@ -37,7 +37,7 @@ class _StoppedError(Exception):
 
 
 class Operations:
-    """Starts a run's operations; every callback is called in the thread that waits for the workers."""
+    """Starts a run's operations. Every callback runs in the thread that waits for the workers."""
 
     def __init__(self, client: Client, saver: Saver, workers: Workers, clock: Callable[[], float]) -> None:
         self._client = client
@@ -90,7 +90,7 @@ class Operations:
                     marked = received
                     operation.extend()
                 if received == total:
-                    operation.ends_at = float("inf")  # the disk gets the time that it needs
+                    operation.ends_at = float("inf")  # no time limit for writing to the disk
                 if (now := self._clock()) - last >= PROGRESS_SECONDS:
                     last = now
                     self._workers.post(partial(on_bytes, received, total))

@@ -1,8 +1,8 @@
-"""A run's changes and events: changes are committed together, and only then the handler gets the events.
+"""A run's changes and events: changes are committed together, and only then does the handler get the events.
 
-A store that cannot be written stops what is about to be sent, and nothing else: events about charged tasks are
-delivered all the same, with `Unrecorded` for those that only this run knows. If another process holds the store,
-the changes and their events wait for a while.
+If the store cannot be written, nothing more is sent. Events about charged tasks are still delivered, with an
+`Unrecorded` for each change that is lost. If another process has locked the store, changes and events wait for a
+while.
 """
 
 import time
@@ -17,15 +17,16 @@ from flux_cli.engine.store import Change, Closed, Intent, Store
 from flux_cli.errors import ExitCode, LocalFileError, SignalReceived, StoreBusyError
 
 HOLD_SECONDS = 30.0
-"""How long events wait for a store that another process holds."""
+"""How long events wait for a store that another process has locked."""
 BUSY_RETRY_SECONDS = 0.25
-"""How soon a commit to such a store is tried again."""
+"""The pause before the next commit to such a store."""
 CLOSE_SECONDS = 5.0
-"""How long the last commit of a run is tried, unless the user is in a hurry."""
+"""How long the last commit of a run is retried, unless a second signal arrives."""
+BUSY = "another process is changing the history"
 
 
 class Outbox:
-    """Collects changes and events, commits the ones and delivers the others."""
+    """Collects changes and events, commits the changes, and then delivers the events."""
 
     def __init__(
         self, store: Store | None, handle: Handler, interrupts: Interrupts, clock: Callable[[], float]
@@ -39,12 +40,10 @@ class Outbox:
         self._busy_since: float | None = None
         self._tried_at = 0.0
         self.exit_codes: set[ExitCode] = set()
-        """What went wrong in the delivery of pictures to stdout."""
-        self.handler_error: Exception | None = None
-        """The first unexpected error of the handler, which ends nothing."""
+        """Those of pictures that could not be written to stdout."""
 
     def change(self, change: Change) -> None:
-        """Put a change into the next commit."""
+        """Add a change to the next commit."""
         if self._store is not None:
             self._changes.append(change)
 
@@ -54,20 +53,20 @@ class Outbox:
 
     @property
     def retry_at(self) -> float | None:
-        """When a commit that failed is to be tried again; None if nothing waits."""
+        """When to retry a failed commit, or None."""
         return None if self._busy_since is None else self._tried_at + BUSY_RETRY_SECONDS
 
     @property
     def busy_seconds(self) -> float:
-        """For how long another process has kept the store from being written."""
+        """How long another process has kept the store locked."""
         return 0.0 if self._busy_since is None else self._clock() - self._busy_since
 
     def commit(self, jobs: Sequence[Job] = ()) -> LocalFileError | None:
-        """Commit what has happened, and the intents to send `jobs`; then deliver the events.
+        """Commit all changes, and the intents to send `jobs`; then deliver the events.
 
         Returns:
-            Why the intents could not be committed: StoreBusyError if trying again may help. What has happened is
-            kept for the next commit then.
+            Why the intents could not be committed, or None. After a StoreBusyError a later commit may succeed; the
+            changes are kept for it.
         """
         failure: LocalFileError | None = None
         now = self._clock()
@@ -75,11 +74,11 @@ class Outbox:
         if self._store is not None and (self._changes or jobs) and due:
             failure = self._commit(self._store, jobs, now)
         elif jobs and not due:
-            failure = StoreBusyError("another process is changing the history")
+            failure = StoreBusyError(BUSY)
         if self._busy_since is None:
             self._deliver_all()
         elif now - self._busy_since >= HOLD_SECONDS:
-            self._give_up_on_events(str(failure or "another process is changing the history"))
+            self._deliver_uncommitted(str(failure or BUSY))
         return failure
 
     def close(self) -> None:
@@ -91,7 +90,7 @@ class Outbox:
             if self._busy_since is None and not self._events and not self._changes:
                 return
             if self._busy_since is not None and (self._interrupts.hurry or time.monotonic() >= until):
-                self._give_up_on_events("another process is changing the history")
+                self._deliver_uncommitted(BUSY)
                 self._changes.clear()
                 return
             if self._busy_since is not None:
@@ -107,7 +106,7 @@ class Outbox:
             self._busy_since = now if self._busy_since is None else self._busy_since
             return failure if jobs else None
         except LocalFileError as failure:
-            # One by one, so that what can be kept is; what cannot must not stop what is already charged.
+            # One by one, to record as many as possible. A failure must not stop tasks that are already charged.
             for change in changes:
                 try:
                     store.commit([change])
@@ -118,8 +117,8 @@ class Outbox:
         self._busy_since = None
         return None
 
-    def _give_up_on_events(self, reason: str) -> None:
-        """Deliver the events though their changes are not committed, and say so for each job."""
+    def _deliver_uncommitted(self, reason: str) -> None:
+        """Deliver the events although their changes are not committed, with an `Unrecorded` for each job."""
         for job in {change.job: None for change in self._changes}:
             self._events.appendleft(Unrecorded(job, reason))
         self._deliver_all()
@@ -136,10 +135,10 @@ class Outbox:
                 delivered = True
         except NotDeliveredError as error:
             self.exit_codes.add(error.exit_code)
-        except Exception as error:
-            self.handler_error = self.handler_error or error
         except (KeyboardInterrupt, SignalReceived):
-            pass  # it is in `interrupts` as well; what is left is delivered first
+            pass  # `interrupts` has it too; the remaining events are delivered first
+        except Exception:  # noqa: S110 - charged tasks have to continue
+            pass
         if isinstance(event, Ended) and event.result.content is not None:
-            # Recorded only now: a picture that stdout did not take is not saved.
+            # Recorded only now: a picture that could not be written to stdout is not saved.
             self.change(Closed(event.job, event.result if delivered else replace(event.result, content=None)))

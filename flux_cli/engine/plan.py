@@ -1,4 +1,4 @@
-"""How a run treats its jobs, and what its parts share."""
+"""The settings of a run, and what its parts share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from flux_cli.engine.workers import Workers
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run treats its jobs.
+    """The settings of a run.
 
     Attributes:
         wait: False ends each job as soon as it is accepted.
         first_only: End the run as soon as one picture is saved; the other tasks stay as they are.
         timeout: Seconds for the whole run, or None.
         concurrency: The most tasks that are submitted or running at once.
-        patience: Seconds that one submission waits in all while the service asks to slow down, while the store is
-            busy or, once the service has accepted something, while it cannot be reached.
-        picture_patience: Seconds that one picture is tried for; None for as long as the run lasts.
+        patience: The most seconds that one submission waits in total because the service asks to slow down, the
+            store is busy or, once the service has accepted something, it is unreachable.
+        picture_patience: Seconds to keep retrying one download; None for as long as the run lasts.
         finish_downloads: After a first signal, finish the downloads that have begun.
     """
 
@@ -37,7 +37,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Parts:
-    """What the parts of one run share. `clock` returns seconds of a clock that never goes back."""
+    """What the parts of one run share. `clock` returns seconds of a monotonic clock."""
 
     plan: Plan
     clock: Callable[[], float]

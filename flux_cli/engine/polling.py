@@ -1,4 +1,4 @@
-"""When to check a task's status next. Pure: the caller passes the clock's readings and sleeps itself.
+"""When to check a task's status next. Pure: the caller reads the clock and sleeps.
 
 Checks are frequent near the expected end of a task and rare before it. The constants were chosen with
 `tests/benchmarks/lag.py`, which shows what each costs in requests and in lag.
@@ -7,7 +7,7 @@ Checks are frequent near the expected end of a task and rare before it. The cons
 from dataclasses import dataclass
 
 FIRST_SECONDS = 0.5
-"""No task has been seen to end sooner, and the first response shows whether there are percentages."""
+"""No task was ever observed to end sooner. The first response shows whether there are percentages."""
 
 NEAR_SECONDS = 0.2
 """The interval for a task that should be finished by now."""
@@ -19,10 +19,10 @@ STALE_SHARE = 0.15
 """A task whose percentage does not change is checked less and less often: it may hang at 100 %."""
 
 BLIND_SECOND = 1.33
-"""Without a percentage there is no check between the first one and this age: hardly a picture takes less."""
+"""Without percentages the second check comes at this age: hardly any picture takes less time."""
 
 BLIND_START, BLIND_SHARE, BLIND_SHORT, BLIND_TAIL, BLIND_MAX = 0.195, 0.1, 1.15, 0.05, 10.0
-"""From there an interval is a start plus a share of the age, up to a short one; a smaller share of a great age."""
+"""Later intervals are max(min(START + SHARE * age, SHORT), TAIL * age), at most MAX."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Pace:
     changed_age: float = 0.0
     """The age at which the percentage got its present value."""
 
-    def saw(self, age: float, percentage: float | None) -> None:
+    def update(self, age: float, percentage: float | None) -> None:
         """Note a response: the task is still running at this age with this percentage."""
         if percentage is not None and self.first_age is None and percentage > 0:
             self.first_age, self.first_percentage = age, percentage
@@ -55,7 +55,7 @@ class Pace:
         remaining = self._remaining(known_start)
         if remaining is None:
             return _blind_gap(self.last_age)
-        # Half of the way to the expected end, since the estimate gets better on the way; the last step ends there.
+        # Half of the remaining time, since the estimate improves; the last step covers all of it.
         gap = remaining if remaining < 3 * NEAR_SECONDS else remaining / 2 + NEAR_SECONDS
         stale = STALE_SHARE * (self.last_age - self.changed_age)
         return min(FAR_SECONDS, max(NEAR_SECONDS, gap, stale))
@@ -73,10 +73,10 @@ class Pace:
 
 
 def _blind_gap(age: float) -> float:
-    """Return the seconds until the next of a fixed series of ages, so that slow responses delay no later check."""
+    """Return the seconds until the next check of a fixed schedule, so that slow responses do not shift it."""
     if BLIND_TAIL * age >= BLIND_MAX:
         return BLIND_MAX
-    rung = BLIND_SECOND
-    while rung <= age + BLIND_START / 2:
-        rung += max(min(BLIND_START + BLIND_SHARE * rung, BLIND_SHORT), BLIND_TAIL * rung)
-    return rung - age
+    due = BLIND_SECOND
+    while due <= age + BLIND_START / 2:
+        due += max(min(BLIND_START + BLIND_SHARE * due, BLIND_SHORT), BLIND_TAIL * due)
+    return due - age

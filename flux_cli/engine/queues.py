@@ -1,4 +1,4 @@
-"""Where each job of a run is, between the request and the file."""
+"""The sources of a run's jobs, and the queues in which they are between request and file."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from flux_cli.api.client import MAX_FETCH_MANY
 from flux_cli.engine.job import Job
 
 GATHER_SECONDS = 0.1
-"""How long a status check may be delayed, or advanced, so that one request covers several tasks."""
+"""How long a status check may be delayed, or brought forward, so that one request covers several tasks."""
 
 
 class Source(Protocol):
@@ -16,7 +16,7 @@ class Source(Protocol):
 
     @property
     def next(self) -> Job | None:
-        """The job that `take` returns, None if there is none now."""
+        """The job that `take` will return, or None if there is none now."""
 
     @property
     def exhausted(self) -> bool:
@@ -26,7 +26,7 @@ class Source(Protocol):
         """Remove and return the next job."""
 
 
-class Listed:
+class IterableSource:
     """The jobs of an iterable, which is read one job ahead."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
@@ -48,13 +48,14 @@ class Listed:
 
 
 class Queues:
-    """The jobs that were taken up, each in one of these queues at a time.
+    """The jobs that were taken from the source, each in one of these queues at a time.
 
     Attributes:
         to_submit: When each may be sent, by the run's clock.
         submitting: When each was sent.
         running: When each is due for a status check.
-        checking: Those whose status is being checked, in `checks` requests.
+        checking: Those whose status is being checked.
+        checks: How many status requests are in flight.
         to_save: When each finished task's picture may be downloaded, in the order in which they finished.
         saving: Those whose pictures are being saved.
     """
@@ -74,12 +75,12 @@ class Queues:
 
     @property
     def accepted(self) -> int:
-        """How many tasks are running, as far as is known."""
+        """How many accepted tasks are running, as far as is known."""
         return len(self.running) + len(self.checking)
 
     @property
     def in_flight(self) -> int:
-        """How many tasks are running or may be."""
+        """How many tasks are running, or may be because their submissions have no response yet."""
         return self.accepted + len(self.submitting)
 
     @property
@@ -87,15 +88,15 @@ class Queues:
         """The jobs that the service has accepted and whose pictures are not saved."""
         return [*self.running, *self.checking, *self.to_save, *self.saving]
 
-    def due(self, now: float, failed_checks: int) -> list[Job]:
-        """Take out up to 20 tasks to check with one request; none if it is better to wait for more to be due."""
+    def take_due(self, now: float, failed_checks: int) -> list[Job]:
+        """Move up to 20 tasks to `checking` and return them; none if it is better to wait for more to be due."""
         if not self.running or (due := min(self.running.values())) > now:
             return []
         horizon = now + (GATHER_SECONDS if len(self.running) > 1 else 0.0)
         group = sorted((at, index, job) for index, (job, at) in enumerate(self.running.items()) if at <= horizon)
         if len(group) < MAX_FETCH_MANY and due > now - GATHER_SECONDS and len(self.running) > MAX_FETCH_MANY:
             return []
-        # Groups whose checks fail get smaller, since one bad task may be the cause, until clearly all fail.
+        # Groups whose checks fail get smaller, since one bad task may be the cause, unless every check fails.
         attempts = group[0][2].attempts if failed_checks <= MAX_FETCH_MANY.bit_length() else 0
         jobs = [job for _, _, job in group[: max(1, MAX_FETCH_MANY >> max(0, attempts - 1))]]
         for job in jobs:
@@ -113,7 +114,7 @@ class Queues:
             yield from self.to_save.values()
 
     def clear(self) -> None:
-        """Forget all jobs; their partial files are removed."""
+        """Remove all jobs and their partial files."""
         for job in self.charged:
             if job.transfer is not None:
                 job.transfer.close()
@@ -121,7 +122,7 @@ class Queues:
             queue.clear()
 
     def remove(self, job: Job) -> None:
-        """Take a job out of whichever queue it is in."""
+        """Remove a job from its queue."""
         for queue in (self.to_submit, self.submitting, self.running, self.to_save):
             queue.pop(job, None)
         self.checking.discard(job)
@@ -141,12 +142,12 @@ class Inbox:
 
     @property
     def next(self) -> Job | None:
-        """The oldest job that was not taken yet."""
+        """The oldest job that has not been taken."""
         return self._jobs[0] if self._jobs else None
 
     @property
     def exhausted(self) -> bool:
-        """Whether it was closed and all jobs were taken."""
+        """Whether the inbox was closed and all jobs were taken."""
         return self.closed and not self._jobs
 
     def take(self) -> Job:

@@ -1,4 +1,4 @@
-"""How a job ended: what is printed, recorded and counted. Apart from `Job`, which takes 3 ms to define."""
+"""How a job ended: what is printed, recorded and counted. Not in `job`, which takes 3 ms to import."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from flux_cli.errors import ExitCode
 class Result:
     """The state of a task when its job ends: the JSON object of a task, and messages for people.
 
-    `content` is the picture itself if it goes to stdout. `resumable` says that the task was charged, its picture
+    `content` is the picture itself if it goes to stdout. `resumable` means that the task was charged, its picture
     is not saved, and it can be waited for. `warning` is about the saved file.
     """
 

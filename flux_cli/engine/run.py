@@ -3,8 +3,8 @@
 One loop in the calling thread makes every decision and owns the store and the handler. Everything that blocks runs
 in workers that only report back, so that neither a deadline nor a signal waits for a socket.
 
-Every way out of a run first lets submissions in flight settle, then handles each response that has arrived, then
-commits the task IDs or reports them, and only then ends.
+However a run ends, it first waits briefly for submissions in flight, then handles each response that has arrived,
+and then commits the task IDs or reports them.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from flux_cli.engine.job import Job
 from flux_cli.engine.operations import Operations
 from flux_cli.engine.outbox import Outbox
 from flux_cli.engine.plan import Parts, Plan
-from flux_cli.engine.queues import Inbox, Listed, Queues, Source
+from flux_cli.engine.queues import Inbox, IterableSource, Queues, Source
 from flux_cli.engine.signals import Interrupts
 from flux_cli.engine.store import Store
 from flux_cli.engine.submissions import Submissions
@@ -31,15 +31,15 @@ from flux_cli.pictures.saving import Saver
 from flux_cli.storage.files import remove_live
 
 SETTLE_SECONDS, HURRY_SECONDS = 2.0, 0.5
-"""How long responses to submissions are waited for at a deadline or a signal, and after a second signal.
+"""How long to wait for responses to submissions at a deadline or a signal, and after a second signal.
 
-Each is the ID of a charged task."""
+Each response may have the ID of a charged task."""
 NO_THREAD_SECONDS = 10.0
 """How long a run continues if it cannot start a single worker."""
 
 
 class Run:
-    """One run over some jobs. Everything but the workers' operations happens in the thread that calls `run`."""
+    """One run over some jobs. Everything but the operations happens in the thread that calls `run`."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Run:
         self._downloads = Downloads(parts)
         self._deadline = float("inf")
         self.on_stopping: Callable[[int], None] = lambda _: None
-        """Called with the number of downloads that are finished after a first signal (`Plan.finish_downloads`)."""
+        """Called after a first signal with the number of downloads to finish (see `Plan.finish_downloads`)."""
 
     @property
     def stopping(self) -> bool:
@@ -81,15 +81,10 @@ class Run:
         """Whether a second signal arrived, in the run or shortly after it."""
         return self._interrupts.hurry
 
-    @property
-    def handler_error(self) -> Exception | None:
-        """The first unexpected error of the handler, which ended nothing."""
-        return self._outbox.handler_error
-
     def run(self, jobs: Iterable[Job] | Inbox) -> ExitCode:
-        """Take jobs to their ends, emit their events, and return the exit code for all of them.
+        """Run all jobs, emit their events, and return the worst exit code.
 
-        Jobs are taken only as fast as there is room for them.
+        A job is taken from `jobs` only when there is room for it.
 
         Raises:
             KeyboardInterrupt, SignalReceived: A signal requested the end; every job that was started has ended.
@@ -98,7 +93,7 @@ class Run:
             self._deadline = self._clock() + self._plan.timeout
         with self._interrupts.deferred():
             try:
-                source = jobs if isinstance(jobs, Inbox) else Listed(jobs)
+                source = jobs if isinstance(jobs, Inbox) else IterableSource(jobs)
                 self._loop(source)
                 self._outbox.close()
                 if self._interrupts.first is not None:
@@ -131,14 +126,14 @@ class Run:
                 raise self._interrupts.first
 
     def _admitted(self, source: Source) -> list[Job]:
-        """Take up jobs while there is room; return those that may be submitted now, earlier ones first."""
+        """Take jobs while there is room; return those that may be submitted now, earlier ones first."""
         now = self._clock()
         admitted = self._submissions.due(now)
         while source.next is not None and self._has_room(source.next, len(admitted), now):
             job = source.take()
             job.began = now
             if job.task is not None:
-                self._checks.observed(job, job.task)
+                self._checks.handle_status(job, job.task)
             elif job.task_id is not None:
                 self._queues.running[job] = now
                 self._outbox.emit(Progress(job))
@@ -158,7 +153,7 @@ class Run:
         return not resubmissions and self._submissions.admits(admitted + backlog, now)
 
     def _wait(self, source: Source) -> None:
-        """Wait for the next report of a worker or the next time at which something is due; handle all reports."""
+        """Wait until a worker reports or something is due; handle all reports."""
         now = self._clock()
         free = self.workers.reserve(1) > 0  # otherwise a report comes first
         may_check = free and self._queues.checks < MAX_CHECKS
@@ -175,7 +170,7 @@ class Run:
     # The end of a run
 
     def _settle(self, wait: Callable[[float], None] | None = None) -> None:
-        """Cancel what was not sent yet, and give responses on their way a moment to arrive."""
+        """Cancel what has not been sent, and wait briefly for the responses to the rest."""
         wait = wait or self.workers.wait
         began = self._clock()
         while any(not job.dispatch.cancel() for job in self._queues.submitting):
@@ -194,10 +189,10 @@ class Run:
             self._outbox.commit()
 
     def _abandon(self, error: BaseException) -> None:
-        """End every job because the run itself has to end; nothing that goes wrong here may lose an ID."""
+        """End every job because the run itself ends. No exception here may lose an ID."""
 
         def wait(seconds: float) -> None:
-            with contextlib.suppress(Exception):  # each report may fail by itself; the first error is reported
+            with contextlib.suppress(Exception):  # one failing report must not stop the others
                 self.workers.wait(seconds)
 
         self._settle(wait)

@@ -1,4 +1,4 @@
-"""Signals that ask the program to end: an exception anywhere, but during a run noted until nothing can be lost."""
+"""Signals that end the program: they raise an exception, but are deferred during a run so that nothing is lost."""
 
 import contextlib
 import signal
@@ -19,7 +19,7 @@ _Handler = Callable[[int, FrameType | None], object]
 def install() -> None:
     """Let SIGTERM and SIGHUP raise SignalReceived, as SIGINT raises KeyboardInterrupt, unless they are ignored.
 
-    So every `finally` on the way out runs: it restores the cursor and removes temporary files.
+    So every `finally` block runs, which restores the cursor and removes temporary files.
     """
 
     def handle(number: int, _frame: FrameType | None) -> None:
@@ -54,7 +54,7 @@ class Interrupts:
 
     @property
     def hurry(self) -> bool:
-        """Whether a second signal arrived: end now, with what is already here."""
+        """Whether a second signal arrived, after which nothing more is waited for."""
         return len(self._errors) > 1
 
     @contextlib.contextmanager
@@ -69,7 +69,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def raising(self) -> Iterator[None]:
-        """Let a second signal raise: the block may wait for a reader of stdout that never reads."""
+        """Let a second signal raise: the block may be writing to a stdout that nobody reads."""
         self._may_raise = True
         try:
             yield

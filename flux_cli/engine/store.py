@@ -1,4 +1,4 @@
-"""What a run writes down: intents before they are sent, task IDs as they arrive, and how each job ended."""
+"""What a run records: intents before requests are sent, task IDs as they arrive, and how each job ended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Postponed:
-    """The request was certainly not accepted, and will be sent again."""
+    """The request was certainly not accepted, and will be resubmitted."""
 
     job: "Job"
     error: str
@@ -45,7 +45,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Closed:
-    """The job is over, as `result` says; a task that is still running stays as it was."""
+    """The job ended with `result`; the record of a task that is still running stays unchanged."""
 
     job: "Job"
     result: "Result"
@@ -61,8 +61,8 @@ class Store(Protocol):
         """Make changes durable, all or none.
 
         Raises:
-            StoreBusyError: Another process holds it; a later attempt may succeed.
-            LocalFileError: It cannot be written.
+            StoreBusyError: Another process has locked the store; a later attempt may succeed.
+            LocalFileError: The store cannot be written.
         """
 
 
@@ -70,7 +70,7 @@ class HistoryStore:
     """Commits a run's changes to the history."""
 
     def __init__(self, history: "History", service: str, *others: str) -> None:
-        """`others` are names of the same service: the tasks of an embedded sandbox are known at its port too."""
+        """`others` are further names of the service: a sandbox on a port has the embedded one's tasks, too."""
         self._history = history
         self._service = service
         self._services = (service, *others)
@@ -79,7 +79,7 @@ class HistoryStore:
         """Commit the changes in one transaction. Raises as `Store.commit` does."""
         fresh = [change.job for change in changes if isinstance(change, Intent) and change.job.number is None]
         with self._history.transaction():
-            # The intents are the last changes, so what is known of their jobs is written before them.
+            # Intents are the last changes, so earlier changes of their jobs are written first.
             for change in changes:
                 if (number := self._number_of(change.job)) is not None:
                     self._apply(change, number)
@@ -93,7 +93,7 @@ class HistoryStore:
         return self._history.begin(self._service, [job.recorded for job in jobs], batch, rows)
 
     def _number_of(self, job: "Job") -> int | None:
-        """Return a job's number; a task of another process may have been recorded only after the job was made."""
+        """Return a job's number. A task of another process may have been recorded after the job was created."""
         if job.number is None and job.request is None and job.task_id:
             record = self._history.find(job.task_id)
             if record is not None and record.service in self._services:
@@ -116,7 +116,7 @@ class HistoryStore:
 
 
 def columns(result: "Result") -> dict[str, str | int | None]:
-    """Return what the history keeps of a result."""
+    """Return the columns of the history that a result sets."""
     path = str(result.path.absolute()) if result.path else "-" if result.content is not None else None
     return {
         **_urls(result.task),

@@ -1,4 +1,4 @@
-"""Sending submissions: committed before they are sent, sent again only if certainly not accepted."""
+"""Submissions: committed before they are sent, and resubmitted only if certainly not accepted."""
 
 from functools import partial
 
@@ -16,9 +16,9 @@ from flux_cli.engine.store import Accepted, Postponed
 from flux_cli.errors import FluxError, OutcomeUnknownError, ServiceDownError, StoreBusyError, UsageError
 
 SUBMIT_ATTEMPTS = 4
-"""How often a submission that certainly was not accepted is sent, before the service has accepted anything."""
+"""How often to send a submission that is certainly not accepted, while the service has not accepted any."""
 MAX_FAILURES = 5
-"""Submissions in a row that may fail for a reason that the next one shares, before no more are sent."""
+"""Nothing more is sent after so many consecutive failures that do not depend on the request."""
 
 
 class Submissions:
@@ -38,11 +38,11 @@ class Submissions:
         """Why nothing more is submitted."""
 
     def admits(self, more: int, now: float) -> bool:
-        """Return whether one more may be sent, beside `more` that are about to be."""
+        """Return whether one more may be sent, in addition to `more` that are about to be."""
         return self._throttle.admits(self._queues.in_flight + more, len(self._queues.submitting) + more, now)
 
     def due(self, now: float) -> list[Job]:
-        """Return the jobs that are sent again now; if nothing more is submitted, end them instead."""
+        """Return the jobs to resubmit now; if nothing more is submitted, end them instead."""
         if self.stop_reason is not None:
             for job in list(self._queues.to_submit):
                 self._endings.end_unsent(job, self.stop_reason)
@@ -53,9 +53,9 @@ class Submissions:
         return admitted
 
     def send(self, jobs: list[Job]) -> None:
-        """Commit what has happened and what is about to be sent, at once; then send it.
+        """Commit all changes and the intents to send `jobs` together; then send them.
 
-        What cannot be committed is not sent, nor is anything after it; tasks in flight continue.
+        If that fails, nothing is sent, and unless the store is only busy, nothing later; tasks in flight continue.
         """
         failure = self._outbox.commit(jobs)
         now = self._clock()
@@ -68,14 +68,14 @@ class Submissions:
             self._outbox.commit()
             return
         if self._interrupts.first is not None:
-            return  # it arrived while the events were handled: nothing more is sent
+            return  # a signal arrived while events were handled: nothing more is sent
         for job in jobs:
             del self._queues.to_submit[job]
             self._queues.submitting[job] = now
             if not self._parts.operations.submit(
                 job, partial(self._accepted, job), partial(self._not_accepted, job)
             ):
-                self._not_accepted(job, NotSentError("no thread is free"))  # `reserve` has made sure of one
+                self._not_accepted(job, NotSentError("no thread is free"))  # prevented by `reserve`
 
     def _accepted(self, job: Job, task_id: str) -> None:
         job.task_id, job.attempts, job.last_error = task_id, 0, None
@@ -86,7 +86,7 @@ class Submissions:
         self._outbox.emit(Submitted(job))
         self._throttle.accepted(self._queues.accepted)
         self._accepted_any = True
-        job.request = {}  # an image prompt in it can be large, and is not needed again
+        job.request = {}  # an image prompt in it can be large
         if not self._plan.wait:
             self._endings.end(job, Result(Status.PROCESSING))
 
@@ -99,13 +99,13 @@ class Submissions:
             return
         pause: float | None = None
         if isinstance(error, RateLimitedError):
-            pause = self._throttle.refused(now, sent, self._queues.accepted, error.retry_after or 0.0)
+            pause = self._throttle.rate_limited(now, sent, self._queues.accepted, error.retry_after or 0.0)
         elif isinstance(error, NotSentError) and self._may_resend(job, error):
             pause = self._throttle.unreachable(now, sent)
         if pause is not None and job.waited + pause <= self._plan.patience:
             self._resend(job, pause, now, error)
             return
-        if not isinstance(error, UsageError):  # which is about this request alone
+        if not isinstance(error, UsageError):  # which concerns only this request
             self._throttle.failed(now, sent)
             if self._throttle.failures >= MAX_FAILURES:
                 self.stop_reason = self._reason_to_stop(error)
@@ -119,7 +119,7 @@ class Submissions:
         return not error.permanent and (self._accepted_any or job.attempts + 1 < SUBMIT_ATTEMPTS)
 
     def _reason_to_stop(self, error: FluxError) -> FluxError:
-        if isinstance(error, OutcomeUnknownError):  # that outcome is unknown, not those of the ones never sent
+        if isinstance(error, OutcomeUnknownError):  # jobs that were never sent have a known outcome
             return ServiceDownError(f"submissions keep failing: {error.what}")
         return error
 
@@ -130,6 +130,6 @@ class Submissions:
         job.dispatch = Dispatch()
         del self._queues.submitting[job]
         self._queues.to_submit[job] = now + pause
-        # Until then it is certain that it was not accepted: if this process ends, its outcome is known.
+        # Recorded as not accepted, so that its outcome is known if this process ends before it is resubmitted.
         self._outbox.change(Postponed(job, error.message))
         self._outbox.emit(Retrying(job, error.message))

@@ -1,9 +1,9 @@
-"""How much load the service takes, learned from its responses. Pure: the clock's readings are passed in.
+"""How many submissions the service can take, learned from its responses. Pure: the caller passes the time.
 
 There are two limits. `window` is for submissions without a response: it starts small and grows with each
-acceptance, so that a service that fails from the start fails a few submissions and not sixty; a failure resets it
-to one. `limit` is for all tasks in flight: a 429 lowers it to what is running, and it grows from there, slowly at
-first.
+acceptance, so that a service that fails from the start costs only a few submissions. A failure resets it to one.
+`limit` is for all tasks in flight: a 429 lowers it to the number of running tasks, and it grows from there, slowly
+at first.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ STEP = 0.05
 FAILING_SECONDS = 120.0
 """How long failing status checks hold submissions back."""
 CHECK_GRACE_SECONDS = 1.0
-"""How long the response to the next status check is waited for before something is submitted."""
+"""How long to wait for the response to the next status check before anything is submitted."""
 
 
 @dataclass
@@ -25,12 +25,12 @@ class Throttle:
     """The pace of one run's submissions.
 
     Attributes:
-        ceiling: The most tasks in flight that the user wants.
+        ceiling: The most tasks in flight that the user allows.
         limit: The most tasks in flight now, between 1 and the ceiling.
         window: The most submissions without a response now, between 1 and the ceiling.
         quiet_until: Nothing is submitted before this time.
-        failures: Submissions in a row that failed because of the service, not because of their request.
-        failed_checks: Status checks in a row that failed; those in flight at one time count once.
+        failures: Consecutive submissions that failed because of the service, not because of their request.
+        failed_checks: Consecutive status checks that failed; those in flight at one time count once.
     """
 
     ceiling: int
@@ -53,18 +53,18 @@ class Throttle:
         """Return whether one more may be submitted; `unanswered` of those in flight have no response yet."""
         return now >= self.quiet_until and in_flight < int(self.limit) and unanswered < self.window
 
-    def check_failed(self, now: float, sent: float, asked: float = 0.0) -> float:
+    def check_failed(self, now: float, sent: float, retry_after: float = 0.0) -> float:
         """Note that a status check failed; return the seconds until the next one.
 
-        A failing service gets no submissions: their outcome could be lost with the response. After two minutes a
-        failure no longer counts as a sign of that, since the cause may be the tasks in the request.
+        Until then nothing is submitted, since a failing service may lose the response. After two minutes of
+        failures submissions continue, since the cause may be the tasks in the request.
         """
         if sent > self._check_failed_at:
             self.failed_checks += 1
             self._check_failed_at = now
         if self._failing_since is None:
             self._failing_since = now
-        pause = max(backoff(self.failed_checks), asked)
+        pause = max(backoff(self.failed_checks), retry_after)
         if now - self._failing_since <= FAILING_SECONDS:
             self.quiet_until = max(self.quiet_until, now + pause + CHECK_GRACE_SECONDS)
             self.window = 1
@@ -81,30 +81,30 @@ class Throttle:
         self.window = min(self.ceiling, self.window + 1)
         self.limit = min(self.ceiling, max(running, self.limit + STEP * self._accepted))
 
-    def refused(self, now: float, sent: float, running: int, asked: float) -> float:
+    def rate_limited(self, now: float, sent: float, running: int, retry_after: float) -> float:
         """Note a 429; return the seconds to wait.
 
         Args:
             now: The time.
-            sent: When that submission was sent. One sent before the last slowdown says nothing new.
+            sent: When the submission was sent. One sent before the last slowdown does not count again.
             running: How many tasks the service has accepted and not finished.
-            asked: The seconds that the service asks for.
+            retry_after: The seconds that the service asks for.
         """
         if sent > self._slowed_at:
             self.limit = max(1, min(self.limit, running))
-        return self.unreachable(now, sent, asked)
+        return self.unreachable(now, sent, retry_after)
 
-    def unreachable(self, now: float, sent: float, asked: float = 0.0) -> float:
-        """Note that a submission could not be sent; return the seconds to wait. Arguments as for `refused`."""
+    def unreachable(self, now: float, sent: float, retry_after: float = 0.0) -> float:
+        """Note that a submission could not be sent; return the seconds to wait. Arguments: see `rate_limited`."""
         if sent > self._slowed_at:
             self._delays += 1
             self._slow_down(now)
-        wait = max(backoff(max(1, self._delays)), asked)
+        wait = max(backoff(max(1, self._delays)), retry_after)
         self.quiet_until = max(self.quiet_until, now + wait)
         return wait
 
     def failed(self, now: float, sent: float) -> None:
-        """Note that a submission failed for a reason that may hold for the next one; `sent` is as in `refused`."""
+        """Note a failed submission whose reason may also affect the next one; `sent` is as in `rate_limited`."""
         if sent > self._slowed_at:
             self.failures += 1
             self._slow_down(now)

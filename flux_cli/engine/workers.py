@@ -17,18 +17,17 @@ from typing import Any
 from flux_cli.api.connections import Abort, abortable
 
 ABANDON_SECONDS = 5.0
-"""How long an operation that was aborted may take to report, before it is taken for lost: a DNS lookup cannot be
-aborted."""
+"""How long to wait for the report of an aborted operation: a DNS lookup cannot be aborted."""
 MAX_WAIT_SECONDS = 0.5
 """The longest wait between checks for signals: a signal that arrives just before a wait does not end it."""
 PAUSE_SECONDS = 1.0
-"""A wait that took this much too long, or came this late, means that the process was stopped for a while."""
+"""A wait that ends, or begins, this much too late means that the process was stopped for a while."""
 RESUME_SECONDS = 2.0
-"""The time that operations get after such a pause, to read what has arrived meanwhile."""
+"""The time that operations get after such a pause to read what arrived during it."""
 FEW_THREADS, GROWTH, GROWTH_SECONDS = 16, 8, 0.01
-"""The threads that start at once, how many more start at a time, and how soon the next ones."""
+"""How many threads start at once, how many more start at a time, and the pause between these steps."""
 START_AGAIN_SECONDS = 1.0
-"""How soon another thread is tried after one could not be started."""
+"""The pause after a thread could not be started."""
 
 
 @dataclass(eq=False)
@@ -74,16 +73,16 @@ class Workers:
         self._may_grow_at = 0.0
         self._starved_since: float | None = None
         self._waited_at = time.monotonic()
-        self._processor = _any_processor()
+        self._processor = _random_processor()
         self.threads = 0
         self.stopped = threading.Event()
-        """Set when nothing waits for the operation any more; the operation may check it."""
+        """Set when no result is needed any more; operations may check it."""
 
     def reserve(self, count: int) -> int:
-        """Have threads ready for so many operations; return for how many there are, which may be fewer.
+        """Make threads available for `count` operations; return how many are, at most `count`.
 
-        Beyond the first few the number of threads grows slowly: in a burst of short operations the same ones serve
-        again, and many that wait for Python's lock at once cost more than they do.
+        Beyond the first few the number of threads grows slowly: short operations can share threads, and many
+        threads that wait for the GIL cost more than they gain.
         """
         now = time.monotonic()
         room = max(FEW_THREADS - self.threads, GROWTH if now >= self._may_grow_at else 0)
@@ -98,7 +97,7 @@ class Workers:
     def _add_thread(self) -> bool:
         try:
             threading.Thread(target=self._serve, daemon=True).start()
-        except RuntimeError:  # the limit on processes: go on with the threads that there are
+        except RuntimeError:  # the limit on processes: continue with the existing threads
             self._failed_at = time.monotonic()
             return False
         self.threads += 1
@@ -117,7 +116,7 @@ class Workers:
 
     @property
     def starved_seconds(self) -> float:
-        """For how long not even one thread could be started."""
+        """How long it has been impossible to start even one thread."""
         return 0.0 if self._starved_since is None else time.monotonic() - self._starved_since
 
     def post(self, report: Callable[[], None]) -> None:
@@ -145,11 +144,11 @@ class Workers:
 
     @property
     def reports_waiting(self) -> bool:
-        """Whether reports have arrived that were not handled yet."""
+        """Whether reports have arrived that have not been handled."""
         return not self._reports.empty()
 
     def stop(self) -> None:
-        """Abort everything that still runs and let the threads end."""
+        """Abort all running operations and let the threads end."""
         self.stopped.set()
         for operation in self._running:
             operation.abort.abort()
@@ -157,7 +156,7 @@ class Workers:
             self._todo.put(_STOP)
 
     def _serve(self) -> None:
-        _stay_on(self._processor)
+        _pin_to(self._processor)
         while (operation := self._todo.get()) is not _STOP:
             try:
                 with abortable(operation.abort):
@@ -197,8 +196,8 @@ class Workers:
                 operation.failed(operation.overdue())
 
 
-def _any_processor() -> int | None:
-    """Return a random one of the processors that this process may use; None if threads should not stay on one."""
+def _random_processor() -> int | None:
+    """Return a random one of the processors that this process may use; None if threads should not be pinned."""
     has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()  # not in a free-threaded Python
     if not has_lock or not hasattr(os, "sched_getaffinity"):
         return None
@@ -209,15 +208,15 @@ def _any_processor() -> int | None:
     return processors[int.from_bytes(os.urandom(2)) % len(processors)]
 
 
-def _stay_on(processor: int | None) -> None:
-    """Keep this thread on a processor, but not the processes that the program starts.
+def _pin_to(processor: int | None) -> None:
+    """Pin this thread to a processor; the processes that the program starts are not affected.
 
-    Only one worker at a time has Python's lock. On several processors each system call hands it to a worker on
+    Only one worker at a time holds the GIL. On several processors each system call passes it to a worker on
     another one: that took 80 context switches and 3.4 ms per task of a batch, against 45 and 2.6 ms on one. No
-    batch got slower by it, not even beside processes that kept all processors busy.
+    batch became slower, not even while other processes kept all processors busy.
     """
     if processor is not None:
-        with contextlib.suppress(OSError):  # it was taken from this process in the meantime
+        with contextlib.suppress(OSError):  # no longer available to this process
             os.sched_setaffinity(0, {processor})
 
 

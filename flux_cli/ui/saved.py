@@ -73,12 +73,11 @@ class Sidecars:
     def _write(self, path: Path, job: Job, result: Result) -> None:
         if not result.request:
             raise LocalFileError(f"the history does not contain the request of {path}")
-        known = job.request is not None or job.age is not None
         sidecar.write(
             path,
             result.request,
             task_id=result.task_id,
-            created=time.time() - job.seconds() if known else None,
+            created=time.time() - job.age_at() if job.known_start else None,
             service=self._service,
             force=self._force,
         )

@@ -29,7 +29,7 @@ def run(seconds: float, percentage: Percentage, *, late: float = 0.0) -> tuple[f
         age += ROUND_TRIP
         if done:
             return age + SAVING_SECONDS - seconds, requests
-        pace.saw(age, said)
+        pace.update(age, said)
         age += pace.delay()
 
 
@@ -94,7 +94,7 @@ def test_the_delay_is_always_sane(responses: list[tuple[float, float | None]], k
     """Never immediately, and never later than the longest interval."""
     pace = Pace()
     for age, percentage in responses:
-        pace.saw(age, percentage)
+        pace.update(age, percentage)
         assert 0.05 <= pace.delay(known_start=known_start) <= max(FAR_SECONDS, BLIND_MAX)
 
 

@@ -30,13 +30,13 @@ def test_few_submissions_before_the_first_response_then_more() -> None:
 def test_429_sets_the_limit() -> None:
     """Later rejections of submissions that were in flight change nothing more."""
     throttle = Throttle(ceiling=64)
-    wait = throttle.refused(now=10.0, sent=9.0, running=5, asked=3.0)
+    wait = throttle.rate_limited(now=10.0, sent=9.0, running=5, retry_after=3.0)
     assert wait == 3.0
     assert not throttle.admits(in_flight=0, unanswered=0, now=12.9)
     assert throttle.admits(in_flight=4, unanswered=0, now=EVER)
     assert not throttle.admits(in_flight=4, unanswered=1, now=EVER)  # one try at first
     assert not throttle.admits(in_flight=5, unanswered=0, now=EVER)
-    throttle.refused(now=10.1, sent=9.5, running=2, asked=0.0)
+    throttle.rate_limited(now=10.1, sent=9.5, running=2, retry_after=0.0)
     assert throttle.admits(in_flight=4, unanswered=0, now=EVER)
 
 
@@ -44,7 +44,7 @@ def test_429_sets_the_limit() -> None:
 def test_the_limit_grows_slowly_first(acceptances: int, more: int) -> None:
     """One more after six acceptances, thirty more after thirty-five, and never more than wanted."""
     throttle = Throttle(ceiling=64)
-    throttle.refused(now=0.0, sent=0.0, running=5, asked=0.0)
+    throttle.rate_limited(now=0.0, sent=0.0, running=5, retry_after=0.0)
     accept(throttle, acceptances)
     assert int(throttle.limit) == 5 + more
 
@@ -52,7 +52,7 @@ def test_the_limit_grows_slowly_first(acceptances: int, more: int) -> None:
 def test_what_the_service_has_taken_it_takes_again() -> None:
     """The limit is never below the tasks that it was seen to run at once."""
     throttle = Throttle(ceiling=64)
-    throttle.refused(now=0.0, sent=0.0, running=0, asked=0.0)
+    throttle.rate_limited(now=0.0, sent=0.0, running=0, retry_after=0.0)
     throttle.accepted(running=7)
     assert throttle.limit == 7
 
@@ -100,7 +100,7 @@ def test_any_history_of_the_throttle(ceiling: int, story: list[tuple[str, int]])
         if what == "accepted":
             throttle.accepted(min(number, ceiling))
         elif what == "refused":
-            throttle.refused(now, now - number, min(number, ceiling), 0.0)
+            throttle.rate_limited(now, now - number, min(number, ceiling), 0.0)
         elif what == "unreachable":
             throttle.unreachable(now, now - number)
         elif what == "failed":
