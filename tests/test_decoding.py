@@ -1,5 +1,6 @@
 """Decoding pictures, reduced, in little memory."""
 
+import contextlib
 import struct
 import threading
 import time
@@ -52,10 +53,12 @@ def test_a_large_png_is_decoded_in_strips(
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_every_mode_is_reduced(tmp_path: Path, mode: str) -> None:
     """To the size of the whole, if no reduction is possible; always in RGB."""
-    path = saved(tmp_path, noise("L" if mode == "I;16" else mode).convert(mode))
-    for side, size in ((1000, (101, 67)), (50, (51, 34))):
+    image = noise("L" if mode == "I;16" else mode).convert(mode)
+    path = saved(tmp_path, image)
+    for side, factor, size in ((1000, 1, (101, 67)), (101, 1, (101, 67)), (50, 2, (51, 34))):
         picture = decode(path, side)
         assert (picture.image.mode, picture.image.size) == ("RGB", size)
+        assert picture.image.tobytes() == image.convert("RGB").reduce(factor).tobytes()
 
 
 def test_a_jpeg_is_reduced_by_its_decoder(tmp_path: Path) -> None:
@@ -86,6 +89,43 @@ def test_decoding_needs_too_much_memory(
     monkeypatch.setattr(decoding, "MAX_MEMORY", 0)
     with pytest.raises(LocalFileError, match=r"101 × 67 pixels are too many"):
         decode(path, 50)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "options", "bytes_per_pixel"),
+    [
+        ("PNG", "1", {}, 1),
+        ("PNG", "P", {}, 1),
+        ("PNG", "I;16", {}, 2),
+        ("PNG", "LA", {}, 4),
+        ("JPEG", "L", {}, 1),
+        ("JPEG", "RGB", {}, 4),
+        ("JPEG", "RGB", {"progressive": True}, 4 + 6),
+        ("WEBP", "RGB", {}, 8),
+    ],
+)
+def test_the_limit_of_memory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    mode: str,
+    options: dict[str, Any],
+    bytes_per_pixel: int,
+) -> None:
+    """What a picture needs depends on its pixels, its mode and its decoder."""
+    path = saved(tmp_path, noise("L").convert(mode), kind, **options)
+    for missing in (0, 1):
+        monkeypatch.setattr(decoding, "MAX_MEMORY", bytes_per_pixel * 101 * 67 - missing)
+        with pytest.raises(LocalFileError, match="are too many") if missing else contextlib.nullcontext():
+            decode(path, 1000)
+
+
+def test_strips_are_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their heights are multiples of the factor, but for the last; each needs at most 2,000 bytes if it can."""
+    monkeypatch.setattr(decoding, "_STRIP_BYTES", 2000)
+    for width, factor, heights in ((10, 2, [50, 50, 20]), (10, 9, [45, 45, 30]), (200, 50, [50, 50, 20])):
+        strips = decoding._strips(Image.new("L", (width, 120)), factor)
+        assert [strip.size for strip in strips] == [(width, height) for height in heights]
 
 
 @pytest.mark.parametrize(("color_type", "at_once"), [(0, True), (2, False), (3, True), (6, False)])

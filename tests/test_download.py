@@ -138,6 +138,13 @@ def test_damage_inside_is_noticed(kind: ImageType, content: bytes) -> None:
     assert damage(content, kind) is Damage.CORRUPT
 
 
+@pytest.mark.parametrize("segment", [b"\0\xfe\0\2", b"\xff\x01\0\2", b"\xff\xd0\0\2", b"\xff\xd8\0\2"])
+def test_damage_between_the_segments_of_a_jpeg(segment: bytes) -> None:
+    """Each begins with FF and a marker of a segment."""
+    jpeg = picture(JPEG)
+    assert damage(jpeg[:2] + segment + jpeg[2:], JPEG) is Damage.CORRUPT
+
+
 def test_fill_bytes_and_extensions_are_skipped() -> None:
     """Before a JPEG's markers, and in an animated GIF, before its pictures."""
     jpeg = picture(JPEG)
@@ -158,6 +165,7 @@ def test_an_svg_ends() -> None:
     assert damage(b"<svg xmlns='x'><g/>", SVG) is Damage.INCOMPLETE
     assert damage(b"<svg xmlns='x'><g/></svg >\n", SVG) is None
     assert damage(b"<svg xmlns='x'/>\n", SVG) is None
+    assert damage(b"<svg xmlns='x'><svg></svg>" + b"<g></g>" * 10_000, SVG) is Damage.INCOMPLETE
 
 
 def test_media_boxes() -> None:
@@ -190,6 +198,7 @@ def test_any_bytes_can_be_judged(kind: ImageType, kept: int, rest: bytes) -> Non
         (boxes(brand=b"heic"), "heic"),
         (boxes(brand=b"mif1"), "heic"),
         (b"\0\0\0\x18ftypmif1\0\0\0\0miafavif", "avif"),
+        (b"\0\0\0\x14ftypmif1\0\0\0\0miafavif", "heic"),  # the box ends before that brand
         (boxes(brand=b"isom"), "mp4"),
         (boxes(brand=b"qt  "), "mov"),
         (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="x">', "svg"),
@@ -298,6 +307,8 @@ def test_a_saved_picture(tmp_path: Path) -> None:
         ([http(200, png()[:-9]), Action.RESET], Retry.TRANSIENT, ""),
         ([Action.RESET], Retry.TRANSIENT, ""),
         (http(301, Location="file:///etc/passwd"), Retry.FINAL, "not https"),
+        (http(301, Location="ftp://127.0.0.1/x.png"), Retry.FINAL, "not https"),
+        (http(301, Location="https:///x.png"), Retry.FINAL, "not https"),
         (http(301, Location="/image/again.png"), Retry.FINAL, "redirects"),
         (http(301, Location="http://[::1"), Retry.FINAL, "invalid URL"),
         (http(301, Location="http://127.0.0.1:99999/"), Retry.FINAL, "invalid URL"),
@@ -331,6 +342,7 @@ def test_retry_after(tmp_path: Path, header: str, seconds: float | None) -> None
         http(200, png(), Content_Length="9999"),
         [http(200, png(), Content_Length=""), Action.RESET],
         http(200, png() + bytes(3_000_000)),
+        *(in_turn(http(code, Location="/image/x.png"), http(200, png())) for code in (301, 302, 303, 307, 308)),
         in_turn(http(302, Location="/image/\u732b.png".encode().decode("latin-1")), http(200, png())),
         in_turn(http(302, Location="/image/\xff.png"), http(200, png())),
     ],
@@ -432,6 +444,7 @@ def rest(headers: dict[str, str], start: int = 20_000, total: int | str = len(BI
         (TAG, rest({}), 1),
         (TAG, rest(TAG, total="*"), 1),
         (DATES, rest(DATES), 1),
+        ({**DATES, "Date": "Wed, 01 Jan 2025 10:00:01 GMT"}, rest(DATES), 1),
         ({**DATES, "ETag": 'W/"v1"'}, rest({**DATES, "ETag": 'W/"v1"'}), 1),
         (TAG, http(200, BIG, ETag='"v2"'), 1),  # the file has changed
         (TAG, http(416), 1),
@@ -613,6 +626,15 @@ def test_force_does_not_replace_the_runs_own_pictures(tmp_path: Path) -> None:
         names = [saver.save(task, Transfer(target, {}, n), lambda *_: None).path for n in (1, 2)]
     assert names == [tmp_path / "cat.png", tmp_path / "cat-1.png"]
     assert (tmp_path / "cat.png").read_bytes() == png(0)
+
+
+def test_connections_are_reused(tmp_path: Path) -> None:
+    """The next picture from the same host needs no new connection."""
+    with Server({"/image": [http(200, png(), Connection="keep-alive"), Action.KEEP]}) as server:
+        saver, task = Saver(server.url), Task("id", Status.FINISHED, {}, image_url=f"{server.url}/image/x.png")
+        for name in ("a.png", "b.png"):
+            saver.save(task, Transfer(Target(tmp_path, name), {}, 1), lambda *_: None)
+        assert (len(server.received), server.connections) == (2, 1)
 
 
 # The original

@@ -1,6 +1,7 @@
 """Files that are complete or absent: names, durability, and leftovers of killed processes."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import BinaryIO
 import pytest
 
 from flux_cli.errors import LocalFileError
-from flux_cli.storage import files
+from flux_cli.storage import files, locks
 from flux_cli.storage.filesystems import host_id
 from flux_cli.storage.paths import make_directory
 
@@ -67,6 +68,27 @@ def test_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
 
 
+def test_reading_the_umask() -> None:
+    """It stays as it is."""
+    before = os.umask(0o027)
+    assert files._read_umask() == 0o027
+    assert os.umask(before) == 0o027
+
+
+def test_the_end_of_a_temporary_file(tmp_path: Path) -> None:
+    """It is closed. One that cannot be created, here in a directory that was removed, is forgotten."""
+    for options, kind in (({}, io.BufferedRandom), ({"buffered": False}, io.FileIO)):
+        with files.temporary(tmp_path, **options) as file:
+            assert type(file) is kind
+        assert file.closed
+    (tmp_path / "gone").mkdir()
+    files.sweep(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(LocalFileError, match="no such file"), files.temporary(tmp_path / "gone"):
+        pass
+    assert files._live == set()
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
     """A file is closed before it is renamed or removed, which fails there while it is open."""
@@ -91,6 +113,33 @@ def test_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -
     assert os.listdir(tmp_path) == ["x.png"]
 
 
+def test_locks_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first byte is locked, whatever was read before; that another process has it is no error."""
+    calls: list[tuple[int, str, int]] = []
+
+    def locking(descriptor: int, mode: str, size: int) -> None:
+        calls.append((os.lseek(descriptor, 0, os.SEEK_CUR), mode, size))
+        if len(calls) > 2:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    msvcrt = SimpleNamespace(locking=locking, LK_LOCK="wait", LK_NBLCK="at once")
+    monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
+    monkeypatch.setattr(locks, "sys", SimpleNamespace(platform="win32"))
+    with (tmp_path / "x").open("w+b", buffering=0) as file:
+        file.write(b"content")
+        assert [locks.lock(file, wait=wait) for wait in (True, False, False)] == [True, True, False]
+    assert calls == [(0, "wait", 1), (0, "at once", 1), (0, "at once", 1)]
+
+
+def test_locks(tmp_path: Path) -> None:
+    """Of two open files only the first one gets the lock, until it is closed."""
+    with (tmp_path / "x").open("wb") as first, (tmp_path / "x").open("rb") as second:
+        assert locks.lock(first, wait=True)
+        assert not locks.lock(second, wait=False)
+        first.close()
+        assert locks.lock(second, wait=False)
+
+
 def test_placing_over_a_link(tmp_path: Path) -> None:
     """Its target is never written; only `force` replaces the link."""
     (tmp_path / "target").write_bytes(b"mine")
@@ -112,6 +161,20 @@ def test_placing_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert write(tmp_path / "x.png", b"one") == tmp_path / "x.png"
     assert write(tmp_path / "x.png", b"two") == tmp_path / "x-1.png"
     assert sorted(os.listdir(tmp_path)) == ["x-1.png", "x.png"]
+
+
+def test_no_name_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gives up after 10,000 names, and replaces no file."""
+    tried: list[str] = []
+
+    def link(_: str, path: Path) -> None:
+        tried.append(path.name)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(LocalFileError, match="10,000 files are named like"):
+        write(tmp_path / "x.png")
+    assert (len(tried), tried[:2], tried[-1]) == (10_000, ["x.png", "x-1.png"], "x-9999.png")
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
@@ -256,6 +319,7 @@ def test_names_like_temporary_ones(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f".flux-cli-{'0' * 16}.part")
     (tmp_path / f".flux-cli-{'1' * 16}.part").mkdir()
     (tmp_path / ".flux-cli-mine.part").write_bytes(b"")
+    (tmp_path / f".flux-cli-{'2' * 16}.part").symlink_to(".flux-cli-mine.part")
     before = set(os.listdir(tmp_path))
     with files.temporary(tmp_path):
         pass

@@ -80,6 +80,15 @@ def test_life_of_a_task(history: History) -> None:
     assert history.find("task-1") is None
 
 
+def test_age(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In seconds since it was recorded; never negative, though the clock may have been set back."""
+    history.begin(SERVICE, [a_request()])
+    record = only(history)
+    for later, age in ((90.0, 90.0), (0.0, 0.0), (-90.0, 0.0)):
+        monkeypatch.setattr("time.time", lambda later=later: record.created + later)
+        assert record.age == pytest.approx(age, abs=0.001)
+
+
 def test_unsaved(history: History) -> None:
     """Tasks of this service that are running or finished without a file; the newest first."""
     numbers = [add(history, f"task-{n}") for n in range(5)]
@@ -322,6 +331,8 @@ def test_a_file_that_cannot_be_used(history: History, statement: str, message: s
     before = history.path.read_bytes()
     with pytest.raises(LocalFileError, match=re.escape(message)) as caught:
         list(History(history.path).records())
+    if "DROP" not in statement:  # it is found when the file is opened
+        assert str(history.path) not in map(os.path.realpath, os.scandir("/proc/self/fd"))
     assert str(history.path) in caught.value.message or "newer" in message
     assert history.path.read_bytes() == before
 

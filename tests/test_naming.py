@@ -101,6 +101,9 @@ def test_no_field_leaves_the_directory(parts: list[str], prompt: str, word: str)
         ("word " * 100, "word-word-word-word-word-word-word-word-word-word-word-word"),
         ("日本 " * 100, "-".join(["日本"] * 17)),
         ("日" * 300, "日" * 40),
+        ("ab" + "日" * 300, "ab" + "日" * 39),
+        ("kitten " * 20, "-".join(["kitten"] * 8)),
+        ("a " + "x" * 300, "a-" + "x" * 58),
         ("𒀀" * 300, "𒀀" * 30),
         ("\udcff\ud800", "image"),
     ],
@@ -157,7 +160,12 @@ def test_an_explicit_name_is_kept(name: str, kind: ImageType) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kind", "expected"),
-    [("x.png", PNG, "x-original.png"), ("x.png", JPEG, "x-original.jpg"), ("x", JPEG, "x-original")],
+    [
+        ("x.png", PNG, "x-original.png"),
+        ("x.png", JPEG, "x-original.jpg"),
+        ("x.jpeg", JPEG, "x-original.jpeg"),
+        ("x", JPEG, "x-original"),
+    ],
 )
 def test_the_original_of_an_explicit_name(name: str, kind: ImageType, expected: str) -> None:
     """That name is generated: its extension follows the bytes."""
@@ -182,6 +190,13 @@ def test_templates(template: str, kind: ImageType, expected: str) -> None:
     """Fields, directories, and an extension that fits the bytes."""
     values = values_for("0123456789", {"prompt": "a cat", "model": "flux-pro-1.1"}, 3)
     assert Target(Path(), template).path(values, kind) == Path(expected)
+
+
+@pytest.mark.parametrize("length", [195, 196, 197, 300])
+def test_the_longest_name(length: int) -> None:
+    """Not a byte is cut off without need."""
+    path = Target(Path(), "{slug}.{ext}").path({"slug": "x" * length}, PNG)
+    assert path.name == "x" * min(length, MAX_NAME_BYTES - 4) + ".png"
 
 
 def test_the_date_is_a_day() -> None:

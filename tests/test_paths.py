@@ -1,6 +1,7 @@
 """Where the program keeps its files, and which file systems several hosts can share."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import platformdirs
 import pytest
@@ -10,9 +11,12 @@ from flux_cli.storage import filesystems, paths
 
 MOUNT_TABLE = r"""
 21 1 0:20 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+35 21 0:40 / /home rw - ext4 /dev/vdc1 rw
 36 21 0:41 / /home rw,relatime shared:2 - nfs4 server:/home rw
 37 21 0:42 / /home/me/with\040space rw - fuse.sshfs host:/ rw
 38 21 0:43 / /data rw - fuseblk /dev/sdb1 rw
+39 21 0:44 / - lustre x rw
+40 21 0:45 / /var rw
 """
 
 
@@ -43,6 +47,21 @@ def test_no_home(xdg: pytest.MonkeyPatch) -> None:
     assert caught.value.hint == "set HOME or XDG_STATE_HOME"
     xdg.setenv("XDG_STATE_HOME", "/state")
     assert paths.state_directory() == Path("/state/flux-cli")
+
+
+def test_other_systems(xdg: pytest.MonkeyPatch) -> None:
+    """The library decides, on Android too, which calls itself Linux."""
+    xdg.setattr(platformdirs, "user_state_path", lambda app: Path("/state", app))
+    xdg.setattr(platformdirs, "user_config_path", lambda app: Path("/config", app))
+    xdg.setenv("XDG_STATE_HOME", "/xdg")
+    assert paths.state_directory() == Path("/xdg/flux-cli")
+    for platform, android in (("linux", True), ("darwin", False), ("win32", False)):
+        with xdg.context() as system:
+            system.setattr(paths, "sys", SimpleNamespace(platform=platform))
+            if android:
+                system.setenv("ANDROID_ROOT", "/system")
+            assert paths.state_directory() == Path("/state/flux-cli")
+            assert paths.config_directory() == Path("/config/flux-cli")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from unittest import mock
 
@@ -13,7 +14,7 @@ import pytest
 
 from flux_cli import sandbox
 from flux_cli.api.request import FIELDS
-from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.errors import LocalFileError, NotAllowedError, UsageError
 from flux_cli.storage import config
 from flux_cli.storage.config import Config
 from flux_cli.storage.settings import SETTINGS, check_key, parse_name, parse_value, problem
@@ -92,6 +93,18 @@ def test_key_in_the_environment_is_trimmed(keyless: Cli) -> None:
         assert keyless("account", env={"APIFRAME_API_KEY": text}).code == 0
     assert keyless("account", env={"APIFRAME_API_KEY": " \r\n"}).code == 3
     assert check_key(f"\udcef\udcbb\udcbf{KEY}") == KEY
+
+
+def test_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint offers the sandbox only if what it needs is installed."""
+    monkeypatch.delenv("APIFRAME_API_KEY", raising=False)
+    with pytest.raises(NotAllowedError, match="no API key") as caught:
+        config.find_key(Config())
+    assert str(caught.value.hint).endswith("login` or set APIFRAME_API_KEY, or try --sandbox")
+    monkeypatch.setattr("importlib.metadata.distribution", mock.Mock(side_effect=PackageNotFoundError))
+    with pytest.raises(NotAllowedError) as caught:
+        config.find_key(Config())
+    assert str(caught.value.hint).endswith("login` or set APIFRAME_API_KEY")
 
 
 def test_the_hidden_prompt(keyless: Cli) -> None:
@@ -501,8 +514,13 @@ def test_config_edit_keeps_the_old_file(cli: Cli, code: str, message: str) -> No
 
 def test_config_edit_without_an_editor(cli: Cli) -> None:
     """A failing or missing editor leaves nothing behind."""
-    for env, code in (({"EDITOR": "no-such-editor"}, 6), ({"EDITOR": "false"}, 6), ({"VISUAL": "'"}, 2)):
-        assert cli("config", "edit", env=env).code == code
+    for env, code, message in (
+        ({"EDITOR": "no-such-editor"}, 6, "cannot run no-such-editor: no such file"),
+        ({"EDITOR": "false"}, 6, "the editor false failed with exit code 1"),
+        ({"VISUAL": "'"}, 2, ""),
+    ):
+        done = cli("config", "edit", env=env)
+        assert (done.code, message in done.stderr) == (code, True)
     assert cli("config", "edit", env={"PATH": "/nowhere"}).code == 2
     assert not cli.config.exists()
     assert not list(cli.config.parent.glob("*.toml"))

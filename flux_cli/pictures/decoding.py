@@ -68,7 +68,6 @@ def _decoded(image: ImageFile.ImageFile, file: BinaryIO, side: int) -> DecodedPi
     with _one_large_picture if memory > LARGE_MEMORY else contextlib.nullcontext():
         factor = max(1, max(image.size) // side)
         if memory <= MAX_MEMORY:
-            image.load()
             strips = _strips(image, factor)
         elif png := _PngFile.of(file):
             strips = png.strips(factor)
@@ -96,7 +95,7 @@ def _rows_per_strip(row_bytes: int, factor: int) -> int:
 
 
 def _strips(image: Image.Image, factor: int) -> Iterator[Image.Image]:
-    """Yield a loaded image in strips, so that a conversion needs no second copy of it."""
+    """Yield an image in strips, so that a conversion needs no second copy of it."""
     rows = _rows_per_strip(image.width * 4, factor)
     for top in range(0, image.height, rows):
         yield image.crop((0, top, image.width, min(image.height, top + rows)))
@@ -127,7 +126,7 @@ class _PngFile:
     def of(cls, file: BinaryIO) -> "_PngFile | None":
         file.seek(0)
         head = file.read(29)
-        if head[:8] != b"\x89PNG\r\n\x1a\n" or len(head) < 29:
+        if head[:8] != b"\x89PNG\r\n\x1a\n":
             return None
         width, height, depth, color_type, _, _, interlaced = struct.unpack(">IIBBBBB", head[16:29])
         if depth != 8 or interlaced or color_type not in _PNG_CHANNELS:
@@ -167,7 +166,7 @@ class _PngFile:
             if head[4:] != b"IDAT":
                 self.file.seek(left + 4, io.SEEK_CUR)
                 continue
-            while left > 0 and (data := self.file.read(min(left, 64 * 1024))):
+            while data := self.file.read(min(left, 64 * 1024)):
                 left -= len(data)
                 while data:
                     yield inflate.decompress(data, _STRIP_BYTES)

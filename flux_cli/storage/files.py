@@ -26,7 +26,7 @@ _NAME = re.compile(rf"{re.escape(PREFIX)}((?P<host>.+)-\d+-)?[0-9a-f]{{16}}{re.e
 ABANDONED_SECONDS = 24 * 3600.0
 """The age at which a temporary file counts as abandoned if the file system has no usable locks."""
 
-_numbers = itertools.count(secrets.randbits(64))
+_numbers = itertools.count(secrets.randbits(63))
 _live: set[str] = set()
 """Temporary files of this process, so that an exit in a hurry can remove them."""
 _swept: set[Path] = set()
@@ -164,7 +164,7 @@ def local_errors(path: Path) -> Iterator[None]:
 
 def _created(directory: Path) -> io.FileIO:
     while True:
-        name = str(directory / f"{PREFIX}{host_id()}-{os.getpid()}-{next(_numbers) % 2**64:016x}{SUFFIX}")
+        name = str(directory / f"{PREFIX}{host_id()}-{os.getpid()}-{next(_numbers):016x}{SUFFIX}")
         _live.add(name)
         try:
             file = io.FileIO(name, "x+", opener=partial(os.open, mode=0o600))
