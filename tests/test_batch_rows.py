@@ -309,7 +309,7 @@ BAD = [
     ),
     ("jsonl", '{"prompt": "a", "output": "-"}', ["rows:1: column 17 (`output`) takes the name of a file"]),
     ("jsonl", '{"seed": ' + "9" * 5000 + "}", ["rows:1: column 1: a number has too many digits"]),
-    ("text", "a\rb\rc", ["rows:1: a carriage return does not end a line; use other line endings"]),
+    ("text", "a\rb\rc", ["rows:1: a carriage return does not end a line; use LF or CRLF"]),
     *(
         (
             "jsonl",

@@ -166,7 +166,7 @@ def test_an_error_that_holds_for_all_is_printed_once(capfd: Capture) -> None:
 class Rows:
     """The counts of a batch."""
 
-    total, running, over, failed, unknown = 400, 3, 12, 1, 0
+    total, running, ended, failed, unknown = 400, 3, 12, 1, 0
 
 
 def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:

@@ -1,11 +1,11 @@
-"""Which run works on which rows, decided without locks: some shared file systems keep locks local to one host.
+"""Claims: which run works on which rows. They need no locks, which some shared file systems keep local to a host.
 
 Each run has a claim, a small file in the state directory of the batch, and rewrites a byte of it every few
-seconds. The age of this heartbeat is judged by the clock of the file system, so hosts need no common time. On its
-own host, a run is also judged by whether its process exists.
+seconds. The file system's clock gives the age of this heartbeat, so the clocks of the hosts need not agree. On the
+same host, a run is also dead if its process does not exist.
 
-A run first publishes its claim, then reads the claims of others, and only then activates it. So of two runs that
-start at the same time at least one sees the other.
+A run first publishes its claim, then reads the claims of others, and only then activates its own. So if two runs
+start at the same time, at least one sees the other.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from flux_cli.storage.files import local_errors
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 40.0
-"""A run whose heartbeat is older counts as dead. It notices before it submits anything more."""
+"""A run whose heartbeat is older counts as dead. It detects this itself before it submits anything more."""
 POLL_SECONDS = 0.5
 CLAIM, MARKER, UNPUBLISHED = ".claim", ".active", ".new"
 """The suffixes of a claim, of the empty file next to it once it is active, and of one that is being written."""
@@ -125,10 +125,10 @@ class Claim:
         self._refreshed = 0.0
 
     def acquire(self, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Take the rows. Waits until it is clear whether another run that claims them is alive.
+        """Claim the rows, after waiting until it is known whether other runs that claim them are alive.
 
         Raises:
-            LocalFileError: It is, or the directory cannot be written.
+            LocalFileError: One of them is alive, or the directory cannot be written.
         """
         try:
             with local_errors(self.path):
@@ -145,7 +145,7 @@ class Claim:
             raise
 
     def held(self) -> bool:
-        """Return whether the claim is still there. Another run removes it if this one seems to be dead."""
+        """Return whether the claim still exists. Another run removes it if this one seems to be dead."""
         try:
             os.close(os.open(self.path, os.O_RDONLY))  # opening bypasses the caches of network file systems
         except OSError:
@@ -153,7 +153,7 @@ class Claim:
         return True
 
     def refresh(self) -> None:
-        """Send a heartbeat. Errors are ignored: a run that cannot send any loses its claim."""
+        """Send a heartbeat. Errors are ignored: a run that cannot send heartbeats loses its claim."""
         with contextlib.suppress(OSError):
             _write_at(self.path, self._size, b"\n")
         self._refreshed = time.monotonic()
@@ -164,12 +164,12 @@ class Claim:
             self.refresh()
 
     def is_alone(self) -> bool:
-        """Return whether certainly no other run works on this batch, with any shard or service."""
+        """Return whether it is certain that no other run works on this batch, with any shard or service."""
         now = self._now()
         return all(self._verdict(other, now) is False for other in self._others())
 
     def remove_others(self) -> None:
-        """Remove what dead runs left. Only if this run is alone."""
+        """Remove the files of dead runs. Call it only if `is_alone`."""
         for name in os.listdir(self._directory):
             path = self._directory / name
             if path.suffix in (CLAIM, MARKER, UNPUBLISHED) and path not in (self.path, self._marker):
@@ -197,7 +197,7 @@ class Claim:
 
         Args:
             first_seen: The heartbeats of other runs when they were first seen.
-            may_wait: Whether a run that is not active yet may be waited for: usually it withdraws.
+            may_wait: Whether to wait for a run that is not active yet, which usually withdraws.
 
         Raises:
             LocalFileError: Another run that claims them is alive.
@@ -216,7 +216,7 @@ class Claim:
                     other.path.with_suffix(MARKER).unlink(missing_ok=True)
             elif alive and (other.active or other.path.name < self.path.name or not may_wait):
                 raise self._refused(other)
-            else:  # it is not clear yet, or the other one has to withdraw
+            else:  # not known yet, or the other one has to withdraw
                 free = False
         return free
 
@@ -244,7 +244,7 @@ class Claim:
         with local_errors(self._directory):
             while True:
                 names = set(os.listdir(self._directory))
-                with contextlib.suppress(FileNotFoundError):  # one was removed meanwhile
+                with contextlib.suppress(FileNotFoundError):  # one was removed after the listing
                     found = [
                         _read(self._directory / name, active=Path(name).with_suffix(MARKER).name in names)
                         for name in sorted(names)

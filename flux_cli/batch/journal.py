@@ -1,11 +1,11 @@
-"""The journals of a batch: what its runs did to which rows, recorded in the batch directory before it costs money.
+"""The journals of a batch: what each run does with each row. A submission is recorded before it is sent.
 
 Each run appends to a journal of its own, so no two hosts write the same file. An intent is durable before its
 request is sent, and a task ID as soon as it arrives. Rows are identified by service and key, never by a path or
 the number of shards. Journals contain no secrets.
 
-The runs that worked on a row did so one after the other, see `claims`. Their journals have numbers: each
-run takes one above those of all earlier journals. So no clock decides what is newer.
+Runs work on a row one after the other, see `claims`. Each numbers its journal one higher than all earlier ones, so
+their order does not depend on a clock.
 """
 
 import json
@@ -30,14 +30,14 @@ O_BINARY: int = getattr(os, "O_BINARY", 0)
 """On Windows: write newlines as they are."""
 _NAME = re.compile(r"journal-(\d{6,12})-.+\.jsonl")
 ROW_PREFIX = re.compile(rb'\{"row": ("(?:[^"\\]|\\.)*")')
-"""How each line starts, also in the results, so that lines of other rows are skipped without being parsed."""
+"""The start of each line, also in the results. Lines of other rows are skipped without being parsed."""
 
 
 class Journal:
     """The journal of this run. Its file is created with the first entry."""
 
     def __init__(self, directory: Path, service: str, name: str, number: int) -> None:
-        """`name` tells people which process wrote it; `number` is higher than those of all earlier journals."""
+        """`name` shows which process wrote the journal; `number` is higher than those of all earlier journals."""
         self.path = directory / f"journal-{number:06d}-{name}-{secrets.token_hex(4)}.jsonl"
         self._service = service
         self._file = -1
@@ -49,7 +49,7 @@ class Journal:
         return encoded({"row": row, "service": self._service, "event": event, **values})
 
     def closed_line(self, row: str, result: bytes) -> bytes:
-        """Return the line about a row that is over, whose result is encoded already."""
+        """Return the line about a row that has ended; `result` is already encoded."""
         return self.line(row, CLOSED)[:-1] + b', "result": ' + result + b"}"
 
     def append(self, lines: Iterable[bytes]) -> None:
@@ -70,7 +70,7 @@ class Journal:
             _write(self._file, content)
             self._incomplete = False
             self._size += len(content)
-            if not self.path.exists():  # another run took this one for dead, and removed it
+            if not self.path.exists():  # another run considered this one dead
                 self._create()
                 _write(self._file, content)
                 self._size = len(content)
@@ -90,7 +90,7 @@ class Journal:
 
 
 def encoded(value: Mapping[str, object] | str) -> bytes:
-    """Return an object, or a key, as a line of a journal or of the results has it."""
+    """Return an object or a key as it is encoded in journals and results."""
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
@@ -120,7 +120,7 @@ class Attempt:
         return attempt
 
     def apply(self, event: object, entry: Mapping[str, object]) -> None:
-        """Take in an event. What is certain replaces what is uncertain, never the reverse."""
+        """Apply an event. A certain state replaces an uncertain one, never the reverse."""
         if event == CLOSED and isinstance(result := entry.get("result"), dict):
             self.close(result)
         elif event in (ACCEPTED, FINISHED):
@@ -131,7 +131,7 @@ class Attempt:
             self.state = RowState.NEW
 
     def close(self, result: Mapping[str, object]) -> None:
-        """Take in how it ended."""
+        """Apply the result."""
         task_id, exit_code = _text(result.get("task_id")), result.get("exit_code")
         code = exit_code if isinstance(exit_code, int) else None
         try:
@@ -147,7 +147,7 @@ class Attempt:
             self.state = state
 
     def known(self) -> Known:
-        """Return what a plan needs of it."""
+        """Return what a plan needs to know about it."""
         result = self.result or {}
         exit_code = result.get("exit_code")
         return Known(
@@ -164,7 +164,7 @@ _UNCERTAIN = (RowState.UNKNOWN, RowState.NEW)
 
 
 def best(attempts: Sequence[Attempt]) -> Attempt:
-    """Return the attempt that decides about a row: never one that would resubmit what was accepted.
+    """Return the attempt that determines a row's state, so that no accepted request is resubmitted.
 
     A row with a picture is done, and a task that was accepted is waited for, whatever later attempts did.
     """
@@ -203,7 +203,7 @@ class Journals:
         return max((_number(path.name) or 0 for path in self.files), default=0) + 1
 
     def attempts(self, results: Mapping[Key, Entry]) -> dict[Key, list[Attempt]]:
-        """Return the attempts for each row, the oldest first. The results are older than what journals say."""
+        """Return the attempts for each row, the oldest first. Results are older than the entries of journals."""
         rows = {key: [Attempt.of_result(result)] for key, result in results.items()}
         for journal, entry in self.entries:
             attempts = rows.setdefault((str(entry["service"]), str(entry["row"])), [])
@@ -219,7 +219,7 @@ def _attempt_of(attempts: list[Attempt], journal: str, entry: Entry) -> Attempt:
     """Return the attempt that an entry is about, which is a new one for an intent."""
     own = [attempt for attempt in attempts if attempt.journal == journal]
     if entry.get("event") == INTENT:
-        if own and own[-1].state is RowState.NEW:  # it is sent again
+        if own and own[-1].state is RowState.NEW:  # it is resubmitted
             return own[-1]
         created, request = entry.get("time"), entry.get("request")
         attempts.append(
@@ -230,7 +230,7 @@ def _attempt_of(attempts: list[Attempt], journal: str, entry: Entry) -> Attempt:
             )
         )
         return attempts[-1]
-    task_id = _task_of(entry)
+    task_id = _task_id_of(entry)
     same = [attempt for attempt in attempts if task_id is not None and attempt.task_id == task_id]
     found = own or same or attempts
     if not found:
@@ -238,7 +238,7 @@ def _attempt_of(attempts: list[Attempt], journal: str, entry: Entry) -> Attempt:
     return (found or attempts)[-1]
 
 
-def _task_of(entry: Entry) -> str | None:
+def _task_id_of(entry: Entry) -> str | None:
     result = entry.get("result")
     return _text(entry.get("task_id") or (result.get("task_id") if isinstance(result, dict) else None))
 
@@ -256,13 +256,13 @@ def files(directory: Path) -> list[Path]:
 
 
 def read(directory: Path, rows: Collection[str] | None = None) -> Journals:
-    """Read the journals of all runs; of the entries only those about `rows`, if given.
+    """Read the journals of all runs, but only the entries about `rows`, if given.
 
-    A last line that a crash left incomplete is ignored: nothing that depends on it was done.
+    An incomplete last line, which a crash left, is ignored: nothing that depends on it was done.
 
     Raises:
         LocalFileError: A journal cannot be read.
-        FileNotFoundError: A journal was removed meanwhile, so all its rows are in the results now.
+        FileNotFoundError: A journal was removed after the listing. All its rows are in the results.
     """
     paths = files(directory)
     wanted = None if rows is None else {encoded(row) for row in rows}

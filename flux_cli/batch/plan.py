@@ -1,4 +1,4 @@
-"""What a run does with each row of a batch, and the counts of its outcome."""
+"""What a run does with each row of a batch, and the counts of the outcomes."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,20 +22,20 @@ class RowState(Enum):
     """The state of a row, which decides what a run does with it."""
 
     NEW = auto()
-    """Nothing of it was ever accepted: submit it."""
+    """None of its submissions was accepted: submit it."""
     SUBMITTED = auto()
     """It is charged and its picture is not saved: wait for it."""
     DONE = auto()
     FAILED = auto()
     """Its task failed, or the service rejected the request: resubmit it only on request."""
     UNKNOWN = auto()
-    """It was sent and no response came: resubmit it only on request."""
+    """It was sent and got no usable response: resubmit it only on request."""
 
 
 def state_of(status: Status, task_id: str | None, path: object, exit_code: int | None) -> RowState:
     """Return the state of a row after its last submission.
 
-    A submission that was rejected for the key, the credits or the moment (no ID, not 400) was not accepted.
+    A submission that was rejected because of the key, the credits or the rate limit leaves the row new.
     """
     if status is Status.UNKNOWN:
         return RowState.UNKNOWN
@@ -48,7 +48,7 @@ def state_of(status: Status, task_id: str | None, path: object, exit_code: int |
 
 @dataclass(frozen=True)
 class Known:
-    """What earlier runs left about a row.
+    """What is known about a row from earlier runs.
 
     Attributes:
         state: Its state.
@@ -76,13 +76,13 @@ class BatchSettings:
     Attributes:
         service: The name of the service in the history.
         directory: Where the pictures go.
-        name: The same as an absolute path.
+        name: The name of the batch in the history: the directory as an absolute path.
         defaults: The fields of rows that do not set them, as they are sent.
-        recorded: The same as they are recorded.
+        recorded: These fields as they are recorded.
         secret: The webhook secret of rows that do not set one.
         random_seeds: Whether rows that set no seed get a random one each.
         shard: The rows of this run.
-        retry_failed, retry_unknown: Whether such rows are submitted again.
+        retry_failed, retry_unknown: Whether such rows are resubmitted.
         refetch: Whether missing pictures are downloaded again.
         max_tasks: The most submissions, or None.
         force: Whether existing files may be replaced.
@@ -104,8 +104,8 @@ class BatchSettings:
 
 
 @dataclass(frozen=True)
-class OpenRow:
-    """A row that did not end well, with its place in the file and its exit code."""
+class UnresolvedRow:
+    """A row that failed or has an unknown outcome: its key, its line in the file, and its exit code."""
 
     key: str
     line: int
@@ -118,13 +118,13 @@ class RowCounts:
 
     Attributes:
         total: All rows of this run's shard.
-        done_before: Finished by earlier runs. `changed` of them have other values in the file or the flags now,
-            the pictures of `missing` are not where they were saved.
-        running: Tasks that are charged and not over.
+        done_before: Finished by earlier runs. For `changed` of them the file or the flags now have other values;
+            the pictures of `missing` of them no longer exist.
+        running: Tasks that are charged and have not ended.
         done: Finished by this run.
         left: Tasks that are still running when this run ends.
         not_saved: Finished tasks whose pictures could not be saved; a later run tries again.
-        failed_rows, unknown_rows: Rows that did not end well, in this run or before.
+        failed_rows, unknown_rows: The rows with these states, from this run or before.
     """
 
     total: int = 0
@@ -135,8 +135,8 @@ class RowCounts:
     done: int = 0
     left: int = 0
     not_saved: int = 0
-    failed_rows: list[OpenRow] = field(default_factory=list)
-    unknown_rows: list[OpenRow] = field(default_factory=list)
+    failed_rows: list[UnresolvedRow] = field(default_factory=list)
+    unknown_rows: list[UnresolvedRow] = field(default_factory=list)
 
     @property
     def failed(self) -> int:
@@ -149,31 +149,31 @@ class RowCounts:
         return len(self.unknown_rows)
 
     @property
-    def over(self) -> int:
+    def ended(self) -> int:
         """Rows that need nothing more."""
         return self.done_before + self.done + self.failed + self.unknown
 
     @property
     def not_sent(self) -> int:
         """Rows that have no accepted submission yet."""
-        return self.total - self.over - self.left - self.not_saved - self.running
+        return self.total - self.ended - self.left - self.not_saved - self.running
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code of the rows that did not end well."""
+        """The worst exit code of the failed and unknown rows."""
         return worst(row.exit_code for row in (*self.failed_rows, *self.unknown_rows))
 
     def handle(self, event: Event) -> None:
-        """Count what an event says."""
+        """Update the counts."""
         if isinstance(event, Submitted):
             self.running += 1
         elif isinstance(event, Ended):
             self.running -= event.job.task_id is not None
-            self._ended(event.job, event.result)
+            self._count(event.job, event.result)
 
-    def _ended(self, job: Job, result: Result) -> None:
+    def _count(self, job: Job, result: Result) -> None:
         state = state_of(result.status, result.task_id, result.path, result.exit_code)
-        row = OpenRow(job.row or "", job.line or 0, result.exit_code)
+        row = UnresolvedRow(job.row or "", job.line or 0, result.exit_code)
         if state is RowState.DONE:
             self.done += 1
         elif state is RowState.FAILED:
@@ -216,7 +216,7 @@ class BatchPlan:
         self.submissions = new if settings.max_tasks is None else min(new, settings.max_tasks)
 
     def occupied(self) -> Iterator[tuple[Row, Path]]:
-        """Yield each row to submit whose picture would have the name of an existing file, with this name.
+        """Yield each row to submit whose `output` names an existing file, and the path of this file.
 
         Raises:
             LocalFileError: A directory cannot be read.
@@ -232,10 +232,24 @@ class BatchPlan:
     def jobs(self) -> Iterator[Job]:
         """Yield a job for each row to submit or to wait for, in the order of the file."""
         for row, record in self._steps:
-            yield self._new_job(row) if record is None else self._known_job(row, record)
+            body, recorded, source = bodies(row, self.settings)
+            job = Job(
+                target_for(row, self.settings.directory, force=self.settings.force),
+                recorded=recorded,
+                n=row.position,
+                batch=self.settings.name,
+                row=row.key,
+                line=row.line,
+            )
+            if record is None:
+                job.request, job.image_prompt = body, source
+            else:
+                job.task_id, job.number, job.age = record.task_id, record.number, record.age
+                job.recorded = recorded if record.request is None else record.request
+            yield job
 
     def _state(self, record: Known | None) -> RowState:
-        """Return the state that decides; what is to be submitted again counts as new."""
+        """Return a row's state under the settings: a row to resubmit counts as new."""
         if record is None:
             return RowState.NEW
         again = {RowState.FAILED: self.settings.retry_failed, RowState.UNKNOWN: self.settings.retry_unknown}
@@ -245,32 +259,6 @@ class BatchPlan:
             return RowState.SUBMITTED
         return record.state
 
-    def _new_job(self, row: Row) -> Job:
-        body, recorded, source = bodies(row, self.settings)
-        return Job(
-            target_for(row, self.settings.directory, force=self.settings.force),
-            request=body,
-            recorded=recorded,
-            image_prompt=source,
-            n=row.position,
-            batch=self.settings.name,
-            row=row.key,
-            line=row.line,
-        )
-
-    def _known_job(self, row: Row, record: Known) -> Job:
-        return Job(
-            target_for(row, self.settings.directory, force=self.settings.force),
-            task_id=record.task_id,
-            recorded=bodies(row, self.settings)[1] if record.request is None else record.request,
-            number=record.number,
-            age=record.age,
-            n=row.position,
-            batch=self.settings.name,
-            row=row.key,
-            line=row.line,
-        )
-
     def _count_before(self, row: Row, record: Known) -> None:
         counts = self.counts
         if record.state is RowState.DONE:
@@ -279,9 +267,9 @@ class BatchPlan:
             counts.missing += self._is_missing(record)
         elif record.state is RowState.FAILED:
             failed = ExitCode(record.exit_code) if record.exit_code else ExitCode.TASK_FAILED
-            counts.failed_rows.append(OpenRow(row.key, row.line, failed))
+            counts.failed_rows.append(UnresolvedRow(row.key, row.line, failed))
         else:
-            counts.unknown_rows.append(OpenRow(row.key, row.line, ExitCode.OUTCOME_UNKNOWN))
+            counts.unknown_rows.append(UnresolvedRow(row.key, row.line, ExitCode.OUTCOME_UNKNOWN))
 
     def _has_changed(self, row: Row, record: Known) -> bool:
         if record.request is None:
@@ -293,7 +281,7 @@ class BatchPlan:
         return any(now.get(name) != record.request.get(name) for name in names)
 
     def _is_missing(self, record: Known) -> bool:
-        """Tell whether a saved picture is gone. The batch directory may have been moved since then."""
+        """Return whether a saved picture is gone. The batch directory may have been moved since it was saved."""
         if record.path is None or record.path == "-" or os.path.lexists(record.path):
             return False
         parts = Path(record.path).parts
@@ -303,7 +291,7 @@ class BatchPlan:
 
 
 def bodies(row: Row, settings: BatchSettings) -> tuple[Body, dict[str, object], str | None]:
-    """Return the request of a row, what is recorded of it, and its image prompt if that is still to be read."""
+    """Return a row's request, the request as it is recorded, and the path or URL of its own image prompt."""
     body: Body = {**settings.defaults, **row.fields}
     recorded: dict[str, object] = {**settings.recorded, **row.fields}
     recorded.pop("webhook_secret", None)

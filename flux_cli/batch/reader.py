@@ -1,11 +1,12 @@
 """Reading a batch file: its format, and its rows as text or cells.
 
-The file is read once. What a row means is decided in `rows`, so that a shard parses only the rows it needs.
+The file is read once. `rows` interprets its rows, so that a shard parses only those it needs.
 """
 
 import contextlib
 import csv
 import json
+import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ _COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class BadRowError(UsageError):
-    """A row cannot be used. `message` has the file, the line and the reason; `line` is the line."""
+    """A row cannot be used. `message` has the file, the line and the reason; `line` is the line's number."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
@@ -104,7 +105,7 @@ def read(source: str, stdin: BinaryIO, format_name: str | None = None) -> RowFil
         format_name or _FORMAT_OF_EXTENSION.get(Path(source).suffix.lower()) or (detected if is_pipe else None)
     )
     if chosen is None:
-        raise UsageError(f"cannot tell the format of {name} by its extension", f"--format {'|'.join(FORMATS)}")
+        raise UsageError(f"cannot tell the format of {name} from its extension", f"--format {'|'.join(FORMATS)}")
     if chosen == "jsonl" and first.startswith("["):
         raise UsageError(f"{name} is a JSON array", f"write one object per line: jq -c '.[]' {name}")
     if chosen == "text" and detected == "csv":
@@ -129,7 +130,7 @@ def _content(source: str, stdin: BinaryIO) -> tuple[bytes, bool]:
         else:
             with Path(source).expanduser().open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
-                is_pipe = not stat.S_ISREG(Path(source).expanduser().stat().st_mode)
+                is_pipe = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise LocalFileError(f"cannot read {source}: {reason.lower()}") from None

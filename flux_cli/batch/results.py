@@ -1,8 +1,8 @@
-"""`results.jsonl` in a batch directory: one JSON object per row that is over.
+"""`results.jsonl` in a batch directory: one JSON object per row that has ended.
 
-Several runs append to it at the same time. The last line about a row counts, but a finished row stays finished: a
-run that was frozen for some time may still add what it knew. The journals have every line, too, until the file is
-complete: on a file system that several hosts share, they may overwrite each other's lines.
+Several runs append to it at the same time. The last line about a row counts, but a finished row stays finished,
+because a run that was suspended may append an outdated line. Until the file is complete, the journals keep every
+line too, because hosts that share a file system may overwrite each other's lines.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class ResultsFile:
                 raise
 
     def tidy(self) -> None:
-        """Remove lines that do not count, and incomplete ones. Only if no other run is alive."""
+        """Remove superseded and incomplete lines. Call it only if no other run is alive."""
         if not self.path.exists():
             return
         with local_errors(self.path), self._opened() as file:
@@ -111,7 +111,7 @@ class ResultsFile:
             with self.path.open("a+b", buffering=0) as file:
                 with contextlib.suppress(OSError):  # a file system without locks
                     lock(file, wait=True)
-                if _is_at(self.path, file):  # not replaced meanwhile
+                if _is_at(self.path, file):  # not replaced before it was locked
                     yield file
                     return
 

@@ -1,7 +1,7 @@
 """The rows of a batch: what each contains, the key by which later runs recognise it, and the checks of one row.
 
-A shard parses and checks only its own rows. Of the others it reads what can conflict with them: IDs, output names
-and equal content.
+A shard parses and checks only its own rows. Of the others it reads only what can conflict with them: IDs, output
+names and equal content.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class Row:
     column_of: Callable[[str], int | None] = field(repr=False)
 
     def name_of(self, name: str) -> str:
-        """Return how a message names a field: one that is not set by the row is set by a flag."""
+        """Return how a message names a field: by its column or, if the row does not set it, by its flag."""
         column = self.column_of(name)
         if column is not None:
             return f"column {column} (`{name}`)"
@@ -59,7 +59,7 @@ class Row:
 def parse(
     file: RowFile, shard: Shard, directory: Path, *, ignore_unknown: bool = False
 ) -> tuple[list[Row], list[BadRowError]]:
-    """Return the rows of a shard, in order, and everything that is wrong with them before any rule is checked.
+    """Return the rows of a shard, in order, and their errors, before the rules of the request are checked.
 
     Args:
         file: The file.
@@ -83,7 +83,7 @@ def parse(
 
 
 class _Summary(NamedTuple):
-    """What can make rows conflict with each other: without checks, and empty for a row that cannot be read."""
+    """The values of a row that can conflict with other rows, unchecked; empty for a row that cannot be read."""
 
     id: str = ""
     output: str = ""
@@ -110,7 +110,7 @@ def _with_keys(
     summaries: Sequence[_Summary],
     parsed: Mapping[int, _Values | list[BadRowError]],
 ) -> list[Row]:
-    """Give rows their keys. Rows of other shards count among those with equal content."""
+    """Return the parsed rows with their keys, which count the rows of all shards with equal content."""
     prompts = {summaries[position - 1].prompt for position in parsed if not summaries[position - 1].id}
     occurrences: dict[bytes, int] = {}
     rows = []
@@ -144,7 +144,7 @@ class _Parser:
         self._columns = {name: column for column, name in enumerate(file.header, 1)}
 
     def header_errors(self) -> Iterator[BadRowError]:
-        """Yield what is wrong with the header of a table."""
+        """Yield the errors in the header of a table."""
         header = self._file.header
         if not header:
             return
@@ -159,7 +159,7 @@ class _Parser:
             yield self._file.error(line, "there is no column `prompt`; the first line has to name the columns")
 
     def values(self, line: Line) -> _Values | list[BadRowError]:
-        """Return the values of a row, or everything that is wrong with it."""
+        """Return the values of a row, or its errors."""
         if isinstance(line.content, BadRowError):
             return [line.content]
         if not isinstance(line.content, str):
@@ -168,11 +168,11 @@ class _Parser:
             return self._from_json(line.number, line.content.rstrip("\r"))
         text = line.content.strip()
         if "\r" in text:
-            return [self._file.error(line.number, "a carriage return does not end a line; use other line endings")]
+            return [self._file.error(line.number, "a carriage return does not end a line; use LF or CRLF")]
         return _Values({"prompt": text}, lambda _: None)
 
     def summary(self, line: Line) -> _Summary:
-        """Return what can make a row conflict with another one."""
+        """Return the values of a row that can conflict with other rows."""
         content = line.content
         if isinstance(content, BadRowError):
             return _Summary()
@@ -204,7 +204,7 @@ class _Parser:
             what = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}"
             return [self._file.error(number, what, error.colno)]
         except (ValueError, RecursionError) as error:
-            # Python's own message about long numbers is about its settings.
+            # Python's message about long numbers names a setting of Python.
             what = "a number has too many digits" if "digits" in str(error) else str(error)[:200]
             return [self._file.error(number, what, 1)]
         if not isinstance(values, dict):
@@ -233,7 +233,7 @@ class _Parser:
     def _checked(
         self, number: int, given: Mapping[str, object], column_of: Callable[[str], int | None]
     ) -> _Values | list[BadRowError]:
-        """Check the types of the values, which the rules of the request take for granted."""
+        """Check the types of the values, which the rules of the request assume to be correct."""
         values: dict[str, JsonValue] = {}
         errors = []
         for name, value in given.items():
@@ -296,7 +296,7 @@ class Checks:
         self._validate = validate
 
     def errors(self, row: Row) -> Iterator[BadRowError]:
-        """Yield everything that is wrong with a row."""
+        """Yield the errors of a row."""
         for message in (*self._broken_id(row), *self._broken_fields(row), *self._broken_output(row)):
             yield self._file.error(row.line, message)
 

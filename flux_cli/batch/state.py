@@ -1,4 +1,4 @@
-"""What earlier runs left about the rows of a batch: in its directory, and for version 0.1.0 in the history."""
+"""The state of a batch's rows, read from its directory or, for batches of version 0.1.0, from the history."""
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -19,18 +19,18 @@ from flux_cli.storage.history import HistoryReader
 from flux_cli.storage.paths import STATE_NAME
 from flux_cli.storage.record import Record
 
-OVER = (RowState.DONE, RowState.FAILED, RowState.UNKNOWN)
+ENDED = (RowState.DONE, RowState.FAILED, RowState.UNKNOWN)
 """Rows in these states have a line in the results."""
 _STATUSES = {RowState.DONE: Status.FINISHED, RowState.FAILED: Status.FAILED, RowState.UNKNOWN: Status.UNKNOWN}
 
 
 @dataclass(frozen=True)
 class BatchState:
-    """What is known of the rows.
+    """What is known about the rows.
 
     Attributes:
-        known: By the key of the row.
-        missing: The objects that the results lack.
+        known: What is known about each row, by its key.
+        missing: Objects that the results lack.
         next_number: The number of this run's journal.
         history_error: Why the history could not be read, or None.
     """
@@ -44,7 +44,7 @@ class BatchState:
 def load(
     directory: Path, service: str, rows: Sequence[Row], name: str, history: HistoryReader | None
 ) -> BatchState:
-    """Return the states of these rows. `name` is that of the batch in the history.
+    """Return the states of these rows. `name` is the batch's in the history.
 
     Raises:
         LocalFileError: The directory cannot be read; or it is from version 0.1.0, and the history cannot be read.
@@ -73,17 +73,17 @@ def load(
 
 
 def compact(directory: Path, claim: Claim, own: Path, written: Collection[bytes] | None) -> None:
-    """Remove the journals if the results have all that they contain, and no other run is alive.
+    """Remove the journals if the results contain everything in them, and no other run is alive.
 
     Args:
         directory: The batch directory.
         claim: The claim of this run.
         own: Its journal.
-        written: The digests of the lines that this run added to the results, if all rows of its journal are over.
-            Then the journal need not be read if it is the only one.
+        written: The digests of the lines that this run added to the results, if all rows of its journal have
+            ended: if it is the only journal, it need not be read.
 
     Raises:
-        LocalFileError: A file cannot be read or written; nothing is lost by that.
+        LocalFileError: A file cannot be read or written. Nothing is lost.
     """
     if not claim.is_alone():
         return
@@ -99,7 +99,7 @@ def compact(directory: Path, claim: Claim, own: Path, written: Collection[bytes]
     mentioned = journals.keys
     for key, attempts in journals.attempts({key: lines[key] for key in lines if key in mentioned}).items():
         best = journal.best(attempts)
-        if best.state not in OVER:
+        if best.state not in ENDED:
             return
         if not _is_recorded(lines.get(key), best.known()):
             if best.result is None:
@@ -120,7 +120,7 @@ def _remove(files: Iterable[Path], results: ResultsFile, claim: Claim, *, tidy: 
 
 
 def _read(directory: Path, keys: set[str] | None) -> tuple[Journals, dict[Key, Entry]]:
-    """Read journals and results, in this order: what is removed from the journals is in the results before."""
+    """Read the journals, then the results: entries are in the results before they leave the journals."""
     while True:
         with contextlib.suppress(FileNotFoundError):
             journals = journal.read(directory / STATE_NAME, keys)
@@ -128,7 +128,7 @@ def _read(directory: Path, keys: set[str] | None) -> tuple[Journals, dict[Key, E
 
 
 def _needs_history(best: Attempt | None) -> bool:
-    """Return whether the history can know more: of rows from version 0.1.0, and the numbers of its records."""
+    """Return whether the history may know more: about a row of version 0.1.0, or the number of its record."""
     if best is None or best.state is RowState.SUBMITTED:
         return True
     return not best.journal and best.state is not RowState.DONE
@@ -145,14 +145,14 @@ def _combined(
         )
         if newer:
             return from_history, {"row": row.key, "line": row.line, "service": service, **as_json(record)} if (
-                from_history.state in OVER
+                from_history.state in ENDED
             ) else None
     if best is None:
         return None, None
     found = best.known()
     if record is not None and record.task_id == found.task_id:
         found = replace(found, number=record.number, request=found.request or record.request)
-    if found.state not in OVER:
+    if found.state not in ENDED:
         return found, None
     if best.result is not None:
         return found, best.result
@@ -174,7 +174,7 @@ def _of_record(record: Record) -> Known:
 
 
 def as_json(record: Record) -> dict[str, object]:
-    """Return the object of a row as it was printed when it ended, as far as the history knows it."""
+    """Return a row's object as it was printed when the row ended, as far as the history knows it."""
     task = Task(
         record.task_id or "",
         record.status,

@@ -1,7 +1,7 @@
-"""What a batch knows, and how its run records what happens: journal first, then results, then the history.
+"""Records the changes of a batch's run: first in the journal, then in the results, and then in the history.
 
-The batch directory has everything that later runs need. The history lists the rows as well, but nothing depends on
-it: a history that cannot be written is reported once.
+The batch directory has everything that later runs need. The history lists the rows too, but nothing depends on it.
+If it cannot be written, this is reported once.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from flux_cli.batch.claims import Claim
 from flux_cli.batch.journal import ACCEPTED, FINISHED, INTENT, UNSENT, Journal, encoded
 from flux_cli.batch.plan import state_of
 from flux_cli.batch.results import Object, ResultsFile, digest
-from flux_cli.batch.state import OVER
+from flux_cli.batch.state import ENDED
 from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed, Store
@@ -23,14 +23,14 @@ from flux_cli.errors import LocalFileError
 from flux_cli.storage.paths import STATE_NAME
 
 HISTORY_PAUSE_SECONDS = 5.0
-"""How long the history is left alone after it could not be written."""
+"""The pause after the history could not be written."""
 
 
 class BatchStore:
     """Records the changes of a batch's run."""
 
     def __init__(self, directory: Path, service: str, number: int, claim: Claim, history: Store | None) -> None:
-        """`number` is that of the journal; `history` gets all changes, too."""
+        """`number` is the number of the journal; `history` also gets all changes."""
         self._service = service
         self._journal = Journal(directory / STATE_NAME, service, claim.path.stem, number)
         self._results = ResultsFile(directory)
@@ -76,13 +76,13 @@ class BatchStore:
             raise
         self._unwritten = []
         for change in all_changes:
-            if isinstance(change, Closed) and _is_over(change.result):
+            if isinstance(change, Closed) and _has_ended(change.result):
                 self._open_rows.discard(change.job.row or "")
             else:
                 self._open_rows.add(change.job.row or "")
         intents = [change.job for change in changes if isinstance(change, Intent)]
         if intents and not self._claim.held():
-            # In this order another run that has taken over either knows of the intents, or is noticed here.
+            # In this order, a run that has taken over either reads the intents or is detected here.
             self._journal.append(self._journal.line(job.row or "", UNSENT) for job in intents)
             raise LocalFileError(
                 "another flux-cli has taken over the batch, because this process was stopped for some time",
@@ -91,7 +91,7 @@ class BatchStore:
         self._add_lines(
             result
             for change, result in zip(all_changes, results, strict=True)
-            if isinstance(change, Closed) and _is_over(change.result)
+            if isinstance(change, Closed) and _has_ended(change.result)
         )
         # The history gets the URLs of a finished task with its path.
         self._history.commit([change for change in all_changes if not isinstance(change, Finished)])
@@ -141,7 +141,7 @@ class BatchStore:
 
 
 class HistoryQueue:
-    """Passes changes on to the history. What it cannot take is kept, and passed on later."""
+    """Passes changes to the history, and keeps those that it cannot record for later."""
 
     def __init__(self, history: Store | None) -> None:
         self._history = history
@@ -168,8 +168,8 @@ class HistoryQueue:
             self.error = None
 
 
-def _is_over(result: Result) -> bool:
-    return state_of(result.status, result.task_id, result.path, result.exit_code) in OVER
+def _has_ended(result: Result) -> bool:
+    return state_of(result.status, result.task_id, result.path, result.exit_code) in ENDED
 
 
 def line_of(job: Job, service: str, result: Result) -> dict[str, object]:

@@ -176,7 +176,7 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: BatchSettings) -> Iter
         finally:
             store.close()
             _report_errors(store)
-            if plan.counts.over == plan.counts.total:
+            if plan.counts.ended == plan.counts.total:
                 with contextlib.suppress(LocalFileError):
                     written = store.written if store.is_complete else None
                     state.compact(wanted.directory, claim, store.journal, written)
@@ -277,7 +277,7 @@ def run(
             after = running.credits_left(service)
     finally:
         batch_summary.print_counts(counts, time.monotonic() - started, before, after)
-        batch_summary.list_open(counts, batch.file_name, failed_before)
+        batch_summary.print_unresolved(counts, batch.file_name, failed_before)
     failed = batch.store.results_error
     codes = [reporter.exit_code(code), counts.exit_code, failed.exit_code if failed else ExitCode.OK]
     return worst(codes)

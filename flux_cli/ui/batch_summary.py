@@ -35,10 +35,10 @@ def _credits(before: object, after: object) -> str:
     return f", credits: {last}" if first == last else f", credits: {first} before, {last} after"
 
 
-def list_open(counts: RowCounts, name: str, failed_before: int) -> None:
-    """List the rows that are open, and print what a later run does not do by itself.
+def print_unresolved(counts: RowCounts, name: str, failed_before: int) -> None:
+    """Print the rows that failed or have an unknown outcome, and what the user can do about them.
 
-    `failed_before` is the number of rows that failed in earlier runs. Failures in this run are printed already.
+    `failed_before` is the number of rows that failed in earlier runs. Failures in this run are already printed.
     """
     for row in counts.unknown_rows:
         console.error(f"{name}:{row.line}: the outcome is unknown; it may have been charged")
@@ -59,7 +59,7 @@ def list_open(counts: RowCounts, name: str, failed_before: int) -> None:
         pictures = (
             "picture of 1 finished row is"
             if counts.missing == 1
-            else (f"pictures of {counts.missing} finished rows are")
+            else f"pictures of {counts.missing} finished rows are"
         )
         console.warning(f"the {pictures} missing")
         console.hint("use --refetch to download the missing pictures again, free of charge")

@@ -35,7 +35,7 @@ class Counts(Protocol):
         """Tasks that the service has accepted and that are not over."""
 
     @property
-    def over(self) -> int:
+    def ended(self) -> int:
         """Tasks that need nothing more."""
 
     @property
@@ -52,7 +52,7 @@ class TaskCounts:
 
     def __init__(self, total: int) -> None:
         self.total = total
-        self.over = self.failed = self.unknown = 0
+        self.ended = self.failed = self.unknown = 0
         self._running: set[Job] = set()
 
     @property
@@ -66,7 +66,7 @@ class TaskCounts:
             self._running.add(event.job)
         elif isinstance(event, Ended):
             self._running.discard(event.job)
-            self.over += 1
+            self.ended += 1
             self.failed += event.result.status is Status.FAILED
             self.unknown += event.result.status is Status.UNKNOWN
 
@@ -84,7 +84,7 @@ class CountedLines:
     def handle(self, event: Event) -> None:
         """Print the line, if the event has one."""
         if isinstance(event, Ended) and _is_finished(event.result):
-            count = f"{self._counts.over}/{self._counts.total}"
+            count = f"{self._counts.ended}/{self._counts.total}"
             elapsed = took(event.result.elapsed)
             console.note(f"{count} finished {self._name(event.job)}{elapsed}: {event.job.task_id}")
 
@@ -160,8 +160,8 @@ class SummaryBar:
         table = Table.grid(padding=(0, 1, 0, 0))
         table.add_column(width=max(1, columns - 2 * digits - 2))
         table.add_column(width=2 * digits + 1, no_wrap=True)
-        bar = ProgressBar(total=max(1, counts.total), completed=counts.over, complete_style="green")
-        table.add_row(bar, Text(f"{counts.over}/{counts.total}", style="green", justify="right"))
+        bar = ProgressBar(total=max(1, counts.total), completed=counts.ended, complete_style="green")
+        table.add_row(bar, Text(f"{counts.ended}/{counts.total}", style="green", justify="right"))
         return table
 
     def _summary(self) -> str:
@@ -172,7 +172,7 @@ class SummaryBar:
         parts.append(f"{clock(time.monotonic() - self._start)} elapsed")
         if rate := self._rate():
             parts.append(f"{rate:.1f} per second" if rate >= 1 else f"{rate * 60:.1f} per minute")
-            parts.append(f"{clock((counts.total - counts.over) / rate)} left")
+            parts.append(f"{clock((counts.total - counts.ended) / rate)} left")
         return ", ".join(parts)
 
     def _rate(self) -> float:
