@@ -78,7 +78,7 @@ class Outbox:
         if self._busy_since is None:
             self._deliver_all()
         elif now - self._busy_since >= HOLD_SECONDS:
-            self._deliver_uncommitted(str(failure or BUSY))
+            self._deliver_uncommitted()
         return failure
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Outbox:
             if self._busy_since is None and not self._events and not self._changes:
                 return
             if self._busy_since is not None and (self._interrupts.hurry or time.monotonic() >= until):
-                self._deliver_uncommitted(BUSY)
+                self._deliver_uncommitted()
                 self._changes.clear()
                 return
             if self._busy_since is not None:
@@ -117,10 +117,10 @@ class Outbox:
         self._busy_since = None
         return None
 
-    def _deliver_uncommitted(self, reason: str) -> None:
+    def _deliver_uncommitted(self) -> None:
         """Deliver the events although their changes are not committed, with an `Unrecorded` for each job."""
         for job in {change.job: None for change in self._changes}:
-            self._events.appendleft(Unrecorded(job, reason))
+            self._events.appendleft(Unrecorded(job, BUSY))
         self._deliver_all()
 
     def _deliver_all(self) -> None:

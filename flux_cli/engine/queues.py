@@ -92,8 +92,8 @@ class Queues:
         """Move up to 20 tasks to `checking` and return them; none if it is better to wait for more to be due."""
         if not self.running or (due := min(self.running.values())) > now:
             return []
-        horizon = now + (GATHER_SECONDS if len(self.running) > 1 else 0.0)
-        group = sorted((at, index, job) for index, (job, at) in enumerate(self.running.items()) if at <= horizon)
+        times = enumerate(self.running.items())
+        group = sorted((at, index, job) for index, (job, at) in times if at <= now + GATHER_SECONDS)
         if len(group) < MAX_FETCH_MANY and due > now - GATHER_SECONDS and len(self.running) > MAX_FETCH_MANY:
             return []
         # Groups whose checks fail get smaller, since one bad task may be the cause, unless every check fails.

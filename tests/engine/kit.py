@@ -236,6 +236,7 @@ class Outcome:
     client: ScriptedClient
     saver: ScriptedSaver
     seconds: float
+    run: Run
 
     @property
     def results(self) -> list[Result]:
@@ -270,6 +271,7 @@ def drive(
     saves: Sequence[Exception | Saved] = (),
     store: MemoryStore | None = None,
     handle: Callable[[Event], None] | None = None,
+    on_stopping: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Run jobs to their ends, and return everything that happened."""
     client = client or ScriptedClient()
@@ -293,9 +295,10 @@ def drive(
         workers=client.workers,
         clock=client.clock,
     )
+    run.on_stopping = on_stopping
     code, error = None, None
     try:
         code = run.run(jobs)
     except BaseException as raised:
         error = raised
-    return Outcome(code, error, seen, store, client, saver, client.clock.now - began)
+    return Outcome(code, error, seen, store, client, saver, client.clock.now - began, run)

@@ -1,7 +1,9 @@
 """The engine's loop against a scripted client and a manual clock."""
 
+import itertools
 import os
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,11 @@ from flux_cli.engine.downloads import EXPIRED_SECONDS
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
 from flux_cli.engine.plan import Plan
+from flux_cli.engine.polling import NEAR_SECONDS
 from flux_cli.engine.store import Accepted, Closed, Intent, Postponed
 from flux_cli.engine.submissions import MAX_FAILURES, SUBMIT_ATTEMPTS
 from flux_cli.errors import (
+    BadResponseError,
     ExitCode,
     LocalFileError,
     NotAllowedError,
@@ -43,6 +47,7 @@ def test_one_job_from_request_to_file() -> None:
     assert committed[0] == 1
     assert outcome.results[0].path == Path("task-1.png")
     assert store.state(job) == "saved"
+    assert outcome.client.workers.stopped.is_set()
 
 
 def test_no_wait_ends_with_the_id() -> None:
@@ -85,13 +90,14 @@ def test_unreachable_after_an_acceptance() -> None:
     assert len(client.sent) == 2 + len(lost)
 
 
-def test_429_is_resent_after_retry_after() -> None:
+@pytest.mark.parametrize(("asked", "least", "most"), [(20.0, 20.0, 20.2), (None, 0.25, 0.7)])
+def test_429_is_resent_after_retry_after(asked: float | None, least: float, most: float) -> None:
     """And in between the store knows that it was not accepted: a kill there leaves nothing unknown."""
-    client = ScriptedClient([RateLimitedError("slow down", 20.0), "task-1"])
+    client = ScriptedClient([RateLimitedError("slow down", asked), "task-1"])
     (job,) = jobs = new_jobs()
     outcome = drive(jobs, client)
     assert outcome.code == ExitCode.OK
-    assert client.sent[1][0] - client.sent[0][0] >= 20
+    assert least <= client.sent[1][0] - client.sent[0][0] <= most
     kinds = [type(change) for change in outcome.store.changes if change.job is job][:4]
     assert kinds == [Intent, Postponed, Intent, Accepted]
 
@@ -105,10 +111,17 @@ def test_retry_after_holds_for_the_other_jobs_too() -> None:
     assert outcome.code in (ExitCode.GAVE_UP_WAITING, ExitCode.SERVICE_DOWN)
 
 
+def test_the_next_job_is_sent_when_the_pause_ends() -> None:
+    """Although nothing else is due then."""
+    client = ScriptedClient([RateLimitedError("slow down", 30.0), "task-1"])
+    assert drive(new_jobs(2), client, Plan(concurrency=1, patience=20)).code == ExitCode.SERVICE_DOWN
+    assert 30 <= client.sent[1][0] - client.sent[0][0] <= 30.2
+
+
 def test_patience_ends() -> None:
     """If the service keeps rejecting it, it ends as not accepted, with a message."""
-    outcome = drive(new_jobs(), ScriptedClient([RateLimitedError("slow down", 50.0)]), Plan(patience=60))
-    assert outcome.results[0].status is Status.FAILED
+    outcome = drive(new_jobs(), ScriptedClient([RateLimitedError("slow down", 30.0)]), Plan(patience=60))
+    assert (outcome.results[0].status, len(outcome.client.sent)) == (Status.FAILED, 3)
     assert outcome.code == ExitCode.SERVICE_DOWN
 
 
@@ -128,10 +141,19 @@ def test_a_request_that_is_rejected_stops_no_other() -> None:
 
 
 def test_an_intent_that_cannot_be_committed_is_not_sent() -> None:
-    """Nor anything after it."""
-    outcome = drive(new_jobs(3), store=MemoryStore([LocalFileError("disk full")]))
+    """Nor anything after it; this is reported before anything else is waited for."""
+    before: list[float] = []
+    client = ScriptedClient(fetches={"a": [running(5), finished()]})
+    outcome = drive(
+        [*known_jobs("a"), *new_jobs(3)],
+        client,
+        Plan(concurrency=2),
+        store=MemoryStore([LocalFileError("disk full")]),
+        handle=lambda event: before.append(client.clock.now) if isinstance(event, events.Ended) else None,
+    )
     assert (outcome.client.sent, outcome.code) == ([], ExitCode.LOCAL_FILE)
-    assert {result.status for result in outcome.results} == {Status.UNSENT}
+    assert [result.status for result in outcome.results] == [*[Status.UNSENT] * 3, Status.FINISHED]
+    assert before[0] == 1000.0
 
 
 def test_a_busy_store_is_waited_for() -> None:
@@ -148,7 +170,7 @@ def test_a_store_that_stays_busy_ends_the_run(monkeypatch: pytest.MonkeyPatch) -
     store = MemoryStore([StoreBusyError("locked")] * 10_000)
     outcome = drive(new_jobs(3), store=store, plan=Plan(patience=10))
     assert (outcome.code, outcome.client.sent) == (ExitCode.LOCAL_FILE, [])
-    assert outcome.seconds < 20
+    assert outcome.seconds == 10
 
 
 def test_store_fails_after_submission() -> None:
@@ -265,6 +287,23 @@ def test_one_request_checks_many_tasks() -> None:
     outcome = drive(known_jobs(*map(str, range(60))), client, Plan(concurrency=60))
     assert outcome.code == ExitCode.OK
     assert len(client.checks) <= 10
+
+
+def test_requests_at_once() -> None:
+    """Four status checks, and downloads of half of the tasks in flight."""
+    outcome = drive(known_jobs(*map(str, range(200))), plan=Plan(concurrency=100))
+    calls = outcome.client.checks, outcome.saver.attempts
+    assert [max(Counter(call[0] for call in each).values()) for each in calls] == [4, 50]
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(30.0, 30.0), (600.0, 60.0), (None, 0.25)])
+def test_a_rate_limit_holds_for_all_checks(asked: float | None, seconds: float) -> None:
+    """For a minute at most; the task is still running then."""
+    client = ScriptedClient(fetches={"a": [RateLimitedError("slow down", asked), finished()]})
+    outcome = drive([*known_jobs("a"), *new_jobs()], client)
+    assert outcome.code == ExitCode.OK
+    (first, _), (second, _), *_ = client.checks
+    assert seconds <= second - first <= seconds + 0.5
 
 
 @pytest.mark.parametrize("code", [ExitCode.NOT_ALLOWED])
@@ -396,6 +435,26 @@ def test_a_signal_keeps_every_id(kind: type) -> None:
     assert {result.task_id for result in outcome.results if result.resumable} == accepted
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_downloads_that_have_begun_are_finished_after_a_signal(signals: int) -> None:
+    """Not after a second one; the tasks that are running can be resumed."""
+
+    def handle(event: Event) -> None:
+        if isinstance(event, events.Downloading):
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    counts: list[int] = []
+    client = ScriptedClient(fetches={"b": [running(5)]})
+    plan = Plan(finish_downloads=True)
+    outcome = drive(known_jobs("a", "b"), client, plan, handle=handle, on_stopping=counts.append)
+    assert isinstance(outcome.error, KeyboardInterrupt)
+    assert (outcome.run.stopping, outcome.run.hurry) == (True, signals == 2)
+    assert {result.task_id: result.resumable for result in outcome.results} == {"a": signals == 2, "b": True}
+    assert counts == [1]
+    assert type(outcome.events[0]) is events.Progress
+
+
 def test_an_unexpected_error_keeps_every_id() -> None:
     """A bug in the loop ends the run, after every response that has arrived was handled."""
     jobs = new_jobs(8)
@@ -426,6 +485,40 @@ def test_failed_checks_are_forgotten() -> None:
     outcome = drive(new_jobs(), ScriptedClient(fetches={"": [running(5), down]}), Plan(timeout=60))
     assert outcome.code == ExitCode.SERVICE_DOWN
     assert "502" in str(outcome.results[0].error)
+    outcome = drive(known_jobs("a"), ScriptedClient(fetches={"": [*[down] * 6, running(), down, finished()]}))
+    (before, _), (after, _) = outcome.client.checks[-2:]
+    assert after - before < 0.7  # the pauses begin again
+
+
+def test_checks_of_one_bad_task_are_repeated_less_often() -> None:
+    """It is not known whether it is the task or the service: as often as needed to find one among twenty."""
+    outcome = drive(
+        known_jobs("a"), ScriptedClient(fetches={"": [*[BadResponseError("no JSON")] * 7, finished()]})
+    )
+    times = [at for at, _ in outcome.client.checks]
+    pauses = [after - before - 0.1 for before, after in itertools.pairwise(times)]
+    assert [0.25 <= pause <= 0.51 for pause in pauses] == [True] * 6 + [False]
+
+
+def test_a_task_that_is_nearly_finished_is_checked_soon() -> None:
+    """Its percentage is used."""
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [running(90), finished()]}))
+    (before, _), (after, _) = outcome.client.checks
+    assert after - before == pytest.approx(0.1 + NEAR_SECONDS)
+
+
+def test_the_error_of_a_download_stays_until_it_succeeds() -> None:
+    """A status check between two attempts does not change it; the failure of an earlier check is forgotten."""
+    client = ScriptedClient(fetches={"": [ServiceDownError("502"), finished()]})
+    (job,) = known_jobs("a")
+    errors: list[str | None] = []
+    drive(
+        [job],
+        client,
+        saves=[DownloadError("HTTP 404", Retry.EXPIRED), Saved(Path("x.png"))],
+        handle=lambda event: errors.append(job.last_error) if isinstance(event, events.Downloading) else None,
+    )
+    assert [str(error)[-8:] for error in errors] == ["None", "HTTP 404"]
 
 
 def test_a_task_that_disappears_later_has_failed() -> None:

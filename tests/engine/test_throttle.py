@@ -1,5 +1,7 @@
 """The pace of submissions: how it slows down, and how it recovers."""
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,10 @@ def test_few_submissions_before_the_first_response_then_more() -> None:
     throttle = Throttle(ceiling=64)
     assert throttle.admits(in_flight=FIRST_WINDOW - 1, unanswered=FIRST_WINDOW - 1, now=0.0)
     assert not throttle.admits(in_flight=FIRST_WINDOW, unanswered=FIRST_WINDOW, now=0.0)
-    accept(throttle, 60)
+    accept(throttle, 1)
+    assert throttle.admits(in_flight=FIRST_WINDOW, unanswered=FIRST_WINDOW, now=0.0)
+    assert not throttle.admits(in_flight=FIRST_WINDOW, unanswered=FIRST_WINDOW + 1, now=0.0)
+    accept(throttle, 59)
     assert throttle.admits(in_flight=63, unanswered=63, now=0.0)
     assert not throttle.admits(in_flight=64, unanswered=0, now=0.0)
 
@@ -53,6 +58,7 @@ def test_what_the_service_has_taken_it_takes_again() -> None:
     """The limit is never below the tasks that it was seen to run at once."""
     throttle = Throttle(ceiling=64)
     throttle.rate_limited(now=0.0, sent=0.0, running=0, retry_after=0.0)
+    assert throttle.limit == 1
     throttle.accepted(running=7)
     assert throttle.limit == 7
 
@@ -83,8 +89,24 @@ def test_failed_checks_stop_submissions() -> None:
     throttle.checked()
     assert throttle.failed_checks == 0
     throttle.check_failed(1000.0, sent=999.0)
-    throttle.check_failed(1000.0 + FAILING_SECONDS + 1, sent=1000.0 + FAILING_SECONDS)
-    assert throttle.admits(in_flight=0, unanswered=0, now=1000.0 + FAILING_SECONDS + 2)
+    assert not throttle.admits(in_flight=1, unanswered=1, now=EVER)
+    throttle.check_failed(1000.0 + FAILING_SECONDS, sent=1000.0)
+    assert not throttle.admits(in_flight=0, unanswered=0, now=1000.0 + FAILING_SECONDS)
+    throttle.check_failed(1000.0 + FAILING_SECONDS + 5, sent=1000.0 + FAILING_SECONDS)
+    assert throttle.admits(in_flight=0, unanswered=0, now=1000.0 + FAILING_SECONDS + 5)
+
+
+@pytest.mark.parametrize("what", "failed unreachable rate_limited check_failed".split())
+def test_pauses_double_with_each_failure(what: str) -> None:
+    """One that was in flight at the last failure adds nothing."""
+    throttle, grace = Throttle(ceiling=64), CHECK_GRACE_SECONDS if what == "check_failed" else 0.0
+    note = getattr(throttle, what)
+    if what == "rate_limited":
+        note = partial(note, running=1, retry_after=0.0)
+    for now, step in ((10.0, 0.5), (20.0, 1.0), (30.0, 2.0), (40.0, 4.0)):
+        note(now, sent=now - 10.0 + 0.1)
+        note(now, sent=now)
+        assert step / 2 <= throttle.quiet_until - now - grace <= step
 
 
 @given(
