@@ -34,7 +34,7 @@ _live_display: Hidable | None = None
 
 
 def set_live_display(display: Hidable | None) -> None:
-    """Hide this display whenever something else is written to the terminal; None if there is none any more."""
+    """Register the display to hide while something else is written to the terminal; None unregisters it."""
     global _live_display
     _live_display = display
 
@@ -45,12 +45,12 @@ def above_live_display() -> contextlib.AbstractContextManager[None]:
 
 
 def keep_secret(text: str | None) -> None:
-    """Redact a text in everything that is written to stderr from now on."""
+    """Redact a text in all later output on stderr."""
     _redactor.add(text)
 
 
 def clean(text: object) -> str:
-    """Return a text as one line without control characters: white space is folded, the others are escaped."""
+    """Return a text as one line: white space is folded, and control characters are escaped."""
     return _UNSAFE.sub(_escape, _SPACES.sub(" ", str(text)))
 
 
@@ -77,21 +77,21 @@ def is_terminal(stream: object) -> bool:
 
 
 def error(message: str) -> None:
-    """Print what went wrong, in one line."""
+    """Print an error, in one line."""
     _say("error:", message, _RED)
 
 
 def hint(message: str) -> None:
-    """Print what to do about it, in one line."""
+    """Print how to solve the problem, in one line."""
     _say("hint:", message, _CYAN)
 
 
 quiet = False
-"""Whether `--quiet` is given: then neither warnings nor notes are printed."""
+"""Whether `--quiet` suppresses warnings and notes."""
 
 
 def set_quiet(requested: bool) -> bool:
-    """Set `quiet`, as the callback of the option."""
+    """Set `quiet`: the callback of the option."""
     global quiet
     quiet = requested
     return requested
@@ -104,7 +104,7 @@ def warning(message: str) -> None:
 
 
 def important(message: str) -> None:
-    """Print a warning, in one line, with `--quiet` too."""
+    """Print a warning, in one line, even with `--quiet`."""
     _say("warning:", message, _CYAN)
 
 
@@ -115,7 +115,7 @@ def note(message: str) -> None:
 
 
 def trace(message: str) -> None:
-    """Print a line of the trace that `--verbose` requests, with `--quiet` too."""
+    """Print a line of the trace that `--verbose` requests, even with `--quiet`."""
     raw_stderr(clean(message) + "\n")
 
 
@@ -175,7 +175,7 @@ def out_bytes(content: bytes) -> None:
 
     Raises:
         BrokenPipeError: The reader has closed the pipe.
-        LocalFileError: It is a file that cannot be written, on a full disk for example.
+        LocalFileError: Stdout cannot be written, for example because the disk is full.
     """
     room = above_live_display() if sys.stdout.isatty() else contextlib.nullcontext()
     try:
@@ -205,7 +205,7 @@ stdout_is_closed = False
 def fill_missing_streams() -> None:
     """Open the null device for each standard stream that the caller closed.
 
-    Otherwise the next file that is opened gets its number, and what is written to the stream.
+    Otherwise the next file to be opened would get its number, and with it the output of the stream.
     """
     global stdout_is_closed
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
@@ -218,7 +218,7 @@ def fill_missing_streams() -> None:
 
 
 def discard_stdout() -> None:
-    """Replace a stdout that cannot be written by the null device, so that Python reports no error at exit."""
+    """Replace a stdout that cannot be written with the null device, so that Python reports no error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

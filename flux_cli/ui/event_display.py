@@ -17,7 +17,7 @@ class EventDisplay:
         self._unsaved: dict[str, None] = {}
 
     def update(self, result: Result) -> None:
-        """Print the event, and its error."""
+        """Print the event and its error."""
         if self._json:
             console.out_json(result.as_json())
         else:
@@ -32,12 +32,12 @@ class EventDisplay:
             self._unsaved.pop(result.task_id, None)
 
     def repeated(self, task: Task) -> None:
-        """Print it with `--verbose`."""
+        """Print, with `--verbose`, that an event was repeated."""
         if self._verbose:
             console.note(f"task {task.task_id}: {task.status}, repeated")
 
     def rejected(self, status: int, reason: str) -> None:
-        """Warn of the first rejection of each kind: it may be a mistake here, or only the internet's noise."""
+        """Print a warning, without `--verbose` only for the first request with each status: scanners send many."""
         if self._verbose or status not in self._rejections:
             self._rejections.add(status)
             console.warning(f"rejected a request: {reason} ({status})")
@@ -47,11 +47,11 @@ class EventDisplay:
         console.warning(message)
 
     def stopping(self) -> None:
-        """Print that it ends soon, and how to end it now."""
+        """Print that the command is about to end, and how to end it at once."""
         console.note("finishing the tasks in progress; press Ctrl-C again to stop now")
 
     def close(self) -> None:
-        """Print how to get the pictures that are not saved: one command for all of them."""
+        """Print one command that gets all pictures that are not saved."""
         if self._unsaved:
             console.hint(f"already charged; resume with: {resume_command(list(self._unsaved), self._flags)}")
 

@@ -1,4 +1,4 @@
-"""Help pages: as wide as the terminal, up to what reads well, without ever cutting a name.
+"""Help pages: as wide as the terminal, up to a readable width, and without broken names.
 
 Typer's own pages shorten option names on narrow terminals and import rich, which takes 90 ms. Only public
 attributes of commands and parameters are read here. The manual uses the same descriptions.
@@ -17,9 +17,9 @@ from flux_cli.ui import console
 WIDEST = 100
 """The most columns for text, however wide the terminal is."""
 WIDEST_NAMES = 36
-"""The most columns for names; a longer name has a line of its own."""
+"""The most columns for names; a longer name gets its own line."""
 NARROWEST_TEXT = 28
-"""If fewer columns are left beside the names, the texts are below them."""
+"""If fewer columns are left next to the names, the texts are printed below them."""
 BELOW = 10
 """The indentation of texts below their names."""
 NARROWEST_TERMINAL = 30
@@ -37,7 +37,7 @@ Named = tuple[str, str]
 
 @dataclass(frozen=True)
 class Option:
-    """An option as help and manual show it: its names, short ones first, its placeholder, and its description."""
+    """An option in the help and the manual: its names, short ones first, its placeholder, and its description."""
 
     names: tuple[str, ...]
     placeholder: str | None
@@ -61,7 +61,7 @@ def _columns() -> int:
 
 
 def _printable(text: str) -> str:
-    """Return a text as stdout can print it."""
+    """Return a text without the colours and characters that stdout cannot print."""
     if not console.wants_colour(sys.stdout):
         text = _COLOUR.sub("", text)
     encoding = sys.stdout.encoding or "utf-8"
@@ -93,7 +93,7 @@ def options(context: Any) -> dict[str, list[Option]]:
 
 
 def examples(context: Any) -> list[str]:
-    """Return the examples of a command, each with the `$` before it."""
+    """Return the examples of a command, each starting with `$`."""
     return re.findall(r"^\$ .*$", context.command.epilog or "", re.MULTILINE)
 
 
@@ -145,7 +145,7 @@ def _named(option: Option) -> Named:
 
 
 def _column(items: Iterable[Named], width: int) -> int:
-    """Return the column of the texts of a list: beside the names, or below them if that leaves too little."""
+    """Return the column where the texts of a list start: next to the names, or below them if there is no room."""
     beside = min(WIDEST_NAMES, max((len(name) + 4 for name, _ in items), default=0))
     return beside if width - beside >= NARROWEST_TEXT else BELOW
 
@@ -164,7 +164,7 @@ def _list(items: Iterable[Named], width: int, column: int) -> Iterator[str]:
 
 
 def _example(line: str, columns: int) -> Iterator[str]:
-    """Yield the lines of an example. They can be copied: quoted text is never broken."""
+    """Yield the lines of an example, which can be pasted into a shell: quoted text is never broken."""
     whole = _QUOTED.sub(lambda match: match[0].replace(" ", "\0"), line)
     lines = [each.replace("\0", " ") for each in _wrapped(whole, columns - 2, indent=2, hanging=6)]
     yield from (f"{each} \\" for each in lines[:-1])

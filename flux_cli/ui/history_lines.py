@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 COLUMNS = ("task", "when", "status", "model", "prompt", "file")
 DROPPED = ("model", "file", "when")
-"""What a narrow terminal does without, in this order."""
+"""The columns that a narrow terminal omits, in this order."""
 LEAST = {"prompt": 14, "file": 12}
-"""The least width at which these columns are worth showing."""
+"""The minimum useful widths of these columns."""
 GAP = 2
 PAGER = "less -FRX +G"
-"""Ends at once if everything fits, keeps colours and screen, and begins at the bottom."""
+"""It exits at once if everything fits, keeps the colours and the screen, and starts at the bottom."""
 
 
 def show(records: Sequence[Record]) -> None:
     """Print records, given newest first, to stdout, which is a terminal."""
-    from rich.console import Console  # 60 ms, only for people
+    from rich.console import Console  # 60 ms, needed only on a terminal
 
     size = shutil.get_terminal_size()
     screen = Console(highlight=False, width=size.columns, no_color=not console.wants_colour(sys.stdout))
@@ -56,7 +56,7 @@ def lines(records: Sequence[Record], width: int, now: float) -> "list[Text]":
         for name, cells in widths.items():
             style = STATUS_STYLES.get(row[name], "yellow" if row[name] == "not saved" else "")
             cell = Text(row[name], style=style if name == "status" else "")
-            if name == "file" and cell_len(row[name]) > cells:  # the end of a path says more
+            if name == "file" and cell_len(row[name]) > cells:  # the end of a path is more useful
                 tail = row[name]
                 while cell_len(tail) > cells - 1:
                     tail = tail[1:]
@@ -82,7 +82,7 @@ def state(record: Record) -> str:
 
 
 def model(record: Record) -> str:
-    """Return the model without its common prefix, and the mark of the sandbox."""
+    """Return the model without its common prefix, marked if it is from the sandbox."""
     name = (record.model or "-").removeprefix("flux-")
     return f"{name} (sandbox)" if record.service == SANDBOX else name
 
@@ -100,7 +100,7 @@ def _cells(record: Record, now: float) -> dict[str, str]:
 
 
 def short_path(path: str | None) -> str:
-    """Return a path as short as it can be: relative to the working directory, or to the home."""
+    """Return a path in its shortest form: relative to the working directory or the home directory."""
     if path is None or path == STDOUT:
         return "" if path is None else "(stdout)"
     with contextlib.suppress(OSError):  # the working directory may be gone
@@ -125,7 +125,7 @@ def _fit(widths: dict[str, int], width: int) -> None:
             break
     widths |= least
     left -= sum(least.values())
-    # The prompt first, up to half of the space: what is left of the file's name is often made from it.
+    # The prompt first, up to half of the space: the file's name is often derived from it.
     for name, share in (("prompt", (left + 1) // 2), ("file", left), ("prompt", left)):
         if name in widths:
             more = max(0, min(share, left, wanted[name] - widths[name]))
@@ -146,6 +146,6 @@ def _paged(text: str) -> bool:
             process.stdin.write(text.encode("utf-8", "replace"))
             process.stdin.close()
     while process.poll() is None:
-        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the pager's
+        with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is for the pager
             process.wait()
     return True

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 _HIDE_CURSOR, _SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
-"""A terminal that becomes narrower at this moment cuts the lines of a drawing instead of breaking them."""
+"""A terminal that becomes narrower during a drawing truncates its lines instead of wrapping them."""
 _ERASE = "\r\x1b[K\n\x1b[J\x1b[A"
 """Erases from the cursor's line on, in two steps: tmux keeps a copy of what `J` erases from the first cell."""
 _STOP_SECONDS = 0.5
-"""How long Ctrl-Z waits for a drawing in progress; a terminal that is paused by Ctrl-S may block it for long."""
+"""How long Ctrl-Z waits for a drawing in progress, which a terminal paused by Ctrl-S may block for a long time."""
 BAR_STYLES = {
     "bar.back": "bright_black",
     "bar.complete": "cyan",
@@ -35,12 +35,12 @@ Render = Callable[[int, int], "RenderableType"]
 
 
 class LiveDisplay:
-    """Draws something at the end of the terminal again and again, from a thread of its own.
+    """Redraws lines at the end of the terminal repeatedly, in its own thread.
 
-    Between two drawings the cursor rests at the display's first cell, and each drawing erases everything from
-    there on. A resized terminal breaks lines anew, so only their beginning is known; rich's own Live counts lines.
+    Between two drawings the cursor is at the display's first cell, and each drawing erases everything from there
+    on. Unlike rich's own Live, it does not count lines, because a resized terminal wraps them differently.
 
-    Whatever `console` writes meanwhile appears above the display. Nothing is drawn while the command is a
+    Everything else that `console` writes appears above the display. Nothing is drawn while the command is a
     background job of a shell.
     """
 
@@ -57,11 +57,11 @@ class LiveDisplay:
         self._handles_ctrl_z = False
 
     def start(self) -> None:
-        """Begin to draw."""
+        """Start drawing."""
         console.set_live_display(self)
         self._handle_ctrl_z()
         try:
-            # rich is imported in the thread: that takes 90 ms, and the first request need not wait for it.
+            # The thread imports rich, which takes 90 ms, so that the first request need not wait for it.
             threading.Thread(target=self._run, daemon=True).start()
         except RuntimeError as error:  # the system allows no more threads
             self._failure = error
@@ -110,11 +110,11 @@ class LiveDisplay:
         if self._ended.is_set() or self._failure is not None:
             return
         if not _in_foreground():
-            self._shown = None  # a shell's prompt is there now: nothing to erase
+            self._shown = None  # the shell's prompt is there now: nothing to erase
             return
         try:
             frame = self._frame()
-        except Exception as error:  # a failure to display must not stop the drawing thread halfway, or the run
+        except Exception as error:  # it must end neither this thread nor the run
             self._failure = error
             self._erase()
             return
@@ -128,7 +128,7 @@ class LiveDisplay:
 
         columns, lines = _terminal_size()
         if self._console is None:
-            # Explicit answers, since rich would otherwise ask its own environment variables (TTY_COMPATIBLE etc.).
+            # Explicit, because rich would otherwise read its own environment variables (TTY_COMPATIBLE etc.).
             self._console = Console(
                 file=console.stderr,
                 force_terminal=True,
@@ -155,7 +155,7 @@ class LiveDisplay:
             console.write_terminal(text)
 
     def _erasure(self, *, show_cursor: bool = True) -> str:
-        """Return what erases the display, and note that it is erased."""
+        """Return the text that erases the display, and mark it as erased."""
         text = _ERASE if self._shown is not None else ""
         self._shown = None
         if show_cursor and self._cursor_hidden:
@@ -178,7 +178,7 @@ class LiveDisplay:
         try:
             self._write_directly(self._erasure())
             signal.signal(number, signal.SIG_DFL)
-            # To this thread, so that the process has stopped, and has been continued, when the call returns.
+            # To this thread: the call returns after the process was stopped and continued.
             signal.pthread_kill(threading.get_ident(), number)
             signal.signal(number, self._suspend)
         finally:
@@ -192,7 +192,7 @@ class LiveDisplay:
 
 
 def _in_foreground() -> bool:
-    """Return whether this process may draw: it is no background job of a shell with job control."""
+    """Return whether this process may draw: it is not a background job of a shell."""
     try:
         return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
     except (OSError, ValueError, AttributeError):  # not the controlling terminal, or no such call on this system
@@ -200,7 +200,7 @@ def _in_foreground() -> bool:
 
 
 def _terminal_size() -> tuple[int, int]:
-    """Return the columns and lines of the terminal that stderr is; COLUMNS and LINES may be of another one."""
+    """Return the columns and lines of stderr's terminal; COLUMNS and LINES may describe another one."""
     try:
         columns, lines = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError):

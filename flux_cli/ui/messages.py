@@ -1,4 +1,4 @@
-"""What people have to know about tasks: errors, warnings, and how to resume."""
+"""Messages about tasks: errors, warnings, and how to resume."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from flux_cli.ui.printer import ResultPrinter
 
 
 class Messages:
-    """Prints errors and warnings. A text that holds for several tasks is printed once.
+    """Prints errors and warnings. A message that applies to several tasks is printed once.
 
-    `prefix` returns what a message about a job begins with: the row of a batch.
+    `prefix` returns the beginning of messages about a job, such as the row of a batch.
     """
 
     def __init__(self, prefix: Callable[[Job], str] = lambda _: "") -> None:
@@ -43,7 +43,7 @@ class Messages:
             say(text)
 
     def _warn_of_unrecorded(self, job: Job, message: str) -> None:
-        """Print the whole task ID, with `--quiet` too: it is nowhere else."""
+        """Print the full task ID, even with `--quiet`: it is recorded nowhere else."""
         if job.task_id is None:
             self._once(console.warning, message)
         elif job not in self._unrecorded:
@@ -63,7 +63,7 @@ class Messages:
 
 
 class ResumeHints:
-    """Says, at the end of a run, how to get the pictures of tasks that are charged and not saved."""
+    """Prints, at the end of a run, how to get the pictures of tasks that are charged and not saved."""
 
     def __init__(self, flags: str, printer: ResultPrinter) -> None:
         """`flags` are what a later command needs to reach the same service, with a space before them, or empty."""
@@ -75,7 +75,7 @@ class ResumeHints:
         self._unrecorded: set[Job] = set()
 
     def handle(self, event: Event) -> None:
-        """Take note of a task that is charged and not saved."""
+        """Collect a task that is charged and not saved."""
         if isinstance(event, Unrecorded):
             self._unrecorded.add(event.job)
         elif isinstance(event, Ended) and event.job.task_id is not None:
@@ -88,7 +88,7 @@ class ResumeHints:
                 self._submitted.append(event.job)
 
     def close(self) -> None:
-        """Print the hints. The printer is closed before."""
+        """Print the hints. The printer must be closed already."""
         stdout_failed = self._printer.failure is not None
         for command in self._commands([*self._unsaved, *(self._only_on_stdout if stdout_failed else [])]):
             console.hint(f"already charged; resume with: {command}")
@@ -109,7 +109,7 @@ class ResumeHints:
 
 
 def resume_command(task_ids: Sequence[str], flags: str) -> str:
-    """Return the command that resumes tasks, safe to paste whatever characters their IDs have."""
+    """Return the command that resumes tasks, with their IDs quoted for a shell."""
     if len(task_ids) == 1:
         return wait_command(task_ids[0], flags)
     return f"flux-cli wait{flags} -- {' '.join(map(shlex.quote, task_ids))}"

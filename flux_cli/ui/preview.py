@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_CELLS = 240
-"""Kitty's protocol has at most 297 columns and rows per picture."""
+"""Kitty's protocol allows at most 297 columns and rows per picture."""
 
 MAX_SIDE = 2400
-"""Pixels of the longer side that are decoded: more than a terminal shows."""
+"""The longer side of the decoded picture, in pixels: more than a terminal shows."""
 MAX_RATIO = 20
-"""The largest ratio of the sides: of a narrower picture less than one cell would remain."""
+"""The largest ratio of the sides: a narrower picture would be less than one cell wide."""
 
 
 def check() -> None:
@@ -51,15 +51,15 @@ def _draw(picture: "Image") -> None:
 
     from rich.console import Console
 
-    # A terminal that does not answer its questions is not worth a traceback, which logging would print.
+    # Otherwise logging prints a traceback if the terminal does not respond to a query.
     logging.getLogger("textual_image").setLevel(logging.CRITICAL)
-    from textual_image import renderable  # asks the terminal what it can: 100 ms and more
+    from textual_image import renderable  # queries the terminal: 100 ms and more
 
     if renderable.Image is renderable.HalfcellImage and os.environ.get("NO_COLOR"):
         raise UsageError("NO_COLOR is set, and this terminal can show pictures only with colours")
     terminal = Console(
         file=sys.stdout,
-        force_terminal=True,  # whatever rich's environment variables say
+        force_terminal=True,  # regardless of rich's environment variables
         # Kitty's placeholders carry the picture's number in a 24-bit colour.
         color_system="truecolor" if renderable.Image is renderable.TGPImage else "auto",
         no_color=False,

@@ -12,10 +12,10 @@ from flux_cli.ui import console
 
 
 class ResultPrinter:
-    """Prints each result, in the order of `jobs` if these are given, otherwise as they come.
+    """Prints each result, in the order of `jobs` if these are given, otherwise in the order in which jobs end.
 
-    When stdout cannot be written any more it stays silent, and the run continues: the pictures are charged and
-    still have to be saved. `failure` is the exit code for it.
+    If stdout can no longer be written, nothing more is printed and `failure` is the exit code. The run continues,
+    because the pictures are charged and still have to be saved.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class ResultPrinter:
         preview: Callable[[Path], None] | None = None,
         only_content: bool = False,
     ) -> None:
-        """`preview` is called with the path of each picture after it is printed."""
+        """`preview` is called with the path of each picture after the path is printed."""
         self._only_content = only_content
         self._jobs = jobs
         self._json = json
@@ -39,7 +39,7 @@ class ResultPrinter:
         """Print a result, or keep it until those before it are printed.
 
         Raises:
-            NotDeliveredError: It holds the picture itself, which could not be written.
+            NotDeliveredError: The result contains the picture itself, which could not be written.
         """
         if not isinstance(event, Ended):
             return
@@ -76,7 +76,7 @@ class ResultPrinter:
         except LocalFileError as error:
             self.failure = error.exit_code
             console.error(error.message)
-        except (KeyboardInterrupt, SignalReceived):  # the second one: nothing reads the output
+        except (KeyboardInterrupt, SignalReceived):  # a second one: nothing reads the output
             self.failure = ExitCode.SIGPIPE
             console.discard_stdout()
             raise

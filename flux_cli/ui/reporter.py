@@ -1,6 +1,6 @@
 """Handles the events of a run: progress and messages on stderr, results on stdout.
 
-Each part handles the events it needs. No part depends on another, and a part that fails stops nothing.
+Each part handles the events it needs. No part depends on another, and an exception in one does not affect others.
 """
 
 import contextlib
@@ -20,10 +20,10 @@ from flux_cli.ui.task_bars import MAX_BARS, TaskBars, TaskLines
 
 
 class Part(Protocol):
-    """One thing that a reporter does with events."""
+    """One of the things that a reporter does with events."""
 
     def handle(self, event: Event) -> None:
-        """Do it for one event."""
+        """Handle one event."""
 
     def close(self) -> None:
         """Finish at the end of the run."""
@@ -32,8 +32,8 @@ class Part(Protocol):
 class Reporter:
     """Passes each event to its parts.
 
-    Those in `first` only take notes of an event: they get it before the others, which write, and may be
-    interrupted while they do. They are closed last, to print what is left to say. `printer` is one of the others.
+    Those in `first` only collect events: they get each one before the others, whose output may be interrupted.
+    They are closed last, to print what the user can do next. `printer` is one of the others.
     """
 
     def __init__(self, first: Sequence[Part], others: Sequence[Part], printer: ResultPrinter) -> None:
@@ -51,16 +51,16 @@ class Reporter:
         self._each([*self._first, *self._others], lambda part: part.handle(event))
 
     def close(self) -> None:
-        """Remove the display, and print what is still to be printed."""
+        """Remove the display, and print the remaining results and hints."""
         self._each([*self._others, *self._first], lambda part: part.close())
 
     def exit_code(self, code: ExitCode) -> ExitCode:
-        """Return the command's exit code: its tasks', unless only stdout failed."""
+        """Return the command's exit code: `code` of its tasks or, if they succeeded, that of a failed stdout."""
         failure = self._printer.failure
         return failure if failure is not None and code == ExitCode.OK else code
 
     def _each(self, parts: Sequence[Part], action: Callable[[Part], None]) -> None:
-        """Do something with every part, whatever happens in one of them."""
+        """Call `action` with every part, even if it raises for one of them."""
         to_raise: BaseException | None = None
         for part in parts:
             try:
@@ -79,7 +79,7 @@ class Reporter:
 
 
 def display(jobs: Sequence[Job]) -> list[Part]:
-    """Return what shows the progress of jobs: bars on a terminal, lines elsewhere, nothing with `--quiet`."""
+    """Return the parts that show the progress: bars on a terminal, otherwise lines; none with `--quiet`."""
     if console.quiet:
         return []
     if not console.is_terminal(sys.stderr):
@@ -106,10 +106,10 @@ def reporting(
     Args:
         jobs: In the order in which their results are to be printed.
         flags: What a later command needs to reach the same service, with a space before them, or empty.
-        service: What a sidecar says the service is.
-        force: A sidecar may replace a file.
+        service: The name of the service, for sidecars.
+        force: Whether a sidecar may replace a file.
         wanted: What to do with saved pictures.
-        prints: Whether results go to stdout; a picture for `-o -` does in any case.
+        prints: Whether results go to stdout; a picture for `-o -` always does.
     """
     preview = saved.previewer() if wanted and wanted.preview else None
     printer = ResultPrinter(jobs, json=json, preview=preview, only_content=not prints)
@@ -130,8 +130,8 @@ def batch_reporting(
 ) -> Iterator[Reporter]:
     """Yield the reporter of a batch's run, and close it at the end.
 
-    Results are printed as they come: a batch can be large. `name` is the file's. `counts` are kept up to date by
-    whoever records the rows.
+    Results are printed in the order in which rows end: a batch can be large. `name` is the name of its file. The
+    caller updates `counts` before each event.
     """
 
     def row(job: Job) -> str:

@@ -1,4 +1,4 @@
-"""What is done with saved pictures: write a sidecar, show them in the terminal, open them in the viewer."""
+"""Actions on saved pictures: write a sidecar, show them in the terminal, open them in the viewer."""
 
 import contextlib
 import os
@@ -55,14 +55,14 @@ def check(wanted: Wanted, target: Target | None) -> None:
 
 
 class Sidecars:
-    """Writes a sidecar next to each saved picture. The picture is safe by then: a failure is a warning."""
+    """Writes a sidecar next to each saved picture. The picture is already saved, so a failure is a warning."""
 
     def __init__(self, *, service: str, force: bool) -> None:
         self._service = service
         self._force = force
 
     def handle(self, event: Event) -> None:
-        """Write the sidecar of a picture that was saved."""
+        """Write the sidecar of a saved picture."""
         if isinstance(event, Ended) and event.result.path is not None:
             with _failures_as_warnings("no sidecar"):
                 self._write(event.result.path, event.job, event.result)
@@ -90,12 +90,12 @@ class Viewer:
         self._paths: list[Path] = []
 
     def handle(self, event: Event) -> None:
-        """Take note of a picture that was saved."""
+        """Collect a saved picture."""
         if isinstance(event, Ended) and event.result.path is not None:
             self._paths.append(event.result.path)
 
     def close(self) -> None:
-        """Open them."""
+        """Open the pictures."""
         paths, self._paths = self._paths, []
         for path in paths:
             with _failures_as_warnings("saved, but not opened"):
@@ -103,7 +103,7 @@ class Viewer:
 
 
 def previewer() -> Callable[[Path], None]:
-    """Return what shows a saved picture in the terminal; it does nothing if stdout is not one."""
+    """Return a function that shows a saved picture in the terminal; it does nothing if stdout is not one."""
     if not console.is_terminal(sys.stdout):
         console.warning("no preview: stdout is not a terminal")
         return lambda _path: None

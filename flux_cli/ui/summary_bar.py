@@ -1,4 +1,4 @@
-"""What shows the progress of many tasks: one bar, the counts, and the oldest running tasks."""
+"""The progress of many tasks: one bar, the counts, and the oldest running tasks."""
 
 import time
 from collections import deque
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 
 TASKS_SHOWN = 4
 RETRY_SECONDS = 5.0
-"""How long the reason of a retry is shown."""
+"""How long the reason for a retry is shown."""
 RATE_TASKS = 100
 """The rate is measured over this many tasks."""
 
 
 class Counts(Protocol):
-    """How many tasks there are, how many are running, and how those that are over ended."""
+    """The numbers of tasks by state."""
 
     @property
     def total(self) -> int:
-        """All tasks, including those that were over before this run."""
+        """All tasks, including those that ended before this run."""
 
     @property
     def running(self) -> int:
-        """Tasks that the service has accepted and that are not over."""
+        """Tasks that the service has accepted and that have not ended."""
 
     @property
     def ended(self) -> int:
@@ -57,7 +57,7 @@ class TaskCounts:
 
     @property
     def running(self) -> int:
-        """Tasks that the service has accepted and that are not over."""
+        """Tasks that the service has accepted and that have not ended."""
         return len(self._running)
 
     def handle(self, event: Event) -> None:
@@ -75,7 +75,7 @@ class TaskCounts:
 
 
 class CountedLines:
-    """Prints a line when a task is finished, with how many are over. `name` returns what a job is called."""
+    """Prints a line when a task is finished, with the number of ended tasks. `name` returns the name of a job."""
 
     def __init__(self, counts: Counts, name: Callable[[Job], str]) -> None:
         self._counts = counts
@@ -146,7 +146,7 @@ class SummaryBar:
         return Group(*shown)
 
     def _label(self, job: Job) -> str:
-        """Return the number of a job, whose prompt may be that of all; the rows of a batch need none."""
+        """Return the number of a job, since all may have the same prompt; empty for a row of a batch."""
         total = str(self._counts.total)
         return "" if job.line is not None else f"{job.n:>{len(total)}}/{total}"
 

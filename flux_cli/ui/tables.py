@@ -38,10 +38,10 @@ def show(
         for row in cleaned:
             console.out("\t".join(row))
         return
-    from rich.cells import cell_len  # rich: 60 ms, only for people
+    from rich.cells import cell_len  # rich: 60 ms, needed only on a terminal
     from rich.console import Console
 
-    # Explicit answers: rich would otherwise ask its own environment variables (TTY_COMPATIBLE and others).
+    # Explicit, because rich would otherwise read its own environment variables (TTY_COMPATIBLE etc.).
     screen = Console(force_terminal=True, highlight=False, no_color=not console.wants_colour(sys.stdout))
     named = [[*columns], *cleaned]
     shapes = [
@@ -79,7 +79,7 @@ Widths = dict[_Column, int]
 
 
 def _lines(columns: Sequence[_Column], available: int) -> list[Widths] | None:
-    """Return the lines of a row: one, two, or one more per growing column; None if that is still too wide."""
+    """Return the lines of a row: one, two, or one more per growing column; None if all of these are too wide."""
     fixed = [column for column in columns if not column.grows]
     growing = [column for column in columns if column.grows]
     for split in [columns], [fixed, growing], [fixed, *([column] for column in growing)]:

@@ -1,4 +1,4 @@
-"""What shows the progress of a few tasks: a progress bar per task on a terminal, otherwise a line per step."""
+"""The progress of a few tasks: one progress bar per task on a terminal, otherwise one line per step."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,7 +49,7 @@ class _Bar:
 
 
 class TaskBars:
-    """Shows a progress bar for each task until it is over."""
+    """Shows a progress bar for each task until the task ends."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         count = len(jobs)
@@ -102,9 +102,9 @@ def _line(bar: _Bar, columns: int) -> "RenderableType":
 def progress_line(
     label: str, name: str, completed: float, total: float | None, state: str, columns: int, elapsed: str
 ) -> "RenderableType":
-    """Return one line: label, name, bar, state and time. All widths depend on the terminal only.
+    """Return one line: label, name, bar, state and time. The widths depend only on the label and the terminal.
 
-    A narrow terminal loses the time first, then the bar.
+    A narrow terminal omits the time first, then the bar.
     """
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -142,7 +142,7 @@ def clock(seconds: float) -> str:
 
 
 def tracked(items: Iterable[_Item], name: str, total: int) -> Iterator[_Item]:
-    """Yield items, with a bar for how many have been yielded."""
+    """Yield the items, and show a bar for their number."""
     bar = _Bar("", name, total=float(total))
 
     def render(columns: int, _lines: int) -> "RenderableType":

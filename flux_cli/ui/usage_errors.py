@@ -1,7 +1,7 @@
 """Usage errors: what is wrong with a command line, and a suggestion.
 
-Habits from other tools come before guesses by spelling. No guess suggests an option or a command that destroys
-something. Typer's errors are understood by their attributes, never by their sentences.
+Names from other tools take precedence over similar spellings. A destructive option or command is never suggested
+for a misspelling. Typer's errors are recognised by their attributes, never by their text.
 """
 
 import os
@@ -48,7 +48,7 @@ OPTION_HABITS = {
     "--url": "--api-url",
     "--workers": "--concurrency",
 }
-"""Options of other tools, each with ours."""
+"""Options of other tools, each with its equivalent here."""
 _FORMAT = "the model chooses the format; the file name gets the matching extension"
 _KEY = f"arguments are public: use `{PROGRAM} login`, or set APIFRAME_API_KEY"
 OPTION_ADVICE = {
@@ -62,7 +62,7 @@ OPTION_ADVICE = {
     "--api-key": _KEY,
     "--token": _KEY,
 }
-"""Options of other tools that are something else here."""
+"""Hints for options of other tools that have no equivalent here."""
 COMMAND_HABITS = {
     "auth": "login",
     "auth login": "login",
@@ -92,11 +92,11 @@ COMMAND_HABITS = {
     "watch": "wait",
     "whoami": "account",
 }
-"""Commands of other tools, each with ours."""
+"""Commands of other tools, each with its equivalent here."""
 NEVER_GUESSED = frozenset(
     {"--force", "--insecure", "--no-validate", "--retry-unknown", "forget", "logout", "unset"}
 )
-"""Running one of these by mistake destroys something or costs money."""
+"""Using one of these by mistake destroys something or costs money."""
 
 
 def explain(error: Any, group: Any, arguments: Sequence[str]) -> tuple[str, str]:
@@ -176,7 +176,7 @@ def _option_hint(name: str, context: Any, group: Any, arguments: Sequence[str]) 
 
 
 def _has_prompt(context: Any, unknown: str, arguments: Sequence[str]) -> bool:
-    """Return whether there is a prompt besides the argument that contains the unknown option."""
+    """Return whether there is a prompt other than the argument that contains the unknown option."""
     after = list(arguments[list(arguments).index("imagine") + 1 :])
     short = re.compile(f"-[^-]*{re.escape(unknown[1:])}" if len(unknown) == 2 else re.escape(unknown))
     rest = [each for each in after if not short.match(each)]

@@ -10,7 +10,7 @@ from flux_cli.errors import UsageError
 from flux_cli.storage.settings import KEY_VARIABLE
 
 FAILURE_SECONDS = 1.0
-"""How long an opener takes to fail; one that still runs after this time shows the file."""
+"""An opener that fails does so within this time; one that still runs after it shows the file."""
 
 _OPENER = "open" if sys.platform == "darwin" else "xdg-open"
 _SECRET_VARIABLES = (KEY_VARIABLE, FIELDS["webhook_secret"].envvar or "")
@@ -25,11 +25,11 @@ def check() -> None:
 def open_file(path: Path) -> None:
     """Open a file in the default viewer, which keeps running when the program ends.
 
-    The viewer inherits neither the streams (a `$(flux-cli … --open)` would wait until it closes them) nor the key
+    The viewer inherits neither the streams (`$(flux-cli … --open)` would wait until it closes them) nor the key
     and the webhook secret.
 
     Raises:
-        UsageError: There is no viewer for it.
+        UsageError: There is no viewer for the file.
     """
     import subprocess
 
