@@ -1,15 +1,22 @@
 """One request and its response: what is certain after a failure, and that responses are never mixed up."""
 
 import contextlib
+import errno
+import socket
+import ssl
 import threading
 import time
+from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 
 import pytest
+import requests
+from urllib3.exceptions import ProtocolError
 
 from flux_cli.api.client import Client
+from flux_cli.api.connections import Abort, abortable, current_abort
 from flux_cli.api.request import Body
-from flux_cli.api.transport import Dispatch, NotSentError, Transport
-from flux_cli.errors import BadResponseError, OutcomeUnknownError, ServiceDownError
+from flux_cli.api.transport import Dispatch, NotSentError, Transport, cause
+from flux_cli.errors import BadResponseError, FluxError, NotAllowedError, OutcomeUnknownError, ServiceDownError
 from tests.conftest import wait_until
 from tests.server import Action, Request, Server, Step, http, reply, slowly
 
@@ -34,6 +41,81 @@ def test_a_late_response_is_not_the_next_one(code: int) -> None:
         with pytest.raises(BadResponseError):
             api.fetch("task-7")
         assert api.submit(BODY, Dispatch()) == "task-0"
+
+
+@pytest.mark.parametrize(
+    ("code", "count", "error"),
+    [
+        (100, 1, None),
+        (103, 20, None),
+        (199, 1, None),
+        (101, 1, "HTTP 101"),
+        (103, 21, "more than 20 interim responses"),
+    ],
+)
+def test_interim_responses(code: int, count: int, error: str | None) -> None:
+    """They are skipped, as many as are plausible; 101 is none of them."""
+    interim = f"HTTP/1.1 {code} Hint\r\nX-Hint: 1\r\n\r\n".encode() * count
+    with Server({"/fetch": interim + reply({"task_id": "task-7", "status": "x"})}) as server:
+        if error is None:
+            assert client(server).fetch("task-7").word == "x"
+        else:
+            with pytest.raises((BadResponseError, ServiceDownError), match=error):
+                client(server).fetch("task-7")
+
+
+@pytest.mark.parametrize(("scheme", "used"), [("http", False), ("http", True), ("https", False)])
+def test_an_aborted_call(scheme: str, used: bool) -> None:
+    """It fails on a new connection, on one that was used before, and in a TLS handshake."""
+    abort = Abort()
+    check: list[Step] = [reply({"task_id": "task-7", "status": "x"}, Connection="keep-alive"), Action.KEEP]
+    with Server({"/fetch": check, "/account": [60.0]}, greeting=[60.0] if scheme == "https" else None) as server:
+        transport = Transport(server.url.replace("http:", f"{scheme}:"), "test-key-0123456789")
+        if used:
+            Client(transport).fetch("task-7")
+        abort.abort()
+        with abortable(abort), pytest.raises(ServiceDownError) as raised:
+            transport.call("GET", "/account", None, 5)
+        assert "in time" not in raised.value.message
+        assert current_abort() is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind"),
+    [
+        ([b"HTTP/1.1 402 Status\r\nContent-Length: 50\r\n\r\n"], NotAllowedError),
+        ([b"HTTP/1.1 402 Status\r\nContent-Length: 50\r\n\r\n{"], NotAllowedError),
+        ([b"HTTP/1.1 200 Status\r\nContent-Length: 50\r\n\r\n"], OutcomeUnknownError),
+        ([b"HTTP/1.1 402", Action.RESET], OutcomeUnknownError),
+    ],
+)
+def test_a_response_that_ends_early(steps: list[Step], kind: type[FluxError]) -> None:
+    """A status code with a whole header says whether the submission was rejected."""
+    with Server({"/flux-imagine": steps}) as server, pytest.raises(kind):
+        client(server).submit(BODY, Dispatch())
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.ECONNREFUSED, "Connection refused"), ("connection refused", False)),
+        (
+            requests.ConnectionError(ProtocolError("x", OSError(errno.EPIPE, "Broken pipe"))),
+            ("broken pipe", False),
+        ),
+        (requests.ConnectionError(socket.gaierror(-2, "unknown")), ("DNS lookup failed", False)),
+        (requests.ConnectionError(TimeoutError()), ("no response in time", False)),
+        (RemoteDisconnected("x"), ("the connection was closed without a response", False)),
+        (ProtocolError("x", IncompleteRead(b"")), ("the connection ended too early", False)),
+        (ssl.SSLError(1, "Not of OpenSSL"), ("not of openssl", False)),
+        (requests.exceptions.InvalidURL("no host"), ("no host", False)),
+        (ValueError("x" * 300), ("x" * 200, True)),
+        (HTTPException(), ("HTTPException", False)),
+    ],
+)
+def test_plain_reasons(error: Exception, expected: tuple[str, bool]) -> None:
+    """The innermost reason, and whether a retry cannot help."""
+    assert cause(error)[:2] == expected
 
 
 def test_a_call_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

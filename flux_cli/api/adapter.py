@@ -39,11 +39,6 @@ class _Abortable(_Base):
 
     response_class = FinalResponse
 
-    def _new_conn(self) -> socket.socket:
-        sock: socket.socket = super()._new_conn()
-        _attach(sock)  # so that a TLS handshake can be aborted
-        return sock
-
     def connect(self) -> None:
         super().connect()
         _attach(self.sock)
@@ -59,6 +54,22 @@ class _PlainConnection(_Abortable, HTTPConnection):
 
 class _EncryptedConnection(_Abortable, HTTPSConnection):
     """A connection for https."""
+
+    _during_handshake: socket.socket | None = None
+
+    def _new_conn(self) -> socket.socket:
+        sock: socket.socket = super()._new_conn()
+        # The handshake takes the descriptor away from this object, and is shut down with another one.
+        self._during_handshake = sock.dup()
+        _attach(self._during_handshake)
+        return sock
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        finally:
+            if self._during_handshake is not None:
+                self._during_handshake.close()
 
 
 class _PlainPool(HTTPConnectionPool):

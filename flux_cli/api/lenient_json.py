@@ -61,7 +61,7 @@ def _first_object(text: str, error: json.JSONDecodeError) -> Any:
         except json.JSONDecodeError as failure:
             if failure.msg.startswith("Unterminated"):
                 break  # what follows is inside a truncated string
-            start = max(start + 1, failure.pos)
+            start = failure.pos
     raise error
 
 

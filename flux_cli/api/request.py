@@ -309,7 +309,7 @@ def _is_aspect_ratio(text: str) -> bool:
     width, height = int(match[1]), int(match[2])
     not_too_wide = width * WIDEST[1] <= height * WIDEST[0]
     not_too_tall = width * TALLEST[1] >= height * TALLEST[0]
-    return width > 0 and height > 0 and not_too_wide and not_too_tall
+    return height > 0 and not_too_wide and not_too_tall
 
 
 def is_http_url(text: str) -> bool:

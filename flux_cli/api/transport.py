@@ -84,7 +84,7 @@ class Response:
 
 
 class TruncatedError(ServiceDownError):
-    """The connection ended within a response; `response` has what arrived."""
+    """The connection ended within a response; `response` has what arrived, perhaps only the header."""
 
     def __init__(self, error: FluxError, response: Response) -> None:
         super().__init__(error.message, error.hint)
@@ -198,7 +198,7 @@ class Transport:
                     _read_capped(received, content)
             except (requests.RequestException, HTTPError, OSError, ValueError, HTTPException) as error:
                 translated = self._translated(error, payload is not None and payload.dispatch.sent)
-                if received is not None and content:
+                if received is not None:
                     raise TruncatedError(translated, self._response(received, content)) from error
                 raise translated from error
         return self._response(received, content)
@@ -328,8 +328,8 @@ def cause(error: BaseException) -> Cause:
             return Cause("the connection was closed without a response")
         if isinstance(each, IncompleteRead | http.client.IncompleteRead):
             return Cause("the connection ended too early")
-        if isinstance(each, ssl.SSLError) and each.reason:
-            return Cause(f"TLS failed ({each.reason.replace('_', ' ').lower()})")
+        if isinstance(each, ssl.SSLError) and (reason := getattr(each, "reason", None)):  # only OpenSSL sets it
+            return Cause(f"TLS failed ({reason.replace('_', ' ').lower()})")
         if isinstance(each, OSError) and each.strerror:
             return Cause(each.strerror.lower())
     words = str(seen[-1]) or type(seen[-1]).__name__
