@@ -124,6 +124,8 @@ def test_process_ids_of_other_machines_say_nothing(change: dict[str, str]) -> No
     owner = replace(HERE, pid=2**22 + 1, **change)
     assert owner.is_alive(HERE) is None
     assert replace(HERE, pid=2**22 + 1).is_alive(HERE) is False
+    assert replace(HERE, start="").is_alive(HERE) is None
+    assert HERE.is_alive(HERE) is True
 
 
 def test_clocks_of_hosts_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,9 +169,25 @@ def test_a_run_that_was_stopped_while_it_started(tmp_path: Path) -> None:
     stopped.path = tmp_path / "zzz.claim"  # after the other one: that has priority
     stopped._publish()
     clock = Clock(tmp_path)
-    with pytest.raises(LocalFileError, match="another flux-cli is running"):
+    with pytest.raises(LocalFileError, match="another flux-cli is running the batch in "):
         waiting.acquire(clock.sleep)
     assert STALE_SECONDS <= clock.slept < 60
+
+
+def test_a_run_that_died_while_it_started(tmp_path: Path) -> None:
+    """It had published its claim, and not activated it."""
+    dead = claim(tmp_path, owner=replace(HERE, pid=2**22 + 1))
+    dead._publish()
+    own = acquired(tmp_path)
+    assert (dead.held(), own.held()) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "name"), [("a/b c.d-e", "a_b_c.d-e"), ("", "host"), ("x" * 99, "x" * 60)], ids=["odd", "none", "long"]
+)
+def test_name_of_the_file(tmp_path: Path, host: str, name: str) -> None:
+    """It begins with that of the host, for people."""
+    assert claim(tmp_path, owner=replace(ELSEWHERE, host=host)).path.name.startswith(f"{name}-7-")
 
 
 def test_many_threads_claim_the_same_rows(tmp_path: Path) -> None:
@@ -206,7 +224,7 @@ def test_frozen_run_lost_its_claim(tmp_path: Path) -> None:
     assert taker.held()
 
 
-def test_alone(tmp_path: Path) -> None:
+def test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only if every other run is certainly dead, whatever its rows are. Then its files can be removed."""
     own = acquired(tmp_path, "1/2")
     assert own.is_alone()
@@ -216,7 +234,11 @@ def test_alone(tmp_path: Path) -> None:
     assert own.is_alone()
     (tmp_path / "x.new").touch()
     (tmp_path / "journal-000001-x.jsonl").touch()
-    own.remove_others()
+    listdir = os.listdir
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", lambda path: [*listdir(path), "removed-meanwhile.claim"])
+        own.remove_others()
+    assert own.held()
     own.release()
     assert [path.name for path in tmp_path.iterdir()] == ["journal-000001-x.jsonl"]
 
@@ -226,9 +248,15 @@ def test_heartbeat_runs_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.01)
     beats = threading.Semaphore(0)
     monkeypatch.setattr(Claim, "refresh", lambda _: beats.release())
+    before = set(threading.enumerate())
     with claimed(tmp_path, SERVICE, Shard()):
         for _ in range(5):
             assert beats.acquire(timeout=20)
+        (thread,) = set(threading.enumerate()) - before
+        assert thread.daemon
+    thread.join(20)
+    assert not thread.is_alive()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_heartbeat_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

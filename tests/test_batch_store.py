@@ -4,9 +4,12 @@ import errno
 import itertools
 import json
 import os
+import resource
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given, settings
@@ -15,14 +18,15 @@ from hypothesis import strategies as st
 from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal, state
 from flux_cli.batch.claims import Claim, Owner
-from flux_cli.batch.plan import Known, RowState
-from flux_cli.batch.results import ResultsFile
+from flux_cli.batch.plan import Known, RowCounts, RowState, UnresolvedRow
+from flux_cli.batch.results import ResultsFile, digest
 from flux_cli.batch.rows import Row
 from flux_cli.batch.shards import Shard
 from flux_cli.batch.store import BatchStore
+from flux_cli.engine.events import Ended, Submitted
 from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
-from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed
+from flux_cli.engine.store import Accepted, Change, Closed, Finished, HistoryStore, Intent, Postponed
 from flux_cli.errors import ExitCode, LocalFileError, StoreBusyError
 from flux_cli.storage.history import History
 from flux_cli.storage.paths import STATE_NAME
@@ -139,6 +143,10 @@ FINISHED = Finished(job("a", "T1"), Task("T1", Status.FINISHED, response={}, ima
         ([INTENT, POSTPONED, INTENT, ACCEPTED], RowState.SUBMITTED, "T1"),
         ([INTENT, ACCEPTED], RowState.SUBMITTED, "T1"),
         ([INTENT, ACCEPTED, FINISHED], RowState.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, POSTPONED], RowState.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, unknown()], RowState.SUBMITTED, "T1"),
+        ([INTENT, ACCEPTED, failed(), unknown()], RowState.FAILED, "T1"),
+        ([INTENT, FINISHED], RowState.SUBMITTED, "T1"),
         ([INTENT, ACCEPTED, left()], RowState.SUBMITTED, "T1"),
         ([INTENT, ACCEPTED, done()], RowState.DONE, "T1"),
         ([INTENT, ACCEPTED, failed()], RowState.FAILED, "T1"),
@@ -190,6 +198,75 @@ def test_state_after_several_runs(
     assert batch.state("a") is expected
 
 
+def test_counts_of_rows() -> None:
+    """A row is in one of them; what is in none is not sent yet."""
+    counts = RowCounts(total=30, done_before=3, running=7)
+    not_saved = Closed(job(), Result(Status.FINISHED, ExitCode.LOCAL_FILE, task_id="T1"))
+    for change in (done(), done(), failed(), unknown(), unsent(), left(), left(), left(), not_saved, not_saved):
+        counts.handle(Ended(change.job, change.result))
+    counts.handle(Submitted(job("b", "T3")))
+    assert (counts.done, counts.failed, counts.unknown, counts.left, counts.not_saved) == (2, 1, 1, 3, 2)
+    assert (counts.ended, counts.running, counts.not_sent, counts.exit_code) == (7, 2, 16, 9)
+    assert counts.failed_rows == [UnresolvedRow("a", 7, ExitCode.TASK_FAILED)]
+
+
+def test_an_end_counts_for_its_own_task(batch: Batch) -> None:
+    """A row has two tasks, and a later run has waited for the first one."""
+    runs: list[list[Change]] = [[INTENT, ACCEPTED], [INTENT, Accepted(job(), "T2")], [failed(task_id="T1")]]
+    for changes in runs:
+        store = batch.start()
+        for change in changes:
+            store.commit([change])
+        batch.kill(store)
+    known = batch.known("a")
+    assert known is not None
+    assert (known.state, known.task_id) == (RowState.SUBMITTED, "T2")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        '{"row": "a"',
+        '{"row": "a", "service": 5, "event": "unsent"}',
+        '{"row": "a", "service": "S"}',
+        '{"row": "a", "service": "S", "event": "later"}',
+        '{"row": "a", "service": "S", "event": "unsent"}',
+        '{"row": "a", "service": "S", "event": "accepted", "task_id": 5}',
+        '{"row": "a", "service": "S", "event": "closed", "result": 5}',
+        '{"row": "a", "service": "S", "event": "closed", "result": {"status": "odd", "exit_code": "x"}}',
+        '{"row": "a", "service": "S", "event": "closed", "result": {"status": "processing", "exit_code": "x"}}',
+    ],
+)
+def test_odd_lines_change_nothing(batch: Batch, odd: str) -> None:
+    """Neither those of a later version, nor those that a disk has damaged."""
+    store = batch.start()
+    store.commit([INTENT, ACCEPTED])
+    batch.kill(store)
+    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
+    with path.open("a") as file:
+        file.write(odd.replace('"S"', json.dumps(SERVICE)) + "\n")
+    known = batch.known("a")
+    assert known is not None
+    assert (known.state, known.task_id, known.request) == (RowState.SUBMITTED, "T1", REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("time", "age"),
+    [(980.0, 20.0), (1010.0, 0.0), (None, None), ("980", None)],
+    ids=["past", "future", "none", "text"],
+)
+def test_age_of_a_submission(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, time: float | str | None, age: float | None
+) -> None:
+    """It is never negative: clocks of hosts differ. A request that is no object is not known."""
+    line = {"row": "a", "service": SERVICE, "event": "intent", "time": time, "request": [5]}
+    (batch.directory / STATE_NAME / "journal-000001-x.jsonl").write_text(json.dumps(line) + "\n")
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    known = batch.known("a")
+    assert known is not None
+    assert (known.state, known.age, known.request) == (RowState.UNKNOWN, age, None)
+
+
 def test_order_does_not_depend_on_clocks(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second host's clock is an hour behind."""
     times = iter([4000.0, 400.0, 500.0])
@@ -238,10 +315,12 @@ def test_journal_is_removed_when_everything_is_over(batch: Batch) -> None:
     store = batch.start()
     store.commit([INTENT, Intent(job("b"))])
     store.commit([ACCEPTED, Accepted(job("b"), "T2"), done()])
+    assert not store.is_complete
     batch.end(store)
     assert len(batch.journals()) == 1
     store = batch.start()
     store.commit([failed("b", "T2")])
+    assert store.is_complete
     batch.end(store)
     assert batch.journals() == []
     assert [(line["row"], line["status"]) for line in batch.results()] == [("a", "finished"), ("b", "failed")]
@@ -264,6 +343,34 @@ def test_journals_stay_while_another_run_is_alive(batch: Batch) -> None:
     batch.end(batch.start())
     assert batch.journals() == []
     assert [line["row"] for line in batch.results()] == ["a"]
+
+
+def test_results_are_durable_before_the_journal_is_removed(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that replace a file with superseded lines."""
+    store = batch.start()
+    store.commit([INTENT, ACCEPTED, failed()])
+    batch.end(store)
+    store = batch.start()
+    store.commit([INTENT, Accepted(job(), "T2"), done(task_id="T2")])
+    assert [line["status"] for line in batch.results()] == ["failed", "finished"]
+    calls: list[tuple[str, object]] = []
+    fsync, unlink = os.fsync, os.unlink
+
+    def logged_fsync(file: int) -> None:
+        calls.append(("fsync", os.fstat(file).st_ino))
+        fsync(file)
+
+    def logged_unlink(path: Path) -> None:
+        calls.append(("unlink", str(path)))
+        unlink(path)
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(os, "unlink", logged_unlink)
+    batch.end(store)
+    assert [line["status"] for line in batch.results()] == ["finished"]
+    synced = ("fsync", (batch.directory / "results.jsonl").stat().st_ino)
+    removed = calls.index(("unlink", str(store.journal)))
+    assert calls[:removed].count(synced) == 2  # before it got its name, and after
 
 
 def test_a_torn_line_is_ignored(batch: Batch) -> None:
@@ -330,10 +437,14 @@ def test_a_full_disk_stops_submissions_and_loses_no_id(
     assert (batch.state("a"), batch.state("b")) == (RowState.SUBMITTED, RowState.NEW)
 
 
-def test_a_partial_write_leaves_whole_lines(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [[], [INTENT], [INTENT, POSTPONED]])
+def test_a_partial_write_leaves_whole_lines(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, before: list[Change]
+) -> None:
     """What was written before the disk was full is removed with the next commit."""
     store = batch.start()
-    store.commit([INTENT])
+    for change in before:
+        store.commit([change])
     write = os.write
     with monkeypatch.context() as patch:
         attempts = itertools.count()
@@ -349,7 +460,10 @@ def test_a_partial_write_leaves_whole_lines(batch: Batch, monkeypatch: pytest.Mo
     store.commit([])
     batch.kill(store)
     (path,) = (batch.directory / STATE_NAME).glob("journal-*")
-    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["intent", "accepted"]
+    events = [json.loads(line)["event"] for line in path.read_text().splitlines()]
+    assert events == [*["intent", "unsent"][: len(before)], "accepted"]
+    (usual := batch.directory / "usual").touch()
+    assert path.stat().st_mode == usual.stat().st_mode
 
 
 class BrokenHistory:
@@ -389,6 +503,24 @@ def test_the_history_never_stops_a_batch(
     assert store.history_error is error
 
 
+def test_a_busy_history_is_left_alone_for_some_time(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each attempt takes long; the last one does not wait."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    history = BrokenHistory(2, StoreBusyError("locked"))
+    store = batch.start(history)
+    found = []
+    for seconds in (0.0, 4.9, 5.0, 9.9, 10.0):
+        now[0] = 100.0 + seconds
+        store.commit([Accepted(job(), f"T{seconds}")])
+        found.append((history.failures, len(history.recorded)))
+    assert found == [(1, 0), (1, 0), (0, 0), (0, 0), (0, 5)]
+    history.failures = 1
+    store.commit([INTENT])
+    store.close()
+    assert [type(change) for change in history.recorded[5:]] == [Intent]
+
+
 def test_results_that_cannot_be_written_are_added_later(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal has them; the run continues."""
     store = batch.start()
@@ -405,6 +537,142 @@ def test_results_that_cannot_be_written_are_added_later(batch: Batch, monkeypatc
     store.commit([Intent(job("b"))])
     assert [line["row"] for line in batch.results()] == ["a"]
     assert store.results_error is None
+
+
+def line(row: str, status: str = "finished", **more: object) -> bytes:
+    """Return a line of the results."""
+    return journal.encoded({"row": row, "service": SERVICE, "status": status, **more}) + b"\n"
+
+
+A_DONE, A_FAILED, B_DONE, B_FAILED = line("a"), line("a", "failed"), line("b"), line("b", "failed")
+OLD = json.dumps({"status": "failed", "service": SERVICE, "row": "a", "raw": {}}).encode() + b"\n"  # another order
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "left"),
+    [
+        (A_DONE + B_FAILED, "finished", A_DONE + B_FAILED),
+        (A_DONE + A_FAILED + B_DONE, "finished", A_DONE + B_DONE),
+        (B_DONE + A_DONE + A_FAILED, "finished", B_DONE + A_DONE),
+        (A_FAILED + A_DONE, "finished", A_DONE),
+        (A_DONE + OLD, "finished", A_DONE),
+        (OLD + B_DONE, "failed", OLD + B_DONE),
+        (A_FAILED + line("a", "failed", n=2), "failed", line("a", "failed", n=2)),
+        (B_DONE + A_DONE[:-9] + b"\n\n" + A_FAILED, "failed", B_DONE + A_FAILED),
+        (b"a remark\n" + A_FAILED.rstrip(), "failed", b"a remark\n" + A_FAILED.rstrip()),
+        (A_DONE + A_FAILED + b"a remark", "finished", A_DONE + b"a remark\n"),
+    ],
+)
+def test_lines_that_count(tmp_path: Path, content: bytes, status: str, left: bytes) -> None:
+    """The last about a row does, but a picture stays; the others are removed, and nothing else is."""
+    results = ResultsFile(tmp_path)
+    results.path.write_bytes(content)
+    found = results.read({"a"})
+    assert list(found) == [(SERVICE, "a")]
+    assert found[SERVICE, "a"]["status"] == status
+    assert "raw" not in found[SERVICE, "a"]
+    assert list(results.read({"c"})) == []
+    before = results.path.stat().st_ino
+    results.tidy()
+    assert results.path.read_bytes() == left
+    assert (results.path.stat().st_ino == before) == (content == left)
+
+
+def test_comparing_results(tmp_path: Path) -> None:
+    """Whether the file has these lines, and whether it has others."""
+    results = ResultsFile(tmp_path)
+    a, b = (digest(each.rstrip()) for each in (A_DONE, B_DONE))
+    assert [results.compare(each) for each in ({a}, set())] == [(False, False), (True, False)]
+    results.append([])
+    results.tidy()
+    results.sync()
+    assert not results.path.exists()
+    results.append([A_DONE.rstrip()])
+    results.append([B_DONE.rstrip()])
+    assert results.path.read_bytes() == A_DONE + B_DONE
+    assert [results.compare(each) for each in ({a}, {a, b}, {b"x"})] == [
+        (True, True),
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_appending_to_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After half a line, after another process has replaced the file, and on a full disk."""
+    results = ResultsFile(tmp_path)
+    results.path.write_bytes(A_DONE[:-9])
+
+    def replaced(file: BinaryIO, *, wait: bool) -> bool:
+        monkeypatch.undo()
+        results.path.unlink()
+        results.path.write_bytes(B_DONE[:-9])
+        return wait
+
+    monkeypatch.setattr("flux_cli.batch.results.lock", replaced)
+    results.append([A_DONE.rstrip()])
+    assert results.path.read_bytes() == B_DONE[:-9] + b"\n" + A_DONE
+    before, limits = results.path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, limits[1]))
+    try:
+        with pytest.raises(LocalFileError, match="file too large"):
+            results.append([B_DONE.rstrip()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert results.path.read_bytes() == before
+
+
+NOTHING: list[Change] = []
+T1, T2 = [INTENT, ACCEPTED], [INTENT, Accepted(job(), "T2")]
+
+
+UNSURE = {"exit_code": 9, "error": "no response is known"}
+
+
+@pytest.mark.parametrize(
+    ("results", "own", "recorded", "expected", "missing"),
+    [
+        (b"", NOTHING, [INTENT], (RowState.UNKNOWN, None, True), UNSURE),
+        (b"", NOTHING, [INTENT, unsent()], (RowState.NEW, None, True), None),
+        (b"", NOTHING, T1, (RowState.SUBMITTED, "T1", True), None),
+        (b"", NOTHING, [*T1, done()], (RowState.DONE, "T1", True), {"exit_code": 0, "percentage": 100.0}),
+        (b"", NOTHING, [*T1, failed()], (RowState.FAILED, "T1", True), {"exit_code": 4, "error": "moderated"}),
+        (b"", T1, T1, (RowState.SUBMITTED, "T1", True), None),
+        (b"", T2, [*T1, done()], (RowState.SUBMITTED, "T2", False), None),
+        (b"", [INTENT], [*T1, done()], (RowState.UNKNOWN, None, False), UNSURE),
+        (A_FAILED, NOTHING, [*T1, done()], (RowState.DONE, "T1", True), {"exit_code": 0}),
+        (A_FAILED, NOTHING, [INTENT, unsent()], (RowState.NEW, None, True), None),
+        (line("a", task_id="T0", path="x"), NOTHING, T1, (RowState.DONE, "T0", False), None),
+        (line("a", "failed", task_id="T1"), NOTHING, T1, (RowState.FAILED, "T1", True), None),
+        (line("a", "failed", task_id="T0"), NOTHING, [INTENT, unsent()], (RowState.FAILED, "T0", False), None),
+    ],
+)
+def test_what_the_history_adds(
+    batch: Batch,
+    tmp_path: Path,
+    results: bytes,
+    own: list[Change],
+    recorded: list[Change],
+    expected: tuple[RowState, str | None, bool],
+    missing: dict[str, object] | None,
+) -> None:
+    """Rows of version 0.1.0, and the numbers of its records; what the directory has from a journal comes first."""
+    (batch.directory / "results.jsonl").write_bytes(results)
+    store = batch.start()
+    store.commit(own)
+    batch.kill(store)
+    with closing(History(tmp_path / "history.sqlite3")) as history:
+        made = job()
+        for change in recorded:
+            HistoryStore(history, SERVICE).commit([replace(change, job=made)])
+        found = batch.load("a", "b", history=history)
+    known = found.known["a"]
+    assert (known.state, known.task_id, known.number is not None) == expected
+    assert list(found.known) == ["a"]
+    if missing is None:
+        assert found.missing == []
+    else:
+        (added,) = found.missing
+        assert dict(added) | missing | {"row": "a", "line": 7, "service": SERVICE} == added
 
 
 def test_rows_of_another_service_are_other_rows(batch: Batch) -> None:

@@ -261,6 +261,7 @@ def test_urls_are_resolved() -> None:
         (reply(429, {}), RateLimitedError),
         *((reply(code, PAGE), ServiceDownError) for code in (408, 425, 500, 502, 503, 504)),
         *((reply(code), BadResponseError) for code in (204, 307, 405, 418)),
+        (reply(200, [{"task_id": ID, "status": "x"}] * 2), BadResponseError),
         (reply(200, PAGE), BadResponseError),
         (reply(200, PAGE + b'<script>{"error": "of the page", "status": "failed"}</script>'), BadResponseError),
         (reply(200, {}), BadResponseError),
@@ -275,11 +276,27 @@ def test_status_checks_that_fail(response: Response, kind: type[FluxError]) -> N
     assert type(fetched(response)) is kind
 
 
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        (reply(503), "the service failed: HTTP 503"),
+        (reply(503, PAGE), "the service failed: HTTP 503, an HTML page"),
+        (reply(503, b'<x/>{"error": "busy"}'), "the service failed: HTTP 503, busy"),
+        (reply(418, b"<"), "unexpected response of the service: HTTP 418, an HTML page"),
+        (reply(307), "unexpected response of the service: HTTP 307, a redirect to nowhere"),
+        (reply(400, errors("no")), "the service rejected the request: HTTP 400, no"),
+    ],
+)
+def test_what_a_message_quotes(response: Response, message: str) -> None:
+    """The status code, and the reason if there is one."""
+    assert fetched(response).message == message
+
+
 @pytest.mark.parametrize("task_id", [ID, ID.upper()])
 def test_the_id_may_be_written_differently(task_id: str) -> None:
     """Spaces and case do not make it another task, and a number is not another text."""
     assert fetched(reply(200, {"task_id": f" {ID} ", "status": "x"}), task_id).word == "x"
-    assert fetched(reply(200, {"task_id": 7, "status": "x"}), "7").word == "x"
+    assert fetched(reply(200, [{"task_id": 7, "status": "x"}]), "7").word == "x"
 
 
 @pytest.mark.parametrize(

@@ -115,13 +115,14 @@ def test_secrets_are_redacted(charset: str, secret: str, value: object) -> None:
     """In every spelling and charset, and the rest stays JSON."""
     redactor = Redactor()
     redactor.add(secret)
-    escaped = "".join(f"\\u{unit:04x}" for unit in memoryview(secret.encode("utf-16-le")).cast("H"))
-    body = f'{{"a": ["{escaped}", {json.dumps(secret)}, {json.dumps(value)}]}}'
+    units = memoryview(secret.encode("utf-16-le")).cast("H")
+    lower, upper = ("".join(f"\\u{unit:04{case}}" for unit in units) for case in "xX")
+    body = f'{{"a": ["{lower}", "{upper}", {json.dumps(secret)}, {json.dumps(value)}]}}'
     response = Response(200, {}, body.encode(charset), redactor)
     found = response.json()["a"]
-    assert found[:2] == [REDACTED, REDACTED]
-    assert secret not in str(found[2])
-    assert response.text().count(REDACTED) >= 2
+    assert found[:3] == [REDACTED] * 3
+    assert secret not in str(found[3])
+    assert response.text().count(REDACTED) >= 3
 
 
 def test_base64_is_elided() -> None:

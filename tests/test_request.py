@@ -146,8 +146,8 @@ def test_valid_requests(fields: dict[str, object]) -> None:
 
 def test_all_violations_are_reported() -> None:
     """On the command line by their flags."""
-    body = {"model": "flux", "prompt": "", "width": 1, "raw": 1, "interval": 9}
-    assert len(violations(body)) == 5
+    body = {"model": "flux", "prompt": "", "webhook_url": "\ud800", "width": 1, "raw": 1, "interval": 9}
+    assert len(violations(body)) == 6
     assert any(sentence.startswith("`--width`") for sentence in violations(body, flag))
     assert any(sentence.startswith("PROMPT") for sentence in violations(body, flag))
 
@@ -235,6 +235,8 @@ def test_every_field_has_a_description() -> None:
     for field in FIELDS.values():
         assert re.fullmatch(r"[A-Z].+\.", field.description), field.name
         assert (field.metavar is None) == (field.kind is bool)
+        assert (f" The service's default: {field.default}." in field.description) == (field.default is not None)
+        assert (" Only " in field.description) == bool(field.models)
 
 
 @given(st.text())
