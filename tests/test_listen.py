@@ -28,10 +28,10 @@ from flux_cli.api.transport import Transport
 from flux_cli.errors import UsageError
 from flux_cli.pictures.saving import Saver
 from flux_cli.ui.event_display import EventDisplay
-from flux_cli.webhooks.bridge import Bridge, Orders
+from flux_cli.webhooks.bridge import Bridge, BridgeSettings
 from flux_cli.webhooks.event import MAX_BODY_BYTES, WebhookEvent, read_event
 from flux_cli.webhooks.journal import EventJournal
-from flux_cli.webhooks.receiver import MAX_CONNECTIONS, Reception, receiving
+from flux_cli.webhooks.receiver import MAX_CONNECTIONS, ReceiverSettings, receiving
 from flux_cli.webhooks.secret import check_secret, is_secret, read_secret_file
 from tests.conftest import Cli, Done, Service, wait_until
 from tests.server import Server, fetched
@@ -552,7 +552,9 @@ def test_flood(tmp_path: Path) -> None:
     client = Client(Transport("http://127.0.0.1:1", ""))
     display = EventDisplay("", json=False, verbose=False)
     saver = Saver("http://127.0.0.1:1")
-    listener = Bridge(client, saver, None, "", display, Orders(None), EventJournal(tmp_path), confirms=False)
+    listener = Bridge(
+        client, saver, None, "", display, BridgeSettings(None), EventJournal(tmp_path), confirms=False
+    )
     usual = read_event(GOOD.encode())
     assert all(listener.deliver(usual) for _ in range(10_000))
     large = read_event(GOOD.encode() + b" " * (MAX_BODY_BYTES - len(GOOD)))
@@ -693,7 +695,7 @@ def received(request: pytest.FixtureRequest) -> Iterator[Received]:
         events.append(event)
         return True
 
-    reception = Reception(
+    reception = ReceiverSettings(
         SECRET,
         deliver,
         lambda status, _: rejections.append(status),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 DEFAULT_PORT = 8787
-RECEPTION = "Reception"
+RECEIVER = "Receiver"
 
 
 @app.command(
@@ -36,7 +36,7 @@ RECEPTION = "Reception"
 def listen(
     *,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="The address to listen on.", rich_help_panel=RECEPTION)
+        str, typer.Option(metavar="ADDRESS", help="The address to listen on.", rich_help_panel=RECEIVER)
     ] = "127.0.0.1",
     port: Annotated[
         int,
@@ -44,7 +44,7 @@ def listen(
             parser=options.integer(0, 65535),
             metavar="N",
             help="The port; 0 picks a free one.",
-            rich_help_panel=RECEPTION,
+            rich_help_panel=RECEIVER,
         ),
     ] = DEFAULT_PORT,
     secret_file: Annotated[
@@ -55,13 +55,13 @@ def listen(
             autocompletion=completion.files,
             help="Read the webhook secret from the first line of FILE. Default: FLUX_CLI_WEBHOOK_SECRET, then "
             "`webhook_secret` in the config.",
-            rich_help_panel=RECEPTION,
+            rich_help_panel=RECEIVER,
         ),
     ] = None,
     insecure: Annotated[
         bool,
         typer.Option(
-            "--insecure", help="Accept webhooks from anyone, without a secret.", rich_help_panel=RECEPTION
+            "--insecure", help="Accept webhooks from anyone, without a secret.", rich_help_panel=RECEIVER
         ),
     ] = False,
     until: Annotated[
@@ -91,13 +91,13 @@ def listen(
 ) -> int:
     """Receive the service's webhooks here, and save the pictures of tasks that finish."""
     try:
-        from flux_cli.webhooks.receiver import Reception, receiving
+        from flux_cli.webhooks.receiver import ReceiverSettings, receiving
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise
         raise MissingExtraError("`flux-cli listen`", "listen") from error
     from flux_cli.pictures.saving import Saver
-    from flux_cli.webhooks.bridge import Bridge, Orders
+    from flux_cli.webhooks.bridge import Bridge, BridgeSettings
     from flux_cli.webhooks.forwarding import check_forward_url
     from flux_cli.webhooks.journal import EventJournal
 
@@ -113,13 +113,13 @@ def listen(
             naming.check(target)
         display = EventDisplay(connected.flags, json=service.json, verbose=service.verbose)
         saver = Saver(connected.url, connected.client.trace, original=output.original)
-        orders = Orders(target, until, forward_to, secret)
+        settings = BridgeSettings(target, until, forward_to, secret)
         with contextlib.closing(EventJournal()) as journal, contextlib.closing(display):
             bridge = Bridge(
-                connected.client, saver, _history(), connected.name, display, orders, journal, confirms=has_key
+                connected.client, saver, _history(), connected.name, display, settings, journal, confirms=has_key
             )
-            reception = Reception(secret, bridge.deliver, bridge.rejected, bridge.failed)
-            with receiving(host, port, reception) as url:
+            receiver = ReceiverSettings(secret, bridge.deliver, bridge.rejected, bridge.failed)
+            with receiving(host, port, receiver) as url:
                 return bridge.run(lambda: _introduce(url, secret=secret is not None, has_key=has_key))
 
 
@@ -127,7 +127,7 @@ def _secret(file: Path | None, insecure: bool, config: Config) -> str | None:
     """Return the secret that webhooks must have, or None for `--insecure`.
 
     Raises:
-        UsageError: There is none, or it is invalid.
+        UsageError: There is no secret, or it is invalid.
         LocalFileError: The file cannot be read.
     """
     from flux_cli.webhooks import secret as webhook_secret
@@ -179,7 +179,7 @@ def _history() -> "History | None":
 
 
 def _introduce(url: str, *, secret: bool, has_key: bool) -> None:
-    """Print how to submit tasks whose events arrive here, and warn of what is not verified."""
+    """Print how to submit tasks whose events arrive here, and warn about what is not verified."""
     console.note(f"listening; submit with --webhook-url {url}{' and the same secret' if secret else ''}")
     console.note(
         "the service cannot reach this machine directly: use a tunnel or a proxy, and submit with its public URL"
@@ -187,4 +187,4 @@ def _introduce(url: str, *, secret: bool, has_key: bool) -> None:
     if not secret:
         console.warning("without a secret, anyone who can reach this port can send webhooks")
     if not has_key:
-        console.warning("no API key: task statuses cannot be checked, so what webhooks say is trusted")
+        console.warning("no API key: the status of tasks cannot be checked, so webhooks are trusted")

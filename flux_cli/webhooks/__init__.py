@@ -1,1 +1,1 @@
-"""The receiving side of webhooks: what an event is, the server that receives it, and how it is handled."""
+"""Receiving webhooks: the events, the HTTP server, and the bridge to the engine."""

@@ -1,7 +1,7 @@
-"""From webhooks to the engine: each event once, as a job whose task is due for a status check now.
+"""The bridge from webhooks to the engine: a final event becomes a job whose task is due for a status check now.
 
 The server's thread only hands events over. Everything else happens in the thread of the engine's loop, except for
-forwarding, which has a thread of its own: its receiver may be slow, or gone.
+forwarding, which has its own thread.
 """
 
 import threading
@@ -33,41 +33,41 @@ from flux_cli.webhooks.journal import EventJournal
 MAX_CONCURRENT = 32
 """Tasks that are checked or saved at once."""
 PICTURE_SECONDS = 600.0
-"""How long one picture is tried for."""
+"""How long to keep retrying one download."""
 MAX_WAITING_BYTES = 8 * 1024 * 1024
-"""Bodies that may wait, more than 20,000 of the service's. Beyond that the response is 503."""
+"""The total size of bodies that may wait: more than 20,000 of the service's. Beyond it, the response is 503."""
 FORWARD_SECONDS = 15.0
-"""How long events are still forwarded after everything else has ended."""
+"""How long to keep forwarding events after everything else has ended."""
 MAX_REMEMBERED = 10_000
-"""Tasks whose last event is remembered; the history knows older ones that are over."""
+"""Tasks whose last event is remembered; the history has older ones that have ended."""
 
 
 class Display(Protocol):
-    """What people and scripts see; called from the thread of the engine's loop."""
+    """The output of the listener; called from the thread of the engine's loop."""
 
     def update(self, result: Result) -> None:
-        """Show a running task, or one that is over and whose picture is saved. May raise BrokenPipeError."""
+        """Show a task that is running or has ended. May raise BrokenPipeError."""
 
     def repeated(self, task: Task) -> None:
-        """Show that an event arrived that was handled before."""
+        """Show that an event has already been handled."""
 
     def rejected(self, status: int, reason: str) -> None:
-        """Show that a request got this status code."""
+        """Show that a request was rejected with this status code."""
 
     def problem(self, message: str) -> None:
         """Show a failure that does not stop the listener."""
 
     def stopping(self) -> None:
-        """Show that it ends after the tasks in progress."""
+        """Show that the listener ends after the tasks in progress."""
 
 
 @dataclass(frozen=True)
-class Orders:
+class BridgeSettings:
     """What to do with events.
 
     Attributes:
         target: Where pictures go; None to save none.
-        until: End when so many tasks are over; None for never.
+        until: End when so many tasks have ended; None for never.
         forward_to: The URL that events are forwarded to, with `secret` in the header.
     """
 
@@ -80,7 +80,7 @@ class Orders:
 class Bridge:
     """Hands webhook events to one run. `deliver`, `rejected` and `failed` may be called from any thread.
 
-    Without `confirms` there is no key to check a task's status with: what an event says is trusted.
+    `confirms` is whether there is a key to check the status of tasks; otherwise the events are trusted.
     """
 
     def __init__(
@@ -90,14 +90,14 @@ class Bridge:
         history: History | None,
         service: str,
         display: Display,
-        orders: Orders,
+        settings: BridgeSettings,
         journal: EventJournal,
         *,
         confirms: bool,
     ) -> None:
         self._history = history
         self._display = display
-        self._orders = orders
+        self._settings = settings
         self._journal = journal
         self._confirms = confirms
         self._inbox = Inbox()
@@ -107,20 +107,20 @@ class Bridge:
         self._run.on_stopping = self._stopping
         self._events: dict[Job, WebhookEvent] = {}  # those whose tasks are being checked or saved
         self._seen: OrderedDict[str, tuple[Status, float | None] | None] = OrderedDict()
-        """The last event of each task; None if it says that the task is over."""
+        """The last event of each task; None if the task has ended."""
         self._started = 0
-        self._over: dict[str, ExitCode] = {}
+        self._ended_tasks: dict[str, ExitCode] = {}
         self._began = time.time()
         self._broken_pipe: BrokenPipeError | None = None
         self._forwarder: Forwarder | None = None
-        if orders.forward_to is not None:
-            self._forwarder = Forwarder(orders.forward_to, orders.secret, self._problem_from_thread)
+        if settings.forward_to is not None:
+            self._forwarder = Forwarder(settings.forward_to, settings.secret, self._problem_from_thread)
         self._closed = threading.Event()
         # Each is counted in one thread only, so that no lock is needed.
         self._bytes_taken = self._bytes_done = 0
 
     def deliver(self, event: WebhookEvent) -> bool:
-        """Accept an event, durably if its task is over; return False if it has to be sent again."""
+        """Accept an event, durably if its task has ended; return False if the sender has to retry."""
         full = self._bytes_taken - self._bytes_done > MAX_WAITING_BYTES
         if full or self._closed.is_set() or self._run.stopping:
             return False
@@ -135,7 +135,7 @@ class Bridge:
         self._run.workers.post(lambda: self._display.rejected(status, reason))
 
     def failed(self, error: BaseException) -> None:
-        """End with this error: the server cannot go on."""
+        """End the run with this error of the server."""
 
         def end() -> None:
             raise error
@@ -143,13 +143,13 @@ class Bridge:
         self._run.workers.post(end)
 
     def run(self, ready: Callable[[], None]) -> ExitCode:
-        """Handle events until `Orders.until` is reached; return the exit code for the tasks.
+        """Handle events until `BridgeSettings.until` is reached; return the worst exit code of the tasks.
 
-        `ready` is called once signals end the run in an orderly way.
+        `ready` is called when the run has started and handles signals.
 
         Raises:
             KeyboardInterrupt, SignalReceived: A signal requested the end.
-            BrokenPipeError: Nobody reads what the display writes.
+            BrokenPipeError: The reader of the display's output closed it.
         """
         self._run.workers.post(ready)
         for event in self._journal.unprocessed:
@@ -164,13 +164,13 @@ class Bridge:
             self._finish_forwarding()
         if self._broken_pipe is not None:
             raise self._broken_pipe
-        return worst(self._over.values())
+        return worst(self._ended_tasks.values())
 
     def _finish_forwarding(self) -> None:
         if self._forwarder is None:
             return
         left = self._forwarder.finish(FORWARD_SECONDS, lambda: self._run.hurry)
-        while self._run.workers.reports_waiting:  # its problems
+        while self._run.workers.reports_waiting:  # problems that it reported
             self._run.workers.wait(0)
         if left:
             count = "1 event was" if left == 1 else f"{left} events were"
@@ -194,7 +194,7 @@ class Bridge:
             return
         self._started += 1
         job = Job(
-            self._orders.target,
+            self._settings.target,
             recorded=record.request if record else {},
             n=self._started,
             task_id=task.task_id,
@@ -205,12 +205,12 @@ class Bridge:
         self._inbox.add(job)
 
     def _is_repeated(self, task: Task, record: Record | None) -> bool:
-        """Return whether an event is a duplicate, or about a task that is over and handled."""
+        """Return whether an event is a duplicate, or about a task whose end has been handled."""
         if task.task_id in self._seen and self._seen[task.task_id] in (None, (task.status, task.percentage)):
             return True
         if record is None or (record.ended or 0.0) >= self._began:
-            return False  # another command has just finished the task; this one has not reported it yet
-        saved = record.path is not None or (self._orders.target is None and record.status is Status.FINISHED)
+            return False  # another command saved it during this run, which has not reported it yet
+        saved = record.path is not None or (self._settings.target is None and record.status is Status.FINISHED)
         return saved or (record.status is Status.FAILED and task.status is not Status.FINISHED)
 
     def _remember(self, task_id: str, last: tuple[Status, float | None] | None) -> None:
@@ -233,17 +233,17 @@ class Bridge:
     def _ended(self, job: Job, result: Result) -> None:
         event = self._events.pop(job)
         interrupted = result.exit_code >= ExitCode.SIGHUP
-        if result.task is not None:  # the service confirmed it, or cannot be asked
+        if result.task is not None:  # the service confirmed it, or there is no key to check it
             self._forward(event, once=True)
         if result.error is None or not result.resumable:
             self._journal.remove(event)
         else:
-            self._seen.pop(event.task.task_id, None)  # another event about it is another chance
+            self._seen.pop(event.task.task_id, None)  # handle another event about it
         self._done(event)
         if result.task is not None and not interrupted:
-            self._over[event.task.task_id] = result.exit_code
+            self._ended_tasks[event.task.task_id] = result.exit_code
         self._show(result)
-        if self._orders.until is not None and len(self._over) >= self._orders.until:
+        if self._settings.until is not None and len(self._ended_tasks) >= self._settings.until:
             self._close()
 
     def _close(self) -> None:

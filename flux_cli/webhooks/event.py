@@ -26,7 +26,7 @@ def read_event(body: bytes) -> WebhookEvent:
     """Return the event in a webhook's body.
 
     Raises:
-        ValueError: It is not a JSON object with a task ID; the message says which.
+        ValueError: The body is not a JSON object with a task ID; the message is for the sender.
     """
     try:
         content = Response(200, {}, body).json()

@@ -1,4 +1,4 @@
-"""Forwarding webhook events to another receiver, in a thread of its own: that receiver may be slow, or gone."""
+"""Forwarding webhook events to another receiver, in a separate thread, because it may be slow or unreachable."""
 
 import queue
 import threading
@@ -20,27 +20,27 @@ MAX_REMEMBERED = 10_000
 
 
 class Forwarder:
-    """Forwards events one after the other, in a thread of its own."""
+    """Forwards events one after the other, in its own thread."""
 
-    def __init__(self, url: str, secret: str | None, problem: Callable[[str], None]) -> None:
-        """`problem` is called, in this thread, with what failed."""
+    def __init__(self, url: str, secret: str | None, report: Callable[[str], None]) -> None:
+        """`report` is called, in the forwarding thread, with each failure."""
         self._url = url
         self._secret = secret
-        self._problem = problem
+        self._report = report
         self._queue: queue.SimpleQueue[WebhookEvent | None] = queue.SimpleQueue()
         self._put = self._forwarded = 0
         self._last: OrderedDict[str, WebhookEvent] = OrderedDict()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
-        """Start the thread. Raises ServiceDownError if there can be none."""
+        """Start the thread. Raises ServiceDownError if the system allows no more threads."""
         try:
             self._thread.start()
         except RuntimeError as error:
             raise ServiceDownError(f"cannot forward events: {error}") from None
 
     def put(self, event: WebhookEvent, *, once: bool) -> None:
-        """Forward an event; with `once` not a second time."""
+        """Forward an event; with `once`, only if it was not forwarded before."""
         task_id = event.task.task_id
         if once and self._last.get(task_id) is event:
             return
@@ -52,11 +52,11 @@ class Forwarder:
 
     @property
     def left(self) -> int:
-        """How many events are not forwarded yet."""
+        """How many events are still to be forwarded."""
         return self._put - self._forwarded
 
     def finish(self, seconds: float, hurry: Callable[[], bool]) -> int:
-        """Wait for what is left, at most this long and until `hurry`; return how many were not forwarded."""
+        """Wait for the remaining events, at most this long or until `hurry`; return how many are left."""
         self._queue.put(None)
         until = time.monotonic() + seconds
         while self._thread.is_alive() and time.monotonic() < until and not hurry():
@@ -68,7 +68,7 @@ class Forwarder:
             try:
                 forward(event, self._url, self._secret)
             except FluxError as error:
-                self._problem(error.message)
+                self._report(error.message)
             self._forwarded += 1
 
 

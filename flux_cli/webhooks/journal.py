@@ -1,7 +1,7 @@
-"""Journal of final webhook events that were answered with 200 and not handled yet: the service never resends them.
+"""Journal of final webhook events that got a 200 and have not been handled: the service never resends them.
 
-Each process has a file of its own, locked while it runs. The next one takes over the files of those that ended.
-Written without fsync: the file survives a killed process, and the history has the tasks after a power cut.
+Each process has its own file, locked while it runs. The next process takes over the files of those that ended.
+There is no fsync: the file survives a killed process, and after a power failure the history has the tasks.
 """
 
 import contextlib
@@ -35,17 +35,17 @@ class EventJournal:
             self._file: BinaryIO = self._path.open("xb", buffering=0)
             lock(self._file, wait=False)
             self.unprocessed = [event for path in left for event in self._take_over(path)]
-        self._open = {_key(event) for event in self.unprocessed}
+        self._open = {event.task.task_id for event in self.unprocessed}
 
     def add(self, event: WebhookEvent) -> None:
-        """Append an event. Errors are ignored: they are no reason to reject it."""
-        self._open.add(_key(event))
+        """Append an event. Errors are ignored, since the event can still be handled."""
+        self._open.add(event.task.task_id)
         with contextlib.suppress(OSError):
             self._write({"event": event.body.decode("utf-8", "surrogateescape")})
 
     def remove(self, event: WebhookEvent) -> None:
         """Record that an event was handled."""
-        self._open.discard(_key(event))
+        self._open.discard(event.task.task_id)
         with contextlib.suppress(OSError):
             self._write({"handled": event.task.task_id})
 
@@ -60,7 +60,7 @@ class EventJournal:
         self._file.write(json.dumps(entry).encode() + b"\n")
 
     def _take_over(self, path: Path) -> list[WebhookEvent]:
-        """Copy the open events of a process that ended into this one's file, and delete its file."""
+        """Copy the open events of a process that ended into this process's file, and delete the other file."""
         with path.open("rb") as file:
             if not lock(file, wait=False):
                 return []
@@ -83,7 +83,3 @@ def _open_events(content: bytes) -> list[WebhookEvent]:
                 event = read_event(entry["event"].encode("utf-8", "surrogateescape"))
                 found[event.task.task_id] = event
     return list(found.values())
-
-
-def _key(event: WebhookEvent) -> str:
-    return event.task.task_id

@@ -1,7 +1,7 @@
 """The HTTP server for webhooks, in its own thread. It uses aiohttp, since `http.server` blocks on idle sockets.
 
-Each connection has one request and one time limit, and the number of connections is limited: idle and slow senders
-block nothing. Each request is rejected as early as possible.
+Each connection has one request and one time limit, and the number of connections is limited, so idle and slow
+senders block nothing. Requests are rejected as early as possible.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from flux_cli.webhooks.secret import SECRET_HEADER, is_secret
 REQUEST_SECONDS = 10.0
 """The time limit for a request to arrive, from the start of the connection."""
 LINGER_SECONDS = 2.0
-"""How long the rest of a rejected body is still read, so that the sender receives the response."""
+"""How long to keep reading a rejected body, so that the sender receives the response."""
 MAX_CONNECTIONS = 256
-"""One more closes the oldest. A thousand idle ones would use up the file descriptors that downloads need."""
+"""Another one closes the oldest. A thousand idle ones would use up the file descriptors that downloads need."""
 BACKLOG = 1024
 """Connections that wait in the system to be accepted."""
 ACCEPTS_PER_TURN = 16
-"""Connections accepted before those that are there are read: in a burst, all would be too many at once."""
+"""How many connections are accepted before accepted ones are read; a burst would otherwise exceed the limit."""
 
 TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -37,8 +37,8 @@ _SILENT = logging.Logger("flux_cli.webhooks.receiver", logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True)
-class Reception:
-    """How webhooks are received; the calls come from the server's thread.
+class ReceiverSettings:
+    """How webhooks are received; the callbacks are called in the server's thread.
 
     Attributes:
         secret: The required value of the header; None accepts any request.
@@ -65,8 +65,8 @@ class RejectedRequestError(Exception):
 
 
 @contextmanager
-def receiving(host: str, port: int, reception: Reception) -> Iterator[str]:
-    """Receive webhooks in a daemon thread until the block ends; yield the local URL. Port 0 takes a free one.
+def receiving(host: str, port: int, settings: ReceiverSettings) -> Iterator[str]:
+    """Receive webhooks in a daemon thread until the block ends; yield the local URL. Port 0 picks a free port.
 
     Raises:
         UsageError: The port is in use, or the host is not this machine.
@@ -79,7 +79,7 @@ def receiving(host: str, port: int, reception: Reception) -> Iterator[str]:
             f"cannot listen on port {port} of {host}: {reason}", "try another --port or --host"
         ) from None
     url = _url(listening)
-    thread = _ServerThread(listening, reception)
+    thread = _ServerThread(listening, settings)
     try:
         thread.start()
     except RuntimeError as error:
@@ -105,10 +105,10 @@ def _url(listening: socket.socket) -> str:
 class _ServerThread(threading.Thread):
     """Serves until `stop` is called. A daemon, so that it does not keep the interpreter alive."""
 
-    def __init__(self, listening: socket.socket, reception: Reception) -> None:
+    def __init__(self, listening: socket.socket, settings: ReceiverSettings) -> None:
         super().__init__(name="webhooks", daemon=True)
         self._listening = listening
-        self._reception = reception
+        self._settings = settings
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
         self._open: dict[_Connection, None] = {}
@@ -117,7 +117,7 @@ class _ServerThread(threading.Thread):
         """Stop the server and wait for its end, at most `LINGER_SECONDS`."""
         try:
             self._loop.call_soon_threadsafe(self._ended.set)
-        except RuntimeError:  # the loop has ended by itself
+        except RuntimeError:  # the loop has already ended
             return
         self.join(LINGER_SECONDS)
 
@@ -128,15 +128,15 @@ class _ServerThread(threading.Thread):
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve())
         except Exception as error:
-            self._reception.failed(error)
+            self._settings.failed(error)
 
     async def _serve(self) -> None:
         server = web.Server(self._answer, handler_cancellation=True)
 
         def connection() -> _Connection:
-            return _Connection(server, self._open, self._loop, self._reception.seconds, self._evicted)
+            return _Connection(server, self._open, self._loop, self._settings.seconds, self._evicted)
 
-        # asyncio accepts as many connections in one turn as its backlog says, and sets the system's to the same.
+        # asyncio's backlog is both the system's and the number of connections that it accepts in one turn.
         listening = await self._loop.create_server(connection, sock=self._listening, backlog=ACCEPTS_PER_TURN)
         self._listening.listen(BACKLOG)
         await self._ended.wait()
@@ -144,20 +144,20 @@ class _ServerThread(threading.Thread):
         await server.shutdown(timeout=0.1)
 
     def _evicted(self) -> None:
-        self._reception.rejected(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
+        self._settings.rejected(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Report an exception outside of the handlers (mostly: out of file descriptors) and continue."""
-        self._reception.rejected(503, str(context.get("exception") or context.get("message")))
+        self._settings.rejected(503, str(context.get("exception") or context.get("message")))
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             event = await self._receive(request)
-            if not self._reception.deliver(event):
+            if not self._settings.deliver(event):
                 raise RejectedRequestError(503, "busy, try later")
             response = web.Response(text="accepted\n")
         except RejectedRequestError as rejection:
-            self._reception.rejected(rejection.status, rejection.reason)
+            self._settings.rejected(rejection.status, rejection.reason)
             response = web.Response(status=rejection.status, text=f"{rejection.reason}\n")
             if rejection.status == 405:
                 response.headers["Allow"] = "POST"
@@ -173,7 +173,7 @@ class _ServerThread(threading.Thread):
             raise RejectedRequestError(404, f"not found; post to {PATH}")
         if request.method != "POST":
             raise RejectedRequestError(405, "use POST")
-        secret = self._reception.secret
+        secret = self._settings.secret
         if secret is not None and not is_secret(request.headers.getall(SECRET_HEADER, []), secret):
             raise RejectedRequestError(401, f"the {SECRET_HEADER} header is wrong or missing")
         if (request.content_length or 0) > MAX_BODY_BYTES:
@@ -192,7 +192,7 @@ class _ServerThread(threading.Thread):
 
 
 class _Connection(web.RequestHandler):
-    """Closes after its response, at its time limit, or when it is the oldest of too many."""
+    """A connection that is closed after its response, at its time limit, or if it is the oldest of too many."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class _Connection(web.RequestHandler):
         seconds: float,
         evicted: Callable[[], None],
     ) -> None:
-        # A compressed body is not decompressed, and so not JSON: a few kilobytes could become gigabytes.
+        # A compressed body is rejected as not JSON: a few kilobytes could become gigabytes.
         super().__init__(
             server,
             loop=loop,

@@ -12,7 +12,7 @@ MAX_SECRET_BYTES = 4096
 
 
 def is_secret(given: list[str], secret: str) -> bool:
-    """Return whether the values of a request's secret headers are the one secret, in constant time.
+    """Return whether a request has exactly one secret header, with the right value, in constant time.
 
     Bytes are compared, because `compare_digest` rejects text that is not ASCII. aiohttp decodes headers with
     `surrogateescape`, which is reversible.
@@ -26,7 +26,7 @@ def read_secret_file(path: Path) -> str:
 
     Raises:
         LocalFileError: The file cannot be read.
-        UsageError: The line cannot be a secret.
+        UsageError: The line is not a valid secret.
     """
     try:
         with open(path, "rb") as file:
@@ -49,8 +49,8 @@ def check_secret(secret: str) -> str:
     """Return the secret if a header can carry it.
 
     Raises:
-        UsageError: It is empty, too long, not all printable, or begins or ends with a space, which a header
-            loses. The message does not repeat it.
+        UsageError: It is empty, too long, not printable, or begins or ends with a space, which a header
+            would lose. The message does not contain it.
     """
     if not secret:
         raise UsageError("the webhook secret is empty")
