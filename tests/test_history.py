@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from flux_cli.api.task import Status
 from flux_cli.errors import LocalFileError, StoreBusyError, UsageError
-from flux_cli.storage.database import APPLICATION_ID, VERSION
+from flux_cli.storage import database
+from flux_cli.storage.database import APPLICATION_ID, VERSION, translated
 from flux_cli.storage.history import History, open_readonly, patiently
 from flux_cli.storage.record import Record
 from tests.conftest import KEY, Cli
@@ -309,8 +310,65 @@ def test_durability(history: History) -> None:
     settings = {}
     with closing(sqlite3.connect(history.path)) as connection:
         settings["mode"] = connection.execute("PRAGMA journal_mode").fetchone()[0]
-    settings["synchronous"] = history._connection.execute("PRAGMA synchronous").fetchone()[0]
-    assert settings == {"mode": "wal", "synchronous": 2}
+    for name in ("synchronous", "busy_timeout"):
+        settings[name] = history._connection.execute(f"PRAGMA {name}").fetchone()[0]
+    assert settings == {"mode": "wal", "synchronous": 2, "busy_timeout": 200}
+
+
+def sqlite_error(code: int) -> sqlite3.OperationalError:
+    """Return an error of SQLite with an extended result code."""
+    error = sqlite3.OperationalError("no")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "hint"),
+    [
+        (sqlite3.SQLITE_BUSY, StoreBusyError, "None"),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, StoreBusyError, "None"),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, LocalFileError, "to a writable directory"),
+        (sqlite3.SQLITE_CANTOPEN, LocalFileError, "to a writable directory"),
+        (sqlite3.SQLITE_IOERR_LOCK, LocalFileError, "to a directory on a local disk"),
+        (sqlite3.SQLITE_PROTOCOL, LocalFileError, "to a directory on a local disk"),
+        (sqlite3.SQLITE_FULL, LocalFileError, "None"),
+    ],
+)
+def test_errors_of_sqlite(code: int, kind: type[LocalFileError], hint: str) -> None:
+    """A busy file is an error of its own, and the hint fits the cause."""
+    with pytest.raises(LocalFileError, match="cannot use the history x: no") as caught, translated(Path("x")):
+        raise sqlite_error(code)
+    assert type(caught.value) is kind
+    assert str(caught.value.hint).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "calls"),
+    [(sqlite3.SQLITE_BUSY, 60.0, 3), (sqlite3.SQLITE_BUSY, 0.0, 1), (sqlite3.SQLITE_FULL, 60.0, 1)],
+)
+def test_changing_the_journal_mode(monkeypatch: pytest.MonkeyPatch, code: int, seconds: float, calls: int) -> None:
+    """It is repeated while another process has the file locked; any other error is raised at once."""
+    outcomes: list[sqlite3.OperationalError | None] = [sqlite_error(code), sqlite_error(code), None]
+
+    def action() -> None:
+        if error := outcomes.pop(0):
+            raise error
+
+    monkeypatch.setattr(database, "OPEN_SECONDS", seconds)
+    with nullcontext() if calls == 3 else pytest.raises(sqlite3.OperationalError):
+        database._patiently(action)
+    assert 3 - len(outcomes) == calls
+
+
+def test_the_schema_is_read_at_one_moment(tmp_path: Path) -> None:
+    """Another process that creates it in the meantime does not make it another program's."""
+    path = tmp_path / "history.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.set_trace_callback(lambda sql: History(path).close() if "user_version" in sql else None)
+        assert database.schema_version(connection) == 0
+        connection.set_trace_callback(None)
+        assert database.schema_version(connection) == VERSION
 
 
 @pytest.mark.parametrize(
@@ -318,6 +376,8 @@ def test_durability(history: History) -> None:
     [
         ("PRAGMA user_version = 99", f"written by a newer flux-cli (format 99, this one supports {VERSION})"),
         ("PRAGMA application_id = 5", "damaged or belongs to another program"),
+        ("PRAGMA application_id = 0", "damaged or belongs to another program"),
+        ("PRAGMA application_id = 0; PRAGMA user_version = 0", "damaged or belongs to another program"),
         ("DROP TABLE submissions", "cannot use the history"),
     ],
 )
@@ -326,12 +386,14 @@ def test_a_file_that_cannot_be_used(history: History, statement: str, message: s
     history.begin(SERVICE, [a_request()])
     history.close()
     with closing(sqlite3.connect(history.path)) as connection:
-        connection.execute(statement)
-        connection.commit()
+        connection.executescript(statement)
     before = history.path.read_bytes()
     with pytest.raises(LocalFileError, match=re.escape(message)) as caught:
         list(History(history.path).records())
     if "DROP" not in statement:  # it is found when the file is opened
+        with pytest.raises(LocalFileError, match=re.escape(message)) as caught_reading:
+            database.open_for_reading(history.path)
+        assert caught_reading.value.message == caught.value.message
         assert str(history.path) not in map(os.path.realpath, os.scandir("/proc/self/fd"))
     assert str(history.path) in caught.value.message or "newer" in message
     assert history.path.read_bytes() == before
@@ -498,20 +560,28 @@ def test_readers_do_not_write(cli: Cli, tmp_path: Path, command: list[str], env:
     assert done.code == 0, done.stderr
 
 
-def test_reading_on_a_read_only_file_system(cli: Cli, tmp_path: Path) -> None:
-    """Even if a process was killed and left its write-ahead log: what it has committed is seen."""
+@pytest.mark.parametrize(("index", "prompts"), [(True, ["a dog", "a cat"]), (False, ["a cat"])])
+def test_reading_on_a_read_only_file_system(cli: Cli, tmp_path: Path, index: bool, prompts: list[str]) -> None:
+    """Even if a process was killed and left its write-ahead log: what it has committed is seen.
+
+    If the log's index is missing, it is what was there at the last checkpoint.
+    """
     with tmpfs(tmp_path / "state", "4m") as state:
         cli.env["XDG_STATE_HOME"] = str(state)
         script = (
             "import os, sys\nfrom pathlib import Path\nfrom flux_cli.storage.history import History\n"
             "history = History(Path(sys.argv[1]))\n"
-            "(number,) = history.begin('service', [{'prompt': 'a cat'}])\nos._exit(0)"
+            "(number,) = history.begin('service', [{'prompt': 'a dog'}])\nos._exit(0)"
         )
         path = state / "flux-cli" / "history.sqlite3"
+        with closing(History(path)) as history:
+            history.begin("service", [a_request()])
         subprocess.run([sys.executable, "-c", script, path], check=True)
         assert path.with_name("history.sqlite3-wal").stat().st_size
+        if not index:
+            path.with_name("history.sqlite3-shm").unlink()
         make_read_only(state)
-        assert [record["prompt"] for record in cli.history()] == ["a cat"]
+        assert [record["prompt"] for record in cli.history()] == prompts
 
 
 # File systems that several hosts share
@@ -678,6 +748,7 @@ def test_a_history_that_another_process_holds(history: History) -> None:
         with pytest.raises(StoreBusyError):
             history.begin(SERVICE, [a_request()])
         assert list(history.records()) == []
+        History(history.path).close()  # opening it waits for nobody
         calls: list[None] = []
 
         def begin() -> list[int]:

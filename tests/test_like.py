@@ -36,7 +36,9 @@ def test_contents_of_a_sidecar(flux: Cli, service: Service) -> None:
     """Request, task, service and file, under the name of the picture and `.json`."""
     name = imagine(flux, "a [red] kite", "--seed", "7", "--sidecar", "-o", "kite.png", *SMALL)
     assert flux.files() == [name, f"{name}.json"]
-    content = json.loads((flux.cwd / f"{name}.json").read_text())
+    text = (flux.cwd / f"{name}.json").read_text()
+    assert text.startswith('{\n  "flux_cli_sidecar": 1,\n')
+    content = json.loads(text)
     record = flux.history()[0]
     created = content.pop("created")
     assert created.startswith("20")
@@ -302,6 +304,7 @@ NO_SIDECARS = {
     "a null field": b'{"flux_cli_sidecar": 1, "request": {"prompt": null}}',
     "a newer one": b'{"flux_cli_sidecar": 2, "request": {}}',
     "deep": b"[" * 100_000,
+    "too large": b'{"flux_cli_sidecar": 1, "request": {"prompt": "%s"}}' % (b"x" * sidecar.MAX_BYTES),
     "not UTF-8": b'{"flux_cli_sidecar": 1, "request": {"prompt": "\xff"}}',
 }
 

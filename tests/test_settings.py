@@ -648,6 +648,7 @@ def test_names_and_values() -> None:
     with pytest.raises(UsageError, match="must be a finite number"):
         parse_value(parse_name("guidance"), "inf")
     assert "hush" not in str(problem(parse_name("webhook_secret"), ["hush"]))
+    assert parse_value(parse_name("count"), "1") == 1
 
 
 def test_an_unreadable_config(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,11 +146,11 @@ class Partial:
     @property
     def resumable(self) -> bool:
         """Whether the next attempt can ask for the missing bytes only."""
-        return self.received > 0 and self.validator is not None
+        return bool(self.range_headers())
 
     def range_headers(self) -> dict[str, str]:
         """Return the request headers that ask for the missing bytes, or none to ask for everything."""
-        if not self.resumable or self.validator is None:
+        if not self.received or self.validator is None:
             return {}
         return {"Range": f"bytes={self.received}-", "If-Range": self.validator}
 
@@ -219,7 +219,7 @@ def fetch_image(
     from urllib3.exceptions import HTTPError
 
     if url[:5].lower() == "data:":
-        _write_data_url(url, partial, on_bytes, limit)
+        _write_data_url(url, partial, limit)
         return _verified(partial, url, {}, None)
     interruption: DownloadError | None = None
     headers: Mapping[str, str] = {}
@@ -318,7 +318,7 @@ def decode_data_url(url: str) -> bytes:
     return base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
 
 
-def _write_data_url(url: str, partial: Partial, on_bytes: OnBytes, limit: int) -> None:
+def _write_data_url(url: str, partial: Partial, limit: int) -> None:
     try:
         content = decode_data_url(url)
     except ValueError:
@@ -327,8 +327,6 @@ def _write_data_url(url: str, partial: Partial, on_bytes: OnBytes, limit: int) -
         raise _too_large(limit)
     partial.clear()
     partial.append(content)
-    partial.total = partial.received
-    on_bytes(partial.received, partial.total)
 
 
 def _too_large(limit: int) -> "NotAnImageError":

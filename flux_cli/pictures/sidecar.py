@@ -88,11 +88,11 @@ def read(path: Path) -> Sidecar:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            content = file.read(MAX_BYTES)  # the start of a larger file is not JSON
     except OSError as error:
         raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
     try:
-        value = json.loads(content) if len(content) <= MAX_BYTES else None
+        value = json.loads(content)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict) or "flux_cli_sidecar" not in value or not _is_request(value.get("request")):

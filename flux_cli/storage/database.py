@@ -198,25 +198,21 @@ def _upgrade(connection: sqlite3.Connection, *, shared: bool) -> None:
     """Create the schema or convert version 1 to it, in one transaction, unless another process was faster."""
     if not shared:
         _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"))
-    connection.execute("BEGIN EXCLUSIVE")
-    try:
-        version = schema_version(connection)
-        if version == 1:
-            connection.execute("ALTER TABLE submissions RENAME TO version_1")
-        if version < VERSION:
-            _execute_all(connection, _TABLES)
-        if version == 1:
-            columns = ", ".join(COLUMNS)
-            connection.execute(f"INSERT INTO submissions ({columns}) SELECT {columns} FROM version_1")  # noqa: S608 - ours
-            connection.execute("DROP TABLE version_1")
-        if version < VERSION:
-            _execute_all(connection, _INDEXES)
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.commit()
-    except BaseException:
-        connection.rollback()
-        raise
+    connection.execute("BEGIN EXCLUSIVE")  # closing the connection after an error rolls it back
+    version = schema_version(connection)
+    if version == 1:
+        connection.execute("ALTER TABLE submissions RENAME TO version_1")
+    if version < VERSION:
+        _execute_all(connection, _TABLES)
+    if version == 1:
+        columns = ", ".join(COLUMNS)
+        connection.execute(f"INSERT INTO submissions ({columns}) SELECT {columns} FROM version_1")  # noqa: S608 - ours
+        connection.execute("DROP TABLE version_1")
+    if version < VERSION:
+        _execute_all(connection, _INDEXES)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.commit()
 
 
 def _execute_all(connection: sqlite3.Connection, script: str) -> None:
