@@ -1,1 +1,1 @@
-"""One HTML page of generated pictures, with thumbnails, that needs no other file but the pictures."""
+"""One HTML page of generated pictures, with thumbnails, that needs no other files than the pictures."""

@@ -23,7 +23,7 @@ class Picture:
 
     Attributes:
         path: Its absolute path.
-        request: The body that was sent; an image prompt is described there, not contained.
+        request: The body that was sent, with a description of the image prompt instead of its bytes.
         created: When it was submitted (Unix time, seconds), if known.
         sandbox: Whether it is from the sandbox.
         trusted: Whether the request is from the history of this machine. Other files can come from anyone.
@@ -37,7 +37,7 @@ class Picture:
     trusted: bool = False
 
     def stamp(self) -> str:
-        """Return a text that changes with the file: its size and modification time. Empty if it is gone."""
+        """Return a text that changes with the file: its size and modification time. Empty if the file is gone."""
         try:
             status = self.path.stat()
         except OSError:
@@ -59,7 +59,7 @@ def from_history(records: Iterable[Record], directory: Path | None = None) -> tu
 
     Args:
         records: The history, newest first: if a path was used twice, the newer record counts.
-        directory: Only pictures in it or below.
+        directory: Return only the pictures in this directory or below.
     """
     found: dict[str, Picture] = {}
     gone: set[str] = set()
@@ -83,7 +83,7 @@ def from_history(records: Iterable[Record], directory: Path | None = None) -> tu
 def from_directory(directory: Path) -> Iterator[Picture]:
     """Yield the pictures in a directory and below that have a sidecar or are in the results of a batch.
 
-    A sidecar counts more than results. Files that are neither, and hidden directories, are ignored.
+    A sidecar takes precedence over results. Files that have neither, and hidden directories, are ignored.
 
     Raises:
         LocalFileError: The directory cannot be read.
@@ -149,7 +149,7 @@ def _in_batch(directory: Path) -> dict[Path, Picture]:
 
 
 def _results(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the JSON objects in a results file or a journal; lines that are not are ignored."""
+    """Yield the results in a results file or a journal; other lines are ignored."""
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError:
@@ -166,7 +166,7 @@ def _results(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _located(value: object, directory: Path) -> Path | None:
-    """Return a picture's path in a batch directory that can have moved: its longest end that exists there."""
+    """Return a picture's path in a batch directory that may have moved: its longest suffix that exists there."""
     if not isinstance(value, str) or "\0" in value:
         return None
     parts = [part for part in PurePath(value).parts if part != ".."]

@@ -1,7 +1,7 @@
 """The command that makes a picture again, quoted for a shell.
 
 A sidecar can come from anyone. So the command uses only fields of the request, never another option such as
-`--output`, and it names no URL of a service: the key goes where the user's own configuration says.
+`--output`, and no URL of a service: the key is sent only where the user's own configuration says.
 """
 
 import re
@@ -11,9 +11,9 @@ from flux_cli.api.request import FIELDS, flag, violations
 from flux_cli.gallery.collection import Picture
 
 _DANGEROUS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-"""Characters that a terminal obeys when they are pasted, and those that reorder a line."""
+"""Characters that control a terminal when they are pasted, or reorder a line."""
 _ESCAPED = re.compile(rf"^-|[\\'!]|{_DANGEROUS.pattern}")
-"""Those, and characters with a meaning inside of `"$(printf '…')"`."""
+"""Those, and characters with a special meaning inside `"$(printf '…')"`."""
 
 
 def command(picture: Picture) -> str:
@@ -35,7 +35,7 @@ def command(picture: Picture) -> str:
 
 
 def note(picture: Picture) -> str:
-    """Return why the command does not make the same picture, or needs input; else nothing."""
+    """Return why the command does not make the same picture, or needs input; otherwise an empty text."""
     notes = []
     if "image_prompt" in picture.request:
         source = _source(picture)
@@ -51,7 +51,7 @@ def note(picture: Picture) -> str:
 def quoted(text: str) -> str:
     """Return a text as one word of a shell's command line, safe to paste.
 
-    No single backslash is inside of single quotes: fish interprets it there.
+    No backslash is inside single quotes, where fish interprets it.
     """
     if not _DANGEROUS.search(text):
         bare = text.startswith(("=", "%")) and shlex.quote(text) == text  # zsh expands =ls, fish %self
@@ -76,7 +76,7 @@ def _escape(match: re.Match[str]) -> str:
 
 
 def _option(picture: Picture, name: str, value: object) -> list[str]:
-    """Return an option. A file named by a sidecar is not sent to the service: its author may not have it."""
+    """Return an option. A file named by a sidecar is not sent to the service: the sidecar can come from anyone."""
     option = flag(name).strip("`")
     if name == "image_prompt":
         return [option, quoted(_source(picture) or "-") if picture.trusted else "-"]
@@ -86,7 +86,7 @@ def _option(picture: Picture, name: str, value: object) -> list[str]:
 
 
 def _joined(option: str, value: str) -> str:
-    """Return an option with its value; after `=` if it could be taken for another option."""
+    """Return an option with its value, joined by `=` if the value could be mistaken for another option."""
     return f"{option}={quoted(value)}" if value.startswith("-") else f"{option} {quoted(value)}"
 
 

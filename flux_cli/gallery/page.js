@@ -29,7 +29,7 @@ function timeOf(picture) {
   return element("time", { dateTime: date.toISOString(), textContent: day.format(date) });
 }
 
-// Images are loaded when they come near: `loading="lazy"` has no effect on data: and file: URLs in Chromium.
+// Images are loaded shortly before they are visible: in Chromium, `loading="lazy"` ignores data: and file: URLs.
 const near = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
@@ -87,10 +87,10 @@ function open(picture) {
   current = picture;
   const place = shown.indexOf(picture);
   const image = byId("picture");
-  byId("trouble").hidden = true;
+  byId("missing").hidden = true;
   image.onerror = () => {
     image.onerror = null;
-    byId("trouble").hidden = false;
+    byId("missing").hidden = false;
     if (picture.thumbnail) image.src = picture.thumbnail;
   };
   image.style.backgroundImage = picture.thumbnail ? `url("${picture.thumbnail}")` : "";
@@ -106,7 +106,7 @@ function open(picture) {
   fact("Model", picture.model);
   fact("Seed", picture.seed === null ? "not set" : picture.seed);
   fact("Size", sizeOf(picture));
-  fact("Made", timeOf(picture));
+  fact("Created", timeOf(picture));
   for (const [name, value] of picture.settings) fact(name, value);
   fact("Task", picture.task);
   fact("File", element("a", { href: picture.url, target: "_blank", rel: "noopener", textContent: picture.name }));
@@ -161,7 +161,7 @@ byId("close").addEventListener("click", () => large.close());
 byId("copy").addEventListener("click", copy);
 large.addEventListener("close", () => {
   byId("picture").removeAttribute("src");
-  // The event follows the closing. By then the user may be typing, and the card may be filtered out.
+  // This event comes after the dialog has closed: the user may be typing, and the card may be filtered out.
   if (byId("controls").contains(document.activeElement)) return;
   const button = current.item.firstChild;
   button.scrollIntoView({ block: "nearest" });

@@ -16,14 +16,14 @@ from flux_cli.gallery.command import command, note
 from flux_cli.storage.files import place, sync, temporary
 
 MARK = b'<meta name="generator" content="flux-cli">'
-"""In the head of each page, to distinguish an earlier page from other files."""
+"""In the head of each page, to distinguish it from other files."""
 
 _DATA_START = '<script type="application/json" id="data">'
-_OWN_PLACE = frozenset({"prompt", "model", "seed", "width", "height", "webhook_url", "webhook_secret"})
+_SHOWN_SEPARATELY = frozenset({"prompt", "model", "seed", "width", "height", "webhook_url", "webhook_secret"})
 
 
 def check(path: Path, *, force: bool) -> None:
-    """Check that nothing is at `path`, or an earlier page.
+    """Check that `path` does not exist or is an earlier page.
 
     Raises:
         LocalFileError: Another file is there and `force` is not set, or it cannot be read.
@@ -55,7 +55,7 @@ def write(path: Path, pictures: Sequence[Picture], thumbnails: Sequence[Thumbnai
 
 
 def thumbnails_in(path: Path) -> dict[tuple[str, str], Thumbnail]:
-    """Return the thumbnails of an earlier page by their picture's `key`; none if there is no page."""
+    """Return the thumbnails of an earlier page by the `key` of their picture; none if there is no page."""
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -124,7 +124,7 @@ def _settings(request: Mapping[str, object]) -> dict[str, str]:
     """Return the request's other fields for display."""
     settings = {}
     for name, value in request.items():
-        if name in _OWN_PLACE:
+        if name in _SHOWN_SEPARATELY:
             continue
         if isinstance(value, Mapping):
             value = value.get("source") or "from stdin"

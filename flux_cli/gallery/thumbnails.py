@@ -22,8 +22,8 @@ QUALITY = 55
 def thumbnails(paths: Sequence[Path]) -> Iterator[Thumbnail | None]:
     """Yield each picture's thumbnail, in order; None for a file that cannot be decoded.
 
-    Pillow releases the interpreter's lock while it works, so that threads can use all processors. Of large
-    pictures `decode` decodes one at a time, with a limit on memory.
+    Pillow releases the GIL while it works, so threads can use all processors. To limit memory, `decode` decodes
+    large pictures one at a time.
     """
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         yield from pool.map(_thumbnail, paths)

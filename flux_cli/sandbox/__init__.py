@@ -24,7 +24,7 @@ class Running:
 
     Attributes:
         url: The API's origin, without a slash at the end.
-        images_url: The images' origin: another port, which must never see a key.
+        images_url: The images' origin: another port, to which no key must be sent.
         stats: Its counts so far; they are updated while it runs.
     """
 
@@ -63,18 +63,18 @@ def running(
 ) -> Iterator[Running]:
     """Run the service in a daemon thread of this process until the block ends.
 
-    Several servers can use the same directory at once: each knows the tasks of all.
+    Several servers can use the same directory at once: each serves the tasks of all.
 
     Args:
         directory: Holds the tasks; created with mode 0700 if it is missing.
         host: The address to listen on.
-        port: The API's port; images use the next one. 0 takes two free ports.
+        port: The API's port; images use the next one. 0 picks two free ports.
         seconds: The duration of a task without `[[slow]]`.
         key: The only valid key; None accepts any.
         faults: Faults of every request, such as `("http 503", "slow 10")`.
-        credits: The new balance; None keeps the rest of the first 1000.
+        credits: The new balance; None keeps the stored one (1000 at first).
         free: Charge no credits.
-        allow_remote_webhooks: Post webhooks to other hosts than this one.
+        allow_remote_webhooks: Post webhooks to other hosts too.
         log: Called from the server's thread with a line per request or warning, which can contain control
             characters that a client sent.
 

@@ -28,7 +28,7 @@ from flux_cli.sandbox.validation import (
 FETCH_MANY = range(2, 21)
 """How many IDs /fetch-many takes."""
 BODY_SECONDS = 60.0
-"""A body that takes longer to arrive is answered with 408."""
+"""A body that takes longer to arrive gets a 408."""
 STATS_PATH = "/_sandbox/stats"
 UNLIMITED_CREDITS = 1_000_000
 """The balance that an embedded sandbox reports: it never charges."""
@@ -58,7 +58,7 @@ class Api:
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: RequestHandler) -> web.StreamResponse:
-        """Require a key: raw, as in the document, or after `Bearer`, as the official SDK sends it."""
+        """Require a key: bare, as in the service's documentation, or after `Bearer`, as in the official SDK."""
         if request.path == STATS_PATH or request.path.startswith(f"{PICTURES_PATH}/"):
             return await handler(request)
         given = request.headers.get("Authorization", "").strip()
@@ -107,7 +107,7 @@ class Api:
         return await self._respond(request, body, faults, fault)
 
     async def _fetch_many(self, request: web.Request) -> web.StreamResponse:
-        """Respond for several tasks, in reverse: the service promises no order."""
+        """Respond for several tasks, in reverse order: the service guarantees none."""
         self._service.stats.fetches += 1
         values = (await self._parse_object(request)).get("task_ids")
         task_ids = [self._task_id(each) for each in values] if isinstance(values, list) else [None]
@@ -117,18 +117,18 @@ class Api:
             return error_response(400, f"`task_ids` takes {FETCH_MANY[0]} to {FETCH_MANY[-1]} IDs")
         request[TASK] = f"{len(task_ids)} tasks"
         tasks: list[dict[str, object]] = []
-        spoiled: tuple[FaultSet, tuple[Fault, int] | None] = self._settings.faults, None
+        injected: tuple[FaultSet, tuple[Fault, int] | None] = self._settings.faults, None
         for task_id in filter(None, reversed(task_ids)):
             submission = await self._service.find(task_id)
             faults = self._service.faults(submission) if submission else self._settings.faults
-            if spoiled[1] is None:  # one fault per response; those of the other tasks happen later
+            if injected[1] is None:  # one fault per response; those of the other tasks happen later
                 fault = self._service.counter.next(task_id, faults, Stage.FETCH, also=("left-out",))
                 if fault and fault[0].name == "left-out":
                     continue
-                spoiled = faults, fault
+                injected = faults, fault
             unknown: dict[str, object] = {"task_id": task_id, "errors": [{"msg": "unknown task"}]}
             tasks.append(await self._describe(request, submission) if submission else unknown)
-        return await self._respond(request, {"tasks": tasks}, *spoiled)
+        return await self._respond(request, {"tasks": tasks}, *injected)
 
     async def _account(self, request: web.Request) -> web.StreamResponse:
         credits_left, images = await self._service.in_store(self._service.store.account)
@@ -173,7 +173,7 @@ class Api:
     async def _respond(
         self, request: web.Request, body: object, faults: FaultSet, fault: tuple[Fault, int] | None
     ) -> web.StreamResponse:
-        """Return the response, spoiled by the fault if there is one."""
+        """Return the response, altered by the fault if there is one."""
         response = json_response(body)
         if fault is None:
             return response

@@ -21,7 +21,7 @@ SYSTEM_FONTS = (
     "segoeui.ttf",
     "msyh.ttc",
 )
-"""Used only if Pillow's own font lacks a letter of the prompt: it has little beyond ASCII."""
+"""Used only if Pillow's own font, which has little beyond ASCII, lacks a letter of the prompt."""
 TAG = "SANDBOX"
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Mn", "Me")
 

@@ -1,4 +1,4 @@
-"""The images' origin: another port, as the service's pictures come from another host. It must never see a key."""
+"""The images' origin: another port, as the service's images are on another host. No key must be sent to it."""
 
 from aiohttp import web
 
@@ -11,7 +11,7 @@ from flux_cli.sandbox.service import SandboxService
 EXPIRED = '<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>\n'
 LEAKED = "a key was sent to the images' origin: the API's key belongs to the API's origin only\n"
 AGAIN = (None, "1", "größe")
-"""The values of `again` in URLs that redirects lead to; another one is a `Location` decoded wrongly."""
+"""The values of `again` in the URLs of redirects; any other comes from a wrongly decoded `Location`."""
 _USUAL_HEADERS = ("host", "accept", "accept-encoding", "user-agent", "connection", "range", "if-range")
 
 
@@ -29,7 +29,7 @@ class Cdn:
         return application
 
     async def picture(self, request: web.Request) -> web.StreamResponse:
-        """Return a picture, or what a fault makes of it."""
+        """Return a picture, altered by a fault if there is one."""
         self._service.stats.images += 1
         if self._leaks(request):
             return web.Response(text=LEAKED, status=400)

@@ -1,6 +1,6 @@
-"""The faults that a prompt or `--fault` can ask for: their table, and the parser of their arguments.
+"""The faults that a prompt or `--fault` can request: their table, and the parser of their arguments.
 
-`[[name]]` or `[[name argument]]` in a prompt asks for a fault, as a test card number asks for a failed payment.
+`[[name]]` or `[[name argument]]` in a prompt requests a fault, as a test card number requests a failed payment.
 The table is the only list: `--list-faults`, the manual and completion print it, and `injection.py` has a handler
 for each `kind`.
 """
@@ -33,7 +33,7 @@ class Fault:
         stage: Where it happens.
         takes: The names of its arguments, separated by spaces; those in `[]` are optional.
         effect: What happens, for the user.
-        kind: The handler that spoils the response; empty if the fault changes only the content.
+        kind: The handler that alters the response; empty if the fault changes only the content.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Fault:
 
     @property
     def usage(self) -> str:
-        """How a prompt asks for it."""
+        """How a prompt requests it."""
         return f"[[{self.name} {self.takes}]]" if self.takes else f"[[{self.name}]]"
 
 
 _TASK = (
-    ("fail", "[FIELD]", "fails at its end; FIELD has the reason (default: errors)"),
+    ("fail", "[FIELD]", "fails at its end; the reason is in FIELD (default: errors)"),
     ("moderated", "", "fails early, with a moderation reason"),
     ("never", "", "never ends; its percentage approaches 99"),
     ("slow", "SECONDS", "takes this long"),
@@ -63,16 +63,16 @@ _TASK = (
     ("string-percentage", "", 'while running, its percentage is a string ("40")'),
     ("percentage", "JSON", "while running, its percentage is always this JSON value (null, -5, 1e400, {}, …)"),
     ("percentage-backwards", "", "its percentage falls back to 10 halfway"),
-    ("no-image", "", "says `finished` and never gives an image_url"),
-    ("late-image", "SECONDS", "says `finished`, and gives the image_url this much later"),
+    ("no-image", "", "its status is `finished`, but there is never an image_url"),
+    ("late-image", "SECONDS", "its status is `finished` this long before there is an image_url"),
     ("no-original", "", "the finished result has no original_image_url"),
-    ("image-url", "URL", "the finished result gives this text as its URLs"),
+    ("image-url", "URL", "the finished result has this text as its URLs"),
     ("url-list", "[KEY]", "the finished result lists its URLs under KEY (default: image_urls)"),
-    ("data-url", "", "the finished result gives the picture itself as a data: URL"),
+    ("data-url", "", "the finished result contains the picture itself, as a data: URL"),
     ("protocol-relative", "", "the URLs begin with //"),
-    ("host-relative", "", "the URLs begin with / and lead to the API's origin"),
+    ("host-relative", "", "the URLs begin with / and refer to the API's origin"),
     ("nested-result", "[KEY]", "the result is nested under KEY (default: data)"),
-    ("hostile-text", "", "fails; the reason holds markup, escape sequences, line breaks and bidi overrides"),
+    ("hostile-text", "", "fails; the reason contains markup, escape sequences, line breaks and bidi overrides"),
     ("unknown-task", "", "accepted, but unknown to /fetch (404)"),
     ("number-id", "", "its ID is a JSON number"),
     ("spaced-id", "", "its ID has spaces around it in the response to the submission"),
@@ -125,7 +125,7 @@ _FETCH = (
 _IMAGE = (
     ("image-http", "CODE [TIMES]", "this status; 2xx with the picture", "http"),
     ("image-rate-limit", "[TIMES [RETRY-AFTER]]", "429, as rate-limit", "rate-limit"),
-    ("expired-url", "", "403 for the first URL, always; a new fetch gives one that works", ""),
+    ("expired-url", "", "always 403 for the first URL; another fetch returns one that works", ""),
     ("html-image", "[TIMES]", "an HTML page with status 200", "html"),
     ("json-image", "[TIMES]", "a JSON object with status 200", "json-image"),
     ("empty-image", "[TIMES]", "status 200 and no bytes", "empty"),
@@ -141,7 +141,7 @@ _IMAGE = (
     ("content-encoding", "CODING", "this Content-Encoding, although the bytes are unchanged", "content-encoding"),
     ("ignore-range", "[TIMES]", "status 200 with all bytes for a range request", "ignore-range"),
     ("wrong-range", "[TIMES]", "status 206 with bytes other than the requested range", "wrong-range"),
-    ("changed-file", "[TIMES]", "another version of the picture, with another ETag", "changed-file"),
+    ("changed-file", "[TIMES]", "a different version of the picture, with a different ETag", "changed-file"),
     ("damaged-image", "[TIMES]", "one byte in the middle is wrong", "damaged-image"),
     ("trailing-data", "[TIMES]", "64 KiB after the end of the picture", "trailing-data"),
     ("image-early-hints", "[TIMES]", "103 Early Hints before the response", "early-hints"),
@@ -187,10 +187,10 @@ NOT_CHARGED_REDIRECTS = (301, 302, 307, 308)
 UNKNOWN_OUTCOMES = (408, 409, 425)
 
 RULES = (
-    "Write a fault in the prompt; one prompt can hold several.",
+    "Write the fault in the prompt; one prompt can contain several.",
     "TIMES: how often it happens per task (for a submission: per prompt); the default is every time.",
-    "A submission answered with 4xx (except 408, 409 and 425) or 301, 302, 307 or 308 was not accepted."
-    " After any other fault it was, and costs a credit.",
+    "A submission that gets a 4xx (except 408, 409 and 425) or a 301, 302, 307 or 308 is not accepted."
+    " With any other fault it is accepted and costs a credit.",
     f"FIELD is one of {', '.join(REASON_FIELDS)}.",
 )
 
@@ -241,7 +241,7 @@ def parse_prompt(prompt: str) -> FaultSet:
 
 
 def unknown_names(prompt: str) -> list[str]:
-    """Return the names in double brackets that are not faults: perhaps typing errors."""
+    """Return the names in double brackets that are not faults, and may be misspelled."""
     return [match[1] for match in _IN_BRACKETS.finditer(prompt) if match[1].lower() not in FAULTS]
 
 
@@ -294,4 +294,4 @@ _ARGUMENTS: Mapping[str, tuple[Callable[[str], object], str]] = {
     "CHARSET": (lambda text: ["{}".encode(text)], "the name of a charset"),
     **dict.fromkeys(("CODING", "RETRY-AFTER", "URL"), (str.isprintable, "text without control characters")),
 }
-"""How the arguments are checked: what is true for a valid one, and what it has to be. Others are any text."""
+"""The check of each argument, which is true for valid values, and their description. Others can be any text."""

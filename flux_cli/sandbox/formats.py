@@ -7,7 +7,7 @@ from flux_cli.sandbox.faults import FaultSet
 
 @dataclass(frozen=True)
 class FileFormat:
-    """A format: its extension and content type, and Pillow's name for it or the bytes of a whole file."""
+    """A format: its extension and content type, and Pillow's name for it or the bytes of a complete file."""
 
     extension: str
     content_type: str

@@ -1,4 +1,4 @@
-"""Fault injection: the handlers that spoil a response, one per `kind` in the table of faults."""
+"""Fault injection: the handlers that alter a response, one per `kind` in the table of faults."""
 
 import asyncio
 import gzip
@@ -47,7 +47,7 @@ class FaultCounter:
         """Count and return the fault that happens now, and how often it happened before; None for no fault.
 
         It is the first in the table that has a handler, or is in `also`, and has not happened TIMES times. After
-        the last fault of a submission the counts restart, so that the same prompt can be used again.
+        the last fault of a submission the counts are reset, so that the same prompt can be used again.
         """
         candidates = [fault for fault in faults.at(stage) if fault.kind or fault.name in also]
         for fault in candidates:
@@ -64,7 +64,7 @@ class FaultCounter:
 
 @dataclass(frozen=True)
 class Injection:
-    """A response to spoil.
+    """A response to alter.
 
     Attributes:
         request: The request.
@@ -118,7 +118,7 @@ Outcome = web.StreamResponse | Coroutine[None, None, web.StreamResponse]
 
 
 async def inject(injection: Injection) -> web.StreamResponse:
-    """Return the spoiled response."""
+    """Return the altered response."""
     outcome = HANDLERS[injection.fault.kind](injection)
     return outcome if isinstance(outcome, web.StreamResponse) else await outcome
 

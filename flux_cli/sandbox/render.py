@@ -34,7 +34,7 @@ class Scene:
         prompt: Chooses the colours, and is written on it.
         width: In pixels.
         height: In pixels.
-        seed: The request's, or the one chosen for it.
+        seed: The seed of the request, or the one chosen for it.
         image_prompt: The bytes of an image to blend in, or None.
         strength: The image prompt's share, 0 to 1.
         captioned: Whether the prompt is written on it; the original has no caption.

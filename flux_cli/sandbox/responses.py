@@ -24,7 +24,7 @@ MAX_LOGGED = 120
 TASK = web.RequestKey("task", str)
 """The task of a request, for the log."""
 FAULT = web.RequestKey("fault", str)
-"""The fault that a request met, for the log."""
+"""The fault that altered the response to a request, for the log."""
 
 _NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
 _GATEWAY_PAGE = (
@@ -54,19 +54,19 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
 
 
 def error_response(status: int, *reasons: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return an error in the service's form; 401 and 500 have no reason there."""
+    """Return an error as the service sends it: 401 and 500 without a reason."""
     body = {} if status in (401, 500) else {"errors": [{"msg": reason} for reason in reasons]}
     return json_response(body, status, headers)
 
 
 def html_page(status: int) -> web.Response:
-    """Return the page of a gateway."""
+    """Return an HTML page like that of a gateway."""
     page = _GATEWAY_PAGE.format(status, _phrase(status))
     return web.Response(text=page, status=status, content_type="text/html")
 
 
 def ranged_response(request: web.Request, content: bytes, content_type: str) -> web.Response:
-    """Return a file, or the range that the request asks for if `If-Range` names this version of it."""
+    """Return a file, or the requested range of it unless `If-Range` names another version."""
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes"}
     if "Range" not in request.headers or request.headers.get("If-Range", etag) != etag:

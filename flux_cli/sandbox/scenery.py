@@ -91,7 +91,7 @@ def palette_for(prompt: str, rng: random.Random) -> Palette:
 
 
 def random_for(*parts: object) -> random.Random:
-    """Return a random number generator seeded with the parts only."""
+    """Return a random number generator that depends only on the parts."""
     digest = hashlib.sha256("\x1f".join(map(str, parts)).encode(errors="surrogatepass")).digest()
     return random.Random(int.from_bytes(digest, "big"))  # noqa: S311 - not a secret
 

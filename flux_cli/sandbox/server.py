@@ -18,7 +18,7 @@ from flux_cli.sandbox.store import TaskStore
 from flux_cli.sandbox.webhooks import WebhookSender
 
 IDLE_SECONDS = 60.0
-"""A connection that sends nothing, or half a request, is closed after this."""
+"""A connection that sends nothing, or an incomplete request, is closed after this time."""
 BACKLOG = 1024
 WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
@@ -32,7 +32,7 @@ def url_of(listening: socket.socket) -> str:
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, socket.socket]:
-    """Listen on `port` for the API and on the next port for images; 0 takes two free ports.
+    """Listen on `port` for the API and on the next port for images; 0 picks two free ports.
 
     Raises:
         UsageError: A port is in use, or the host is not this machine.

@@ -89,7 +89,7 @@ class SandboxService:
         self.remember_key(settings.key or "")
 
     def close(self) -> None:
-        """Start no more pictures, finish the store's work, and close it."""
+        """Start no more pictures, finish the store's work, and close the store."""
         self.renderer.close()
         self._store_thread.shutdown()
         self.store.close()
@@ -115,7 +115,7 @@ class SandboxService:
         return True
 
     async def find(self, task_id: str) -> Submission | None:
-        """Return a task that this server or another one of the same directory has accepted."""
+        """Return a task that this server, or another one with the same directory, has accepted."""
         if not _TASK_ID.fullmatch(task_id):  # SQLite rejects half of a surrogate pair
             return None
         submission = self._tasks.get(task_id) or await self.in_store(lambda: self.store.find(task_id))
@@ -125,27 +125,27 @@ class SandboxService:
         return submission
 
     def faults(self, submission: Submission) -> FaultSet:
-        """Return a task's faults and the server's."""
+        """Return a task's faults together with the server's."""
         return submission.faults.merged(self.settings.faults)
 
     def images_url_for(self, request: web.Request) -> str:
         """Return the images' origin under the host name of an API request.
 
-        It differs from `images_url` only for a server on all addresses, which does not know its own name.
+        It differs from `images_url` only for a server that listens on all addresses.
         """
         name = _HOST_NAME.match(request.host) if self._any_address else None
         return f"http://{name[0]}:{urlsplit(self.images_url).port}" if name else self.images_url
 
     async def describe(self, submission: Submission, images_url: str, now: float) -> dict[str, object]:
-        """Return the object that is sent for a task at `now` (Unix time), its pictures at `images_url`."""
+        """Return the object that describes a task at `now` (Unix time), with its pictures at `images_url`."""
         faults = self.faults(submission)
-        sent_as = file_format(faults)
+        picture_format = file_format(faults)
         base = images_url
         if "protocol-relative" in faults:
             base = base.removeprefix("http:")
         if "host-relative" in faults:
             base = PICTURES_PATH
-        end = f".{sent_as.extension}"
+        end = f".{picture_format.extension}"
         if "expired-url" in faults:
             end += f"?fresh={int(submission.task_id in self._expired)}"
         urls = f"{base}/{submission.task_id}{end}", f"{base}/{submission.task_id}-original{end}"
@@ -153,29 +153,29 @@ class SandboxService:
             from base64 import b64encode
 
             picture = await self.picture(submission, original=False)
-            urls = (f"data:{sent_as.content_type};base64,{b64encode(picture).decode()}",) * 2
+            urls = (f"data:{picture_format.content_type};base64,{b64encode(picture).decode()}",) * 2
         return describe(submission, faults, now, urls)
 
     async def picture(self, submission: Submission, original: bool) -> bytes:
         """Return the bytes of a task's picture."""
-        sent_as = file_format(self.faults(submission))
-        return sent_as.content or await self.renderer.picture(submission, original, sent_as.pillow)
+        picture_format = file_format(self.faults(submission))
+        return picture_format.content or await self.renderer.picture(submission, original, picture_format.pillow)
 
     def has_picture(self, submission: Submission) -> bool:
         """Return whether a task has a picture now."""
         return submission.has_picture(self.faults(submission), time.time())
 
     def expire(self, submission: Submission) -> None:
-        """Note that a client saw a URL expire: the next one works."""
+        """Remember that a client got a 403 for the expired URL: the next URL works."""
         self._expired[submission.task_id] = None
 
     def remember_key(self, key: str) -> None:
-        """Note a key, to recognise it in requests to the images' origin."""
+        """Remember a key, to recognise it in requests to the images' origin."""
         if len(key) >= MIN_KEY_LENGTH:
             self._keys[key] = None
 
     def contains_key(self, texts: Iterable[str]) -> bool:
-        """Return whether one of the texts contains a key that the API has seen."""
+        """Return whether one of the texts contains a remembered key."""
         return any(key in text for text in texts for key in self._keys)
 
     async def _image_prompt(self, submission: Submission) -> bytes | None:

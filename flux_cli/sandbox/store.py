@@ -140,7 +140,7 @@ class TaskStore:
     def claim_webhook(self, now: float, lease: float) -> DueWebhook | None:
         """Claim one event that is due; other servers cannot claim it until `now + lease` (seconds).
 
-        The claimant settles it afterwards. If it dies before, another server claims the event.
+        Call `settle_webhook` afterwards. If the server ends before that, another one claims the event.
         """
         row = self._database.execute(
             "UPDATE tasks SET webhook_due = ? WHERE task_id = ("
@@ -176,7 +176,7 @@ class TaskStore:
         self._database.execute("PRAGMA synchronous = NORMAL")
         version = self._database.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"its schema version is {version}, this program supports {SCHEMA_VERSION}")
+            raise sqlite3.DatabaseError(f"its schema version is {version}, not {SCHEMA_VERSION}")
         if version == 0:
             self._create_tables()
         oldest = time.time() - KEPT_SECONDS

@@ -1,7 +1,7 @@
 """A task of the sandbox, and the service's description of it at a given time.
 
-Nothing runs while a task "runs": its percentage is its age divided by its duration. So it continues while no
-server is running, and any number of servers agree on it.
+A task's percentage is computed from its age and its duration. So it progresses even while no server is running,
+and all servers report the same percentage.
 """
 
 import json
@@ -22,7 +22,7 @@ HOSTILE_TEXT = (
     "[bold red]no[/bold red] [/foo] [link=https://example.com]click[/link] "
     "\x1b[2J\x1b]0;owned\x07\x9b31m back\x08\rover\nnext line \u202egnp.exe\u2066 \x00 %s {0} 'quoted\""
 )
-"""A reason that no terminal should see unescaped."""
+"""A reason that must be escaped before it is printed on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Submission:
         share = MODERATED_AT if "moderated" in faults else 1.0
         return math.inf if "never" in faults else self.submitted + share * self.seconds
 
-    def is_over(self, faults: FaultSet, now: float) -> bool:
+    def has_ended(self, faults: FaultSet, now: float) -> bool:
         """Return whether the task has finished or failed at `now`."""
         return now >= self.ends_at(faults)
 
     def has_picture(self, faults: FaultSet, now: float) -> bool:
         """Return whether the task has a picture at `now`."""
-        return self.is_over(faults, now) and not any(name in faults for name in (*FAILURES, "no-image"))
+        return self.has_ended(faults, now) and not any(name in faults for name in (*FAILURES, "no-image"))
 
 
 class RawJson(str):
@@ -103,7 +103,7 @@ def describe(submission: Submission, faults: FaultSet, now: float, urls: tuple[s
         urls: The URLs of the picture and of the original.
     """
     task = {"task_id": json_id(submission, faults), "task_type": TASK_TYPE}
-    if not submission.is_over(faults, now):
+    if not submission.has_ended(faults, now):
         return task | {"status": "processing"} | _progress(submission, faults, now)
     if any(name in faults for name in FAILURES):
         return task | {"status": faults.argument("failed-status", "WORD", "failed")} | _failure(faults)

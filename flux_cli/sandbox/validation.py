@@ -16,7 +16,7 @@ from flux_cli.pictures.formats import PROMPT_TYPES, sniff
 from flux_cli.sandbox.faults import parse_prompt
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-"""An image prompt of 20 MiB is 27 MiB of base64; a larger body is answered with 413."""
+"""An image prompt of 20 MiB is 27 MiB of base64; a larger body gets a 413."""
 MAX_IMAGE_PROMPT_PIXELS = 64_000_000
 """192 MB when decoded; a PNG of a few kilobytes can claim any size."""
 

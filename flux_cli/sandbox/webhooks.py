@@ -1,7 +1,7 @@
 """Posts a task's updates and its final result to its webhook URL, as the service does.
 
 The events are in the store, not in memory: a restarted server continues where the last one stopped, and
-`flux-cli sandbox` posts for the tasks of a command that has ended. A server claims an event for a limited time, so
+`flux-cli sandbox` posts the events of a command that has ended. A server claims an event for a limited time, so
 that no two servers post it.
 """
 
@@ -29,7 +29,7 @@ UPDATES_AT = (0.0, 0.5)
 """The shares of a task's duration at which updates are posted."""
 MAX_CONCURRENT = 20
 GRACE_SECONDS = 0.5
-"""How long a server that stops waits for posts: one that is cancelled is posted again."""
+"""How long a stopping server waits for its posts; the event of a cancelled one is posted again later."""
 
 Next = tuple[float | None, int, int]
 """When an event is due (Unix time; None: never), its number, and how often posting it has failed."""
@@ -96,18 +96,18 @@ class WebhookSender:
         """Post one event and return the next one."""
         submission, now = due.submission, time.time()
         faults = self._service.faults(submission)
-        over = submission.is_over(faults, now)
+        ended = submission.has_ended(faults, now)
         delivered = await self._post(session, submission, now)
         if delivered and "webhook-twice" in faults:
             await self._post(session, submission, now)
-        if delivered and over and "webhook-out-of-order" in faults:
+        if delivered and ended and "webhook-out-of-order" in faults:
             await self._post(session, submission, submission.submitted + submission.seconds / 2)
         if not delivered and due.tries < len(BACKOFF):
             return time.time() + BACKOFF[due.tries], due.event, due.tries + 1
-        return None if over else next_event(submission, faults, due.event), due.event + 1, 0
+        return None if ended else next_event(submission, faults, due.event), due.event + 1, 0
 
     async def _post(self, session: aiohttp.ClientSession, submission: Submission, now: float) -> bool:
-        """Post a task's description at `now`; return whether the receiver answered with 2xx."""
+        """Post a task's description at `now`; return whether the response was 2xx."""
         url, headers = str(submission.body["webhook_url"]), {"Content-Type": "application/json"}
         faults, secret = self._service.faults(submission), submission.body.get("webhook_secret")
         if secret is not None and "webhook-no-secret" not in faults:
