@@ -167,9 +167,9 @@ def test_header_in_a_text_file(header: str) -> None:
 
 def test_unknown_columns_are_ignored_on_request() -> None:
     """In CSV and JSON; they do not change the keys of rows."""
-    table, objects = "prompt,notes\na,x y\n", '{"prompt": "a", "notes": ["x", "y"]}'
+    table, objects = "notes,prompt\nx y,a\n", '{"notes": ["x", "y"], "prompt": "a"}'
     assert messages(table, "csv") == [
-        "rows:1: column 2: unknown column `notes`; --ignore-unknown-columns skips it"
+        "rows:1: column 1: unknown column `notes`; --ignore-unknown-columns skips it"
     ]
     assert len(messages(objects, "jsonl")) == 1
     for content, format_name in ((table, "csv"), (objects, "jsonl")):
@@ -242,6 +242,14 @@ def test_shards_have_the_keys_of_the_whole(rows: list[tuple[str, int, bool]]) ->
         assert [(row.position, row.line, row.key) for row in found] == [
             (row.position, row.line, row.key) for row in whole
         ]
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "0/0", "x", "1/2/3", "-1/2", "1", ""])
+def test_what_is_no_shard(text: str) -> None:
+    """It is two numbers, the first from 1 to the second."""
+    with pytest.raises(UsageError, match=f"from 1 to N, not `{text}`"):
+        Shard.parse(text)
+    assert [str(Shard.parse(good)) for good in ("1/1", " 3/3 ")] == ["1/1", "3/3"]
 
 
 def test_a_shard_checks_only_its_rows() -> None:

@@ -1,6 +1,7 @@
 """`flux-cli listen` as a process that receives real webhooks, and its server with malicious senders."""
 
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -31,13 +32,16 @@ from flux_cli.ui.event_display import EventDisplay
 from flux_cli.webhooks.bridge import Bridge, BridgeSettings
 from flux_cli.webhooks.event import MAX_BODY_BYTES, WebhookEvent, read_event
 from flux_cli.webhooks.journal import EventJournal
-from flux_cli.webhooks.receiver import MAX_CONNECTIONS, ReceiverSettings, receiving
+from flux_cli.webhooks.receiver import MAX_CONNECTIONS, ReceiverSettings, _ServerThread, receiving
 from flux_cli.webhooks.secret import check_secret, is_secret, read_secret_file
 from tests.conftest import Cli, Done, Service, wait_until
 from tests.server import Server, fetched
 
 SECRET = "a-secret-of-the-test"
 GOOD = json.dumps({"task_id": "some-task", "task_type": "flux-imagine", "status": "processing", "percentage": 40})
+
+
+GZIPPED = gzip.compress(GOOD.encode())
 
 
 @dataclass
@@ -588,13 +592,16 @@ def test_journal(tmp_path: Path) -> None:
     first.close()
     with next(iter(tmp_path.glob("*.jsonl"))).open("ab") as file:
         file.write(b'{"event": "half a li')
-    second = EventJournal(tmp_path)
-    assert [event.task.task_id for event in second.unprocessed] == ["task-0", "task-2"]
-    assert second.unprocessed[0].body == events[0].body
-    for event in second.unprocessed:
-        second.remove(event)
-    second.close()
-    assert EventJournal(tmp_path).unprocessed == []
+    for _ in range(2):  # the second one ends before it handles any
+        second = EventJournal(tmp_path)
+        assert [event.task.task_id for event in second.unprocessed] == ["task-0", "task-2"]
+        assert second.unprocessed[0].body == events[0].body
+        second.close()
+    third = EventJournal(tmp_path)
+    for event in third.unprocessed:
+        third.remove(event)
+    third.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 # Rejected requests and malicious senders
@@ -719,7 +726,7 @@ def received(request: pytest.FixtureRequest) -> Iterator[Received]:
         (head("Transfer-Encoding: chunked", "Content-Length: 5") + b"5\r\nhello\r\n0\r\n\r\n", b"400"),
         (head("X: " + "x" * 100_000, "Content-Length: 0"), b"400"),
         (head(*[f"X-{n}: 1" for n in range(1000)], "Content-Length: 0"), b"400"),
-        (head("Content-Encoding: gzip", "Content-Length: 20") + b"\x1f\x8b" + b"\0" * 18, b"400"),
+        (head("Content-Encoding: gzip", f"Content-Length: {len(GZIPPED)}") + GZIPPED, b"400"),
         (head("Content-Length: 2097152") + b"x" * 65536, b"413"),
         (head("Transfer-Encoding: chunked") + b"200000\r\n" + b"x" * 0x200000 + b"\r\n0\r\n\r\n", b"413"),
         (b"POST /webhook HTTP/1.1\r\nHost: x\r\nContent-Length: 2097152\r\n\r\n", b"401"),
@@ -810,6 +817,40 @@ def test_evictions_are_reported(received: Received) -> None:
             stack.enter_context(received.connect())
         received.assert_good_webhook_works()
         wait_until(lambda: 408 in received.rejections)
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.1"),  # noqa: S104 - the subject of the test
+        ("::1", "[::1]"),
+        ("::", "[::1]"),
+    ],
+)
+def test_url_of_the_receiver(host: str, shown: str) -> None:
+    """One at which this machine can reach it."""
+    if ":" in host:
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("NOT TESTED: there is no IPv6")
+    reception = ReceiverSettings(None, lambda _: True, lambda *_: None, lambda _: None)
+    with receiving(host, 0, reception) as url:
+        assert url.rpartition(":")[0] == f"http://{shown}"
+        assert requests.post(url, data=GOOD, timeout=20).status_code == 200
+
+
+def test_a_receiver_that_cannot_go_on() -> None:
+    """Its error is reported."""
+    errors: list[BaseException] = []
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.close()
+    thread = _ServerThread(listening, ReceiverSettings(None, lambda _: True, lambda *_: None, errors.append))
+    thread.start()
+    thread.join(20)
+    thread.stop()
+    assert [isinstance(error, OSError) for error in errors] == [True]
 
 
 def test_pipelined_requests(received: Received) -> None:

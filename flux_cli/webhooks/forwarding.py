@@ -96,7 +96,7 @@ def forward(event: WebhookEvent, url: str, secret: str | None) -> None:
             with session.post(
                 url, data=event.body, headers=headers, timeout=SILENCE_SECONDS, allow_redirects=False, stream=True
             ) as response:
-                if response.ok and not response.is_redirect:
+                if 200 <= response.status_code < 300:
                     return
                 reason = f"HTTP {response.status_code}"
         except (requests.RequestException, OSError, ValueError) as error:

@@ -131,7 +131,7 @@ class _ServerThread(threading.Thread):
             self._settings.failed(error)
 
     async def _serve(self) -> None:
-        server = web.Server(self._answer, handler_cancellation=True)
+        server = web.Server(self._answer)
 
         def connection() -> _Connection:
             return _Connection(server, self._open, self._loop, self._settings.seconds, self._evicted)
