@@ -352,6 +352,7 @@ def test_results_are_durable_before_the_journal_is_removed(batch: Batch, monkeyp
     batch.end(store)
     store = batch.start()
     store.commit([INTENT, Accepted(job(), "T2"), done(task_id="T2")])
+    assert store.is_complete
     assert [line["status"] for line in batch.results()] == ["failed", "finished"]
     calls: list[tuple[str, object]] = []
     fsync, unlink = os.fsync, os.unlink
@@ -414,11 +415,12 @@ def test_each_commit_is_one_write_and_one_fsync(batch: Batch, monkeypatch: pytes
     assert calls == ["write journal", "fsync journal"]
 
 
+@pytest.mark.parametrize("last", [[unsent("b")], []], ids=["commit", "close"])
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_a_full_disk_stops_submissions_and_loses_no_id(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, call: str
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, call: str, last: list[Change]
 ) -> None:
-    """An ID that cannot be recorded now is recorded with the next commit that works."""
+    """An ID that cannot be recorded now is recorded with the next commit that works, or at the end."""
     store = batch.start()
     store.commit([INTENT])
     with monkeypatch.context() as patch:
@@ -432,7 +434,7 @@ def test_a_full_disk_stops_submissions_and_loses_no_id(
         assert raised.value.exit_code == 6
         with pytest.raises(LocalFileError):
             store.commit([ACCEPTED])
-    store.commit([unsent("b")])
+    store.commit(last) if last else store.close()
     batch.kill(store)
     assert (batch.state("a"), batch.state("b")) == (RowState.SUBMITTED, RowState.NEW)
 
@@ -626,6 +628,8 @@ T1, T2 = [INTENT, ACCEPTED], [INTENT, Accepted(job(), "T2")]
 
 
 UNSURE = {"exit_code": 9, "error": "no response is known"}
+REJECTED = Closed(job(), Result(Status.FAILED, ExitCode.USAGE, request=REQUEST, error="400"))
+FAILED_AGAIN = (RowState.FAILED, "T2", False)
 
 
 @pytest.mark.parametrize(
@@ -641,6 +645,8 @@ UNSURE = {"exit_code": 9, "error": "no response is known"}
         (b"", [INTENT], [*T1, done()], (RowState.UNKNOWN, None, False), UNSURE),
         (A_FAILED, NOTHING, [*T1, done()], (RowState.DONE, "T1", True), {"exit_code": 0}),
         (A_FAILED, NOTHING, [INTENT, unsent()], (RowState.NEW, None, True), None),
+        (line("a", "failed", task_id="T1"), [*T2, failed(task_id="T2")], NOTHING, FAILED_AGAIN, {"task_id": "T2"}),
+        (b"", NOTHING, [INTENT, REJECTED], (RowState.FAILED, None, True), {"exit_code": 2, "error": "400"}),
         (line("a", task_id="T0", path="x"), NOTHING, T1, (RowState.DONE, "T0", False), None),
         (line("a", "failed", task_id="T1"), NOTHING, T1, (RowState.FAILED, "T1", True), None),
         (line("a", "failed", task_id="T0"), NOTHING, [INTENT, unsent()], (RowState.FAILED, "T0", False), None),
@@ -656,10 +662,10 @@ def test_what_the_history_adds(
     missing: dict[str, object] | None,
 ) -> None:
     """Rows of version 0.1.0, and the numbers of its records; what the directory has from a journal comes first."""
-    (batch.directory / "results.jsonl").write_bytes(results)
     store = batch.start()
     store.commit(own)
     batch.kill(store)
+    (batch.directory / "results.jsonl").write_bytes(results)
     with closing(History(tmp_path / "history.sqlite3")) as history:
         made = job()
         for change in recorded:
@@ -672,6 +678,7 @@ def test_what_the_history_adds(
         assert found.missing == []
     else:
         (added,) = found.missing
+        assert float(str(added["elapsed"] or 0)) < 1000
         assert dict(added) | missing | {"row": "a", "line": 7, "service": SERVICE} == added
 
 
