@@ -160,6 +160,17 @@ def test_fill_bytes_and_extensions_are_skipped() -> None:
     assert damage(file.getvalue(), GIF) is None
 
 
+@pytest.mark.parametrize(
+    "options", [{"lossless": True}, {"save_all": True, "append_images": [Image.new("L", (9, 9))]}]
+)
+def test_a_lossless_or_animated_webp(options: dict[str, Any]) -> None:
+    """Its pixels are in chunks of other types."""
+    file = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(file, "WEBP", **options)
+    assert damage(file.getvalue(), WEBP) is None
+    assert damage(file.getvalue()[:-2], WEBP) is Damage.INCOMPLETE
+
+
 def test_an_svg_ends() -> None:
     """With the tag that closes it."""
     assert damage(b"<svg xmlns='x'><g/>", SVG) is Damage.INCOMPLETE
@@ -170,7 +181,7 @@ def test_an_svg_ends() -> None:
 
 def test_media_boxes() -> None:
     """They add up, hold metadata and pixels, and may be followed by something else."""
-    assert damage(boxes(b"meta", b"mdat"), AVIF) is None
+    assert damage(boxes(b"meta", b"xml ", b"mdat") + struct.pack(">I4s", 8, b"free"), AVIF) is None
     assert damage(boxes(b"meta", b"mdat") + b"\0\0\r\n\0\0\0\0\0", AVIF) is None
     assert damage(boxes(b"meta") + struct.pack(">I4s", 0, b"mdat") + b"pixels", AVIF) is None
     assert damage(boxes(b"meta") + struct.pack(">I4sQ", 1, b"mdat", 20) + b"1234", AVIF) is None

@@ -76,7 +76,10 @@ def test_reading_the_umask() -> None:
 
 
 def test_the_end_of_a_temporary_file(tmp_path: Path) -> None:
-    """It is closed. One that cannot be created, here in a directory that was removed, is forgotten."""
+    """All descriptors are closed. A file that cannot be created, as its directory was removed, is forgotten."""
+    write(tmp_path / "x.png")
+    opened = [os.path.realpath(entry) for entry in os.scandir("/proc/self/fd")]
+    assert not [path for path in opened if path.startswith(str(tmp_path))]
     for options, kind in (({}, io.BufferedRandom), ({"buffered": False}, io.FileIO)):
         with files.temporary(tmp_path, **options) as file:
             assert type(file) is kind

@@ -488,6 +488,14 @@ def test_reading_version_1(old_file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert os.listdir(old_file.parent) == ["history.sqlite3"]
 
 
+def test_version_1_beside_the_history_of_another_host(old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are read."""
+    monkeypatch.setattr("flux_cli.storage.history.state_directory", lambda: old_file.parent)
+    with closing(History(old_file.with_name("history-two-00000000.sqlite3"))) as two:
+        add(two, "task-2")
+    assert ids(open_readonly().records()) == ["task-2", "task-1", "task-0"]
+
+
 def test_converting_version_1(old_file: Path) -> None:
     """Opening it for writing keeps all records with their numbers."""
     history = History(old_file)
@@ -642,6 +650,19 @@ def test_a_task_of_another_host(host: Callable[[str], History]) -> None:
     # The first host saves it as well: one of the two records is shown.
     one.ended(number, Status.FINISHED, path="/y.png")
     assert ids(host("three").records()) == ["task-2", "task-1"]
+
+
+def test_adopted_tasks_keep_their_place(host: Callable[[str], History]) -> None:
+    """Their order is that of their submission, not of their numbers."""
+    one = host("one")
+    add(one, "task-1")
+    two = host("two")
+    add(two, "task-2")
+    foreign = two.find("task-1")
+    assert foreign is not None
+    assert two.adopt(foreign) == 2
+    for reader in (host("one"), two, host("three"), open_readonly()):
+        assert ids(reader.records()) == ["task-2", "task-1"]
 
 
 def test_observing_a_task_of_another_host(host: Callable[[str], History]) -> None:

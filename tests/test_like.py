@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_a_sidecar_has_no_secret_and_no_webhook(flux: Cli) -> None:
     assert "webhook" not in text
     task_id = flux.history()[0]["task_id"]
     assert "webhook_url" not in dry_run(flux, "--like", task_id, env=secret)
+
+
+def test_a_sidecar_is_on_the_disk_before_it_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its content is synced while its name is temporary."""
+    (tmp_path / "x.png").write_bytes(png())
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append((os.fstat(file).st_size, (tmp_path / "x.png.json").exists()))
+    )
+    request = {"model": "flux-pro", "prompt": "x"}
+    path = sidecar.write(tmp_path / "x.png", request, task_id="id", created=None, service="s", force=False)
+    assert synced[0] == (path.stat().st_size, False)
 
 
 def test_wait_writes_a_sidecar_once(flux: Cli) -> None:

@@ -178,6 +178,7 @@ def test_the_original_of_an_explicit_name(name: str, kind: ImageType, expected: 
         ("{slug}.{ext}", JPEG, "a-cat.jpg"),
         ("{slug}.png", JPEG, "a-cat.jpg"),
         ("{slug}.png", PNG, "a-cat.png"),
+        ("{slug}.jpeg", JPEG, "a-cat.jpeg"),
         ("{slug}", WEBP, "a-cat.webp"),
         ("{slug}.v2", PNG, "a-cat.v2.png"),
         ("{model}/{seed}/{n}.{ext}", PNG, "flux-pro-1.1/random/3.png"),
