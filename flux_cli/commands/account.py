@@ -1,4 +1,4 @@
-"""`flux-cli account`: whose key it is, and what is left."""
+"""`flux-cli account`: the account that the key belongs to."""
 
 import typer
 

@@ -14,14 +14,14 @@ app = typer.Typer(add_completion=False)
 
 ROWS = "Rows"
 DETAILS = """\
-A row sets fields of the request by name, such as prompt, model and width, and two of its own: id, by which
-later runs recognise it, and output, the name of its picture. A row without an id is recognised by its content,
-so rows can be added and moved. Flags apply to rows that do not set the field. Blank lines are skipped. In a
-text file each line is one prompt.
+A row sets fields of the request by name, such as prompt, model and width. Two more columns are id, by which
+later runs recognise the row, and output, the name of its picture. A row without an id is recognised by its
+content, so rows can be added and moved. Flags apply to rows that do not set the field. Blank lines are skipped.
+In a text file each line is one prompt.
 
 All rows are checked before the first one is sent. A later run with the same FILE and DIR skips finished rows,
-waits for submitted ones, and submits the rest. DIR has everything that this needs: it can be moved, or resumed
-on another machine or with other shards.\
+waits for submitted ones, and submits the rest. DIR contains everything that a later run needs, so it can be
+moved, and the batch can be resumed on another machine or with other shards.\
 """
 
 
@@ -61,7 +61,7 @@ def batch(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="The format of FILE: jsonl, csv, tsv or text. Default: by its extension.",
+            help="The format of FILE: jsonl, csv, tsv or text. Default: from its extension.",
             rich_help_panel=ROWS,
         ),
     ] = None,
@@ -79,7 +79,7 @@ def batch(
             "--concurrency",
             parser=options.integer(1, 1000),
             metavar="N",
-            help="Tasks in flight at most, from 1 to 1000; fewer if the service asks to slow down.",
+            help="The most tasks in flight, from 1 to 1000; fewer if the service asks to slow down.",
             rich_help_panel=options.WAITING,
         ),
     ] = 16,
@@ -120,7 +120,7 @@ def batch(
         typer.Option(
             "--shard",
             metavar="K/N",
-            help="Only every N-th row, starting with the K-th; runs of other shards may run at the same time.",
+            help="Only every N-th row, starting with the K-th. Other shards may run at the same time.",
             rich_help_panel=ROWS,
         ),
     ] = "1/1",
@@ -165,7 +165,7 @@ def batch(
         ignore_unknown=ignore_unknown_columns,
     )
     choice = None if dry_run else choose(service, config)
-    wanted = BatchSettings(
+    settings = BatchSettings(
         service=choice.name if choice else "",
         directory=directory,
         name=batching.absolute_name(directory),
@@ -181,13 +181,14 @@ def batch(
         force=force,
     )
     if choice is None:
-        return batching.print_requests(rows, wanted)
+        return batching.print_requests(rows, settings)
     with (
-        batching.prepared(rows, read.name, wanted) as prepared,
-        connect(choice, wanted.secret) as connected,
+        batching.prepared(rows, read.name, settings) as prepared,
+        connect(choice, settings.secret) as connected,
     ):
         if sidecar is None:
             sidecar = bool(config.defaults.get("sidecar"))
-        run_plan = batching.engine_plan(concurrency, limit)
         saver = Saver(connected.url, connected.client.trace, original=original)
-        return batching.run(prepared, connected, saver, run_plan, service, sidecar=sidecar)
+        return batching.run(
+            prepared, connected, saver, service, concurrency=concurrency, timeout=limit, sidecar=sidecar
+        )

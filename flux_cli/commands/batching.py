@@ -37,13 +37,13 @@ from flux_cli.ui.reporter import batch_reporting
 
 WITHOUT_HISTORY = "the batch continues without the history"
 PATIENCE_SECONDS = 3600.0
-"""The longest that one row waits for a service that asks to slow down, or that cannot be reached."""
+"""The longest that one row waits for a service that asks to slow down or is unreachable."""
 PICTURE_SECONDS = 600.0
-"""How long one picture is tried for; a later run tries again."""
+"""How long to keep retrying one download; a later run retries it again."""
 
 
 def directory_of(output: str | None, config: Config) -> Path:
-    """Return the batch directory. Raises UsageError for an output that is no directory."""
+    """Return the batch directory. Raises UsageError for an output that is not a directory."""
     if output is None:
         return Path(config.output_dir or ".").expanduser()
     if not output.strip() or output == "-" or "{" in output or "\0" in output:
@@ -62,7 +62,7 @@ def flag_defaults(
 ) -> tuple[Body, dict[str, Any]]:
     """Return the fields that the flags set for all rows: as they are sent, and as they are recorded.
 
-    In a text file the flags alone have to follow the rules.
+    For a text file the flags are checked against all rules, since its rows add only a prompt.
 
     Raises:
         ViolationsError: The value of a flag is invalid.
@@ -93,10 +93,10 @@ def checked_rows(
     validate: bool,
     ignore_unknown: bool,
 ) -> list[Row]:
-    """Parse and check the rows of a shard, report everything that is wrong, and return them.
+    """Parse and check the rows of a shard, print all errors, and return the rows.
 
     Raises:
-        UsageError: Something is wrong, or there are no rows.
+        UsageError: There are errors, or no rows.
     """
     if validate and file.format == "text" and (broken := violations({**defaults, "prompt": "…"}, flag)):
         raise ViolationsError(broken)  # the same for every row, and caused by the flags
@@ -117,12 +117,12 @@ def checked_rows(
 
 
 def _with_config_defaults(row: Row, flags: Body, config: Config) -> Row:
-    """Return a row with the config file's defaults for its model, which flags and its own fields override."""
+    """Return a row with the config file's defaults for its model, which the flags and the row override."""
     fields = {**flags, **row.fields}
     added = {
         name: value
         for name, value in config.defaults_for(str(fields["model"])).items()
-        if name in FIELDS and name not in fields and value != SEED_RANDOM  # a later run would see another seed
+        if name in FIELDS and name not in fields and value != SEED_RANDOM  # a later run would get another seed
     }
     if "image_prompt" not in {**fields, **added}:
         added.pop("image_prompt_strength", None)
@@ -133,10 +133,10 @@ def _rows(count: int) -> str:
     return f"{count} row{'' if count == 1 else 's'}"
 
 
-def print_requests(rows: Sequence[Row], plan: BatchSettings) -> ExitCode:
+def print_requests(rows: Sequence[Row], settings: BatchSettings) -> ExitCode:
     """Print the request of each row as it would be recorded, without secrets, one per line."""
     for row in rows:
-        console.out_json(bodies(row, plan)[1])
+        console.out_json(bodies(row, settings)[1])
     return ExitCode.OK
 
 
@@ -150,26 +150,26 @@ class Batch:
 
 
 @contextlib.contextmanager
-def prepared(rows: Sequence[Row], file_name: str, wanted: BatchSettings) -> Iterator[Batch]:
+def prepared(rows: Sequence[Row], file_name: str, settings: BatchSettings) -> Iterator[Batch]:
     """Claim the rows, and yield the batch.
 
     Raises:
-        LocalFileError: The directory cannot be used, or another run has the rows.
+        LocalFileError: The directory cannot be used, or another run has claimed the rows.
     """
-    naming.check(naming.Target(wanted.directory))
-    directory = wanted.directory / STATE_NAME
-    is_old = ResultsFile(wanted.directory).path.exists() and not directory.exists()
+    naming.check(naming.Target(settings.directory))
+    directory = settings.directory / STATE_NAME
+    is_old = ResultsFile(settings.directory).path.exists() and not directory.exists()
     history = _history(required=is_old)
     with local_errors(directory):
         directory.mkdir(exist_ok=True)
-    with claimed(directory, wanted.service, wanted.shard) as claim:
-        found = state.load(wanted.directory, wanted.service, rows, wanted.name, history)
+    with claimed(directory, settings.service, settings.shard) as claim:
+        found = state.load(settings.directory, settings.service, rows, settings.name, history)
         if found.history_error is not None:
             console.warning(f"{WITHOUT_HISTORY}: {found.history_error.message}")
-        plan = BatchPlan(rows, wanted, _listed(history, wanted, found.known))
+        plan = BatchPlan(rows, settings, _recorded(history, settings, found.known))
         _check_names(file_name, plan)
-        recorder = None if history is None else HistoryStore(history, wanted.service)
-        store = BatchStore(wanted.directory, wanted.service, found.next_number, claim, recorder)
+        recorder = None if history is None else HistoryStore(history, settings.service)
+        store = BatchStore(settings.directory, settings.service, found.next_number, claim, recorder)
         store.add_results(found.missing)
         try:
             yield Batch(plan, file_name, store)
@@ -179,7 +179,7 @@ def prepared(rows: Sequence[Row], file_name: str, wanted: BatchSettings) -> Iter
             if plan.counts.ended == plan.counts.total:
                 with contextlib.suppress(LocalFileError):
                     written = store.written if store.is_complete else None
-                    state.compact(wanted.directory, claim, store.journal, written)
+                    state.compact(settings.directory, claim, store.journal, written)
             if history is not None:
                 history.close()
 
@@ -195,8 +195,8 @@ def _history(*, required: bool) -> History | None:
         return None
 
 
-def _listed(history: History | None, wanted: BatchSettings, known: Mapping[str, Known]) -> Mapping[str, Known]:
-    """Add tasks to wait for to the history, if another host submitted them; return the rows with their numbers."""
+def _recorded(history: History | None, settings: BatchSettings, known: Mapping[str, Known]) -> Mapping[str, Known]:
+    """Record submitted tasks of other hosts in this history; return the rows with the numbers of their records."""
     new = {
         key: (each.task_id, each.request)
         for key, each in known.items()
@@ -207,7 +207,7 @@ def _listed(history: History | None, wanted: BatchSettings, known: Mapping[str, 
     try:
         with history.transaction():
             requests = [request or {} for _, request in new.values()]
-            numbers = history.begin(wanted.service, requests, wanted.name, list(new))
+            numbers = history.begin(settings.service, requests, settings.name, list(new))
             for number, (task_id, _) in zip(numbers, new.values(), strict=True):
                 history.accepted(number, task_id or "")
     except LocalFileError:  # the rows are in the batch directory
@@ -216,7 +216,7 @@ def _listed(history: History | None, wanted: BatchSettings, known: Mapping[str, 
 
 
 def _check_names(file_name: str, plan: BatchPlan) -> None:
-    """Raise LocalFileError if a row to submit names a file that exists."""
+    """Raise LocalFileError if the `output` of a row to submit is an existing file."""
     errors = [f"{file_name}:{row.line}: {path} exists" for row, path in plan.occupied()]
     for error in errors:
         console.error(error)
@@ -233,20 +233,17 @@ def _report_errors(store: BatchStore) -> None:
         console.warning(f"the history lacks rows of this batch: {store.history_error.message}")
 
 
-def engine_plan(concurrency: int, timeout: float | None) -> Plan:
-    """Return the plan of the engine's run."""
-    return Plan(
-        concurrency=concurrency,
-        timeout=timeout,
-        patience=PATIENCE_SECONDS,
-        picture_patience=PICTURE_SECONDS,
-    )
-
-
 def run(
-    batch: Batch, service: Service, saver: Saver, run_plan: Plan, options: ServiceOptions, *, sidecar: bool
+    batch: Batch,
+    service: Service,
+    saver: Saver,
+    options: ServiceOptions,
+    *,
+    concurrency: int,
+    timeout: float | None,
+    sidecar: bool,
 ) -> ExitCode:
-    """Take the rows to their ends, print the summary, and return the exit code of all of them.
+    """Run the batch, print the summary, and return the worst exit code.
 
     Raises as `Run.run` does, after the summary.
     """
@@ -272,7 +269,13 @@ def run(
                 counts.handle(event)
                 reporter.handle(event)
 
-            code = Run(service.client, saver, batch.store, handle, run_plan).run(plan.jobs())
+            settings = Plan(
+                timeout=timeout,
+                concurrency=concurrency,
+                patience=PATIENCE_SECONDS,
+                picture_patience=PICTURE_SECONDS,
+            )
+            code = Run(service.client, saver, batch.store, handle, settings).run(plan.jobs())
         if not console.quiet:
             after = running.credits_left(service)
     finally:

@@ -88,7 +88,7 @@ def fetch(
 
 
 def _result(task_id: str, found: Task | FluxError, record: "Record | None") -> "Result":
-    """Return what the check of a task found out."""
+    """Return the result of a status check."""
     from flux_cli.engine.result import Result
 
     request = record.request if record else {}
@@ -103,7 +103,7 @@ def _result(task_id: str, found: Task | FluxError, record: "Record | None") -> "
 def _record(
     results: "Sequence[Result]", records: "Mapping[str, Record | None]", history: "HistoryReader", service: str
 ) -> None:
-    """Record each status that has changed; another service may not know a task. A failure is a warning."""
+    """Record each status that has changed, except for tasks of another service. A failure is a warning."""
     from flux_cli.storage.history import History, patiently
 
     changed: list[Task] = []
@@ -136,7 +136,7 @@ def _downloaded(
     original: bool,
 ) -> "list[Result]":
     """Save the pictures of the finished tasks; return all results, in the same order."""
-    from flux_cli.commands.tasks import numbers
+    from flux_cli.commands.tasks import record_numbers
     from flux_cli.engine.events import Ended, Event, NotDeliveredError
     from flux_cli.engine.job import Job
     from flux_cli.engine.plan import Plan
@@ -147,14 +147,14 @@ def _downloaded(
     from flux_cli.storage.history import History
     from flux_cli.ui.reporter import reporting
 
-    found = numbers(records, history, service.name)
+    numbers = record_numbers(records, history, service.name)
     jobs = [
         Job(
             target,
             task_id=result.task_id,
             recorded=result.request,
             n=n,
-            number=found[result.task_id or ""],
+            number=numbers[result.task_id or ""],
             task=result.task,
         )
         for n, result in enumerate(results, 1)
@@ -182,7 +182,7 @@ def _downloaded(
 def _print(
     results: "Sequence[Result]", records: "Mapping[str, Record | None]", target: "Target | None", *, json: bool
 ) -> None:
-    """Print the objects, with `-o` the paths, or a row per task; a picture for stdout has been written already."""
+    """Print the objects, with `-o` the paths, or a row per task. A picture for stdout is already written."""
     if json:
         for result in results:
             task = result.as_json()
@@ -213,7 +213,7 @@ def _row(result: "Result", record: "Record | None") -> tuple[str, str, str, str,
 
 
 def _short_row(row: tuple[str, str, str, str, str]) -> tuple[str, str, str, str]:
-    """Return a row for people: the beginning of the ID, and the path instead of the URL if there is one."""
+    """Return a row for a terminal: the beginning of the ID, and the path or, if there is none, the URL."""
     from flux_cli.ui.history_lines import short_path
 
     task_id, status, percentage, url, path = row
@@ -221,11 +221,11 @@ def _short_row(row: tuple[str, str, str, str, str]) -> tuple[str, str, str, str]
 
 
 def _print_messages(results: "Sequence[Result]", *, required: bool) -> None:
-    """Print why tasks have no picture: as an error if the exit code counts it."""
+    """Print why tasks have no picture: as an error if it affects the exit code."""
     for result in results:
         name = f"task {short_id(result.task_id)}"
         if result.resumable or result.path or result.content is not None:
-            continue  # the download has printed it
+            continue  # the download has printed the reason, or there is a picture
         if result.status is Status.PROCESSING and required:
             console.error(f"{name} is still running")
         elif result.task is not None and result.error is not None and not required:
@@ -239,7 +239,7 @@ def _print_messages(results: "Sequence[Result]", *, required: bool) -> None:
 def _exit_code(results: "Sequence[Result]", *, required: bool, exit_status: bool) -> ExitCode:
     """Return the worst exit code; the status of a task counts only if it is `required`.
 
-    8 is for `--exit-status` alone: without it a picture that was asked for and is not there yet is a timeout.
+    Only `--exit-status` returns 8. Without it, a requested picture that is not finished counts as a timeout.
     """
     code = worst(each.exit_code for each in results if required or each.task is None or each.resumable)
     return ExitCode.GAVE_UP_WAITING if code == ExitCode.STILL_RUNNING and not exit_status else code

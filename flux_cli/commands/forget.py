@@ -51,18 +51,18 @@ def forget(
     if found:
         history = History()
         patiently(lambda: history.delete(found))
-    lost = sum(record.unsaved for record in found)
+    unsaved = sum(record.unsaved for record in found)
     what = f"{len(found)} record{'' if len(found) == 1 else 's'}"
-    console.note(f"removed {what} from the history" + (f"; {lost} not saved" if lost else ""))
+    console.note(f"removed {what} from the history" + (f"; {unsaved} not saved" if unsaved else ""))
     return ExitCode.OK
 
 
 def _named(ids: Sequence[str], history: "HistoryReader") -> "list[Record]":
-    """Return the records of tasks. Raises LocalFileError if one is not in the history: then none is removed."""
+    """Return the records of tasks. Raises LocalFileError if one is not in the history."""
     from flux_cli.commands import tasks
 
     found: list[Record] = []
-    for task_id, record in tasks.known(ids, history).items():
+    for task_id, record in tasks.resolve_ids(ids, history).items():
         if record is None:
             raise LocalFileError(f"there is no task {task_id} in the history", "see `flux-cli history`")
         found += history.of_task(task_id)

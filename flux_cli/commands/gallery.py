@@ -70,7 +70,7 @@ def gallery(
 
 
 def _found(directory: Path | None) -> "list[Picture]":
-    """Return the pictures, newest first. Raises LocalFileError if there is none, or DIR cannot be read."""
+    """Return the pictures, newest first. Raises LocalFileError if there are none, or DIR cannot be read."""
     from flux_cli.gallery.collection import from_directory
 
     pictures, gone = _in_history(directory)
@@ -91,7 +91,7 @@ def _found(directory: Path | None) -> "list[Picture]":
 
 
 def _in_history(directory: Path | None) -> "tuple[list[Picture], int]":
-    """Return the history's pictures and the number of those that are gone. With DIR, a history is not needed."""
+    """Return the history's pictures, and the number of those whose file is gone. It is optional with DIR."""
     from flux_cli.gallery.collection import from_history
     from flux_cli.storage.history import open_readonly
 

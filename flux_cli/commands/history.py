@@ -29,7 +29,7 @@ DETAILS = (
 
 
 class StatusFilter(StrEnum):
-    """What `--status` takes: a status, or that a finished task has no file."""
+    """The values of `--status`: the statuses, and one for finished tasks without a file."""
 
     PROCESSING = Status.PROCESSING.value
     FINISHED = Status.FINISHED.value
@@ -165,11 +165,13 @@ def _row(record: "Record") -> tuple[str, ...]:
 
 
 def _details(record: "Record") -> list[tuple[str, str]]:
-    """Return the details of one task, for people."""
+    """Return the details of one task, for a terminal."""
+    from flux_cli.ui.history_lines import state
+
     known: dict[str, object] = {
         "task": record.task_id,
         "submitted": _when(record),
-        "status": "not saved" if record.unsaved and record.status is Status.FINISHED else record.status.value,
+        "status": state(record),
         "error": record.error,
         "service": record.service,
         **record.request,

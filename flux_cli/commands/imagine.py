@@ -28,7 +28,7 @@ _FLAG_IN_PROMPT = re.compile(
     r"(?:^|\s)(--(ar|aspect|aspect-ratio|no|seed|stylize|style|s|v|version|chaos|c|q|quality|iw|niji|tile|raw|w|h"
     r"|width|height|steps|guidance|model|n|count)(?:[ =]([^\s-]\S*))?)(?=\s|$)"
 )
-"""Flags of Midjourney, and of this program."""
+"""Flags of Midjourney and of this program."""
 
 
 @app.command(
@@ -138,7 +138,7 @@ def _model(request: RequestOptions, config: "Config", base: "RecordedRequest | N
 
 
 def _prompt(argument: str | None, request: RequestOptions, base: object) -> str:
-    """Return the prompt: the argument, that of `--like`, or what is on stdin."""
+    """Return the prompt: from the argument, `--like` or stdin."""
     if argument is not None and argument != "-":
         return argument
     if argument is None and base is not None:
@@ -165,16 +165,16 @@ def _warn_of_flags(prompt: str) -> None:
 def _bodies(
     start: Body, request: RequestOptions, config: "Config", base: "RecordedRequest | None", *, validate: bool
 ) -> tuple[Body, dict[str, Any]]:
-    """Return the body to send, and what is recorded of it: flags override the fields in `start`.
+    """Return the body to send, and the body as it is recorded. Flags override the fields in `start`.
 
     Raises:
-        ViolationsError: Rules are violated; it names all of them.
+        ViolationsError: Rules are violated; the error names all violations.
         LocalFileError, DownloadError: The image prompt cannot be read.
-        UsageError: The image prompt of `--like` is not available any more.
+        UsageError: The image prompt of `--like` is no longer available.
     """
     given, problems = request.given()
     body: Body = {**start, **given}
-    body.pop("image_prompt", None)  # in `start` it is only described
+    body.pop("image_prompt", None)  # in `start` this is only a description
     secret = request.webhook_secret or config.webhook_secret
     if secret and ("webhook_url" in body or "webhook_secret" in request.from_flags):
         body["webhook_secret"] = secret
@@ -209,7 +209,7 @@ def _image_prompt(request: RequestOptions, base: "RecordedRequest | None") -> "I
 
 
 def _with_seeds(body: Body, recorded: dict[str, Any], count: int) -> list[tuple[Body, dict[str, Any]]]:
-    """Return the two bodies of each picture; with a seed S they get S, S+1 and so on."""
+    """Return both bodies for each picture; with a seed S they get S, S+1 and so on."""
     seed = body.get("seed")
     if not isinstance(seed, int):
         return [(body, recorded)] * count

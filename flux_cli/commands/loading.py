@@ -1,4 +1,4 @@
-"""Reading the config file, with its warnings: what nearly every command does first."""
+"""Reading the config file and printing its warnings, which nearly every command does first."""
 
 from typing import TYPE_CHECKING
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 def load_config() -> "Config":
-    """Return the config, and print what is unusual about its file. Raises as `config.load` does."""
-    from flux_cli.storage import config  # 3 ms, which completion does without
+    """Return the config, and print the warnings about its file. Raises as `config.load` does."""
+    from flux_cli.storage import config  # 3 ms, which completion does not need
 
     loaded = config.load()
     for warning in loaded.warnings:

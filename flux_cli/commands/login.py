@@ -29,7 +29,7 @@ app = typer.Typer(add_completion=False)
 def login(
     *,
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Store the key without asking the service whether it is valid.")
+        bool, typer.Option("--no-verify", help="Store the key without checking it with the service.")
     ] = False,
     service: ServiceOptions,
 ) -> int:
@@ -47,7 +47,7 @@ def login(
 
 
 def _verify(key: str, service: ServiceOptions, stored_url: str | None) -> None:
-    """Check a key with the service. Raises an error that says that it was not stored."""
+    """Check a key with the service. Raises an error that says that the key was not stored."""
     if service.sandbox:
         raise UsageError("the sandbox needs no key and cannot check one", "store it unchecked with --no-verify")
     from flux_cli.api.client import DEFAULT_API_URL, Client, check_key_kind

@@ -25,7 +25,7 @@ from flux_cli.ui.reporter import reporting
 ANNOUNCED_PICTURES = 10
 """The cost of more pictures than this is announced before they are submitted."""
 CREDITS_PER_PICTURE = 1
-"""What the service's page on image credits says for each Flux model."""
+"""The price of every Flux model, from the service's page on image credits."""
 ACCOUNT_SECONDS = 5.0
 """The timeout of a request for the credits, which are only displayed."""
 
@@ -51,7 +51,7 @@ def target(output: OutputOptions, options: ServiceOptions, config: Config, count
 
 
 def mention_sandbox(service: Service) -> None:
-    """Print once that the pictures are not the service's: a forgotten setting is easy to miss."""
+    """Print that the sandbox is used: a forgotten setting is easy to miss."""
     if service.name == SANDBOX:
         console.note("using the embedded sandbox: free, offline, drawn pictures")
 
@@ -85,7 +85,7 @@ def timeout_seconds(value: object, default: float | None = DEFAULT_TIMEOUT) -> f
     """Return a `--timeout`, or the one in the config, in seconds; None for no limit.
 
     Raises:
-        UsageError: It is no duration.
+        UsageError: The value is not a duration.
     """
     if value is None:
         return default
@@ -97,7 +97,7 @@ def timeout_seconds(value: object, default: float | None = DEFAULT_TIMEOUT) -> f
 
 
 def credits_left(service: Service) -> object | None:
-    """Return the credits that the account has, None if the service does not say."""
+    """Return the account's credits, or None if the service does not report them."""
     try:
         return service.client.account(ACCOUNT_SECONDS).credits
     except FluxError:
@@ -105,7 +105,7 @@ def credits_left(service: Service) -> object | None:
 
 
 def announce_cost(pictures: int, service: Service, credits_of: Callable[[Service], object | None]) -> None:
-    """Print what many pictures cost before they are submitted, and what the account has. The sandbox is free."""
+    """Print the cost of many pictures before they are submitted, and the credits. The sandbox is free."""
     if console.quiet or pictures <= ANNOUNCED_PICTURES or service.name == SANDBOX:
         return
     credit = credits_of(service)

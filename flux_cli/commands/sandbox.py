@@ -55,7 +55,7 @@ def sandbox(
         typer.Option(
             metavar="NAME",
             autocompletion=completion.faults,
-            help='A fault of every request, such as "http 503"; can be repeated.',
+            help='Inject a fault into every request, such as "http 503". Can be repeated.',
         ),
     ] = None,
     list_faults: Annotated[bool, typer.Option("--list-faults", help="Print every fault and exit.")] = False,
@@ -68,7 +68,7 @@ def sandbox(
             "--credits",
             metavar="N",
             parser=options.integer(0, 10**9),
-            help="Set the balance. It is 1000 at first.",
+            help="Set the credit balance, which is 1000 at first.",
         ),
     ] = None,
 ) -> int:

@@ -1,7 +1,7 @@
 """Which service a command talks to, and with which key.
 
-Flags override the environment, the environment overrides the config file, the config file overrides defaults. It
-imports no more than `fetch` needs, which people call in loops.
+Flags override the environment, the environment overrides the config file, and the config file overrides defaults.
+This module imports only what `fetch` needs, which is called in loops.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ class Choice:
 
     Attributes:
         url: The URL of its API; None for the embedded sandbox.
-        key: The API key; empty if there is none and the command can do without.
+        key: The API key; empty if there is none and the command does not require one.
         flags: What a later command needs to reach the same service, with a space before it, or nothing.
         secrets: Webhook secrets that must not be printed: the service may return them in responses.
         verbose: Whether requests and responses are printed.
@@ -50,10 +50,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Service:
-    """A service that is ready for calls.
+    """A service that is ready for requests.
 
     Attributes:
-        client: Calls it.
+        client: Sends the requests.
         name: Its name in the history: its URL, or `sandbox`.
         url: The URL of its API.
         flags: What a later command needs to reach it again, with a space before it, or nothing.
@@ -66,7 +66,7 @@ class Service:
 
 
 def choose(options: ServiceOptions, config: Config, *, keyless: bool = False) -> Choice:
-    """Decide on the service. `keyless` accepts that there is no key.
+    """Choose the service. With `keyless`, a key is not required.
 
     Raises:
         NotAllowedError: There is no key, or it belongs to the service's other API.
@@ -89,9 +89,9 @@ def choose(options: ServiceOptions, config: Config, *, keyless: bool = False) ->
 
 @contextlib.contextmanager
 def connect(choice: Choice, secret: str | None = None) -> Iterator[Service]:
-    """Yield the service; the embedded sandbox runs as long as the block.
+    """Yield the service; the embedded sandbox runs until the block ends.
 
-    `secret` is a webhook secret from a flag. Neither it nor the key nor the other secrets are printed from now on.
+    `secret` is a webhook secret from a flag. From now on, all secrets and the key are redacted on stderr.
     """
     secrets = [*choice.secrets, *([secret] if secret else [])]
     for each in (choice.key, *secrets):
@@ -134,6 +134,6 @@ def _is_this_machine(url: str) -> bool:
 
 
 def _bypass_proxy() -> None:
-    """Keep the environment's proxy from being used for the embedded sandbox."""
+    """Bypass the environment's proxy for the embedded sandbox."""
     bypassed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     os.environ["no_proxy"] = f"127.0.0.1,{bypassed}"

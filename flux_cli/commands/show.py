@@ -40,7 +40,9 @@ def show(
             autocompletion=completion.saved_tasks_or_files,
         ),
     ] = None,
-    viewer: Annotated[bool, typer.Option("--open", help="Open it in the default viewer instead.")] = False,
+    viewer: Annotated[
+        bool, typer.Option("--open", help="Open the picture in the default viewer instead.")
+    ] = False,
 ) -> int:
     """Show a picture in the terminal, or print its path in a pipe."""
     path = _found(what)
@@ -91,7 +93,7 @@ def _newest(history: "HistoryReader") -> Path:
 
 
 def _path_of(record: "Record") -> Path:
-    """Return where a task's picture is. Raises LocalFileError if it is nowhere."""
+    """Return where a task's picture is. Raises LocalFileError if it is not on disk."""
     from flux_cli.storage.record import STDOUT
 
     task_id = record.task_id or ""
@@ -110,7 +112,7 @@ def _path_of(record: "Record") -> Path:
 
 
 def _renamed(record: "Record") -> Path | None:
-    """Return the file with a record's content in its directory or here, if there is one."""
+    """Return the file with the recorded content in the picture's directory or the current one, if there is one."""
     from flux_cli.storage.files import sha256_of
 
     path = Path(record.path or "")

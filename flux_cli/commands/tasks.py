@@ -1,4 +1,4 @@
-"""Which tasks a command means: IDs and prefixes from arguments or stdin, and what the history knows of them."""
+"""The tasks that a command line names: IDs and prefixes from arguments or stdin, and their records."""
 
 import json
 import sys
@@ -23,10 +23,10 @@ MAX_STDIN_BYTES = 16 << 20
 def open_history(*, required: bool = False) -> "HistoryReader":
     """Open the history, for writing if possible, otherwise for reading. It is not created.
 
-    One that cannot be read costs a warning, unless it is `required`.
+    If it cannot be read, a warning is printed, unless it is `required`.
 
     Raises:
-        LocalFileError: It is required and cannot be read.
+        LocalFileError: The history is required and cannot be read.
     """
     from flux_cli.storage.history import History, HistoryReader, open_readonly
     from flux_cli.storage.paths import history_files, state_directory
@@ -40,7 +40,7 @@ def open_history(*, required: bool = False) -> "HistoryReader":
         except LocalFileError as error:
             history = open_readonly()
             console.warning(f"{error.message}; nothing is recorded")
-        history.find("")  # some damage shows only on reading
+        history.find("")  # some damage is detected only on reading
     except LocalFileError as error:
         if required:
             raise
@@ -50,12 +50,12 @@ def open_history(*, required: bool = False) -> "HistoryReader":
     return history
 
 
-def numbers(
+def record_numbers(
     records: "Mapping[str, Record | None]", history: "HistoryReader", service: str
 ) -> "dict[str, int | None]":
-    """Return the number by which the outcome of each task is recorded; None if that is not possible.
+    """Return the number of the record that gets each task's outcome; None if there is none.
 
-    It is not for a record of another service, which says nothing about this one's task.
+    A record of another service gets none: it is about another task with the same ID.
     """
     from flux_cli.storage.history import History, patiently
 
@@ -84,10 +84,10 @@ def warn_of_problems(history: "HistoryReader") -> None:
         console.warning(problem)
 
 
-def known(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str, Record | None]":
-    """Return the complete IDs for IDs or prefixes, with the history's record of each if there is one.
+def resolve_ids(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str, Record | None]":
+    """Return the complete IDs for IDs or prefixes, each with its record in the history if there is one.
 
-    An ID that the history does not know stays as it is.
+    An ID that is not in the history is returned unchanged.
 
     Raises:
         UsageError: A prefix is ambiguous.
@@ -136,7 +136,7 @@ def selected(
 
     Raises:
         UsageError: The arguments contradict each other, or name no task.
-        LocalFileError: The history is required, and cannot be read.
+        LocalFileError: `--last` or `--all` was given, and the history cannot be read.
     """
     from flux_cli.commands.service import choose
 
@@ -144,7 +144,7 @@ def selected(
         raise UsageError("task IDs, `--last` and `--all` cannot be combined")
     history = open_history(required=bool(last or every))
     if not (last or every):
-        records = known(read_ids(task_ids or []), history)
+        records = resolve_ids(read_ids(task_ids or []), history)
         check_service(records, options, config)
         return history, choose(options, config), records
     choice = choose(options, config)
@@ -162,10 +162,10 @@ def nothing_to_do(*, last: bool, every: bool) -> ExitCode:
 def check_service(records: "Mapping[str, Record | None]", options: ServiceOptions, config: "Config") -> None:
     """Check that no task belongs to the embedded sandbox if the default service is about to be used.
 
-    Another address may be a sandbox on a port, which knows the embedded one's tasks.
+    Another address may be a sandbox on a port, which has the tasks of the embedded one.
 
     Raises:
-        UsageError: A task does.
+        UsageError: A task belongs to the sandbox.
     """
     if options.sandbox or config.sandbox or options.api_url or config.api_url:
         return
@@ -177,7 +177,7 @@ def check_service(records: "Mapping[str, Record | None]", options: ServiceOption
 def read_ids(arguments: Sequence[str]) -> list[str]:
     """Return the IDs from arguments or, for `-`, stdin: plain, or JSON Lines with `task_id`.
 
-    Each comes once, in the order given. An empty stdin yields none.
+    Duplicates are removed, and the order is kept. An empty stdin has no IDs.
 
     Raises:
         UsageError: There are no arguments, one cannot be an ID, or a line cannot be read.

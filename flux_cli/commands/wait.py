@@ -1,4 +1,4 @@
-"""`flux-cli wait`: wait for tasks that exist, and download their pictures."""
+"""`flux-cli wait`: wait for submitted tasks, and download their pictures."""
 
 from typing import Annotated
 
@@ -56,7 +56,7 @@ def wait(
         return tasks.nothing_to_do(last=last, every=every)
     target = running.target(output, service, config, len(records))
     saved.check(pictures, target)
-    numbers = tasks.numbers(records, history, choice.name)
+    numbers = tasks.record_numbers(records, history, choice.name)
     jobs = [
         Job(
             target,
