@@ -2,7 +2,7 @@
 _flux_cli() {
     local line=${COMP_LINE:0:COMP_POINT} kind word listing place=
     local -a listed=()
-    # Readline replaces only what follows the last of COMP_WORDBREAKS, a colon for example.
+    # Readline replaces only what follows the last character of COMP_WORDBREAKS, for example a colon.
     local kept=${line##*[[:space:]]}
     kept=${kept%"$2"}
     COMPREPLY=()
@@ -29,5 +29,5 @@ _flux_cli() {
         COMPREPLY=("${listed[@]}" "${COMPREPLY[@]:${#listed[@]}}")
     fi
 }
-# bash before 4.4, as on macOS, cannot keep the order.
+# bash before 4.4, as on macOS, has no option to keep the order.
 complete -o nosort -F _flux_cli flux-cli 2>/dev/null || complete -F _flux_cli flux-cli
