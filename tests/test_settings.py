@@ -5,7 +5,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from unittest import mock
@@ -396,24 +396,24 @@ def test_a_write_that_fails_changes_nothing(cli: Cli, monkeypatch: pytest.Monkey
     assert {path.name for path in cli.config.parent.iterdir()} == {"config.toml", ".lock"}
 
 
-def recorded(name: str, calls: list[str]) -> Callable[..., object]:
-    """Return a function of `os` that also notes its name."""
-    real: Callable[..., object] = getattr(os, name)
-
-    def call(*arguments: object) -> object:
-        calls.append(name)
-        return real(*arguments)
-
-    return call
-
-
 def test_the_file_is_synced_before_it_replaces_the_old_one(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the directory afterwards."""
+    """Its whole content; and the directory afterwards. Neither the file nor its lock can be read by others."""
     calls: list[str] = []
-    for name in ("fsync", "replace"):
-        monkeypatch.setattr(os, name, recorded(name, calls))
+    replace = os.replace
+
+    def fsync(descriptor: int) -> None:
+        about = os.fstat(descriptor)
+        calls.append("directory" if stat.S_ISDIR(about.st_mode) else f"{about.st_size} bytes")
+
+    def renamed(source: str, target: Path) -> None:
+        calls.append("replace")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", renamed)
     assert cli("config", "set", "width", "512").code == 0
-    assert calls == ["fsync", "replace", "fsync"]
+    assert calls == ["12 bytes", "replace", "directory"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in cli.config.parent.iterdir()} == {0o600}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights there")
@@ -521,6 +521,9 @@ def test_config_edit_without_an_editor(cli: Cli) -> None:
     ):
         done = cli("config", "edit", env=env)
         assert (done.code, message in done.stderr) == (code, True)
+    for code in (0, 3):  # it removes the copy
+        done = cli("config", "edit", env=editor(cli, f"path.unlink(); sys.exit({code})"))
+        assert (done.code, "Traceback" in done.stderr) == (6 if code else 0, False)
     assert cli("config", "edit", env={"PATH": "/nowhere"}).code == 2
     assert not cli.config.exists()
     assert not list(cli.config.parent.glob("*.toml"))
