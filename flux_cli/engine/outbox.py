@@ -41,6 +41,8 @@ class Outbox:
         self._tried_at = 0.0
         self.exit_codes: set[ExitCode] = set()
         """Those of pictures that could not be written to stdout."""
+        self.handler_error: Exception | None = None
+        """The first unexpected exception of the handler: a bug, which is reported when all jobs have ended."""
 
     def change(self, change: Change) -> None:
         """Add a change to the next commit."""
@@ -137,8 +139,8 @@ class Outbox:
             self.exit_codes.add(error.exit_code)
         except (KeyboardInterrupt, SignalReceived):
             pass  # `interrupts` has it too; the remaining events are delivered first
-        except Exception:  # noqa: S110 - charged tasks have to continue
-            pass
+        except Exception as error:  # charged tasks have to continue
+            self.handler_error = self.handler_error or error
         if isinstance(event, Ended) and event.result.content is not None:
             # Recorded only now: a picture that could not be written to stdout is not saved.
             self.change(Closed(event.job, event.result if delivered else replace(event.result, content=None)))

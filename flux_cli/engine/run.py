@@ -88,6 +88,7 @@ class Run:
 
         Raises:
             KeyboardInterrupt, SignalReceived: A signal requested the end; every job that was started has ended.
+            Exception: What the handler of the events raised, if all jobs have ended without a worse exit code.
         """
         if self._plan.timeout is not None:
             self._deadline = self._clock() + self._plan.timeout
@@ -104,7 +105,10 @@ class Run:
             finally:
                 self.workers.stop()
                 remove_live()
-        return worst(self._endings.codes | self._outbox.exit_codes)
+        code = worst(self._endings.codes | self._outbox.exit_codes)
+        if code == ExitCode.OK and self._outbox.handler_error is not None:
+            raise self._outbox.handler_error
+        return code
 
     def _loop(self, source: Source) -> None:
         while True:
