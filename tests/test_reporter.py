@@ -72,12 +72,12 @@ def report(
     *events: object,
     quiet: bool = False,
     as_json: bool = False,
-    wanted: PictureOptions | None = None,
+    actions: PictureOptions | None = None,
 ) -> Reporter:
     """Handle events and close the reporter."""
     with (
         mock.patch.object(console, "quiet", quiet),
-        reporting(some, flags="", service="sandbox", json=as_json, wanted=wanted) as reporter,
+        reporting(some, flags="", service="sandbox", json=as_json, actions=actions) as reporter,
     ):
         for event in events:
             reporter.handle(event)  # type: ignore[arg-type] # events, but `object` reads better above
@@ -258,7 +258,7 @@ def test_a_sidecar_that_cannot_be_written_is_a_warning(capfd: Capture, tmp_path:
     """The picture is saved and its path printed; the exit code is that of the tasks."""
     (job,) = some = jobs(1)
     missing = tmp_path / "gone" / "x.png"
-    reporter = report(some, Ended(job, replace(finished(job), path=missing)), wanted=PictureOptions(sidecar=True))
+    reporter = report(some, Ended(job, replace(finished(job), path=missing)), actions=PictureOptions(sidecar=True))
     out, err = capfd.readouterr()
     assert out == f"{missing}\n"
     assert "warning: no sidecar: cannot read" in err
@@ -275,7 +275,7 @@ def test_a_preview_that_fails_is_a_warning(capfd: Capture, monkeypatch: pytest.M
     monkeypatch.setattr(preview, "show", broken)
     monkeypatch.setattr("flux_cli.ui.saved.console.is_terminal", lambda stream: stream is sys.stdout)
     (job,) = some = jobs(1)
-    report(some, Ended(job, finished(job)), wanted=PictureOptions(preview=True))
+    report(some, Ended(job, finished(job)), actions=PictureOptions(preview=True))
     out, err = capfd.readouterr()
     assert out == "1.png\n"
     assert "warning: no preview: ZeroDivisionError" in err

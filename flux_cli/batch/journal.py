@@ -1,6 +1,6 @@
 """The journals of a batch: what each run does with each row. A submission is recorded before it is sent.
 
-Each run appends to a journal of its own, so no two hosts write the same file. An intent is durable before its
+Each run appends to its own journal, so no two hosts write the same file. An intent is durable before its
 request is sent, and a task ID as soon as it arrives. Rows are identified by service and key, never by a path or
 the number of shards. Journals contain no secrets.
 

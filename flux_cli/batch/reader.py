@@ -123,7 +123,7 @@ def read(source: str, stdin: BinaryIO, format_name: str | None = None) -> RowFil
 
 
 def _content(source: str, stdin: BinaryIO) -> tuple[bytes, bool]:
-    """Return the bytes of a file, and whether it is a pipe, whose name says nothing about its format."""
+    """Return the bytes of a file, and whether it is a pipe, whose name has no useful extension."""
     try:
         if source == "-":
             content, is_pipe = stdin.read(MAX_BYTES + 1), True

@@ -128,7 +128,7 @@ def _read(directory: Path, keys: set[str] | None) -> tuple[Journals, dict[Key, E
 
 
 def _needs_history(best: Attempt | None) -> bool:
-    """Return whether the history may know more: about a row of version 0.1.0, or the number of its record."""
+    """Return whether to read the history: for a row of version 0.1.0, or for the number of its record."""
     if best is None or best.state is RowState.SUBMITTED:
         return True
     return not best.journal and best.state is not RowState.DONE
@@ -174,7 +174,7 @@ def _of_record(record: Record) -> Known:
 
 
 def as_json(record: Record) -> dict[str, object]:
-    """Return a row's object as it was printed when the row ended, as far as the history knows it."""
+    """Return a row's object as it was printed when the row ended, as far as the history has it."""
     task = Task(
         record.task_id or "",
         record.status,

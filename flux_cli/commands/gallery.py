@@ -91,7 +91,7 @@ def _found(directory: Path | None) -> "list[Picture]":
 
 
 def _in_history(directory: Path | None) -> "tuple[list[Picture], int]":
-    """Return the history's pictures, and the number of those whose file is gone. It is optional with DIR."""
+    """Return the history's pictures, and the number of missing files. With DIR, the history is optional."""
     from flux_cli.gallery.collection import from_history
     from flux_cli.storage.history import open_readonly
 

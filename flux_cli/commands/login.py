@@ -47,7 +47,7 @@ def login(
 
 
 def _verify(key: str, service: ServiceOptions, stored_url: str | None) -> None:
-    """Check a key with the service. Raises an error that says that the key was not stored."""
+    """Check a key with the service. The message of each error includes that the key was not stored."""
     if service.sandbox:
         raise UsageError("the sandbox needs no key and cannot check one", "store it unchecked with --no-verify")
     from flux_cli.api.client import DEFAULT_API_URL, Client, check_key_kind

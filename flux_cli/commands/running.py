@@ -75,7 +75,7 @@ def run_jobs(
         service=service.name,
         json=options.json,
         force=output.force,
-        wanted=pictures,
+        actions=pictures,
     ) as reporter:
         code = Run(service.client, saver, store, reporter.handle, plan).run(jobs)
     return reporter.exit_code(code)

@@ -63,9 +63,9 @@ class Downloading:
 
 @dataclass(frozen=True)
 class Ended:
-    """The job is over.
+    """The job has ended.
 
-    If `result.content` holds the picture for stdout, a handler that cannot write it raises NotDeliveredError: the
+    If `result.content` is the picture for stdout, a handler that cannot write it raises NotDeliveredError: the
     picture then counts as not saved.
     """
 
@@ -78,7 +78,7 @@ Handler = Callable[[Event], None]
 
 
 class NotDeliveredError(Exception):
-    """The picture could not be written to stdout; `exit_code` says why."""
+    """The picture could not be written to stdout, for the reason `exit_code`."""
 
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__(exit_code)

@@ -62,9 +62,9 @@ class Job:
     download_attempts: int = 0
     download_began: float | None = None
     expired_since: float | None = None
-    """When the picture's URL was first refused with 403, 404 or 410."""
+    """When the picture's URL first got a 403, 404 or 410."""
     finished_since: float | None = None
-    """When the service first said `finished` without an image URL."""
+    """When the service first reported `finished` without an image URL."""
 
     @property
     def prompt(self) -> str:

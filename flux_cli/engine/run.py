@@ -73,7 +73,7 @@ class Run:
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal requested the end; safe in any thread."""
+        """Whether a signal has requested the end; safe in any thread."""
         return self._interrupts.first is not None
 
     @property

@@ -29,7 +29,7 @@ def install() -> None:
 
 
 def ignore() -> None:
-    """Let no signal change the exit code any more: everything has been printed, and Python is about to end."""
+    """Ignore signals, which could change the exit code: everything is printed, and Python is about to exit."""
     for name in _NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -22,7 +22,7 @@ MAX_FAILURES = 5
 
 
 class Submissions:
-    """The jobs that are to be sent, or whose responses have not arrived."""
+    """Sends the requests of jobs, and handles the responses."""
 
     def __init__(self, parts: Parts, interrupts: Interrupts) -> None:
         self._parts = parts

@@ -76,7 +76,7 @@ class Workers:
         self._processor = _random_processor()
         self.threads = 0
         self.stopped = threading.Event()
-        """Set when no result is needed any more; operations may check it."""
+        """Set when results are no longer needed; operations may check it."""
 
     def reserve(self, count: int) -> int:
         """Make threads available for `count` operations; return how many are, at most `count`.

@@ -61,7 +61,7 @@ class Cdn:
         if "Authorization" not in request.headers and not self._service.contains_key([request.raw_path, *texts]):
             return False
         self._service.stats.leaked_keys += 1
-        self._service.settings.log(f"WARNING: {LEAKED.strip()}; {request.method} was answered with 400")
+        self._service.settings.log(f"WARNING: {LEAKED.strip()}; {request.method} got a 400")
         return True
 
 

@@ -102,7 +102,7 @@ def raw_response(
 
 
 async def repeat(request: web.BaseRequest, part: bytes, seconds: float) -> NoResponse:
-    """Write a part every so many seconds until the client leaves."""
+    """Write a part at this interval until the client disconnects."""
     while request.transport is not None and not request.transport.is_closing():
         request.transport.write(part)
         await asyncio.sleep(seconds)
@@ -110,7 +110,7 @@ async def repeat(request: web.BaseRequest, part: bytes, seconds: float) -> NoRes
 
 
 async def hang() -> NoResponse:
-    """Send nothing for an hour; the handler is cancelled when the client leaves."""
+    """Send nothing for an hour; the handler is cancelled when the client disconnects."""
     await asyncio.sleep(3600)
     return NoResponse()
 
@@ -136,7 +136,7 @@ def logged(log: Callable[[str], None]) -> Middleware:
 
 
 def _log_line(request: web.Request, response: web.StreamResponse, milliseconds: float) -> str:
-    """Return the log line of a request, without header and query: they can hold a key."""
+    """Return the log line of a request, without header and query, which can contain a key."""
     status = "---" if isinstance(response, NoResponse) else str(response.status)
     fault = f"[[{request[FAULT]}]]" if FAULT in request else ""
     path = request.path if len(request.path) <= MAX_LOGGED else f"{request.path[: MAX_LOGGED - 1]}…"

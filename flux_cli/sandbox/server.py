@@ -71,10 +71,10 @@ class ServerThread(threading.Thread):
         self._ended = threading.Event()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the server to end, at most so many seconds; return whether it has.
+        """Wait for the server to end, at most `seconds`; return whether it has.
 
-        Not with `join`: if a signal handler raises in it, Python 3.11 considers the running thread dead, and the
-        interpreter exits while it runs.
+        `join` cannot be used: if a signal handler raises in it, Python 3.11 considers the running thread dead, and
+        the interpreter exits while it runs.
         """
         return self._ended.wait(seconds)
 

@@ -100,10 +100,10 @@ def set_quiet(requested: bool) -> bool:
 def warning(message: str) -> None:
     """Print a warning, in one line."""
     if not quiet:
-        important(message)
+        warning_despite_quiet(message)
 
 
-def important(message: str) -> None:
+def warning_despite_quiet(message: str) -> None:
     """Print a warning, in one line, even with `--quiet`."""
     _say("warning:", message, _CYAN)
 

@@ -48,7 +48,7 @@ class Messages:
             self._once(console.warning, message)
         elif job not in self._unrecorded:
             self._unrecorded.add(job)
-            console.important(f"{self._prefix(job)}{message}; task {job.task_id} is missing there")
+            console.warning_despite_quiet(f"{self._prefix(job)}{message}; task {job.task_id} is missing there")
 
     def _error(self, job: Job, result: Result) -> None:
         if result.status in (Status.UNSENT, Status.UNKNOWN):

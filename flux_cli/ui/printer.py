@@ -100,5 +100,5 @@ class ResultPrinter:
 
 
 def _row(job: Job) -> dict[str, object]:
-    """Return the keys that say which row of a batch a job is."""
+    """Return the JSON keys that identify the row of a batch."""
     return {} if job.row is None else {"row": job.row, "line": job.line}

@@ -14,7 +14,7 @@ from flux_cli.errors import ExitCode, SignalReceived
 from flux_cli.ui import console, saved
 from flux_cli.ui.messages import Messages, ResumeHints
 from flux_cli.ui.printer import ResultPrinter
-from flux_cli.ui.saved import Wanted
+from flux_cli.ui.saved import PictureActions
 from flux_cli.ui.summary_bar import CountedLines, Counts, SummaryBar, TaskCounts
 from flux_cli.ui.task_bars import MAX_BARS, TaskBars, TaskLines
 
@@ -75,7 +75,7 @@ class Reporter:
     def _warn_of(self, part: Part, error: Exception) -> None:
         if part not in self._failed:
             self._failed.add(part)
-            console.important(f"unexpected {type(error).__name__} in {type(part).__name__}: {error}")
+            console.warning_despite_quiet(f"unexpected {type(error).__name__} in {type(part).__name__}: {error}")
 
 
 def display(jobs: Sequence[Job]) -> list[Part]:
@@ -98,7 +98,7 @@ def reporting(
     service: str,
     json: bool = False,
     force: bool = False,
-    wanted: Wanted | None = None,
+    actions: PictureActions | None = None,
     prints: bool = True,
 ) -> Iterator[Reporter]:
     """Yield the reporter of a run over these jobs, and close it at the end.
@@ -108,17 +108,17 @@ def reporting(
         flags: What a later command needs to reach the same service, with a space before them, or empty.
         service: The name of the service, for sidecars.
         force: Whether a sidecar may replace a file.
-        wanted: What to do with saved pictures.
+        actions: What to do with saved pictures.
         prints: Whether results go to stdout; a picture for `-o -` always does.
     """
-    preview = saved.previewer() if wanted and wanted.preview else None
+    preview = saved.previewer() if actions and actions.preview else None
     printer = ResultPrinter(jobs, json=json, preview=preview, only_content=not prints)
     parts: list[Part] = [*display(jobs), Messages()]
-    if wanted and wanted.sidecar:
+    if actions and actions.sidecar:
         parts.append(saved.Sidecars(service=service, force=force))
     parts.append(printer)
     first: list[Part] = [ResumeHints(flags, printer)]
-    if wanted and wanted.viewer:
+    if actions and actions.viewer:
         first.append(saved.Viewer())
     with contextlib.closing(Reporter(first, parts, printer)) as reporter:
         yield reporter

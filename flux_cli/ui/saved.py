@@ -17,7 +17,7 @@ from flux_cli.pictures.naming import Target
 from flux_cli.ui import console, preview, viewer
 
 
-class Wanted(Protocol):
+class PictureActions(Protocol):
     """What to do with saved pictures: `--sidecar`, `--preview` and `--open`."""
 
     @property
@@ -30,25 +30,25 @@ class Wanted(Protocol):
     def viewer(self) -> bool: ...  # noqa: D102
 
 
-def check(wanted: Wanted, target: Target | None) -> None:
-    """Check before submission that the wanted actions are possible for pictures saved to `target`.
+def check(actions: PictureActions, target: Target | None) -> None:
+    """Check before submission that the actions are possible for pictures saved to `target`.
 
     Raises:
         UsageError: There will be no file, or no program to show it.
         MissingExtraError: The packages for previews are not installed.
         LocalFileError: The sidecar's name is taken.
     """
-    flags = {"--sidecar": wanted.sidecar, "--preview": wanted.preview, "--open": wanted.viewer}
+    flags = {"--sidecar": actions.sidecar, "--preview": actions.preview, "--open": actions.viewer}
     for name in [name for name, given in flags.items() if given]:
         if target is None:
             raise UsageError(f"`{name}` needs the picture and cannot be used with `--no-wait`")
         if target.stdout:
             raise UsageError(f"`{name}` needs a file and cannot be used with `-o -`")
-    if wanted.preview:
+    if actions.preview:
         preview.check()
-    if wanted.viewer:
+    if actions.viewer:
         viewer.check()
-    if wanted.sidecar and target and target.explicit and not target.force:
+    if actions.sidecar and target and target.explicit and not target.force:
         path = sidecar.path_for(target.directory / target.template)
         if os.path.lexists(path):
             raise LocalFileError(f"{path} exists", "choose another name, or replace it with --force")

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Protocol
 from flux_cli.api.task import Status
 from flux_cli.engine.events import Downloading, Ended, Event, Progress, Retrying, Submitted
 from flux_cli.engine.job import Job
-from flux_cli.engine.result import Result
 from flux_cli.ui import console
 from flux_cli.ui.live import LiveDisplay
-from flux_cli.ui.task_bars import clock, progress_line, took
+from flux_cli.ui.task_bars import clock, is_finished, progress_line, took
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -83,7 +82,7 @@ class CountedLines:
 
     def handle(self, event: Event) -> None:
         """Print the line, if the event has one."""
-        if isinstance(event, Ended) and _is_finished(event.result):
+        if isinstance(event, Ended) and is_finished(event.result):
             count = f"{self._counts.ended}/{self._counts.total}"
             elapsed = took(event.result.elapsed)
             console.note(f"{count} finished {self._name(event.job)}{elapsed}: {event.job.task_id}")
@@ -118,7 +117,7 @@ class SummaryBar:
             self._retry = (event.message, time.monotonic())
         elif isinstance(event, Ended):
             self._running.pop(job, None)
-            if _is_finished(event.result):
+            if is_finished(event.result):
                 self._ends.append(time.monotonic())
 
     def close(self) -> None:
@@ -176,12 +175,8 @@ class SummaryBar:
         return ", ".join(parts)
 
     def _rate(self) -> float:
-        """Return the tasks finished per second, 0 if too few are finished to tell."""
+        """Return the tasks finished per second, or 0 if too few are finished."""
         if len(self._ends) < 2:
             return 0.0
         full = len(self._ends) == RATE_TASKS  # the first ones end together, so until then count from the start
         return (len(self._ends) - full) / max(0.001, time.monotonic() - (self._ends[0] if full else self._start))
-
-
-def _is_finished(result: Result) -> bool:
-    return result.status is Status.FINISHED and result.error is None

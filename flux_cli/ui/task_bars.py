@@ -14,6 +14,8 @@ from flux_cli.ui.live import LiveDisplay
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from flux_cli.engine.result import Result
+
 _Item = TypeVar("_Item")
 
 MAX_BARS = 8
@@ -29,7 +31,7 @@ class TaskLines:
         """Print the line, if the event has one."""
         if isinstance(event, Submitted):
             console.note(f"submitted {event.job.task_id}: {console.shortened(event.job.prompt, 60)}")
-        elif isinstance(event, Ended) and event.result.status is Status.FINISHED and not event.result.error:
+        elif isinstance(event, Ended) and is_finished(event.result):
             console.note(f"finished {event.job.task_id}{took(event.result.elapsed)}")
 
     def close(self) -> None:
@@ -127,6 +129,11 @@ def progress_line(
         table.add_column(width=width, no_wrap=True)
     table.add_row(*(cell for cell, _ in cells))
     return table
+
+
+def is_finished(result: "Result") -> bool:
+    """Return whether a task is finished and nothing failed afterwards."""
+    return result.status is Status.FINISHED and result.error is None
 
 
 def took(seconds: float | None) -> str:

@@ -131,7 +131,7 @@ class _ServerThread(threading.Thread):
             self._settings.failed(error)
 
     async def _serve(self) -> None:
-        server = web.Server(self._answer)
+        server = web.Server(self._respond)
 
         def connection() -> _Connection:
             return _Connection(server, self._open, self._loop, self._settings.seconds, self._evicted)
@@ -150,7 +150,7 @@ class _ServerThread(threading.Thread):
         """Report an exception outside of the handlers (mostly: out of file descriptors) and continue."""
         self._settings.rejected(503, str(context.get("exception") or context.get("message")))
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             event = await self._receive(request)
             if not self._settings.deliver(event):
@@ -162,7 +162,7 @@ class _ServerThread(threading.Thread):
             if rejection.status == 405:
                 response.headers["Allow"] = "POST"
         if isinstance(request.protocol, _Connection):
-            request.protocol.answered = True
+            request.protocol.responded = True
         response.headers["Connection"] = "close"
         response.force_close()
         return response
@@ -211,7 +211,7 @@ class _Connection(web.RequestHandler):
             lingering_time=LINGER_SECONDS,
             auto_decompress=False,
         )
-        self.answered = False
+        self.responded = False
         self._all = connections
         self._expiry: asyncio.TimerHandle | None = None
         self._seconds = seconds
@@ -236,6 +236,6 @@ class _Connection(web.RequestHandler):
     def _expire(self) -> None:
         """Close at once, with a 408 if there was no response yet."""
         self._all.pop(self, None)
-        if self.transport is not None and not self.answered:
+        if self.transport is not None and not self.responded:
             self.transport.write(TOO_SLOW)
         self.force_close()
