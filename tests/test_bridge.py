@@ -16,7 +16,7 @@ from flux_cli.engine.result import Result
 from flux_cli.engine.store import Accepted, Change, Closed, HistoryStore, Intent
 from flux_cli.errors import ExitCode, LocalFileError, ServiceDownError
 from flux_cli.pictures.naming import Target
-from flux_cli.pictures.saving import Saved, Saver
+from flux_cli.pictures.saving import Saved, Saver, Transfer
 from flux_cli.storage.history import History
 from flux_cli.webhooks import bridge as bridge_module
 from flux_cli.webhooks import forwarding
@@ -24,6 +24,7 @@ from flux_cli.webhooks.bridge import Bridge, BridgeSettings
 from flux_cli.webhooks.event import WebhookEvent, read_event
 from flux_cli.webhooks.forwarding import Forwarder, forward
 from flux_cli.webhooks.journal import EventJournal
+from tests.conftest import wait_until
 from tests.engine.kit import ScriptedClient, ScriptedSaver, Step, finished
 from tests.server import Server, http
 
@@ -261,7 +262,12 @@ def test_more_events_than_memory(listener: Listener, monkeypatch: pytest.MonkeyP
     made = listener.bridge(BridgeSettings(PICTURES, until=1))
     assert [made.deliver(said) for _ in range(4)] == [True, True, True, False]
     made.rejected(401, "no secret")
-    made.run(lambda: accepted.append(made.deliver(event("b"))))
+
+    def ready() -> None:
+        monkeypatch.setattr(bridge_module, "MAX_WAITING_BYTES", 0)
+        accepted.append(made.deliver(event("b")))
+
+    made.run(ready)
     assert accepted == [True]
     assert listener.log.lines[-2:] == [(401, "no secret"), ("b", "finished", 100.0)]
 
@@ -314,6 +320,21 @@ def test_what_is_forwarded(listener: Listener) -> None:
     assert server.received[0].body == events[0].body
     assert {request.body for request in server.received[1:]} == {events[3].body, events[5].body}
     assert len(server.received) == 3
+
+
+def test_forwarding_does_not_wait_for_the_picture(listener: Listener) -> None:
+    """A confirmed event is forwarded while its picture is being saved."""
+
+    class Patient(ScriptedSaver):
+        def save(self, task: Task, transfer: Transfer, on_bytes: Callable[[int, int | None], None]) -> Saved:
+            on_bytes(1, 100)
+            wait_until(lambda: server.received)
+            return super().save(task, transfer, on_bytes)
+
+    listener.saver = Patient(listener.client)
+    with Server({"/hooks": http(200)}) as server:
+        settings = BridgeSettings(PICTURES, until=1, forward_to=f"{server.url}/hooks")
+        assert listener.run(event("a"), settings=settings) == 0
 
 
 def test_events_that_are_not_forwarded(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -637,6 +637,8 @@ def test_status_codes(received: "Received", method: str, path: str, body: str, s
     response = requests.request(method, url, data=body, headers={"x-webhook-secret": SECRET}, timeout=20)
     assert response.status_code == status
     assert len(received.events) == (status == 200)
+    assert received.rejections == ([] if status == 200 else [status])
+    assert ("larger than 1 MiB" in answer.text) == (status == 413)
     if status == 405:
         assert response.headers["Allow"] == "POST"
 
@@ -841,12 +843,28 @@ def test_url_of_the_receiver(host: str, shown: str) -> None:
         assert requests.post(url, data=GOOD, timeout=20).status_code == 200
 
 
+def test_a_receiver_that_is_busy() -> None:
+    """The sender has to send the event again."""
+    rejections: list[tuple[int, str]] = []
+    settings = ReceiverSettings(None, lambda _: False, lambda *each: rejections.append(each), lambda _: None)
+    with receiving("127.0.0.1", 0, settings) as url:
+        answer = requests.post(url, data=GOOD, timeout=20)
+    assert (answer.status_code, answer.text) == (503, "busy, try later\n")
+    assert rejections == [(503, "busy, try later")]
+
+
 def test_a_receiver_that_cannot_go_on() -> None:
-    """Its error is reported."""
+    """Its error is reported, and so are errors between requests."""
     errors: list[BaseException] = []
+    rejections: list[tuple[int, str]] = []
     listening = socket.create_server(("127.0.0.1", 0))
     listening.close()
-    thread = _ServerThread(listening, ReceiverSettings(None, lambda _: True, lambda *_: None, errors.append))
+    settings = ReceiverSettings(None, lambda _: True, lambda *each: rejections.append(each), errors.append)
+    thread = _ServerThread(listening, settings)
+    assert thread.daemon
+    thread._report(thread._loop, {"message": "no more files"})
+    thread._report(thread._loop, {"message": "no more files", "exception": OSError("EMFILE")})
+    assert rejections == [(503, "no more files"), (503, "EMFILE")]
     thread.start()
     thread.join(20)
     thread.stop()

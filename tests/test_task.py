@@ -214,6 +214,7 @@ def test_places_of_a_url(response: dict[str, Any]) -> None:
         ("data:image/png;base64,iVBORw0K", API, "data:image/png;base64,iVBORw0K"),
         ("http://[::1", API, "http://[::1"),
         ("//cdn.example/x.png", "", "//cdn.example/x.png"),
+        ("x.png", "", "x.png"),
     ],
 )
 def test_resolving_urls(url: str, api_url: str, expected: str) -> None:
@@ -271,6 +272,7 @@ def test_a_data_url_is_not_recorded() -> None:
         ({"error": {"error": {"error": {"error": {"error": "deep"}}}}}, "deep"),
         ({"error": {"error": {"error": {"error": {"error": {"error": "too deep"}}}}}}, None),
         ({"error": {"a": {"b": {"c": {"d": "deep"}}}}}, "a: b: c: d: deep"),
+        ({"error": {"a": {"b": {"c": {"d": {"e": "too deep"}}}}}}, None),
         ({"detail": [{"loc": list("abcdefghijkl"), "msg": "no"}]}, "a.b.c.d.e.f.g.h.i.j: no"),
         ({"detail": [{"loc": ["body", 0, True], "msg": "no"}]}, "body.0: no"),
         ({"error": 5}, None),

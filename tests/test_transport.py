@@ -50,6 +50,7 @@ def test_a_late_response_is_not_the_next_one(code: int) -> None:
         (103, 20, None),
         (199, 1, None),
         (101, 1, "HTTP 101"),
+        (100, 21, "more than 20 interim responses"),
         (103, 21, "more than 20 interim responses"),
     ],
 )
@@ -64,13 +65,19 @@ def test_interim_responses(code: int, count: int, error: str | None) -> None:
                 client(server).fetch("task-7")
 
 
-@pytest.mark.parametrize(("scheme", "used"), [("http", False), ("http", True), ("https", False)])
-def test_an_aborted_call(scheme: str, used: bool) -> None:
-    """It fails on a new connection, on one that was used before, and in a TLS handshake."""
+@pytest.mark.parametrize(
+    ("scheme", "used", "proxy"),
+    [("http", False, False), ("http", True, False), ("https", False, False), ("http", False, True)],
+)
+def test_an_aborted_call(monkeypatch: pytest.MonkeyPatch, scheme: str, used: bool, proxy: bool) -> None:
+    """It fails on a new connection, on one that was used before, in a TLS handshake, and behind a proxy."""
     abort = Abort()
     check: list[Step] = [reply({"task_id": "task-7", "status": "x"}, Connection="keep-alive"), Action.KEEP]
     with Server({"/fetch": check, "/account": [60.0]}, greeting=[60.0] if scheme == "https" else None) as server:
-        transport = Transport(server.url.replace("http:", f"{scheme}:"), "test-key-0123456789")
+        if proxy:
+            monkeypatch.setenv("http_proxy", server.url)
+        url = "http://api.example" if proxy else server.url.replace("http:", f"{scheme}:")
+        transport = Transport(url, "test-key-0123456789")
         if used:
             Client(transport).fetch("task-7")
         abort.abort()
@@ -141,6 +148,7 @@ def test_connections_are_reused() -> None:
         for number in range(5):
             api.fetch(f"task-{number}")
         assert (len(server.received), server.connections) == (5, 1)
+        assert server.received[0].headers["content-type"] == "application/json"
 
 
 def test_a_connection_that_the_service_closed() -> None:
@@ -183,9 +191,19 @@ def test_limit_before_anything_is_sent() -> None:
     """Nothing is sent afterwards either."""
     with Server(accepts=False) as server:
         dispatch = Dispatch()
-        with pytest.raises(NotSentError):
+        with pytest.raises(NotSentError) as raised:
             client(server).submit(BODY, dispatch, seconds=0.3)
-        assert not dispatch.sent
+        assert (dispatch.sent, raised.value.permanent) == (False, False)
+
+
+def test_nothing_listens() -> None:
+    """A refused connection is not sent, and may be tried again; also with TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for scheme in ("http", "https"):
+        with pytest.raises(NotSentError, match="connection refused") as raised:
+            Transport(f"{scheme}://127.0.0.1:{port}", "test-key-0123456789").call("GET", "/account", None, 20)
+        assert not raised.value.permanent
 
 
 def test_cancel_before_anything_is_sent() -> None:
