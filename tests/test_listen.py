@@ -638,7 +638,7 @@ def test_status_codes(received: "Received", method: str, path: str, body: str, s
     assert response.status_code == status
     assert len(received.events) == (status == 200)
     assert received.rejections == ([] if status == 200 else [status])
-    assert ("larger than 1 MiB" in answer.text) == (status == 413)
+    assert ("larger than 1 MiB" in response.text) == (status == 413)
     if status == 405:
         assert response.headers["Allow"] == "POST"
 
