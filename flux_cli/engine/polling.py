@@ -62,14 +62,14 @@ class Pace:
 
     def _remaining(self, known_start: bool) -> float | None:
         """Return the estimated seconds to 100 %, or None if the percentages do not allow an estimate."""
-        if self.last_percentage is None or self.first_age is None or self.last_percentage <= 0:
+        if self.last_percentage is None or self.first_age is None:
             return None
         gained, took = self.last_percentage - self.first_percentage, self.last_age - self.first_age
         if known_start:
             gained, took = self.last_percentage, self.last_age
         if gained <= 0 or took <= 0:
             return None
-        return max(0.0, (100.0 - self.last_percentage) * took / gained)
+        return (100.0 - self.last_percentage) * took / gained
 
 
 def _blind_gap(age: float) -> float:

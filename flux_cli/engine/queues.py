@@ -51,7 +51,7 @@ class Queues:
     """The jobs that were taken from the source, each in one of these queues at a time.
 
     Attributes:
-        to_submit: When each may be sent, by the run's clock.
+        to_submit: Those to be sent as soon as the throttle admits them, in this order.
         submitting: When each was sent.
         running: When each is due for a status check.
         checking: Those whose status is being checked.
@@ -61,7 +61,7 @@ class Queues:
     """
 
     def __init__(self) -> None:
-        self.to_submit: dict[Job, float] = {}
+        self.to_submit: list[Job] = []
         self.submitting: dict[Job, float] = {}
         self.running: dict[Job, float] = {}
         self.checking: set[Job] = set()
@@ -107,7 +107,6 @@ class Queues:
 
     def next_times(self, now: float, *, may_check: bool, may_save: bool) -> Iterator[float]:
         """Yield the times at which something in the queues becomes due."""
-        yield from (due for due in self.to_submit.values() if due > now)
         if may_check:
             yield from (at + (GATHER_SECONDS if at <= now else 0.0) for at in self.running.values())
         if may_save:
@@ -123,8 +122,10 @@ class Queues:
 
     def remove(self, job: Job) -> None:
         """Remove a job from its queue."""
-        for queue in (self.to_submit, self.submitting, self.running, self.to_save):
+        for queue in (self.submitting, self.running, self.to_save):
             queue.pop(job, None)
+        if job in self.to_submit:
+            self.to_submit.remove(job)
         self.checking.discard(job)
         self.saving.discard(job)
 

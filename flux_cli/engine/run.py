@@ -115,7 +115,8 @@ class Run:
             if self._clock() >= self._deadline:
                 self._settle()
                 self._endings.time_out(source)
-            self._submissions.send(self._admitted(source))
+            if not self._submissions.send(self._admitted(source)):
+                continue  # the jobs that wait end before anything else is waited for
             if source.exhausted and not self._queues:
                 return
             if self._plan.first_only and self._endings.saved_any:
@@ -144,7 +145,7 @@ class Run:
             elif self._submissions.stop_reason is not None:
                 self._endings.end_unsent(job, self._submissions.stop_reason)
             else:
-                self._queues.to_submit[job] = now
+                self._queues.to_submit.append(job)
                 self._outbox.emit(Submitting(job))
                 admitted.append(job)
         return admitted[: self.workers.reserve(len(admitted))]

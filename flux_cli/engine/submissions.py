@@ -44,38 +44,39 @@ class Submissions:
     def due(self, now: float) -> list[Job]:
         """Return the jobs to resubmit now; if nothing more is submitted, end them instead."""
         if self.stop_reason is not None:
-            for job in list(self._queues.to_submit):
+            for job in [*self._queues.to_submit]:
                 self._endings.end_unsent(job, self.stop_reason)
         admitted: list[Job] = []
-        for job, due in self._queues.to_submit.items():
-            if due <= now and self.admits(len(admitted), now):
+        for job in self._queues.to_submit:
+            if self.admits(len(admitted), now):
                 admitted.append(job)
         return admitted
 
-    def send(self, jobs: list[Job]) -> None:
+    def send(self, jobs: list[Job]) -> bool:
         """Commit all changes and the intents to send `jobs` together; then send them.
 
         If that fails, nothing is sent, and unless the store is only busy, nothing later; tasks in flight continue.
+
+        Returns:
+            False if nothing more is sent from now on: `due` ends the jobs that wait.
         """
         failure = self._outbox.commit(jobs)
         now = self._clock()
         if failure is not None:
             if isinstance(failure, StoreBusyError) and self._outbox.busy_seconds < self._plan.patience:
-                return
+                return True
             self.stop_reason = failure
-            for job in jobs:
-                self._endings.end_unsent(job, failure)
-            self._outbox.commit()
-            return
+            return False
         if self._interrupts.first is not None:
-            return  # a signal arrived while events were handled: nothing more is sent
+            return True  # a signal arrived while events were handled: nothing more is sent
         for job in jobs:
-            del self._queues.to_submit[job]
+            self._queues.to_submit.remove(job)
             self._queues.submitting[job] = now
             if not self._parts.operations.submit(
                 job, partial(self._accepted, job), partial(self._not_accepted, job)
             ):
                 self._not_accepted(job, NotSentError("no thread is free"))  # prevented by `reserve`
+        return True
 
     def _accepted(self, job: Job, task_id: str) -> None:
         job.task_id, job.attempts, job.last_error = task_id, 0, None
@@ -93,7 +94,7 @@ class Submissions:
     def _not_accepted(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FluxError):
             raise error
-        sent, now = self._queues.submitting.get(job, 0.0), self._clock()
+        sent, now = self._queues.submitting[job], self._clock()
         if isinstance(error, UnsendableError):
             self._endings.end_rejected(job, Status.UNSENT, error)
             return
@@ -103,7 +104,7 @@ class Submissions:
         elif isinstance(error, NotSentError) and self._may_resend(job, error):
             pause = self._throttle.unreachable(now, sent)
         if pause is not None and job.waited + pause <= self._plan.patience:
-            self._resend(job, pause, now, error)
+            self._resend(job, pause, error)
             return
         if not isinstance(error, UsageError):  # which concerns only this request
             self._throttle.failed(now, sent)
@@ -123,13 +124,13 @@ class Submissions:
             return ServiceDownError(f"submissions keep failing: {error.what}")
         return error
 
-    def _resend(self, job: Job, pause: float, now: float, error: FluxError) -> None:
+    def _resend(self, job: Job, pause: float, error: FluxError) -> None:
         job.waited += pause
         job.attempts += 1
         job.last_error = error.message
         job.dispatch = Dispatch()
         del self._queues.submitting[job]
-        self._queues.to_submit[job] = now + pause
+        self._queues.to_submit.append(job)
         # Recorded as not accepted, so that its outcome is known if this process ends before it is resubmitted.
         self._outbox.change(Postponed(job, error.message))
         self._outbox.emit(Retrying(job, error.message))

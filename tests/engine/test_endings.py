@@ -36,8 +36,7 @@ class Ending:
         self.queues, self.store, self.seen = Queues(), MemoryStore(), list[Event]()
         self.outbox = Outbox(self.store, self.seen.append, Interrupts(lambda: None), lambda: 100.0)
         self.endings = Endings(self.queues, self.outbox, waits, lambda: 100.0)
-        place = getattr(self.queues, queue)
-        place.update({self.job: 100.0} if isinstance(place, dict) else {self.job})
+        setattr(self.queues, queue, type(getattr(self.queues, queue))({self.job: 100.0}))
 
     def result(self) -> Result:
         """Return how the job ended."""

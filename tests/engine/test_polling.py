@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_cli.api.backoff import BACKOFF_MAX, backoff
-from flux_cli.engine.polling import BLIND_MAX, FAR_SECONDS, FIRST_SECONDS, Pace
+from flux_cli.engine.polling import (
+    BLIND_MAX,
+    BLIND_SECOND,
+    FAR_SECONDS,
+    FIRST_SECONDS,
+    NEAR_SECONDS,
+    STALE_SHARE,
+    Pace,
+)
 
 LENGTHS = (2.4, 5.7, 10.3, 20.6)
 ROUND_TRIP = 0.01
@@ -85,6 +93,45 @@ def test_percentages_that_lie_cost_little(said: Percentage, seconds: float) -> N
     lag, requests = run(seconds, said)
     assert requests <= 10 + seconds
     assert lag <= max(FAR_SECONDS, BLIND_MAX) + 1
+
+
+@pytest.mark.parametrize(
+    ("responses", "known_start", "delay"),
+    [
+        ([(0.6, 90)], True, NEAR_SECONDS),
+        ([(0.5, 50)], True, 0.5),  # the expected end
+        ([(0.7, 50)], True, 0.55),  # beyond half of the way
+        ([(10, 10)], True, FAR_SECONDS),
+        ([(2, 100)], True, NEAR_SECONDS),
+        ([(1, 99), (9, 99)], True, 8 * STALE_SHARE),
+        ([(0, 20), (2, 60)], False, 1.2),
+        ([(0, 0), (2, 20), (3, 40)], False, 1.7),  # 0 % may be a placeholder
+        *(([(age, percentage)], True, BLIND_SECOND - age) for age, percentage in ((0, 50), (1, 0), (1, None))),
+        ([(1, 50)], False, BLIND_SECOND - 1),
+        ([(0.5, 60), (1, 20)], False, BLIND_SECOND - 1),
+        ([(0.5, 20), (1, 20)], False, BLIND_SECOND - 1),
+        ([(1.22, None)], True, BLIND_SECOND - 1.22),
+        ([(1.24, None)], True, BLIND_SECOND + 0.328 - 1.24),  # a slow response came just before the next check
+    ],
+)
+def test_the_delay(responses: list[tuple[float, float | None]], known_start: bool, delay: float) -> None:
+    """Half of the expected time, all of it near the end; without a usable percentage the fixed schedule."""
+    pace = Pace()
+    for age, percentage in responses:
+        pace.update(age, percentage)
+    assert (pace.delay() if known_start else pace.delay(known_start=False)) == pytest.approx(delay)
+
+
+def test_the_schedule_without_percentages() -> None:
+    """The pauses grow to 1.15 s, then to 5 % of the age, and to 10 s."""
+    pace, age = Pace(), BLIND_SECOND
+    while age < 250:
+        pace.update(age, None)
+        expected = min(max(min(0.195 + 0.1 * age, 1.15), 0.05 * age), 10)
+        assert pace.delay() == pytest.approx(expected)
+        age += expected
+    pace.update(200, None)
+    assert pace.delay() == 10
 
 
 @given(

@@ -14,14 +14,16 @@ from flux_cli.api.transport import NotSentError
 from flux_cli.engine import events, outbox, run
 from flux_cli.engine.downloads import EXPIRED_SECONDS
 from flux_cli.engine.events import Event, NotDeliveredError
+from flux_cli.engine.job import Job
 from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
 from flux_cli.engine.plan import Plan
-from flux_cli.engine.polling import NEAR_SECONDS
+from flux_cli.engine.polling import FIRST_SECONDS, NEAR_SECONDS
 from flux_cli.engine.store import Accepted, Closed, Intent, Postponed
 from flux_cli.engine.submissions import MAX_FAILURES, SUBMIT_ATTEMPTS
 from flux_cli.errors import (
     BadResponseError,
     ExitCode,
+    FluxError,
     LocalFileError,
     NotAllowedError,
     OutcomeUnknownError,
@@ -46,6 +48,7 @@ def test_one_job_from_request_to_file() -> None:
     assert [type(change).__name__ for change in store.changes] == ["Intent", "Accepted", "Finished", "Closed"]
     assert committed[0] == 1
     assert outcome.results[0].path == Path("task-1.png")
+    assert outcome.results[0].elapsed == pytest.approx(FIRST_SECONDS + 0.2)  # without the submission
     assert store.state(job) == "saved"
     assert outcome.client.workers.stopped.is_set()
 
@@ -95,7 +98,9 @@ def test_429_is_resent_after_retry_after(asked: float | None, least: float, most
     """And in between the store knows that it was not accepted: a kill there leaves nothing unknown."""
     client = ScriptedClient([RateLimitedError("slow down", asked), "task-1"])
     (job,) = jobs = new_jobs()
-    outcome = drive(jobs, client)
+    states: list[tuple[int, str | None]] = []
+    outcome = drive(jobs, client, handle=lambda _: states.append((job.attempts, job.last_error)))
+    assert states[:3] == [(0, None), (1, "slow down"), (0, None)]
     assert outcome.code == ExitCode.OK
     assert least <= client.sent[1][0] - client.sent[0][0] <= most
     kinds = [type(change) for change in outcome.store.changes if change.job is job][:4]
@@ -125,13 +130,40 @@ def test_patience_ends() -> None:
     assert outcome.code == ExitCode.SERVICE_DOWN
 
 
-def test_failures_in_a_row_stop_the_run() -> None:
-    """Work that the next one shares is not repeated."""
-    client = ScriptedClient([OutcomeUnknownError("lost")])
-    outcome = drive(new_jobs(50), client, Plan(concurrency=1))
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(OutcomeUnknownError("lost"), "submissions keep failing: lost"), (NotAllowedError("bad key"), "bad key")],
+)
+def test_failures_in_a_row_stop_the_run(error: FluxError, reason: str) -> None:
+    """The other jobs are not sent, which is known of them, and get the reason."""
+    outcome = drive(new_jobs(50), client := ScriptedClient([error]), Plan(concurrency=1))
     assert len(client.sent) == MAX_FAILURES
-    assert [result.status for result in outcome.results].count(Status.UNSENT) == 50 - MAX_FAILURES
-    assert outcome.code == ExitCode.OUTCOME_UNKNOWN
+    unsent = [result.error for result in outcome.results if result.status is Status.UNSENT]
+    assert unsent == [f"not sent: {reason}"] * (50 - MAX_FAILURES)
+    assert outcome.code == error.exit_code
+
+
+def test_jobs_that_wait_to_be_resubmitted_when_the_run_stops() -> None:
+    """They are not sent either."""
+
+    def handle(event: Event) -> None:
+        if isinstance(event, events.Retrying):
+            store.script = [LocalFileError("disk full")]
+
+    store = MemoryStore()
+    outcome = drive(new_jobs(3), ScriptedClient([RateLimitedError("slow down", 9.0)]), store=store, handle=handle)
+    assert len(outcome.client.sent) == 3
+    assert {(result.status, result.error) for result in outcome.results} == {
+        (Status.UNSENT, "not sent: disk full")
+    }
+    assert outcome.seconds < 10
+
+
+def test_the_number_of_submissions_grows() -> None:
+    """Eight before the first response, one more for each acceptance, and never more tasks than wanted."""
+    client = ScriptedClient(fetches={"": [*[running(1)] * 3, finished()]})
+    outcome = drive(new_jobs(70), client, Plan(concurrency=60))
+    assert list(Counter(at for at, _ in outcome.client.sent).values())[:4] == [8, 16, 32, 4]
 
 
 def test_a_request_that_is_rejected_stops_no_other() -> None:
@@ -145,15 +177,15 @@ def test_an_intent_that_cannot_be_committed_is_not_sent() -> None:
     before: list[float] = []
     client = ScriptedClient(fetches={"a": [running(5), finished()]})
     outcome = drive(
-        [*known_jobs("a"), *new_jobs(3)],
+        [*known_jobs("a"), *new_jobs(30)],
         client,
         Plan(concurrency=2),
         store=MemoryStore([LocalFileError("disk full")]),
         handle=lambda event: before.append(client.clock.now) if isinstance(event, events.Ended) else None,
     )
     assert (outcome.client.sent, outcome.code) == ([], ExitCode.LOCAL_FILE)
-    assert [result.status for result in outcome.results] == [*[Status.UNSENT] * 3, Status.FINISHED]
-    assert before[0] == 1000.0
+    assert [result.status for result in outcome.results] == [*[Status.UNSENT] * 30, Status.FINISHED]
+    assert set(before[:30]) == {1000.0}
 
 
 def test_a_busy_store_is_waited_for() -> None:
@@ -211,6 +243,12 @@ def test_a_picture_for_stdout_is_recorded_after_the_write(delivered: bool) -> No
     outcome = drive(jobs, saves=[Saved(content=b"bytes")], handle=handle)
     assert outcome.store.state(job) == ("saved" if delivered else Status.FINISHED)
     assert outcome.code == (ExitCode.OK if delivered else ExitCode.SIGPIPE)
+
+
+def test_a_finished_task_without_a_target_ends() -> None:
+    """Nothing is downloaded."""
+    outcome = drive([Job(None, task_id="a")])
+    assert [(result.status, result.path) for result in outcome.results] == [(Status.FINISHED, None)]
 
 
 def test_a_task_that_fails_gives_its_reason() -> None:
@@ -334,6 +372,7 @@ def test_retry_after_of_a_picture_is_respected() -> None:
     assert outcome.code == ExitCode.OK
     (first, _), (second, _) = outcome.saver.attempts
     assert second - first >= 45
+    assert outcome.names() == ["Submitting", "Submitted", "Retrying", "Ended"]
 
 
 def test_picture_patience() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -25,7 +26,7 @@ def _handlers() -> Iterator[None]:
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Replace the clock by the last number of a list."""
-    times = [0.0]
+    times = [64.0]
     monkeypatch.setattr("time.monotonic", lambda: times[-1])
     return times
 
@@ -49,7 +50,7 @@ def test_signals_raise_unless_they_are_ignored() -> None:
         ([(0.0, INT), (0.0, INT)], True),
         ([(0.0, TERM), (0.25, TERM)], False),  # GNU timeout sends two
         ([(0.0, INT), (0.25, HUP), (0.25, INT)], True),
-        ([(0.0, TERM), (signals.REPEAT_SECONDS, TERM)], True),
+        ([(0.0, TERM), (0.5, TERM)], True),
     ],
 )
 def test_signals_of_a_run_are_noted(now: list[float], arrived: list[tuple[float, int]], hurry: bool) -> None:
@@ -58,7 +59,7 @@ def test_signals_of_a_run_are_noted(now: list[float], arrived: list[tuple[float,
     interrupts = Interrupts(lambda: woken.append(None))
     with interrupts.deferred():
         for at, number in arrived:
-            now[-1] = at
+            now.append(64.0 + at)
             os.kill(os.getpid(), number)
     assert type(interrupts.first) is (KeyboardInterrupt if arrived[0][1] == INT else SignalReceived)
     assert interrupts.hurry == hurry
@@ -70,7 +71,7 @@ def test_only_a_second_signal_ends_a_delivery(now: list[float]) -> None:
     interrupts = Interrupts(lambda: None)
     with interrupts.deferred():
         with interrupts.raising():
-            os.kill(os.getpid(), INT)
+            os.kill(os.getpid(), TERM)
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), INT)
         os.kill(os.getpid(), INT)
@@ -87,6 +88,21 @@ def test_after_the_run(now: list[float]) -> None:
         os.kill(os.getpid(), INT)
     os.kill(os.getpid(), TERM)
     assert interrupts.hurry
-    now[-1] += signals.REPEAT_SECONDS
-    with pytest.raises(SignalReceived):
-        os.kill(os.getpid(), TERM)
+    now[-1] += 0.5
+    with pytest.raises(SignalReceived) as raised:
+        os.kill(os.getpid(), HUP)
+    assert raised.value.exit_code == 128 + HUP
+
+
+def test_a_run_in_another_thread() -> None:
+    """Python lets only the main thread set handlers."""
+    ended = threading.Event()
+
+    def run() -> None:
+        with Interrupts(lambda: None).deferred():
+            ended.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert ended.is_set()

@@ -128,6 +128,52 @@ def test_not_even_one_thread(workers: Workers, monkeypatch: pytest.MonkeyPatch) 
     assert workers.starved_seconds > first > 0
 
 
+def test_the_number_of_threads_grows_slowly(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen at once, then eight more at a time."""
+    times = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: times[-1])
+    assert [workers.reserve(40), workers.reserve(40)] == [16, 16]
+    times.append(100.0 + module.GROWTH_SECONDS)
+    assert [workers.reserve(40), workers.reserve(40), workers.reserve(3)] == [24, 24, 3]
+
+
+def test_threads_and_operations_end_with_the_run(workers: Workers) -> None:
+    """An operation that still runs is aborted; the threads are on one processor, if the system has a choice."""
+    before, release = set(threading.enumerate()), threading.Event()
+    processors: list[set[int]] = []
+
+    def work(_: Operation) -> None:
+        processors.append(os.sched_getaffinity(0))
+        release.wait(20)
+
+    operations = [Operation(work, lambda _: None, lambda _: None, None, TimeoutError) for _ in range(3)]
+    for operation in operations:
+        assert workers.start(operation)
+    workers.stop()
+    assert workers.stopped.is_set()
+    assert all(operation.abort.aborted for operation in operations)
+    release.set()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive()
+    one = workers._processor
+    assert processors == [os.sched_getaffinity(0) if one is None else {one}] * 3
+
+
+def test_an_operation_that_has_ended_cannot_run_out_of_time(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reports once."""
+    outcomes = Outcomes(workers)
+    outcomes.start(lambda _: 1, 60.0)
+    outcomes.wait(1)
+    real = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 1000.0)
+    for _ in range(3):
+        workers.wait(0)
+    assert outcomes.values == [1]
+
+
 def test_an_operation_that_takes_too_long_is_aborted(workers: Workers) -> None:
     """Its socket is shut down, and the error says why; the thread is free again."""
     outcomes = Outcomes(workers)
