@@ -298,6 +298,8 @@ def test_max_tasks(flux: Cli, service: Service) -> None:
         assert done.code == 0, done.stderr
         assert service.submissions == submitted
         assert ("not sent" in done.stderr) == (submitted < 5)
+    quiet = flux("batch", "rows.txt", "-o", "other", *SMALL, "--max-tasks", "2", "-q")
+    assert (quiet.code, quiet.stderr) == (0, "")
 
 
 @pytest.mark.slow

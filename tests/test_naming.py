@@ -266,7 +266,7 @@ def test_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_checking_an_explicit_name(tmp_path: Path) -> None:
-    """An existing file is rejected unless `force`, and what is not a file always; a dangling link is one."""
+    """An existing file is rejected unless `force`, and what is not a file always, without a hint at `--force`."""
     (tmp_path / "file.png").write_bytes(b"x")
     (tmp_path / "directory.png").mkdir()
     (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere.png")
@@ -286,8 +286,9 @@ def test_checking_an_explicit_name(tmp_path: Path) -> None:
         if name == "new.png":
             check(target)
         else:
-            with pytest.raises(LocalFileError, match="exists"):
+            with pytest.raises(LocalFileError, match="exists") as error:
                 check(target)
+            assert ("--force" in (error.value.hint or "")) == replaceable
         if replaceable:
             check(replace(target, force=True))
         else:

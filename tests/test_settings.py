@@ -516,6 +516,7 @@ def test_config_edit_without_an_editor(cli: Cli) -> None:
     """A failing or missing editor leaves nothing behind."""
     for env, code, message in (
         ({"EDITOR": "no-such-editor"}, 6, "cannot run no-such-editor: no such file"),
+        ({"EDITOR": "no-such-editor"}, 6, "hint: set VISUAL or EDITOR"),
         ({"EDITOR": "false"}, 6, "the editor false failed with exit code 1"),
         ({"VISUAL": "'"}, 2, ""),
     ):

@@ -125,11 +125,14 @@ def _check_name(path: Path, force: bool) -> None:
             os.lstat(path)
         except FileNotFoundError:
             return
-    if not force:
-        raise LocalFileError(f"{path} exists", "choose another name, or replace it with --force")
     linked = os.readlink(path) if path.is_symlink() else ""
     if not (path.is_file() or (linked and not path.exists())) or linked.startswith("/proc/"):
-        raise LocalFileError(f"{path} is not a regular file and cannot be replaced", "use `-o -` for stdout")
+        raise LocalFileError(
+            f"{path} exists, is not a regular file, and cannot be replaced",
+            "choose another name, or use `-o -` for stdout",
+        )
+    if not force:
+        raise LocalFileError(f"{path} exists", "choose another name, or replace it with --force")
 
 
 def values_for(

@@ -192,7 +192,8 @@ def _run_editor(command: Sequence[str]) -> None:
     try:
         code = subprocess.run(command, check=False).returncode  # noqa: S603 - the user's own editor
     except OSError as error:
-        raise LocalFileError(f"cannot run {command[0]}: {os_reason(error)}") from None
+        what = f"cannot run {command[0]}: {os_reason(error)}"
+        raise LocalFileError(what, "set VISUAL or EDITOR to the command of an editor") from None
     if code != 0:
         raise LocalFileError(f"the editor {command[0]} failed with exit code {code}")
 

@@ -63,5 +63,5 @@ def print_unresolved(counts: RowCounts, name: str, failed_before: int) -> None:
         )
         console.warning(f"the {pictures} missing")
         console.hint("use --refetch to download the missing pictures again, free of charge")
-    if counts.not_sent or counts.not_saved or counts.left or counts.running:
+    if counts.not_saved or counts.left or counts.running or (counts.not_sent and not console.quiet):
         console.hint("resume with the same command")
