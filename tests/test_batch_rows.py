@@ -199,6 +199,7 @@ def test_an_endless_file_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MAX_BYTES", 1000)
     with pytest.raises(FluxError, match="is larger than"):
         reader.read("/dev/zero", io.BytesIO(), "text")
+    assert len(reader.read("-", io.BytesIO(b"x" * 1000), "text").lines) == 1
 
 
 def test_key_is_the_id_or_the_content() -> None:

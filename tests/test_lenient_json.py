@@ -125,6 +125,14 @@ def test_secrets_are_redacted(charset: str, secret: str, value: object) -> None:
     assert response.text().count(REDACTED) >= 3
 
 
+def test_secrets_that_begin_alike() -> None:
+    """Nothing is left of the longer one; a short one could be any word, and stays."""
+    redactor = Redactor()
+    for secret in (SECRET, f"{SECRET}-and-more", "a word", "", None):
+        redactor.add(secret)
+    assert redactor.text(f"{SECRET}-and-more {SECRET} is a word") == f"{REDACTED} {REDACTED} is a word"
+
+
 def test_base64_is_elided() -> None:
     """A picture in a response does not flood the trace."""
     response = Response(200, {}, b'{"image_url": "data:image/png;base64,' + b"iVBORw0K" * 100 + b'"}')
