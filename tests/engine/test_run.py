@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from flux_cli.api.client import RateLimitedError, UnknownTaskError
+from flux_cli.api.request import Body
 from flux_cli.api.task import Status
-from flux_cli.api.transport import NotSentError
+from flux_cli.api.transport import Dispatch, NotSentError
 from flux_cli.engine import events, outbox, run
 from flux_cli.engine.downloads import EXPIRED_SECONDS
 from flux_cli.engine.events import Event, NotDeliveredError
@@ -319,6 +320,13 @@ def test_checks_that_fail_are_repeated_in_smaller_groups() -> None:
     assert min(sizes[:8]) < 20
 
 
+def test_tasks_in_flight() -> None:
+    """No more than wanted, whether they are new or known."""
+    outcome = drive([*new_jobs(3), *known_jobs(*map(str, range(9)))], plan=Plan(concurrency=5))
+    assert len(outcome.client.checks[0][1]) == 2
+    assert outcome.code == ExitCode.OK
+
+
 def test_one_request_checks_many_tasks() -> None:
     """Twenty at a time."""
     client = ScriptedClient(fetches={"": [running(50), finished()]})
@@ -438,6 +446,7 @@ def test_first_only_ends_with_the_first_picture() -> None:
     outcome = drive(jobs, client, Plan(first_only=True))
     assert outcome.code == ExitCode.OK
     assert [result.task_id for result in outcome.results] == ["b"]
+    assert not outcome.run._queues
     assert {change.job.task_id for change in outcome.store.changes if isinstance(change, Closed)} == {"b"}
 
 
@@ -472,6 +481,29 @@ def test_a_signal_keeps_every_id(kind: type) -> None:
     accepted = {change.task_id for change in outcome.store.changes if isinstance(change, Accepted)}
     assert accepted == {f"task-{n}" for n in range(1, 6)}
     assert {result.task_id for result in outcome.results if result.resumable} == accepted
+
+
+@pytest.mark.parametrize(
+    ("seconds", "signals", "status"),
+    [(1.5, 1, Status.PROCESSING), (2.5, 1, Status.UNKNOWN), (0.4, 2, Status.PROCESSING), (1.5, 2, Status.UNKNOWN)],
+)
+def test_submissions_in_flight_at_a_signal(seconds: float, signals: int, status: Status) -> None:
+    """Their responses are waited for, two seconds at most, or half a second after a second signal."""
+
+    class Client(ScriptedClient):
+        def submit(self, body: Body, dispatch: Dispatch, _: float = 0.0) -> str:
+            task_id = super().submit(body, dispatch)
+            self.workers.seconds = 0.1 + seconds
+            for _ in range(signals):
+                os.kill(os.getpid(), signal.SIGINT)
+            return task_id
+
+    outcome = drive([*known_jobs("a"), *new_jobs()], Client(fetches={"": [running(5)]}))
+    assert isinstance(outcome.error, KeyboardInterrupt)
+    assert {result.task_id: result.status for result in outcome.results} == {
+        "a": Status.PROCESSING,
+        "task-1" if status is Status.PROCESSING else None: status,
+    }
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -576,19 +608,6 @@ def test_a_finished_task_is_committed_once() -> None:
     assert outcome.code == ExitCode.OK
     assert len(outcome.client.checks) > 2
     assert [type(change).__name__ for change in outcome.store.changes].count("Finished") == 1
-
-
-def test_what_a_timeout_says_of_each_job() -> None:
-    """Not taken up, not sent, in flight, running, or being downloaded."""
-    client = ScriptedClient(["task-1", NotSentError("network is gone")], {"": [running(5)]})
-    outcome = drive([*new_jobs(3), *known_jobs("late")], client, Plan(timeout=20, concurrency=2, patience=600))
-    errors = {result.task_id: (result.error, result.exit_code) for result in outcome.results if result.task_id}
-    assert errors["task-1"] == ("timed out, the task is still running", ExitCode.GAVE_UP_WAITING)
-    assert errors["late"] == ("timed out", ExitCode.GAVE_UP_WAITING)
-    unsent = [(result.error, result.exit_code) for result in outcome.results if result.status is Status.UNSENT]
-    assert ("timed out before it was sent: network is gone", ExitCode.SERVICE_DOWN) in unsent
-    assert ("timed out before it was sent", ExitCode.GAVE_UP_WAITING) in unsent
-    assert all(result.elapsed and result.elapsed >= 0 for result in outcome.results if result.task_id == "task-1")
 
 
 def test_what_a_signal_says_of_each_job() -> None:
