@@ -16,6 +16,7 @@ from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode, worst
 from flux_cli.pictures import image_prompt
 from flux_cli.storage.files import local_errors
+from flux_cli.storage.record import STDOUT
 
 
 class RowState(Enum):
@@ -282,7 +283,7 @@ class BatchPlan:
 
     def _is_missing(self, record: Known) -> bool:
         """Return whether a saved picture is gone. The batch directory may have been moved since it was saved."""
-        if record.path is None or record.path == "-" or os.path.lexists(record.path):
+        if record.path is None or record.path == STDOUT or os.path.lexists(record.path):
             return False
         parts = Path(record.path).parts
         return not any(

@@ -84,7 +84,11 @@ def imagine(
 ) -> int:
     """Generate a picture from a prompt, and save it."""
     config = load_config()
-    base = _base(like)
+    base = None
+    if like is not None:
+        from flux_cli.pictures import reuse
+
+        base = reuse.find(like)
     model = _model(request, config, base)
     defaults = config.defaults_for(model)
     if base is None:
@@ -119,15 +123,6 @@ def imagine(
         running.announce_cost(count, connected, running.credits_left)
         plan = Plan(wait=not no_wait, timeout=limit)
         return running.run_jobs(jobs, connected, history, service, output, plan, pictures)
-
-
-def _base(like: str | None) -> "RecordedRequest | None":
-    """Return the recorded request that `--like` names."""
-    if like is None:
-        return None
-    from flux_cli.pictures import reuse
-
-    return reuse.find(like)
 
 
 def _model(request: RequestOptions, config: "Config", base: "RecordedRequest | None") -> str:

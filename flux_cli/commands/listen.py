@@ -1,7 +1,6 @@
 """`flux-cli listen`: receive webhooks here."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +16,6 @@ from flux_cli.ui import console
 from flux_cli.ui.event_display import EventDisplay
 
 if TYPE_CHECKING:
-    from flux_cli.commands.service import Service
     from flux_cli.storage.history import History
 
 app = typer.Typer(add_completion=False)
@@ -96,6 +94,7 @@ def listen(
         if error.name != "aiohttp":
             raise
         raise MissingExtraError("`flux-cli listen`", "listen") from error
+    from flux_cli.commands.service import choose, connect
     from flux_cli.pictures.saving import Saver
     from flux_cli.webhooks.bridge import Bridge, BridgeSettings
     from flux_cli.webhooks.forwarding import check_forward_url
@@ -108,7 +107,9 @@ def listen(
     target = None if no_download else _target(output, config, until)
     if no_download and output.output is not None:
         raise UsageError("`-o` and `--no-download` cannot be combined")
-    with _connected(service, config, secret) as (connected, has_key):
+    choice = choose(service, config, keyless=True)
+    has_key = bool(choice.key)
+    with connect(choice, secret) as connected:
         if target is not None:
             naming.check(target)
         display = EventDisplay(connected.flags, json=service.json, verbose=service.verbose)
@@ -155,16 +156,6 @@ def _target(output: OutputOptions, config: Config, until: int | None) -> naming.
     if output.output == "-":
         raise UsageError("`-o -` and the events both write to stdout", "give a directory or a template instead")
     return naming.plan(output.output, config.output_dir, until, output.force)
-
-
-@contextlib.contextmanager
-def _connected(options: ServiceOptions, config: Config, secret: str | None) -> "Iterator[tuple[Service, bool]]":
-    """Yield the service, and whether there is a key for status checks. Raises UsageError as `choose` does."""
-    from flux_cli.commands.service import choose, connect
-
-    choice = choose(options, config, keyless=True)
-    with connect(choice, secret) as service:
-        yield service, bool(choice.key)
 
 
 def _history() -> "History | None":

@@ -12,6 +12,7 @@ import typer
 from flux_cli import completion
 from flux_cli.api.task import wait_command
 from flux_cli.errors import LocalFileError, os_reason
+from flux_cli.storage.record import STDOUT
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
@@ -84,8 +85,6 @@ def _found(what: str | None) -> Path:
 
 def _newest(history: "HistoryReader") -> Path:
     """Return the newest saved picture that still exists. Raises LocalFileError if there is none."""
-    from flux_cli.storage.record import STDOUT
-
     for record in history.records():
         if record.path not in (None, STDOUT) and os.path.isfile(record.path or ""):
             return Path(record.path or "")
@@ -94,8 +93,6 @@ def _newest(history: "HistoryReader") -> Path:
 
 def _path_of(record: "Record") -> Path:
     """Return where a task's picture is. Raises LocalFileError if it is not on disk."""
-    from flux_cli.storage.record import STDOUT
-
     task_id = record.task_id or ""
     if record.path is None:
         raise LocalFileError(f"task {task_id} is not saved", f"get it with: {wait_command(task_id)}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from flux_cli.api.task import Status, Task, recorded_url
+from flux_cli.storage.record import STDOUT
 
 if TYPE_CHECKING:
     from flux_cli.engine.job import Job
@@ -117,7 +118,7 @@ class HistoryStore:
 
 def columns(result: "Result") -> dict[str, str | int | None]:
     """Return the columns of the history that a result sets."""
-    path = str(result.path.absolute()) if result.path else "-" if result.content is not None else None
+    path = str(result.path.absolute()) if result.path else STDOUT if result.content is not None else None
     return {
         **_urls(result.task),
         "path": path,

@@ -11,7 +11,7 @@ from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.formats import is_image_extension
 from flux_cli.storage.paths import RESULTS_NAME, STATE_NAME
-from flux_cli.storage.record import SANDBOX, Record
+from flux_cli.storage.record import SANDBOX, STDOUT, Record
 
 _FIELDS_OF_RESULTS = ("model", "prompt", "seed")
 """The fields of the request in results of version 0.1.0."""
@@ -65,7 +65,7 @@ def from_history(records: Iterable[Record], directory: Path | None = None) -> tu
     gone: set[str] = set()
     top = os.path.realpath(directory) if directory else None
     for record in records:
-        if record.path is None or record.path == "-":
+        if record.path is None or record.path == STDOUT:
             continue
         path = os.path.realpath(record.path)
         if path in found or path in gone or (top and not Path(path).is_relative_to(top)):

@@ -8,10 +8,11 @@ from flux_cli.engine.events import Ended, Event, Retrying, Unrecorded
 from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
 from flux_cli.ui import console
+from flux_cli.ui.part import Part
 from flux_cli.ui.printer import ResultPrinter
 
 
-class Messages:
+class Messages(Part):
     """Prints errors and warnings. A message that applies to several tasks is printed once.
 
     `prefix` returns the beginning of messages about a job, such as the row of a batch.
@@ -33,9 +34,6 @@ class Messages:
                 self._error(event.job, event.result)
             if event.result.warning is not None:
                 console.warning(f"{self._prefix(event.job)}{event.result.warning}")
-
-    def close(self) -> None:
-        """Do nothing."""
 
     def _once(self, say: Callable[[str], None], text: str) -> None:
         if text not in self._printed:
@@ -62,7 +60,7 @@ class Messages:
             self._once(console.hint, result.hint)
 
 
-class ResumeHints:
+class ResumeHints(Part):
     """Prints, at the end of a run, how to get the pictures of tasks that are charged and not saved."""
 
     def __init__(self, flags: str, printer: ResultPrinter) -> None:

@@ -9,9 +9,10 @@ from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode, LocalFileError, SignalReceived
 from flux_cli.ui import console
+from flux_cli.ui.part import Part
 
 
-class ResultPrinter:
+class ResultPrinter(Part):
     """Prints each result, in the order of `jobs` if these are given, otherwise in the order in which jobs end.
 
     If stdout can no longer be written, nothing more is printed and `failure` is the exit code. The run continues,

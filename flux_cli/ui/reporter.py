@@ -6,27 +6,17 @@ Each part handles the events it needs. No part depends on another, and an except
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.job import Job
 from flux_cli.errors import ExitCode, SignalReceived
 from flux_cli.ui import console, saved
 from flux_cli.ui.messages import Messages, ResumeHints
+from flux_cli.ui.part import Part
 from flux_cli.ui.printer import ResultPrinter
 from flux_cli.ui.saved import PictureActions
 from flux_cli.ui.summary_bar import CountedLines, Counts, SummaryBar, TaskCounts
 from flux_cli.ui.task_bars import MAX_BARS, TaskBars, TaskLines
-
-
-class Part(Protocol):
-    """One of the things that a reporter does with events."""
-
-    def handle(self, event: Event) -> None:
-        """Handle one event."""
-
-    def close(self) -> None:
-        """Finish at the end of the run."""
 
 
 class Reporter:

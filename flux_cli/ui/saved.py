@@ -15,6 +15,7 @@ from flux_cli.errors import FluxError, LocalFileError, UsageError, os_reason
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.naming import Target
 from flux_cli.ui import console, preview, viewer
+from flux_cli.ui.part import Part
 
 
 class PictureActions(Protocol):
@@ -54,7 +55,7 @@ def check(actions: PictureActions, target: Target | None) -> None:
             raise LocalFileError(f"{path} exists", "choose another name, or replace it with --force")
 
 
-class Sidecars:
+class Sidecars(Part):
     """Writes a sidecar next to each saved picture. The picture is already saved, so a failure is a warning."""
 
     def __init__(self, *, service: str, force: bool) -> None:
@@ -66,9 +67,6 @@ class Sidecars:
         if isinstance(event, Ended) and event.result.path is not None:
             with _failures_as_warnings("no sidecar"):
                 self._write(event.result.path, event.job, event.result)
-
-    def close(self) -> None:
-        """Do nothing."""
 
     def _write(self, path: Path, job: Job, result: Result) -> None:
         if not result.request:
@@ -83,7 +81,7 @@ class Sidecars:
         )
 
 
-class Viewer:
+class Viewer(Part):
     """Opens each saved picture in the default viewer, at the end of the run."""
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ from flux_cli.engine.events import Downloading, Ended, Event, Progress, Retrying
 from flux_cli.engine.job import Job
 from flux_cli.ui import console
 from flux_cli.ui.live import LiveDisplay
+from flux_cli.ui.part import Part
 from flux_cli.ui.task_bars import clock, is_finished, progress_line, took
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Counts(Protocol):
         """Submissions whose outcome is unknown."""
 
 
-class TaskCounts:
+class TaskCounts(Part):
     """Counts the tasks of one run."""
 
     def __init__(self, total: int) -> None:
@@ -69,11 +70,8 @@ class TaskCounts:
             self.failed += event.result.status is Status.FAILED
             self.unknown += event.result.status is Status.UNKNOWN
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class CountedLines:
+class CountedLines(Part):
     """Prints a line when a task is finished, with the number of ended tasks. `name` returns the name of a job."""
 
     def __init__(self, counts: Counts, name: Callable[[Job], str]) -> None:
@@ -87,11 +85,8 @@ class CountedLines:
             elapsed = took(event.result.elapsed)
             console.note(f"{count} finished {self._name(event.job)}{elapsed}: {event.job.task_id}")
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class SummaryBar:
+class SummaryBar(Part):
     """Shows a bar for all tasks together, and a few of them."""
 
     def __init__(self, counts: Counts) -> None:

@@ -10,6 +10,7 @@ from flux_cli.engine.events import Downloading, Ended, Event, Progress, Retrying
 from flux_cli.engine.job import Job
 from flux_cli.ui import console
 from flux_cli.ui.live import LiveDisplay
+from flux_cli.ui.part import Part
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -24,7 +25,7 @@ STATE_WIDTH, TIME_WIDTH, GAP = len("submitting"), len("0:00:00"), 1
 MIN_NAME_WIDTH, MIN_BAR_WIDTH = 8, 6
 
 
-class TaskLines:
+class TaskLines(Part):
     """Prints a line when a task is submitted, and one when it is finished."""
 
     def handle(self, event: Event) -> None:
@@ -33,9 +34,6 @@ class TaskLines:
             console.note(f"submitted {event.job.task_id}: {console.shortened(event.job.prompt, 60)}")
         elif isinstance(event, Ended) and is_finished(event.result):
             console.note(f"finished {event.job.task_id}{took(event.result.elapsed)}")
-
-    def close(self) -> None:
-        """Do nothing."""
 
 
 @dataclass
@@ -50,7 +48,7 @@ class _Bar:
     started: float = field(default_factory=time.monotonic)
 
 
-class TaskBars:
+class TaskBars(Part):
     """Shows a progress bar for each task until the task ends."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
