@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal, state
 from flux_cli.batch.claims import Claim, Owner
-from flux_cli.batch.plan import Known, RowCounts, RowState, UnresolvedRow
+from flux_cli.batch.plan import KnownRow, RowCounts, RowState, UnresolvedRow
 from flux_cli.batch.results import ResultsFile, digest
 from flux_cli.batch.rows import Row
 from flux_cli.batch.shards import Shard
@@ -66,7 +66,7 @@ class Batch:
         """Return what is known of rows."""
         return state.load(self.directory, self.service, [row(key) for key in keys], "batch", history)
 
-    def known(self, key: str) -> Known | None:
+    def known(self, key: str) -> KnownRow | None:
         """Return what is known of a row."""
         return self.load(key).known.get(key)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flux_cli.api.task import Status
-from flux_cli.batch.plan import Known, RowState, state_of
+from flux_cli.batch.plan import KnownRow, RowState, state_of
 from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.storage.files import local_errors
 from flux_cli.storage.paths import sync_directory
@@ -146,11 +146,11 @@ class Attempt:
         elif self.state in _UNCERTAIN and state is not RowState.UNKNOWN:
             self.state = state
 
-    def known(self) -> Known:
+    def known(self) -> KnownRow:
         """Return what a plan needs to know about it."""
         result = self.result or {}
         exit_code = result.get("exit_code")
-        return Known(
+        return KnownRow(
             self.state,
             self.task_id,
             self.request,

@@ -48,7 +48,7 @@ def state_of(status: Status, task_id: str | None, path: object, exit_code: int |
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownRow:
     """What is known about a row from earlier runs.
 
     Attributes:
@@ -196,10 +196,10 @@ class BatchPlan:
         submissions: How many rows will be submitted.
     """
 
-    def __init__(self, rows: Iterable[Row], settings: BatchSettings, known: Mapping[str, Known]) -> None:
+    def __init__(self, rows: Iterable[Row], settings: BatchSettings, known: Mapping[str, KnownRow]) -> None:
         self.settings = settings
         self.counts = RowCounts()
-        self._steps: list[tuple[Row, Known | None]] = []
+        self._steps: list[tuple[Row, KnownRow | None]] = []
         new = 0
         for row in rows:
             self.counts.total += 1
@@ -249,7 +249,7 @@ class BatchPlan:
                 job.recorded = recorded if record.request is None else record.request
             yield job
 
-    def _state(self, record: Known | None) -> RowState:
+    def _state(self, record: KnownRow | None) -> RowState:
         """Return a row's state under the settings: a row to resubmit counts as new."""
         if record is None:
             return RowState.NEW
@@ -260,7 +260,7 @@ class BatchPlan:
             return RowState.SUBMITTED
         return record.state
 
-    def _count_before(self, row: Row, record: Known) -> None:
+    def _count_before(self, row: Row, record: KnownRow) -> None:
         counts = self.counts
         if record.state is RowState.DONE:
             counts.done_before += 1
@@ -272,7 +272,7 @@ class BatchPlan:
         else:
             counts.unknown_rows.append(UnresolvedRow(row.key, row.line, ExitCode.OUTCOME_UNKNOWN))
 
-    def _has_changed(self, row: Row, record: Known) -> bool:
+    def _has_changed(self, row: Row, record: KnownRow) -> bool:
         if record.request is None:
             return False
         now = {**self.settings.recorded, **row.fields}
@@ -281,7 +281,7 @@ class BatchPlan:
             names.discard("seed")
         return any(now.get(name) != record.request.get(name) for name in names)
 
-    def _is_missing(self, record: Known) -> bool:
+    def _is_missing(self, record: KnownRow) -> bool:
         """Return whether a saved picture is gone. The batch directory may have been moved since it was saved."""
         if record.path is None or record.path == STDOUT or os.path.lexists(record.path):
             return False

@@ -257,7 +257,7 @@ class _Parser:
 def _conflicts(
     file: RowFile, parser: _Parser, summaries: Sequence[_Summary], directory: Path
 ) -> Iterator[BadRowError]:
-    """Yield an error for each row of the whole file whose `id` or `output` an earlier row has, too."""
+    """Yield an error for each row of the whole file with the same `id` or `output` as an earlier row."""
     ids: dict[str, int] = {}
     outputs: dict[str, int] = {}
     for line, summary in zip(file.lines, summaries, strict=True):

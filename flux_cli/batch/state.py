@@ -9,7 +9,7 @@ from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal
 from flux_cli.batch.claims import Claim
 from flux_cli.batch.journal import Attempt, Entry, Journals, Key
-from flux_cli.batch.plan import Known, RowState, state_of
+from flux_cli.batch.plan import KnownRow, RowState, state_of
 from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import Row
 from flux_cli.engine.result import Result
@@ -35,7 +35,7 @@ class BatchState:
         history_error: Why the history could not be read, or None.
     """
 
-    known: Mapping[str, Known]
+    known: Mapping[str, KnownRow]
     missing: Sequence[Mapping[str, object]]
     next_number: int
     history_error: LocalFileError | None = None
@@ -52,7 +52,7 @@ def load(
     keys = {row.key for row in rows}
     journals, results = _read(directory, keys)
     attempts = journals.attempts({key: each for key, each in results.items() if key[0] == service})
-    known: dict[str, Known] = {}
+    known: dict[str, KnownRow] = {}
     missing: list[Mapping[str, object]] = []
     history_error: LocalFileError | None = None
     for row in rows:
@@ -136,7 +136,7 @@ def _needs_history(best: Attempt | None) -> bool:
 
 def _combined(
     row: Row, service: str, best: Attempt | None, record: Record | None
-) -> tuple[Known | None, Mapping[str, object] | None]:
+) -> tuple[KnownRow | None, Mapping[str, object] | None]:
     """Return the state of a row, and its object for the results if it has ended."""
     if record is not None:
         from_history = _of_record(record)
@@ -162,15 +162,17 @@ def _combined(
     return found, {"row": row.key, "line": row.line, "service": service, **unknown.as_json()}
 
 
-def _is_recorded(line: Entry | None, found: Known) -> bool:
+def _is_recorded(line: Entry | None, found: KnownRow) -> bool:
     if line is None:
         return False
     return line.get("status") == _STATUSES[found.state] and line.get("task_id") == found.task_id
 
 
-def _of_record(record: Record) -> Known:
+def _of_record(record: Record) -> KnownRow:
     state = state_of(record.status, record.task_id, record.path, record.exit_code)
-    return Known(state, record.task_id, record.request, record.path, record.exit_code, record.age, record.number)
+    return KnownRow(
+        state, record.task_id, record.request, record.path, record.exit_code, record.age, record.number
+    )
 
 
 def as_json(record: Record) -> dict[str, object]:

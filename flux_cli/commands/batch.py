@@ -14,10 +14,10 @@ app = typer.Typer(add_completion=False)
 
 ROWS = "Rows"
 DETAILS = """\
-A row sets fields of the request by name, such as prompt, model and width. Two more columns are id, by which
-later runs recognise the row, and output, the name of its picture. A row without an id is recognised by its
-content, so rows can be added and moved. Flags apply to rows that do not set the field. Blank lines are skipped.
-In a text file each line is one prompt.
+A row sets fields of the request by name, such as prompt, model and width. It can also set id, by which later
+runs recognise it, and output, the name of its picture. A row without an id is recognised by its content, so rows
+can be added and moved. Flags apply to rows that do not set the field. Blank lines are skipped. In a text file
+each line is one prompt.
 
 All rows are checked before the first one is sent. A later run with the same FILE and DIR skips finished rows,
 waits for submitted ones, and submits the rest. DIR contains everything that a later run needs, so it can be

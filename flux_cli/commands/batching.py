@@ -11,7 +11,7 @@ from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
 from flux_cli.batch import rows as batch_rows
 from flux_cli.batch import state
 from flux_cli.batch.claims import claimed
-from flux_cli.batch.plan import BatchPlan, BatchSettings, Known, RowState, bodies
+from flux_cli.batch.plan import BatchPlan, BatchSettings, KnownRow, RowState, bodies
 from flux_cli.batch.reader import RowFile
 from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import Checks, Row
@@ -195,7 +195,9 @@ def _history(*, required: bool) -> History | None:
         return None
 
 
-def _recorded(history: History | None, settings: BatchSettings, known: Mapping[str, Known]) -> Mapping[str, Known]:
+def _recorded(
+    history: History | None, settings: BatchSettings, known: Mapping[str, KnownRow]
+) -> Mapping[str, KnownRow]:
     """Record submitted tasks of other hosts in this history; return the rows with the numbers of their records."""
     new = {
         key: (each.task_id, each.request)

@@ -58,7 +58,7 @@ def sandbox(
             help='Inject a fault into every request, such as "http 503". Can be repeated.',
         ),
     ] = None,
-    list_faults: Annotated[bool, typer.Option("--list-faults", help="Print every fault and exit.")] = False,
+    list_faults: Annotated[bool, typer.Option("--list-faults", help="Print all faults and exit.")] = False,
     allow_remote_webhooks: Annotated[
         bool, typer.Option("--allow-remote-webhooks", help="Post webhooks to other machines too.")
     ] = False,

@@ -71,7 +71,7 @@ class HistoryStore:
     """Commits a run's changes to the history."""
 
     def __init__(self, history: "History", service: str, *others: str) -> None:
-        """`others` are further names of the service: a sandbox on a port has the embedded one's tasks, too."""
+        """`others` are further names of the service: a sandbox on a port also has the embedded one's tasks."""
         self._history = history
         self._service = service
         self._services = (service, *others)
