@@ -81,7 +81,7 @@ class Submissions:
     def _accepted(self, job: Job, task_id: str) -> None:
         job.task_id, job.attempts, job.last_error = task_id, 0, None
         del self._queues.submitting[job]
-        job.began = self._clock() if self._plan.wait else job.began
+        job.began = self._clock()
         self._queues.running[job] = job.began + FIRST_SECONDS
         self._outbox.change(Accepted(job, task_id))
         self._outbox.emit(Submitted(job))

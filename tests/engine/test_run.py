@@ -49,7 +49,8 @@ def test_one_job_from_request_to_file() -> None:
     assert [type(change).__name__ for change in store.changes] == ["Intent", "Accepted", "Finished", "Closed"]
     assert committed[0] == 1
     assert outcome.results[0].path == Path("task-1.png")
-    assert outcome.results[0].elapsed == pytest.approx(FIRST_SECONDS + 0.2)  # without the submission
+    assert outcome.results[0].elapsed == pytest.approx(FIRST_SECONDS + 0.2)
+    assert outcome.seconds == pytest.approx(0.1 + FIRST_SECONDS + 0.2)  # with the submission
     assert store.state(job) == "saved"
     assert outcome.client.workers.stopped.is_set()
 
