@@ -369,10 +369,10 @@ def _verified(
         damage = Damage.INCOMPLETE
     if kind and damage is None:
         return kind
-    if damage is Damage.INCOMPLETE and (kind or interruption):
+    if damage is Damage.INCOMPLETE:
         raise interruption or DownloadError(damage.value)
     partial.clear()
-    if kind and damage:
+    if damage:
         raise DownloadError(damage.value, Retry.EXPIRED)
     if not head:
         raise DownloadError("the response is empty")
