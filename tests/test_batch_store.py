@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal, state
 from flux_cli.batch.claims import Claim, Owner
-from flux_cli.batch.plan import KnownRow, RowCounts, RowState, UnresolvedRow
+from flux_cli.batch.plan import BatchPlan, BatchSettings, KnownRow, RowCounts, RowState, UnresolvedRow
 from flux_cli.batch.results import ResultsFile, digest
 from flux_cli.batch.rows import Row
 from flux_cli.batch.shards import Shard
@@ -208,6 +208,48 @@ def test_counts_of_rows() -> None:
     assert (counts.done, counts.failed, counts.unknown, counts.left, counts.not_saved) == (2, 1, 1, 3, 2)
     assert (counts.ended, counts.running, counts.not_sent, counts.exit_code) == (7, 2, 16, 9)
     assert counts.failed_rows == [UnresolvedRow("a", 7, ExitCode.TASK_FAILED)]
+
+
+SETTINGS = BatchSettings(SERVICE, Path("out"), "/out", {"model": "flux-pro"}, {"model": "flux-pro"})
+
+
+@pytest.mark.parametrize(
+    ("request_before", "random_seeds", "changed"),
+    [
+        (None, False, 0),
+        (REQUEST, False, 0),
+        ({**REQUEST, "prompt": "a ball"}, False, 1),
+        ({**REQUEST, "width": 5}, False, 1),
+        ({**REQUEST, "seed": 5}, False, 1),
+        ({**REQUEST, "seed": 5}, True, 0),
+        ({**REQUEST, "image_prompt": "a file", "webhook_secret": "s"}, False, 0),
+    ],
+)
+def test_rows_whose_values_have_changed(
+    request_before: dict[str, object] | None, random_seeds: bool, changed: int
+) -> None:
+    """A finished row is not submitted again for that, only counted."""
+    known = {"a": KnownRow(RowState.DONE, "T1", request_before, "-")}
+    plan = BatchPlan([row("a")], replace(SETTINGS, random_seeds=random_seeds), known)
+    assert (plan.counts.changed, plan.counts.done_before, plan.submissions, list(plan.jobs())) == (
+        changed,
+        1,
+        0,
+        [],
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "secret"),
+    [({}, None), ({"webhook_url": "u"}, "common"), ({"webhook_url": "u", "webhook_secret": "own"}, "own")],
+)
+def test_secret_of_a_row(fields: dict[str, str], secret: str | None) -> None:
+    """Its own one, or the common one if it has a URL; it is never recorded."""
+    given = replace(row("a"), fields={"prompt": "a kite", **fields})
+    (made,) = BatchPlan([given], replace(SETTINGS, secret="common"), {}).jobs()
+    assert made.request is not None
+    assert made.request.get("webhook_secret") == secret
+    assert "webhook_secret" not in made.recorded
 
 
 def test_an_end_counts_for_its_own_task(batch: Batch) -> None:
