@@ -16,6 +16,7 @@ from flux_cli.api.request import (
     is_http_url,
     key,
     parse_text,
+    random_seed,
     shown,
     similar_model,
     violations,
@@ -173,6 +174,7 @@ def test_webhook_secret_is_never_quoted(secret: object) -> None:
 def test_shown(value: object) -> None:
     """A quoted value is short."""
     assert len(shown(value)) <= 60
+    assert [shown("x" * length)[-2:] for length in (60, 61)] == ["xx", "x…"]
 
 
 @pytest.mark.parametrize("character", ["\0", "\x07", "\r", "\x1b", "\x7f", "\x85", "\x9f"])
@@ -198,6 +200,7 @@ def test_messages_are_short(body: dict[str, object]) -> None:
         ("flux-1.1-pro", "flux-pro-1.1"),
         ("flux-1.1-pro-ultra", "flux-pro-1.1-ultra"),
         ("schnell", "flux-schnell"),
+        ("1.1-pro", "flux-pro-1.1"),
         ("black-forest-labs/flux-dev", "flux-dev"),
         ("flux-pro-1.2", None),
         ("flux-2-pro", None),
@@ -230,12 +233,21 @@ def test_closest(typed: str, known: list[str], meant: str | None) -> None:
     assert closest(typed, known) == meant
 
 
+def test_random_seeds() -> None:
+    """They are 32-bit numbers, as those of the service."""
+    seeds = {random_seed() for _ in range(100)}
+    assert len(seeds) > 1
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
 def test_every_field_has_a_description() -> None:
     """One or two sentences, and a placeholder unless it is true or false."""
     for field in FIELDS.values():
         assert re.fullmatch(r"[A-Z].+\.", field.description), field.name
         assert (field.metavar is None) == (field.kind is bool)
         assert (f" The service's default: {field.default}." in field.description) == (field.default is not None)
+        if field.values and field.maximum is not None and field.minimum is not None:
+            assert [int(value) for value in field.values] == list(range(field.minimum, field.maximum + 1))
         assert (" Only " in field.description) == bool(field.models)
 
 
