@@ -156,6 +156,7 @@ def test_what_an_event_says_is_confirmed(
     assert listener.run(said, settings=BridgeSettings(PICTURES, until=1), confirms=confirms) == code
     assert [each for _, each in listener.saver.attempts] == ([url] if url else [])
     assert listener.checked() == (["a"] if confirms else [])
+    assert list(listener.directory.iterdir()) == []
 
 
 def test_the_end_after_so_many_tasks(listener: Listener) -> None:
@@ -329,6 +330,7 @@ def test_forwarding_does_not_wait_for_the_picture(listener: Listener) -> None:
         def save(self, task: Task, transfer: Transfer, on_bytes: Callable[[int, int | None], None]) -> Saved:
             on_bytes(1, 100)
             wait_until(lambda: server.received)
+            assert transfer.n == 1
             return super().save(task, transfer, on_bytes)
 
     listener.saver = Patient(listener.client)
