@@ -105,6 +105,7 @@ def test_percentages_that_lie_cost_little(said: Percentage, seconds: float) -> N
         ([(2, 100)], True, NEAR_SECONDS),
         ([(1, 99), (9, 99)], True, 8 * STALE_SHARE),
         ([(0, 20), (2, 60)], False, 1.2),
+        ([(0, 1), (2, 3)], False, FAR_SECONDS),
         ([(0, 0), (2, 20), (3, 40)], False, 1.7),  # 0 % may be a placeholder
         *(([(age, percentage)], True, BLIND_SECOND - age) for age, percentage in ((0, 50), (1, 0), (1, None))),
         ([(1, 50)], False, BLIND_SECOND - 1),

@@ -10,10 +10,10 @@ import pytest
 
 from flux_cli.api.client import RateLimitedError, UnknownTaskError
 from flux_cli.api.request import Body
-from flux_cli.api.task import Status
+from flux_cli.api.task import Status, read_task
 from flux_cli.api.transport import Dispatch, NotSentError
 from flux_cli.engine import events, outbox, run
-from flux_cli.engine.downloads import EXPIRED_SECONDS
+from flux_cli.engine.downloads import EXPIRED_SECONDS, MIN_DOWNLOADS
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.job import Job
 from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
@@ -433,11 +433,11 @@ def test_missing_original_at_the_deadline() -> None:
     assert "cannot download the original" in (result.error or "")
 
 
-def test_the_backlog_of_pictures_holds_submissions_back() -> None:
+@pytest.mark.parametrize("jobs", [new_jobs(400), known_jobs(*map(str, range(400)))], ids=["new", "known"])
+def test_the_backlog_of_pictures_holds_jobs_back(jobs: list[Job]) -> None:
     """Otherwise a slow CDN would leave thousands of charged pictures to download."""
-    saves = [DownloadError("HTTP 503")]
-    outcome = drive(new_jobs(400), saves=saves, plan=Plan(concurrency=16, timeout=60, picture_patience=None))
-    assert len(outcome.client.sent) < 100
+    outcome = drive(jobs, saves=[DownloadError("HTTP 503")], plan=Plan(concurrency=16, timeout=60))
+    assert len({task_id for _, ids in outcome.client.checks for task_id in ids}) == 16 + 4 * MIN_DOWNLOADS
 
 
 def test_first_only_ends_with_the_first_picture() -> None:
@@ -524,7 +524,7 @@ def test_downloads_that_have_begun_are_finished_after_a_signal(signals: int) -> 
     assert (outcome.run.stopping, outcome.run.hurry) == (True, signals == 2)
     assert {result.task_id: result.resumable for result in outcome.results} == {"a": signals == 2, "b": True}
     assert counts == [1]
-    assert type(outcome.events[0]) is events.Progress
+    assert [event.job.task_id for event in outcome.events[:2] if isinstance(event, events.Progress)] == ["a", "b"]
 
 
 def test_an_unexpected_error_keeps_every_id() -> None:
@@ -536,6 +536,16 @@ def test_an_unexpected_error_keeps_every_id() -> None:
     accepted = {change.task_id for change in outcome.store.changes if isinstance(change, Accepted)}
     assert len(accepted) == len(client.sent)
     assert {result.task_id for result in outcome.results} >= accepted
+
+
+def test_every_report_counts_after_an_unexpected_error() -> None:
+    """Although several of them fail."""
+    (job,) = known_jobs("x")
+    job.task = read_task(finished(), "x")
+    client = ScriptedClient(fetches={"": [TypeError("a bug")]})
+    outcome = drive([*known_jobs(*map(str, range(60))), job], client, Plan(concurrency=61))
+    assert isinstance(outcome.error, TypeError)
+    assert outcome.store.state(job) == "saved"
 
 
 def test_missing_image_prompt_of_a_row() -> None:
