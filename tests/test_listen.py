@@ -551,6 +551,21 @@ def test_closed_stdout(flux: Cli, listen: Listen) -> None:
     assert flux.files() == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_full_stdout(flux: Cli, listen: Listen) -> None:
+    """It ends with exit code 6, after the end of the task is recorded."""
+    task_id = submitted(flux)
+    wait_until(lambda: flux("fetch", task_id, "--exit-status").code == 0)
+    with open("/dev/full", "wb") as full:
+        listening = listen(stdout=full)
+    assert listening.post(finished(task_id)) == 200
+    done = listening.end()
+    assert done.code == 6
+    assert "error: cannot write to stdout: no space left on device" in done.stderr
+    assert flux.history()[0]["path"]
+    assert len(flux.files()) == 1
+
+
 def test_flood(tmp_path: Path) -> None:
     """The waiting bodies are limited; there is room for thousands of the service's."""
     client = Client(Transport("http://127.0.0.1:1", ""))

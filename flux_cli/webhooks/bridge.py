@@ -111,7 +111,7 @@ class Bridge:
         self._started = 0
         self._ended_tasks: dict[str, ExitCode] = {}
         self._began = time.time()
-        self._broken_pipe: BrokenPipeError | None = None
+        self._stdout_error: BrokenPipeError | LocalFileError | None = None
         self._forwarder: Forwarder | None = None
         if settings.forward_to is not None:
             self._forwarder = Forwarder(settings.forward_to, settings.secret, self._problem_from_thread)
@@ -150,6 +150,7 @@ class Bridge:
         Raises:
             KeyboardInterrupt, SignalReceived: A signal requested the end.
             BrokenPipeError: The reader of the display's output closed it.
+            LocalFileError: The display's output cannot be written.
         """
         self._run.workers.post(ready)
         for event in self._journal.unprocessed:
@@ -162,8 +163,8 @@ class Bridge:
         finally:
             self._closed.set()
             self._finish_forwarding()
-        if self._broken_pipe is not None:
-            raise self._broken_pipe
+        if self._stdout_error is not None:
+            raise self._stdout_error
         return worst(self._ended_tasks.values())
 
     def _finish_forwarding(self) -> None:
@@ -251,12 +252,12 @@ class Bridge:
         self._inbox.closed = True
 
     def _show(self, result: Result) -> None:
-        if self._broken_pipe is not None:
+        if self._stdout_error is not None:
             return
         try:
             self._display.update(result)
-        except BrokenPipeError as error:
-            self._broken_pipe = error
+        except (BrokenPipeError, LocalFileError) as error:
+            self._stdout_error = error
             self._close()
 
     def _done(self, event: WebhookEvent) -> None:
