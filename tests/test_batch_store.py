@@ -300,10 +300,13 @@ def test_odd_lines_change_nothing(batch: Batch, odd: str) -> None:
 def test_age_of_a_submission(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, time: float | str | None, age: float | None
 ) -> None:
-    """It is never negative: clocks of hosts differ. A request that is no object is not known."""
+    """It is that of the last one, and never negative: clocks of hosts differ. Odd values are not known."""
     line = {"row": "a", "service": SERVICE, "event": "intent", "time": time, "request": [5]}
-    (batch.directory / STATE_NAME / "journal-000001-x.jsonl").write_text(json.dumps(line) + "\n")
+    first = [{**line, "time": 900.0}, {**line, "event": "unsent"}]
+    content = "".join(json.dumps(each) + "\n" for each in (*first, line))
+    (batch.directory / STATE_NAME / "journal-000001-x.jsonl").write_text(content)
     monkeypatch.setattr("time.time", lambda: 1000.0)
+    assert journal.files(batch.directory / "missing") == []
     known = batch.known("a")
     assert known is not None
     assert (known.state, known.age, known.request) == (RowState.UNKNOWN, age, None)

@@ -207,11 +207,7 @@ class Journals:
         rows = {key: [Attempt.of_result(result)] for key, result in results.items()}
         for journal, entry in self.entries:
             attempts = rows.setdefault((str(entry["service"]), str(entry["row"])), [])
-            attempt = _attempt_of(attempts, journal, entry)
-            if entry.get("event") == INTENT:
-                attempt.state = RowState.UNKNOWN
-            else:
-                attempt.apply(entry.get("event"), entry)
+            _attempt_of(attempts, journal, entry).apply(entry.get("event"), entry)
         return rows
 
 
@@ -219,8 +215,6 @@ def _attempt_of(attempts: list[Attempt], journal: str, entry: Entry) -> Attempt:
     """Return the attempt that an entry is about, which is a new one for an intent."""
     own = [attempt for attempt in attempts if attempt.journal == journal]
     if entry.get("event") == INTENT:
-        if own and own[-1].state is RowState.NEW:  # it is resubmitted
-            return own[-1]
         created, request = entry.get("time"), entry.get("request")
         attempts.append(
             Attempt(
