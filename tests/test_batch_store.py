@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import given, settings
@@ -237,6 +237,31 @@ def test_rows_whose_values_have_changed(
         0,
         [],
     )
+
+
+@pytest.mark.parametrize(
+    ("known", "changes", "task_ids"),
+    [
+        (None, {}, [None]),
+        (None, {"max_tasks": 0}, []),
+        (KnownRow(RowState.NEW), {}, [None]),
+        (KnownRow(RowState.SUBMITTED, "T1"), {"retry_failed": True, "retry_unknown": True}, ["T1"]),
+        (KnownRow(RowState.FAILED, "T1"), {"retry_unknown": True}, []),
+        (KnownRow(RowState.FAILED, "T1"), {"retry_failed": True}, [None]),
+        (KnownRow(RowState.UNKNOWN), {"retry_failed": True}, []),
+        (KnownRow(RowState.UNKNOWN), {"retry_unknown": True}, [None]),
+        (KnownRow(RowState.DONE, "T1", path="/missing.png"), {"retry_failed": True}, []),
+        (KnownRow(RowState.DONE, "T1", path="/missing.png"), {"refetch": True}, ["T1"]),
+        (KnownRow(RowState.DONE, "T1", path="-"), {"refetch": True}, []),
+    ],
+)
+def test_what_a_run_does_with_a_row(
+    known: KnownRow | None, changes: dict[str, Any], task_ids: list[str | None]
+) -> None:
+    """It is submitted, waited for, or left as it is."""
+    plan = BatchPlan([row("a")], replace(SETTINGS, **changes), {"a": known} if known else {})
+    assert [each.task_id for each in plan.jobs()] == task_ids
+    assert plan.submissions == task_ids.count(None)
 
 
 @pytest.mark.parametrize(
