@@ -675,10 +675,11 @@ def test_appending_to_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     results.path.write_bytes(A_DONE[:-9])
 
     def replaced(file: BinaryIO, *, wait: bool) -> bool:
+        assert wait
         monkeypatch.undo()
         results.path.unlink()
         results.path.write_bytes(B_DONE[:-9])
-        return wait
+        return True
 
     monkeypatch.setattr("flux_cli.batch.results.lock", replaced)
     results.append([A_DONE.rstrip()])
