@@ -7,6 +7,7 @@ from flux_cli.commands.service import choose
 from flux_cli.errors import NotAllowedError
 from flux_cli.options import ServiceOptions
 from flux_cli.storage.config import Config
+from flux_cli.ui import console
 from tests.conftest import KEY, Cli
 from tests.server import Server
 
@@ -74,12 +75,15 @@ def test_a_key_of_the_other_api(key: pytest.MonkeyPatch) -> None:
         ("http://sandbox.localhost", False),
     ],
 )
-def test_an_unencrypted_url(capsys: pytest.CaptureFixture[str], url: str, warned: bool) -> None:
+def test_an_unencrypted_url(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str, warned: bool
+) -> None:
     """A warning, unless it is this machine or `--quiet`."""
     choose(options(api_url=url), Config())
     expected = f"warning: the key travels unencrypted to {url}\n" if warned else ""
     assert capsys.readouterr().err == expected
-    choose(options(api_url=url, quiet=True), Config())
+    monkeypatch.setattr(console, "quiet", True)
+    choose(options(api_url=url), Config())
     assert capsys.readouterr().err == ""
 
 

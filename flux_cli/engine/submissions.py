@@ -108,7 +108,8 @@ class Submissions:
             return
         if not isinstance(error, UsageError):  # which concerns only this request
             self._throttle.failed(now, sent)
-            if self._throttle.failures >= MAX_FAILURES:
+            unreachable = isinstance(error, NotSentError) and not self._accepted_any
+            if self._throttle.failures >= MAX_FAILURES or unreachable:
                 self.stop_reason = self._reason_to_stop(error)
         if isinstance(error, OutcomeUnknownError):
             self._endings.end_rejected(job, Status.UNKNOWN, error)
@@ -130,7 +131,9 @@ class Submissions:
         job.last_error = error.message
         job.dispatch = Dispatch()
         del self._queues.submitting[job]
-        self._queues.to_submit.append(job)
+        # Until the service is reached, the same job is tried again: when it fails for good, so do all others.
+        position = 0 if isinstance(error, NotSentError) and not self._accepted_any else len(self._queues.to_submit)
+        self._queues.to_submit.insert(position, job)
         # Recorded as not accepted, so that its outcome is known if this process ends before it is resubmitted.
         self._outbox.change(Postponed(job, error.message))
         self._outbox.emit(Retrying(job, error.message))

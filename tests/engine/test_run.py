@@ -21,6 +21,7 @@ from flux_cli.engine.plan import Plan
 from flux_cli.engine.polling import FIRST_SECONDS, NEAR_SECONDS
 from flux_cli.engine.store import Accepted, Closed, Intent, Postponed
 from flux_cli.engine.submissions import MAX_FAILURES, SUBMIT_ATTEMPTS
+from flux_cli.engine.throttle import FIRST_WINDOW
 from flux_cli.errors import (
     BadResponseError,
     ExitCode,
@@ -84,6 +85,15 @@ def test_an_unreachable_service_is_tried_a_few_times() -> None:
     outcome = drive(new_jobs(), ScriptedClient([NotSentError("nobody there")]))
     assert (outcome.code, len(outcome.client.sent)) == (ExitCode.SERVICE_DOWN, SUBMIT_ATTEMPTS)
     assert outcome.results[0].status is Status.UNSENT
+
+
+def test_an_unreachable_service_ends_all_jobs() -> None:
+    """One job makes all attempts, beside the first ones of a few others; the rest is never sent."""
+    outcome = drive(new_jobs(20), ScriptedClient([NotSentError("nobody there")]))
+    assert outcome.code == ExitCode.SERVICE_DOWN
+    assert len(outcome.client.sent) == FIRST_WINDOW + SUBMIT_ATTEMPTS - 1
+    assert {result.status for result in outcome.results} == {Status.UNSENT}
+    assert outcome.seconds < 10
 
 
 def test_unreachable_after_an_acceptance() -> None:
