@@ -120,7 +120,7 @@ class Client:
             raise rejection
         what = str(truncated) if truncated else _describe(response)
         if 200 <= response.code < 300:
-            what += f": no usable task ID: {response.text(200)}"
+            what += f": no usable task ID: {response.text(200).strip() or 'an empty body'}"
         raise OutcomeUnknownError(what)
 
     def fetch(self, task_id: str, seconds: float = CALL_SECONDS) -> Task:

@@ -49,7 +49,9 @@ def listen(host: str, port: int) -> tuple[socket.socket, socket.socket]:
             raise
     except (OSError, UnicodeError) as error:
         ports = f"ports {port} and {port + 1}" if port else "a port"
-        reason = (getattr(error, "strerror", None) or str(error)).partition(" (")[0]  # Python appends the address
+        reason = (
+            (getattr(error, "strerror", None) or str(error)).partition(" (")[0].lower()
+        )  # Python appends the address
         raise UsageError(f"cannot listen on {ports} of {host}: {reason}", "try another --port") from error
     return api, images
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from flux_cli.errors import ServiceDownError, UsageError
+from flux_cli.errors import ServiceDownError, UsageError, os_reason
 from flux_cli.webhooks.event import MAX_BODY_BYTES, PATH, WebhookEvent, read_event
 from flux_cli.webhooks.secret import SECRET_HEADER, is_secret
 
@@ -74,7 +74,7 @@ def receiving(host: str, port: int, settings: ReceiverSettings) -> Iterator[str]
     try:
         listening = _bound(host, port)
     except OSError as error:
-        reason = (error.strerror or str(error)).partition(" (")[0]  # Python appends the address
+        reason = os_reason(error).partition(" (")[0]  # Python appends the address
         raise UsageError(
             f"cannot listen on port {port} of {host}: {reason}", "try another --port or --host"
         ) from None
