@@ -274,8 +274,10 @@ def test_wait_last_and_all(flux: Cli, service: Service) -> None:
 def test_wait_any(flux: Cli) -> None:
     """The first picture ends the wait with exit 0; the other task can be waited for later."""
     running, finished = submit(flux, RUNNING), submit(flux, FINISHED)
-    done = flux("wait", "--all", "--any", "-q")
+    done = flux("wait", "--all", "--any")
     assert (done.code, done.lines) == (0, [f"a-seconds-0-{finished[:8]}.png"])
+    assert done.stderr.endswith(f"hint: get the picture with: flux-cli wait {running}\n")
+    assert flux("wait", running, submit(flux, FINISHED), "--any", "-q").stderr == ""
     assert [line.split("\t")[0] for line in flux("fetch", "--all").lines] == [running]
 
 

@@ -63,10 +63,11 @@ class Messages(Part):
 class ResumeHints(Part):
     """Prints, at the end of a run, how to get the pictures of tasks that are charged and not saved."""
 
-    def __init__(self, flags: str, printer: ResultPrinter) -> None:
+    def __init__(self, jobs: Sequence[Job], flags: str, printer: ResultPrinter) -> None:
         """`flags` are what a later command needs to reach the same service, with a space before them, or empty."""
         self._flags = flags
         self._printer = printer
+        self._left = dict.fromkeys(job for job in jobs if job.task_id is not None)
         self._unsaved: list[Job] = []
         self._only_on_stdout: list[Job] = []
         self._submitted: list[Job] = []
@@ -77,6 +78,7 @@ class ResumeHints(Part):
         if isinstance(event, Unrecorded):
             self._unrecorded.add(event.job)
         elif isinstance(event, Ended) and event.job.task_id is not None:
+            self._left.pop(event.job, None)
             result = event.result
             if result.resumable:
                 self._unsaved.append(event.job)
@@ -91,7 +93,8 @@ class ResumeHints(Part):
         for command in self._commands([*self._unsaved, *(self._only_on_stdout if stdout_failed else [])]):
             console.hint(f"already charged; resume with: {command}")
         if stdout_failed or not console.quiet:
-            for command in self._commands(self._submitted):
+            # `wait --any` leaves the other tasks alone.
+            for command in self._commands([*self._submitted, *self._left]):
                 console.hint(f"get the picture with: {command}")
 
     def _commands(self, jobs: list[Job]) -> list[str]:

@@ -107,7 +107,7 @@ def reporting(
     if actions and actions.sidecar:
         parts.append(saved.Sidecars(service=service, force=force))
     parts.append(printer)
-    first: list[Part] = [ResumeHints(flags, printer)]
+    first: list[Part] = [ResumeHints(jobs, flags, printer)]
     if actions and actions.viewer:
         first.append(saved.Viewer())
     with contextlib.closing(Reporter(first, parts, printer)) as reporter:
