@@ -182,10 +182,7 @@ def batch(
     )
     if choice is None:
         return batching.print_requests(rows, settings)
-    with (
-        batching.prepared(rows, read.name, settings) as prepared,
-        connect(choice, settings.secret) as connected,
-    ):
+    with batching.prepared(rows, read.name, settings) as prepared, connect(choice, settings.secret) as connected:
         if sidecar is None:
             sidecar = bool(config.defaults.get("sidecar"))
         saver = Saver(connected.url, connected.client.trace, original=original)
