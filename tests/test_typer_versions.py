@@ -27,7 +27,16 @@ class Typer:
     """The program with another Typer, installed into a directory before the others on the path."""
 
     def __init__(self, requirement: str, directory: Path, cli: Cli) -> None:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--upgrade",
+            "--no-compile",
+        ]
         done = subprocess.run(
             [*pip, "--target", str(directory), requirement], capture_output=True, text=True, check=False
         )
