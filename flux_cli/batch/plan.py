@@ -232,8 +232,12 @@ class BatchPlan:
 
     def jobs(self) -> Iterator[Job]:
         """Yield a job for each row to submit or to wait for, in the order of the file."""
+        recorded: Mapping[str, object]
         for row, record in self._steps:
-            body, recorded, source = bodies(row, self.settings)
+            if record is not None and record.request is not None:
+                recorded = record.request
+            else:
+                body, recorded, source = bodies(row, self.settings)
             job = Job(
                 target_for(row, self.settings.directory, force=self.settings.force),
                 recorded=recorded,
@@ -246,7 +250,6 @@ class BatchPlan:
                 job.request, job.image_prompt = body, source
             else:
                 job.task_id, job.number, job.age = record.task_id, record.number, record.age
-                job.recorded = recorded if record.request is None else record.request
             yield job
 
     def _state(self, record: KnownRow | None) -> RowState:
