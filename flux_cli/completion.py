@@ -14,7 +14,6 @@ import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
@@ -41,13 +40,14 @@ MAX_TASKS = 50
 Candidate = str | tuple[str, str]
 
 
-@dataclass(frozen=True)
 class Item:
     """One candidate with its description, as Typer's own class for it."""
 
-    value: str
-    help: str
-    type: str = "plain"
+    type = "plain"
+
+    def __init__(self, value: str, help: str) -> None:  # noqa: A002 - Typer's name
+        self.value = value
+        self.help = help
 
 
 class FileNames(str):
@@ -262,6 +262,8 @@ def _for_bash(found: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
 
 def _cut(text: str, columns: int) -> str:
     """Return a text cut to a number of columns; some characters take two."""
+    if text.isascii():
+        return text if len(text) <= columns else text[: columns - 1] + "…"
     from unicodedata import east_asian_width
 
     ends = list(accumulate(2 if east_asian_width(character) in "WF" else 1 for character in text))

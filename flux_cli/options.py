@@ -166,7 +166,7 @@ NoValidate = Annotated[
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ServiceOptions:
     """Which service to use and what to print, for all commands that talk to it."""
 
@@ -216,7 +216,7 @@ class ServiceOptions:
     from_flags: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class RequestOptions:
     """The request flags, one for each field of the table except the prompt.
 
@@ -317,7 +317,7 @@ def _request_parameter(field: Field) -> inspect.Parameter:
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class OutputOptions:
     """Where pictures go."""
 
@@ -337,7 +337,7 @@ class OutputOptions:
     original: Original = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class PictureOptions:
     """What else to do with a saved picture."""
 

@@ -9,7 +9,7 @@ in an ID or a URL as well."""
 
 REDACTED = "[redacted]"
 
-_SECRET_FIELD = re.compile(r'("(?:x[-_]?)?webhook[-_]?secret"\s*:\s*)"(?:[^"\\]|\\.)*"', re.IGNORECASE)
+_WEBHOOK_FIELD = r'("(?:x[-_]?)?webhook[-_]?secret"\s*:\s*)"(?:[^"\\]|\\.)*"'
 
 
 class Redactor:
@@ -66,7 +66,7 @@ def without_webhook_secrets(value: object) -> object:
 
 def without_secret_fields(text: str) -> str:
     """Do what `without_webhook_secrets` does for JSON in a text, which may be incomplete."""
-    return _SECRET_FIELD.sub(rf'\1"{REDACTED}"', text)
+    return re.sub(_WEBHOOK_FIELD, rf'\1"{REDACTED}"', text, flags=re.IGNORECASE)
 
 
 def _is_webhook_secret(name: object) -> bool:

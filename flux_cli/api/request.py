@@ -37,7 +37,7 @@ MAX_QUOTED = 60
 """How many characters of a value a message quotes."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Field:
     """One field of the request body.
 
@@ -166,12 +166,12 @@ FIELDS = {field.name: field for field in _ALL_FIELDS}
 
 WIDEST, TALLEST = (21, 9), (9, 21)
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 """C0 and C1 without tab and newline."""
 _KIND_NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-_INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
-_FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_RATIO = re.compile(r"([0-9]{1,4}):([0-9]{1,4})")
+_INTEGER = r"[+-]?[0-9]{1,300}"
+_FLOAT = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
+_RATIO = r"([0-9]{1,4}):([0-9]{1,4})"
 _WORDS = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)
 
 NameOf = Callable[[str], str]
@@ -201,11 +201,11 @@ def parse_text(name: str, text: str) -> JsonValue:
     text = text.strip()
     if kind is bool and text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    if kind in (int, float) and _INTEGER.fullmatch(text):
+    if kind in (int, float) and re.fullmatch(_INTEGER, text):
         return int(text)
-    if kind is float and _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+    if kind is float and re.fullmatch(_FLOAT, text) and math.isfinite(number := float(text)):
         return number
-    if kind is float and (_FLOAT.fullmatch(text) or text.lower().lstrip("+-") in ("nan", "inf", "infinity")):
+    if kind is float and (re.fullmatch(_FLOAT, text) or text.lower().lstrip("+-") in ("nan", "inf", "infinity")):
         raise ValueError("must be a finite number")
     raise ValueError(f"must be {_KIND_NAMES[kind]}")
 
@@ -294,7 +294,7 @@ def _value_violations(field: Field, value: object, name_of: NameOf) -> Iterator[
     elif isinstance(value, int | float) and field.minimum is not None and field.maximum is not None:
         if not field.minimum <= value <= field.maximum:
             yield f"{name} must be {field.minimum} to {field.maximum}, not {shown(value)}"
-    elif field.name == "prompt" and (found := _CONTROL.search(str(value))):
+    elif field.name == "prompt" and (found := re.search(_CONTROL, str(value))):
         yield f"{name} contains the control character U+{ord(found[0]):04X}"
     elif field.name == "aspect_ratio" and not _is_aspect_ratio(str(value)):
         yield f"{name} must be `W:H` between 21:9 and 9:21, not `{shown(value)}`"
@@ -303,7 +303,7 @@ def _value_violations(field: Field, value: object, name_of: NameOf) -> Iterator[
 
 
 def _is_aspect_ratio(text: str) -> bool:
-    match = _RATIO.fullmatch(text)
+    match = re.fullmatch(_RATIO, text)
     if not match:
         return False
     width, height = int(match[1]), int(match[2])

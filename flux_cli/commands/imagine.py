@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False)
 
 MAX_PROMPT_BYTES = 1024 * 1024
 """The limit for a prompt from stdin; the service documents none."""
-_FLAG_IN_PROMPT = re.compile(
+_FLAG_IN_PROMPT = (
     r"(?:^|\s)(--(ar|aspect|aspect-ratio|no|seed|stylize|style|s|v|version|chaos|c|q|quality|iw|niji|tile|raw|w|h"
     r"|width|height|steps|guidance|model|n|count)(?:[ =]([^\s-]\S*))?)(?=\s|$)"
 )
@@ -151,7 +151,7 @@ def _prompt(argument: str | None, request: RequestOptions, base: object) -> str:
 
 def _warn_of_flags(prompt: str) -> None:
     """Warn if a prompt contains what looks like a flag of another program, or of this one."""
-    if found := _FLAG_IN_PROMPT.search(prompt):
+    if found := re.search(_FLAG_IN_PROMPT, prompt):
         console.warning(f"the prompt contains `{console.shortened(found[1], 40)}`, which is sent as text")
         ratio = found[3] if found[2] in ("ar", "aspect", "aspect-ratio") else None
         console.hint(f"use --aspect-ratio {ratio} with {ULTRA}" if ratio else "flags go outside the quotes")

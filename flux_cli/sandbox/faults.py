@@ -24,7 +24,7 @@ class Stage(StrEnum):
     WEBHOOK = "the webhooks"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fault:
     """One row of the table.
 
@@ -195,7 +195,7 @@ RULES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class FaultSet:
     """The faults that apply, each with the text of its arguments by name."""
 
@@ -225,7 +225,7 @@ class FaultSet:
 
 
 _NO_FAULTS = FaultSet()
-_IN_BRACKETS = re.compile(r"\[\[\s*([a-z][a-z0-9-]*)\b(.*?)\]\](?!\])", re.IGNORECASE | re.DOTALL)
+_IN_BRACKETS = r"(?is)\[\[\s*([a-z][a-z0-9-]*)\b(.*?)\]\](?!\])"
 
 
 def parse_prompt(prompt: str) -> FaultSet:
@@ -236,13 +236,13 @@ def parse_prompt(prompt: str) -> FaultSet:
     """
     if "[[" not in prompt:
         return _NO_FAULTS
-    found = ((match[1].lower(), match[2]) for match in _IN_BRACKETS.finditer(prompt))
+    found = ((match[1].lower(), match[2]) for match in re.finditer(_IN_BRACKETS, prompt))
     return FaultSet({name: _arguments(FAULTS[name], text) for name, text in found if name in FAULTS})
 
 
 def unknown_names(prompt: str) -> list[str]:
     """Return the names in double brackets that are not faults, and may be misspelled."""
-    return [match[1] for match in _IN_BRACKETS.finditer(prompt) if match[1].lower() not in FAULTS]
+    return [match[1] for match in re.finditer(_IN_BRACKETS, prompt) if match[1].lower() not in FAULTS]
 
 
 def parse_faults(texts: Iterable[str]) -> FaultSet:

@@ -4,7 +4,7 @@ import math
 import re
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)([dhms])", re.ASCII)
+_PART = r"(?a)(\d+(?:\.\d+)?)([dhms])"
 
 
 def parse_duration(text: str) -> float:
@@ -14,7 +14,7 @@ def parse_duration(text: str) -> float:
         ValueError: The text is no duration, or a negative one.
     """
     value = text.strip().lower()
-    parts = _PART.findall(value)
+    parts = re.findall(_PART, value)
     try:
         if parts and "".join(number + unit for number, unit in parts) == value:
             seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
@@ -43,7 +43,7 @@ def parse_moment(text: str, now: float) -> float:
     try:
         if days is not None:
             return (midnight - timedelta(days=days)).timestamp()
-        if _PART.match(value):
+        if re.match(_PART, value):
             return now - parse_duration(value)
         return datetime.fromisoformat(value.upper()).timestamp()
     except (ValueError, OverflowError, OSError):

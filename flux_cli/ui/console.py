@@ -13,11 +13,8 @@ from typing import IO, Any, Protocol, cast
 from flux_cli.api.redaction import Redactor
 from flux_cli.errors import LocalFileError, os_reason
 
-_UNSAFE = re.compile(
-    # C0, DEL and C1; bidi marks, embeddings, overrides and isolates; line separators; lone surrogates.
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-_SPACES = re.compile(r"[\t\n\r\f\v ]+")
+_UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+"""C0, DEL and C1; bidi marks, embeddings, overrides and isolates; line separators; lone surrogates."""
 _RED, _CYAN, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[0m"
 
 _redactor = Redactor()
@@ -51,7 +48,8 @@ def keep_secret(text: str | None) -> None:
 
 def clean(text: object) -> str:
     """Return a text as one line: white space is folded, and control characters are escaped."""
-    return _UNSAFE.sub(_escape, _SPACES.sub(" ", str(text)))
+    folded = re.sub(r"[\t\n\r\f\v ]+", " ", str(text))
+    return folded if folded.isprintable() else re.sub(_UNSAFE, _escape, folded)
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -194,7 +192,7 @@ def out_json(value: Mapping[str, object], *, indent: int | None = None) -> None:
     import json  # 1 ms that completion and `--version` do not spend
 
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    escaped = _UNSAFE.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+    escaped = re.sub(_UNSAFE, lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
     out_bytes((escaped + "\n").encode())
 
 
