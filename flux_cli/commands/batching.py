@@ -20,8 +20,8 @@ from flux_cli.batch.store import BatchStore
 from flux_cli.commands import running
 from flux_cli.commands.service import Service
 from flux_cli.engine.events import Event
-from flux_cli.engine.plan import Plan
 from flux_cli.engine.run import Run
+from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, LocalFileError, UsageError, ViolationsError, worst
 from flux_cli.options import RequestOptions, ServiceOptions
@@ -271,7 +271,7 @@ def run(
                 counts.handle(event)
                 reporter.handle(event)
 
-            settings = Plan(
+            settings = RunSettings(
                 timeout=timeout,
                 concurrency=concurrency,
                 patience=PATIENCE_SECONDS,

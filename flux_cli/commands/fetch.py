@@ -139,9 +139,9 @@ def _downloaded(
     from flux_cli.commands.tasks import record_numbers
     from flux_cli.engine.events import Ended, Event, NotDeliveredError
     from flux_cli.engine.job import Job
-    from flux_cli.engine.plan import Plan
     from flux_cli.engine.result import Result
     from flux_cli.engine.run import Run
+    from flux_cli.engine.settings import RunSettings
     from flux_cli.engine.store import HistoryStore
     from flux_cli.pictures.saving import Saver
     from flux_cli.storage.history import History
@@ -175,7 +175,7 @@ def _downloaded(
                 raise
 
         store = HistoryStore(history, service.name) if isinstance(history, History) else None
-        Run(service.client, saver, store, handle, Plan(timeout=DEFAULT_TIMEOUT)).run(jobs)
+        Run(service.client, saver, store, handle, RunSettings(timeout=DEFAULT_TIMEOUT)).run(jobs)
     return [ended.get(result.task_id, result) for result in results]
 
 

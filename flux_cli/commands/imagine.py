@@ -109,7 +109,7 @@ def imagine(
     from flux_cli.commands import running  # requests: 160 ms
     from flux_cli.commands.service import choose, connect
     from flux_cli.engine.job import Job
-    from flux_cli.engine.plan import Plan
+    from flux_cli.engine.settings import RunSettings
     from flux_cli.storage.history import History
     from flux_cli.ui import saved
 
@@ -121,8 +121,8 @@ def imagine(
     jobs = [Job(target, request=body, recorded=kept, n=n) for n, (body, kept) in enumerate(bodies, 1)]
     with connect(choice, request.webhook_secret) as connected:
         running.announce_cost(count, connected, running.credits_left)
-        plan = Plan(wait=not no_wait, timeout=limit)
-        return running.run_jobs(jobs, connected, history, service, output, plan, pictures)
+        settings = RunSettings(wait=not no_wait, timeout=limit)
+        return running.run_jobs(jobs, connected, history, service, output, settings, pictures)
 
 
 def _model(request: RequestOptions, config: "Config", base: "RecordedRequest | None") -> str:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from flux_cli.api.request import shown
 from flux_cli.commands.service import Service
 from flux_cli.engine.job import Job
-from flux_cli.engine.plan import Plan
 from flux_cli.engine.run import Run
+from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, PictureOptions, ServiceOptions
@@ -62,7 +62,7 @@ def run_jobs(
     history: History | None,
     options: ServiceOptions,
     output: OutputOptions,
-    plan: Plan,
+    settings: RunSettings,
     pictures: PictureOptions,
 ) -> ExitCode:
     """Run jobs, show their progress, print their results, and return the command's exit code."""
@@ -77,7 +77,7 @@ def run_jobs(
         force=output.force,
         actions=pictures,
     ) as reporter:
-        code = Run(service.client, saver, store, reporter.handle, plan).run(jobs)
+        code = Run(service.client, saver, store, reporter.handle, settings).run(jobs)
     return reporter.exit_code(code)
 
 

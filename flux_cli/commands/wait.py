@@ -41,7 +41,7 @@ def wait(
     from flux_cli.commands import running, tasks
     from flux_cli.commands.service import connect
     from flux_cli.engine.job import Job
-    from flux_cli.engine.plan import Plan
+    from flux_cli.engine.settings import RunSettings
     from flux_cli.storage.history import History
     from flux_cli.ui import saved
 
@@ -69,6 +69,6 @@ def wait(
         for n, (task_id, record) in enumerate(reversed(records.items()) if every else records.items(), 1)
     ]
     with connect(choice) as connected:
-        plan = Plan(timeout=limit, first_only=first, concurrency=max(16, len(jobs)))
+        settings = RunSettings(timeout=limit, first_only=first, concurrency=max(16, len(jobs)))
         store = history if isinstance(history, History) else None
-        return running.run_jobs(jobs, connected, store, service, output, plan, pictures)
+        return running.run_jobs(jobs, connected, store, service, output, settings, pictures)

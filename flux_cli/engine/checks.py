@@ -7,8 +7,8 @@ from flux_cli.api.client import MAX_FETCH_MANY, RateLimitedError, UnknownTaskErr
 from flux_cli.api.task import Status, Task
 from flux_cli.engine.events import Progress, Retrying
 from flux_cli.engine.job import Job
-from flux_cli.engine.plan import Parts
 from flux_cli.engine.result import Result
+from flux_cli.engine.settings import Parts
 from flux_cli.engine.store import Finished
 from flux_cli.errors import BadResponseError, ExitCode, FluxError, ServiceDownError
 

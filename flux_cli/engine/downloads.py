@@ -6,7 +6,7 @@ from functools import partial
 from flux_cli.api.backoff import backoff
 from flux_cli.engine.events import Downloading, Retrying
 from flux_cli.engine.job import Job
-from flux_cli.engine.plan import Parts
+from flux_cli.engine.settings import Parts
 from flux_cli.errors import FluxError
 from flux_cli.pictures.download import DownloadError, Retry
 
@@ -57,7 +57,7 @@ class Downloads:
         self._queues = parts.queues
         self._outbox = parts.outbox
         self._endings = parts.endings
-        self._limit = min(MAX_DOWNLOADS, max(MIN_DOWNLOADS, parts.plan.concurrency // 2))
+        self._limit = min(MAX_DOWNLOADS, max(MIN_DOWNLOADS, parts.settings.concurrency // 2))
 
     @property
     def backlog(self) -> int:
@@ -91,7 +91,7 @@ class Downloads:
         if not isinstance(error, FluxError):
             raise error
         now = self._parts.clock()
-        step, at = next_attempt(job, error, now, self._parts.plan.picture_patience)
+        step, at = next_attempt(job, error, now, self._parts.settings.picture_patience)
         if step is NextAttempt.NONE:
             self._endings.end_not_saved(job, error)
             return

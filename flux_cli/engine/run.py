@@ -19,8 +19,8 @@ from flux_cli.engine.events import Handler, Progress, Submitting
 from flux_cli.engine.job import Job
 from flux_cli.engine.operations import Operations
 from flux_cli.engine.outbox import Outbox
-from flux_cli.engine.plan import Parts, Plan
 from flux_cli.engine.queues import Inbox, IterableSource, Queues, Source
+from flux_cli.engine.settings import Parts, RunSettings
 from flux_cli.engine.signals import Interrupts
 from flux_cli.engine.store import Store
 from flux_cli.engine.submissions import Submissions
@@ -47,29 +47,29 @@ class Run:
         saver: Saver,
         store: Store | None,
         handle: Handler,
-        plan: Plan,
+        settings: RunSettings,
         *,
         workers: Workers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.workers = workers or Workers()
         self._clock = clock
-        self._plan = plan
+        self._settings = settings
         self._interrupts = Interrupts(self.workers.wake)
         self._outbox = Outbox(store, handle, self._interrupts, clock)
         self._queues = Queues()
-        self._endings = Endings(self._queues, self._outbox, plan.wait, clock)
-        self._throttle = Throttle(plan.concurrency)
+        self._endings = Endings(self._queues, self._outbox, settings.wait, clock)
+        self._throttle = Throttle(settings.concurrency)
         operations = Operations(client, saver, self.workers, clock)
         parts = Parts(
-            plan, clock, self.workers, operations, self._queues, self._outbox, self._endings, self._throttle
+            settings, clock, self.workers, operations, self._queues, self._outbox, self._endings, self._throttle
         )
         self._submissions = Submissions(parts, self._interrupts)
         self._checks = Checks(parts)
         self._downloads = Downloads(parts)
         self._deadline = float("inf")
         self.on_stopping: Callable[[int], None] = lambda _: None
-        """Called after a first signal with the number of downloads to finish (see `Plan.finish_downloads`)."""
+        """Called after a first signal with the number of downloads that are finished first."""
 
     @property
     def stopping(self) -> bool:
@@ -90,8 +90,8 @@ class Run:
             KeyboardInterrupt, SignalReceived: A signal requested the end; every job that was started has ended.
             Exception: What the handler of the events raised, if all jobs have ended without a worse exit code.
         """
-        if self._plan.timeout is not None:
-            self._deadline = self._clock() + self._plan.timeout
+        if self._settings.timeout is not None:
+            self._deadline = self._clock() + self._settings.timeout
         with self._interrupts.deferred():
             try:
                 source = jobs if isinstance(jobs, Inbox) else IterableSource(jobs)
@@ -119,7 +119,7 @@ class Run:
                 continue  # the jobs that wait end before anything else is waited for
             if source.exhausted and not self._queues:
                 return
-            if self._plan.first_only and self._endings.saved_any:
+            if self._settings.first_only and self._endings.saved_any:
                 self._queues.clear()
                 return
             now = self._clock()
@@ -153,7 +153,7 @@ class Run:
     def _has_room(self, job: Job, admitted: int, now: float) -> bool:
         backlog = self._downloads.backlog
         if job.task_id is not None or self._submissions.stop_reason is not None:
-            return self._queues.in_flight + admitted + backlog < self._plan.concurrency
+            return self._queues.in_flight + admitted + backlog < self._settings.concurrency
         resubmissions = len(self._queues.to_submit) > admitted  # they come first
         return not resubmissions and self._submissions.admits(admitted + backlog, now)
 
@@ -186,7 +186,7 @@ class Run:
         wait(0)
 
     def _finish_downloads(self) -> None:
-        if not self._plan.finish_downloads:
+        if not self._settings.finish_downloads:
             return
         self.on_stopping(len(self._queues.saving))
         while self._queues.saving and not self._interrupts.hurry:

@@ -8,9 +8,9 @@ from flux_cli.api.transport import Dispatch, NotSentError
 from flux_cli.engine.events import Retrying, Submitted
 from flux_cli.engine.job import Job
 from flux_cli.engine.operations import UnsendableError
-from flux_cli.engine.plan import Parts
 from flux_cli.engine.polling import FIRST_SECONDS
 from flux_cli.engine.result import Result
+from flux_cli.engine.settings import Parts
 from flux_cli.engine.signals import Interrupts
 from flux_cli.engine.store import Accepted, Postponed
 from flux_cli.errors import FluxError, OutcomeUnknownError, ServiceDownError, StoreBusyError, UsageError
@@ -26,7 +26,7 @@ class Submissions:
 
     def __init__(self, parts: Parts, interrupts: Interrupts) -> None:
         self._parts = parts
-        self._plan = parts.plan
+        self._settings = parts.settings
         self._clock = parts.clock
         self._queues = parts.queues
         self._outbox = parts.outbox
@@ -63,7 +63,7 @@ class Submissions:
         failure = self._outbox.commit(jobs)
         now = self._clock()
         if failure is not None:
-            if isinstance(failure, StoreBusyError) and self._outbox.busy_seconds < self._plan.patience:
+            if isinstance(failure, StoreBusyError) and self._outbox.busy_seconds < self._settings.patience:
                 return True
             self.stop_reason = failure
             return False
@@ -88,7 +88,7 @@ class Submissions:
         self._throttle.accepted(self._queues.accepted)
         self._accepted_any = True
         job.request = {}  # an image prompt in it can be large
-        if not self._plan.wait:
+        if not self._settings.wait:
             self._endings.end(job, Result(Status.PROCESSING))
 
     def _not_accepted(self, job: Job, error: Exception) -> None:
@@ -103,7 +103,7 @@ class Submissions:
             pause = self._throttle.rate_limited(now, sent, self._queues.accepted, error.retry_after or 0.0)
         elif isinstance(error, NotSentError) and self._may_resend(job, error):
             pause = self._throttle.unreachable(now, sent)
-        if pause is not None and job.waited + pause <= self._plan.patience:
+        if pause is not None and job.waited + pause <= self._settings.patience:
             self._resend(job, pause, error)
             return
         if not isinstance(error, UsageError):  # which concerns only this request

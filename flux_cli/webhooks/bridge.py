@@ -16,10 +16,10 @@ from flux_cli.api.client import Client
 from flux_cli.api.task import Status, Task
 from flux_cli.engine.events import Downloading, Ended, Event
 from flux_cli.engine.job import Job
-from flux_cli.engine.plan import Plan
 from flux_cli.engine.queues import Inbox
 from flux_cli.engine.result import Result
 from flux_cli.engine.run import Run
+from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, LocalFileError, worst
 from flux_cli.pictures.naming import Target
@@ -101,9 +101,11 @@ class Bridge:
         self._journal = journal
         self._confirms = confirms
         self._inbox = Inbox()
-        plan = Plan(concurrency=MAX_CONCURRENT, picture_patience=PICTURE_SECONDS, finish_downloads=True)
+        run_settings = RunSettings(
+            concurrency=MAX_CONCURRENT, picture_patience=PICTURE_SECONDS, finish_downloads=True
+        )
         store = HistoryStore(history, service, SANDBOX) if history else None
-        self._run = Run(client, saver, store, self._handle, plan)
+        self._run = Run(client, saver, store, self._handle, run_settings)
         self._run.on_stopping = self._stopping
         self._events: dict[Job, WebhookEvent] = {}  # those whose tasks are being checked or saved
         self._seen: OrderedDict[str, tuple[Status, float | None] | None] = OrderedDict()

@@ -14,9 +14,9 @@ from flux_cli.api.transport import Dispatch
 from flux_cli.engine import events
 from flux_cli.engine.events import Event
 from flux_cli.engine.job import Job
-from flux_cli.engine.plan import Plan
 from flux_cli.engine.result import Result
 from flux_cli.engine.run import Run
+from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed
 from flux_cli.engine.workers import Operation, Workers
 from flux_cli.errors import ExitCode, FluxError
@@ -266,7 +266,7 @@ def known_jobs(*task_ids: str) -> list[Job]:
 def drive(
     jobs: Sequence[Job],
     client: ScriptedClient | None = None,
-    plan: Plan | None = None,
+    settings: RunSettings | None = None,
     *,
     saves: Sequence[Exception | Saved] = (),
     store: MemoryStore | None = None,
@@ -291,7 +291,7 @@ def drive(
         cast(Saver, saver),
         store,
         note,
-        plan or Plan(),
+        settings or RunSettings(),
         workers=client.workers,
         clock=client.clock,
     )

@@ -80,7 +80,7 @@ def test_each_queue_counts() -> None:
 
 
 def test_forgotten_jobs_leave_no_partial_file() -> None:
-    """`Plan.first_only` ends before their downloads do."""
+    """`RunSettings.first_only` ends before their downloads do."""
     closed: list[Transfer] = []
 
     class Closing(Transfer):

@@ -17,8 +17,8 @@ from flux_cli.engine.downloads import EXPIRED_SECONDS, MIN_DOWNLOADS
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.job import Job
 from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
-from flux_cli.engine.plan import Plan
 from flux_cli.engine.polling import FIRST_SECONDS, NEAR_SECONDS
+from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import Accepted, Closed, Intent, Postponed
 from flux_cli.engine.submissions import MAX_FAILURES, SUBMIT_ATTEMPTS
 from flux_cli.engine.throttle import FIRST_WINDOW
@@ -58,7 +58,7 @@ def test_one_job_from_request_to_file() -> None:
 
 def test_no_wait_ends_with_the_id() -> None:
     """The task is not checked."""
-    outcome = drive(new_jobs(), plan=Plan(wait=False))
+    outcome = drive(new_jobs(), settings=RunSettings(wait=False))
     assert (outcome.code, outcome.client.checks) == (ExitCode.OK, [])
     assert outcome.results[0].task_id == "task-1"
     assert outcome.results[0].status is Status.PROCESSING
@@ -100,7 +100,7 @@ def test_unreachable_after_an_acceptance() -> None:
     """As long as the patience lasts: it was there a moment ago."""
     lost = [NotSentError("network is gone")] * (SUBMIT_ATTEMPTS + 3)
     client = ScriptedClient(["task-1", *lost, "task-2"])
-    outcome = drive(new_jobs(2), client, Plan(concurrency=1, patience=600))
+    outcome = drive(new_jobs(2), client, RunSettings(concurrency=1, patience=600))
     assert outcome.code == ExitCode.OK
     assert len(client.sent) == 2 + len(lost)
 
@@ -122,7 +122,7 @@ def test_429_is_resent_after_retry_after(asked: float | None, least: float, most
 def test_retry_after_holds_for_the_other_jobs_too() -> None:
     """Nothing else is sent while the service asks for a pause."""
     client = ScriptedClient(["task-1", RateLimitedError("slow down", 30.0), "task-2"], {"": [running()] * 9})
-    outcome = drive(new_jobs(4), client, Plan(concurrency=4, timeout=25, patience=600))
+    outcome = drive(new_jobs(4), client, RunSettings(concurrency=4, timeout=25, patience=600))
     pauses = sorted(at for at, _ in client.sent)
     assert len(pauses) <= 4
     assert outcome.code in (ExitCode.GAVE_UP_WAITING, ExitCode.SERVICE_DOWN)
@@ -131,13 +131,13 @@ def test_retry_after_holds_for_the_other_jobs_too() -> None:
 def test_the_next_job_is_sent_when_the_pause_ends() -> None:
     """Although nothing else is due then."""
     client = ScriptedClient([RateLimitedError("slow down", 30.0), "task-1"])
-    assert drive(new_jobs(2), client, Plan(concurrency=1, patience=20)).code == ExitCode.SERVICE_DOWN
+    assert drive(new_jobs(2), client, RunSettings(concurrency=1, patience=20)).code == ExitCode.SERVICE_DOWN
     assert 30 <= client.sent[1][0] - client.sent[0][0] <= 30.2
 
 
 def test_patience_ends() -> None:
     """If the service keeps rejecting it, it ends as not accepted, with a message."""
-    outcome = drive(new_jobs(), ScriptedClient([RateLimitedError("slow down", 30.0)]), Plan(patience=60))
+    outcome = drive(new_jobs(), ScriptedClient([RateLimitedError("slow down", 30.0)]), RunSettings(patience=60))
     assert (outcome.results[0].status, len(outcome.client.sent)) == (Status.FAILED, 3)
     assert outcome.code == ExitCode.SERVICE_DOWN
 
@@ -148,7 +148,7 @@ def test_patience_ends() -> None:
 )
 def test_failures_in_a_row_stop_the_run(error: FluxError, reason: str) -> None:
     """The other jobs are not sent, which is known of them, and get the reason."""
-    outcome = drive(new_jobs(50), client := ScriptedClient([error]), Plan(concurrency=1))
+    outcome = drive(new_jobs(50), client := ScriptedClient([error]), RunSettings(concurrency=1))
     assert len(client.sent) == MAX_FAILURES
     unsent = [result.error for result in outcome.results if result.status is Status.UNSENT]
     assert unsent == [f"not sent: {reason}"] * (50 - MAX_FAILURES)
@@ -174,13 +174,13 @@ def test_jobs_that_wait_to_be_resubmitted_when_the_run_stops() -> None:
 def test_the_number_of_submissions_grows() -> None:
     """Eight before the first response, one more for each acceptance, and never more tasks than wanted."""
     client = ScriptedClient(fetches={"": [*[running(1)] * 3, finished()]})
-    outcome = drive(new_jobs(70), client, Plan(concurrency=60))
+    outcome = drive(new_jobs(70), client, RunSettings(concurrency=60))
     assert list(Counter(at for at, _ in outcome.client.sent).values())[:4] == [8, 16, 32, 4]
 
 
 def test_a_request_that_is_rejected_stops_no_other() -> None:
     """A 400 is about one request."""
-    outcome = drive(new_jobs(20), ScriptedClient([UsageError("bad")]), Plan(concurrency=1))
+    outcome = drive(new_jobs(20), ScriptedClient([UsageError("bad")]), RunSettings(concurrency=1))
     assert len(outcome.client.sent) == 20
 
 
@@ -191,7 +191,7 @@ def test_an_intent_that_cannot_be_committed_is_not_sent() -> None:
     outcome = drive(
         [*known_jobs("a"), *new_jobs(30)],
         client,
-        Plan(concurrency=2),
+        RunSettings(concurrency=2),
         store=MemoryStore([LocalFileError("disk full")]),
         handle=lambda event: before.append(client.clock.now) if isinstance(event, events.Ended) else None,
     )
@@ -212,7 +212,7 @@ def test_a_store_that_stays_busy_ends_the_run(monkeypatch: pytest.MonkeyPatch) -
     """After the patience, without waiting for anything else."""
     monkeypatch.setattr(outbox, "CLOSE_SECONDS", 0.0)
     store = MemoryStore([StoreBusyError("locked")] * 10_000)
-    outcome = drive(new_jobs(3), store=store, plan=Plan(patience=10))
+    outcome = drive(new_jobs(3), store=store, settings=RunSettings(patience=10))
     assert (outcome.code, outcome.client.sent) == (ExitCode.LOCAL_FILE, [])
     assert outcome.seconds == 10
 
@@ -281,7 +281,7 @@ def test_finished_without_a_url() -> None:
 def test_unknown_status_word() -> None:
     """With the message beside it."""
     script = [{"status": "meditating", "message": "third queue"}]
-    outcome = drive(new_jobs(), ScriptedClient(fetches={"": script}), Plan(timeout=30))
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": script}), RunSettings(timeout=30))
     assert outcome.code == ExitCode.GAVE_UP_WAITING
     assert "meditating" in str(outcome.results[0].error)
     assert "third queue" in str(outcome.results[0].error)
@@ -292,7 +292,7 @@ def test_unknown_status_word() -> None:
 def test_the_deadline(seconds: float) -> None:
     """Every job gets an end that says how far it was, and a task that runs can be resumed."""
     client = ScriptedClient(fetches={"": [running(10)]}, seconds=seconds)
-    outcome = drive(new_jobs(3), client, Plan(timeout=8, concurrency=2))
+    outcome = drive(new_jobs(3), client, RunSettings(timeout=8, concurrency=2))
     assert len(outcome.results) == 3
     assert outcome.seconds <= 8 + run.SETTLE_SECONDS + 0.2
     statuses = [result.status for result in outcome.results]
@@ -307,7 +307,7 @@ def test_the_deadline(seconds: float) -> None:
 def test_late_responses_at_the_deadline() -> None:
     """Each is the ID of a charged task."""
     client = ScriptedClient(seconds=5.0)
-    outcome = drive(new_jobs(), client, Plan(timeout=4.0))
+    outcome = drive(new_jobs(), client, RunSettings(timeout=4.0))
     assert outcome.results[0].task_id == "task-1"
     assert any(isinstance(change, Accepted) for change in outcome.store.changes)
 
@@ -324,7 +324,7 @@ def test_a_task_the_service_does_not_know_yet() -> None:
 def test_checks_that_fail_are_repeated_in_smaller_groups() -> None:
     """One bad task may be the cause; the others are checked without it in the end."""
     client = ScriptedClient(fetches={"": [ServiceDownError("502")] * 4 + [finished()]})
-    outcome = drive(known_jobs(*map(str, range(20))), client, Plan(concurrency=20))
+    outcome = drive(known_jobs(*map(str, range(20))), client, RunSettings(concurrency=20))
     assert outcome.code == ExitCode.OK
     sizes = [len(ids) for _, ids in client.checks]
     assert sizes[0] == 20
@@ -333,7 +333,7 @@ def test_checks_that_fail_are_repeated_in_smaller_groups() -> None:
 
 def test_tasks_in_flight() -> None:
     """No more than wanted, whether they are new or known."""
-    outcome = drive([*new_jobs(3), *known_jobs(*map(str, range(9)))], plan=Plan(concurrency=5))
+    outcome = drive([*new_jobs(3), *known_jobs(*map(str, range(9)))], settings=RunSettings(concurrency=5))
     assert len(outcome.client.checks[0][1]) == 2
     assert outcome.code == ExitCode.OK
 
@@ -341,14 +341,14 @@ def test_tasks_in_flight() -> None:
 def test_one_request_checks_many_tasks() -> None:
     """Twenty at a time."""
     client = ScriptedClient(fetches={"": [running(50), finished()]})
-    outcome = drive(known_jobs(*map(str, range(60))), client, Plan(concurrency=60))
+    outcome = drive(known_jobs(*map(str, range(60))), client, RunSettings(concurrency=60))
     assert outcome.code == ExitCode.OK
     assert len(client.checks) <= 10
 
 
 def test_requests_at_once() -> None:
     """Four status checks, and downloads of half of the tasks in flight."""
-    outcome = drive(known_jobs(*map(str, range(200))), plan=Plan(concurrency=100))
+    outcome = drive(known_jobs(*map(str, range(200))), settings=RunSettings(concurrency=100))
     calls = outcome.client.checks, outcome.saver.attempts
     assert [max(Counter(call[0] for call in each).values()) for each in calls] == [4, 50]
 
@@ -376,7 +376,7 @@ def test_rejected_key_while_waiting(code: ExitCode) -> None:
 def test_a_transient_error_is_retried_until_the_deadline() -> None:
     """With backoff, and a status check now and then."""
     saves = [DownloadError("HTTP 503")]
-    outcome = drive(new_jobs(), saves=saves, plan=Plan(timeout=300))
+    outcome = drive(new_jobs(), saves=saves, settings=RunSettings(timeout=300))
     assert outcome.code == ExitCode.SERVICE_DOWN
     assert outcome.seconds >= 300
     assert 15 < len(outcome.saver.attempts) < 60
@@ -397,7 +397,7 @@ def test_retry_after_of_a_picture_is_respected() -> None:
 def test_picture_patience() -> None:
     """The row is not saved; the others are."""
     down = DownloadError("HTTP 503")
-    outcome = drive(known_jobs("a"), saves=[down], plan=Plan(picture_patience=100))
+    outcome = drive(known_jobs("a"), saves=[down], settings=RunSettings(picture_patience=100))
     assert (outcome.code, outcome.results[0].resumable) == (ExitCode.SERVICE_DOWN, True)
     assert 60 < outcome.seconds < 130
 
@@ -437,7 +437,7 @@ def test_missing_original_at_the_deadline() -> None:
     (job,) = new_jobs()
     job.transfer = Transfer(Target(Path("pictures")), {}, 1)
     job.transfer.saved = Saved(Path("x.png"), sha256="0" * 64)
-    outcome = drive([job], saves=[DownloadError("HTTP 503", what="original")], plan=Plan(timeout=30))
+    outcome = drive([job], saves=[DownloadError("HTTP 503", what="original")], settings=RunSettings(timeout=30))
     (result,) = outcome.results
     assert (result.exit_code, result.path, result.resumable) == (ExitCode.SERVICE_DOWN, Path("x.png"), True)
     assert "cannot download the original" in (result.error or "")
@@ -446,7 +446,7 @@ def test_missing_original_at_the_deadline() -> None:
 @pytest.mark.parametrize("jobs", [new_jobs(400), known_jobs(*map(str, range(400)))], ids=["new", "known"])
 def test_the_backlog_of_pictures_holds_jobs_back(jobs: list[Job]) -> None:
     """Otherwise a slow CDN would leave thousands of charged pictures to download."""
-    outcome = drive(jobs, saves=[DownloadError("HTTP 503")], plan=Plan(concurrency=16, timeout=60))
+    outcome = drive(jobs, saves=[DownloadError("HTTP 503")], settings=RunSettings(concurrency=16, timeout=60))
     assert len({task_id for _, ids in outcome.client.checks for task_id in ids}) == 16 + 4 * MIN_DOWNLOADS
 
 
@@ -454,7 +454,7 @@ def test_first_only_ends_with_the_first_picture() -> None:
     """The other tasks stay as they are."""
     client = ScriptedClient(fetches={"b": [finished()], "a": [running(1)], "c": [running(1)]})
     jobs = known_jobs("a", "b", "c")
-    outcome = drive(jobs, client, Plan(first_only=True))
+    outcome = drive(jobs, client, RunSettings(first_only=True))
     assert outcome.code == ExitCode.OK
     assert [result.task_id for result in outcome.results] == ["b"]
     assert not outcome.run._queues
@@ -469,7 +469,7 @@ def test_few_threads_are_enough() -> None:
     client = ScriptedClient()
     client.workers.limit = 2
     jobs = new_jobs(30)
-    outcome = drive(jobs, client, Plan(concurrency=16))
+    outcome = drive(jobs, client, RunSettings(concurrency=16))
     assert outcome.code == ExitCode.OK
     assert [outcome.store.state(job) for job in jobs] == ["saved"] * 30
     assert len(client.sent) == 30
@@ -528,8 +528,8 @@ def test_downloads_that_have_begun_are_finished_after_a_signal(signals: int) -> 
 
     counts: list[int] = []
     client = ScriptedClient(fetches={"b": [running(5)]})
-    plan = Plan(finish_downloads=True)
-    outcome = drive(known_jobs("a", "b"), client, plan, handle=handle, on_stopping=counts.append)
+    settings = RunSettings(finish_downloads=True)
+    outcome = drive(known_jobs("a", "b"), client, settings, handle=handle, on_stopping=counts.append)
     assert isinstance(outcome.error, KeyboardInterrupt)
     assert (outcome.run.stopping, outcome.run.hurry) == (True, signals == 2)
     assert {result.task_id: result.resumable for result in outcome.results} == {"a": signals == 2, "b": True}
@@ -553,7 +553,7 @@ def test_every_report_counts_after_an_unexpected_error() -> None:
     (job,) = known_jobs("x")
     job.task = read_task(finished(), "x")
     client = ScriptedClient(fetches={"": [TypeError("a bug")]})
-    outcome = drive([*known_jobs(*map(str, range(60))), job], client, Plan(concurrency=61))
+    outcome = drive([*known_jobs(*map(str, range(60))), job], client, RunSettings(concurrency=61))
     assert isinstance(outcome.error, TypeError)
     assert outcome.store.state(job) == "saved"
 
@@ -571,10 +571,10 @@ def test_missing_image_prompt_of_a_row() -> None:
 def test_failed_checks_are_forgotten() -> None:
     """At the deadline the task is still running; only a failure that lasts is the service's."""
     down = ServiceDownError("502")
-    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [down, down, running(5)]}), Plan(timeout=60))
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [down, down, running(5)]}), RunSettings(timeout=60))
     assert outcome.names().count("Retrying") == 2
     assert outcome.code == ExitCode.GAVE_UP_WAITING
-    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [running(5), down]}), Plan(timeout=60))
+    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [running(5), down]}), RunSettings(timeout=60))
     assert outcome.code == ExitCode.SERVICE_DOWN
     assert "502" in str(outcome.results[0].error)
     outcome = drive(known_jobs("a"), ScriptedClient(fetches={"": [*[down] * 6, running(), down, finished()]}))
@@ -642,7 +642,7 @@ def test_what_a_signal_says_of_each_job() -> None:
     sent: list[bool] = []
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     client = ScriptedClient(["task-1", RateLimitedError("slow down", 30.0)], {"": [running(5)]})
-    outcome = drive(new_jobs(2), client, Plan(concurrency=2), handle=handle)
+    outcome = drive(new_jobs(2), client, RunSettings(concurrency=2), handle=handle)
     assert {result.exit_code for result in outcome.results} == {ExitCode.SIGTERM}
     by_status = {result.status: result for result in outcome.results}
     assert by_status[Status.PROCESSING].resumable

@@ -12,7 +12,7 @@ from flux_cli.engine.workers import Workers
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSettings:
     """The settings of a run.
 
     Attributes:
@@ -39,7 +39,7 @@ class Plan:
 class Parts:
     """What the parts of one run share. `clock` returns seconds of a monotonic clock."""
 
-    plan: Plan
+    settings: RunSettings
     clock: Callable[[], float]
     workers: Workers
     operations: Operations
