@@ -3,7 +3,7 @@
 from flux_cli.api.task import Task
 from flux_cli.engine.result import Result
 from flux_cli.ui import console
-from flux_cli.ui.messages import resume_command
+from flux_cli.ui.messages import resume_command, task_error
 
 
 class EventDisplay:
@@ -23,7 +23,7 @@ class EventDisplay:
         else:
             console.out("\t".join(console.clean(cell) for cell in _row(result)))
         if result.error is not None:
-            console.error(f"task {result.task_id}: {result.error}")
+            console.error(task_error(result))
             if result.hint:
                 console.hint(result.hint)
         if result.resumable and result.task_id:

@@ -54,8 +54,7 @@ class Messages(Part):
         elif job.task_id is None:
             self._once(console.error, f"{self._prefix(job)}{result.error}")
         else:
-            failed = " failed" if result.status is Status.FAILED else ""
-            console.error(f"{self._prefix(job)}task {short_id(job.task_id)}{failed}: {result.error}")
+            console.error(f"{self._prefix(job)}{task_error(result)}")
         if result.hint:
             self._once(console.hint, result.hint)
 
@@ -107,6 +106,12 @@ class ResumeHints(Part):
         if jobs:
             commands.append(resume_command([job.task_id or "" for job in jobs], self._flags))
         return commands
+
+
+def task_error(result: Result) -> str:
+    """Return the message about a task that has failed, or that has not been saved."""
+    failed = " failed" if result.status is Status.FAILED else ""
+    return f"task {short_id(result.task_id)}{failed}: {result.error}"
 
 
 def resume_command(task_ids: Sequence[str], flags: str) -> str:
