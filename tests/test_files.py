@@ -14,9 +14,8 @@ from typing import BinaryIO
 import pytest
 
 from flux_cli.errors import LocalFileError
-from flux_cli.storage import files, locks
-from flux_cli.storage.filesystems import host_id
-from flux_cli.storage.paths import make_directory
+from flux_cli.storage import files, filesystem
+from flux_cli.storage.filesystem import host_id, make_directory
 
 
 @pytest.fixture(autouse=True)
@@ -127,20 +126,20 @@ def test_locks_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
     msvcrt = SimpleNamespace(locking=locking, LK_LOCK="wait", LK_NBLCK="at once")
     monkeypatch.setitem(sys.modules, "msvcrt", msvcrt)
-    monkeypatch.setattr(locks, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(filesystem, "sys", SimpleNamespace(platform="win32"))
     with (tmp_path / "x").open("w+b", buffering=0) as file:
         file.write(b"content")
-        assert [locks.lock(file, wait=wait) for wait in (True, False, False)] == [True, True, False]
+        assert [filesystem.lock(file, wait=wait) for wait in (True, False, False)] == [True, True, False]
     assert calls == [(0, "wait", 1), (0, "at once", 1), (0, "at once", 1)]
 
 
 def test_locks(tmp_path: Path) -> None:
     """Of two open files only the first one gets the lock, until it is closed."""
     with (tmp_path / "x").open("wb") as first, (tmp_path / "x").open("rb") as second:
-        assert locks.lock(first, wait=True)
-        assert not locks.lock(second, wait=False)
+        assert filesystem.lock(first, wait=True)
+        assert not filesystem.lock(second, wait=False)
         first.close()
-        assert locks.lock(second, wait=False)
+        assert filesystem.lock(second, wait=False)
 
 
 def test_placing_over_a_link(tmp_path: Path) -> None:

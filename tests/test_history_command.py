@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flux_cli.api.task import Status
-from flux_cli.commands.tasks import newest
+from flux_cli.commands.selection import newest
 from flux_cli.storage.durations import parse_moment
 from flux_cli.storage.history import History
 from flux_cli.storage.record import Record

@@ -7,7 +7,7 @@ import platformdirs
 import pytest
 
 from flux_cli.errors import LocalFileError
-from flux_cli.storage import filesystems, paths
+from flux_cli.storage import filesystem, paths
 
 MOUNT_TABLE = r"""
 21 1 0:20 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
@@ -78,10 +78,10 @@ def test_filesystem_type(
 ) -> None:
     """The innermost mount point counts if no device number matches."""
     (tmp_path / "mountinfo").write_text(MOUNT_TABLE)
-    monkeypatch.setattr(filesystems, "MOUNTS", str(tmp_path / "mountinfo"))
+    monkeypatch.setattr(filesystem, "MOUNTS", str(tmp_path / "mountinfo"))
     monkeypatch.setattr("os.path.realpath", str)
-    assert filesystems.filesystem_type(Path(path)) == kind
-    assert filesystems.is_shared(Path(path)) is shared
+    assert filesystem.filesystem_type(Path(path)) == kind
+    assert filesystem.is_shared(Path(path)) is shared
 
 
 def test_filesystem_type_by_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,14 +90,14 @@ def test_filesystem_type_by_device(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "mountinfo").write_text(
         f"1 1 {device >> 8 & 0xFFF}:{device & 0xFF} / /elsewhere rw - lustre x rw\n"
     )
-    monkeypatch.setattr(filesystems, "MOUNTS", str(tmp_path / "mountinfo"))
-    assert filesystems.filesystem_type(tmp_path / "not" / "yet" / "there") == "lustre"
+    monkeypatch.setattr(filesystem, "MOUNTS", str(tmp_path / "mountinfo"))
+    assert filesystem.filesystem_type(tmp_path / "not" / "yet" / "there") == "lustre"
 
 
 def test_unknown_filesystem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a mount table the file system counts as local."""
-    monkeypatch.setattr(filesystems, "MOUNTS", str(tmp_path / "none"))
-    assert not filesystems.is_shared(tmp_path)
+    monkeypatch.setattr(filesystem, "MOUNTS", str(tmp_path / "none"))
+    assert not filesystem.is_shared(tmp_path)
 
 
 def test_host_id(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +105,8 @@ def test_host_id(monkeypatch: pytest.MonkeyPatch) -> None:
     names = set()
     for host in ("node1", "node2", "a/b\udcff é", ""):
         monkeypatch.setattr("socket.gethostname", lambda host=host: host)
-        filesystems.host_id.cache_clear()
-        names.add(filesystems.host_id())
-    filesystems.host_id.cache_clear()
+        filesystem.host_id.cache_clear()
+        names.add(filesystem.host_id())
+    filesystem.host_id.cache_clear()
     assert len(names) == 4
     assert all(name.isascii() and "/" not in name for name in names)

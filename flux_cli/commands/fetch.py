@@ -59,17 +59,17 @@ def fetch(
 ) -> int:
     """Show the status of tasks."""
     from flux_cli.api.status import check_tasks
-    from flux_cli.commands import tasks
+    from flux_cli.commands import selection
     from flux_cli.commands.service import connect
 
     config = load_config()
-    history, choice, records = tasks.selected(
-        task_ids, service, config, last=tasks.newest if last else None, every=every
+    history, choice, records = selection.selected(
+        task_ids, service, config, last=selection.newest if last else None, every=every
     )
     if last and not records:
         raise UsageError("the history has no task", "give task IDs")
     if not records:
-        return tasks.nothing_to_do(last=False, every=every)
+        return selection.nothing_to_do(last=False, every=every)
     target = None
     if output.output is not None:
         from flux_cli.commands import running
@@ -136,7 +136,7 @@ def _downloaded(
     original: bool,
 ) -> "list[Result]":
     """Save the pictures of the finished tasks; return all results, in the same order."""
-    from flux_cli.commands.tasks import record_numbers
+    from flux_cli.commands.selection import record_numbers
     from flux_cli.engine.events import Ended, Event, NotDeliveredError
     from flux_cli.engine.job import Job
     from flux_cli.engine.result import Result

@@ -40,12 +40,12 @@ def forget(
     quiet: options.Quiet = False,  # noqa: ARG001 - its callback acts
 ) -> int:
     """Remove tasks from the history."""
-    from flux_cli.commands import tasks
+    from flux_cli.commands import selection
     from flux_cli.storage.history import History, open_readonly, patiently
 
     if bool(task_ids) is (before is not None):
         raise UsageError("give either task IDs or `--before`")
-    ids = [] if before is not None else tasks.read_ids(task_ids or [])
+    ids = [] if before is not None else selection.read_ids(task_ids or [])
     opened = open_readonly()
     found = list(opened.records(until=before)) if before is not None else _named(ids, opened)
     if found:
@@ -59,10 +59,10 @@ def forget(
 
 def _named(ids: Sequence[str], history: "HistoryReader") -> "list[Record]":
     """Return the records of tasks. Raises LocalFileError if one is not in the history."""
-    from flux_cli.commands import tasks
+    from flux_cli.commands import selection
 
     found: list[Record] = []
-    for task_id, record in tasks.resolve_ids(ids, history).items():
+    for task_id, record in selection.resolve_ids(ids, history).items():
         if record is None:
             raise LocalFileError(f"there is no task {task_id} in the history", "see `flux-cli history`")
         found += history.of_task(task_id)

@@ -96,7 +96,7 @@ def history(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object per task.")] = False,
 ) -> int:
     """Show what was submitted from here, and its outcome."""
-    from flux_cli.commands.tasks import warn_of_problems
+    from flux_cli.commands.selection import warn_of_problems
     from flux_cli.storage.history import open_readonly
 
     opened = open_readonly()

@@ -144,7 +144,7 @@ def _prompt(argument: str | None, request: RequestOptions, base: object) -> str:
         )
     if argument is None and sys.stdin.isatty():
         raise UsageError("PROMPT is missing", 'for example: flux-cli imagine "a sunflower field in the wind"')
-    from flux_cli.commands.tasks import read_stdin_text
+    from flux_cli.commands.selection import read_stdin_text
 
     return read_stdin_text(MAX_PROMPT_BYTES).rstrip("\r\n")
 

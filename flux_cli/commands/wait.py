@@ -38,7 +38,7 @@ def wait(
     service: ServiceOptions,
 ) -> int:
     """Wait for tasks, and save their pictures."""
-    from flux_cli.commands import running, tasks
+    from flux_cli.commands import running, selection
     from flux_cli.commands.service import connect
     from flux_cli.engine.job import Job
     from flux_cli.engine.settings import RunSettings
@@ -49,14 +49,14 @@ def wait(
     limit = running.timeout_seconds(timeout if timeout is not None else config.defaults.get("timeout"))
     if output.output != "-":
         pictures = pictures.with_default(sidecar=bool(config.defaults.get("sidecar")))
-    history, choice, records = tasks.selected(
-        task_ids, service, config, last=tasks.newest_unsaved if last else None, every=every
+    history, choice, records = selection.selected(
+        task_ids, service, config, last=selection.newest_unsaved if last else None, every=every
     )
     if not records:
-        return tasks.nothing_to_do(last=last, every=every)
+        return selection.nothing_to_do(last=last, every=every)
     target = running.target(output, service, config, len(records))
     saved.check(pictures, target)
-    numbers = tasks.record_numbers(records, history, choice.name)
+    numbers = selection.record_numbers(records, history, choice.name)
     jobs = [
         Job(
             target,

@@ -15,7 +15,7 @@ from flux_cli.pictures.download import DownloadError, OnBytes, Partial, fetch_im
 from flux_cli.pictures.formats import KNOWN_TYPES, PNG, WEBP, ImageType, is_image_extension
 from flux_cli.pictures.naming import Target, values_for
 from flux_cli.storage.files import local_errors, place, sync, temporary
-from flux_cli.storage.paths import make_directory
+from flux_cli.storage.filesystem import make_directory
 
 if TYPE_CHECKING:
     import requests

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flux_cli.errors import LocalFileError
 from flux_cli.sandbox.tasks import Submission
-from flux_cli.storage.paths import make_directory
+from flux_cli.storage.filesystem import make_directory
 
 START_CREDITS = 1000
 KEPT_SECONDS = 7 * 24 * 3600

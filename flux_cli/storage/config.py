@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from flux_cli.api.request import FIELDS, MODELS, JsonValue
 from flux_cli.errors import LocalFileError, NotAllowedError, closest, missing_packages, os_reason, program
-from flux_cli.storage.locks import lock
-from flux_cli.storage.paths import config_directory, make_directory, sync_directory
+from flux_cli.storage.filesystem import lock, make_directory, sync_directory
+from flux_cli.storage.paths import config_directory
 from flux_cli.storage.settings import (
     KEY_VARIABLE,
     SETTINGS,

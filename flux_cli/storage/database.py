@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flux_cli.errors import LocalFileError, StoreBusyError, os_reason
-from flux_cli.storage.paths import make_directory
+from flux_cli.storage.filesystem import make_directory
 
 APPLICATION_ID = 0x464C5558
 """Marks the file as ours in SQLite's header (`FLUX`)."""

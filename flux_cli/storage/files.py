@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flux_cli.errors import LocalFileError, os_reason
-from flux_cli.storage.filesystems import host_id, is_shared
-from flux_cli.storage.locks import lock
-from flux_cli.storage.paths import sync_directory
+from flux_cli.storage.filesystem import host_id, is_shared, lock, sync_directory
 
 PREFIX, SUFFIX = ".flux-cli-", ".part"
 _NAME = re.compile(rf"{re.escape(PREFIX)}((?P<host>.+)-\d+-)?[0-9a-f]{{16}}{re.escape(SUFFIX)}")

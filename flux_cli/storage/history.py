@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from flux_cli.api.task import Status
 from flux_cli.errors import LocalFileError, StoreBusyError, UsageError
 from flux_cli.storage import database
-from flux_cli.storage.filesystems import host_id, is_shared
+from flux_cli.storage.filesystem import host_id, is_shared
 from flux_cli.storage.paths import HISTORY, history_files, state_directory
 from flux_cli.storage.record import Record
 

@@ -1,7 +1,5 @@
 """Where the program keeps its own files."""
 
-import contextlib
-import errno
 import os
 import re
 import sys
@@ -24,31 +22,6 @@ def state_directory() -> Path:
 
         return platformdirs.user_state_path(APP)
     return _xdg("XDG_STATE_HOME", ".local/state")
-
-
-def make_directory(path: Path, mode: int = 0o775) -> None:
-    """Create a directory with all its parents, unless it exists. No umask makes them writable by everybody.
-
-    Raises:
-        OSError: It cannot be created, or is not a directory.
-    """
-    if path.is_dir():
-        return
-    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            missing.mkdir(mode)
-    if not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory survive a power cut, if the system can do that."""
-    with contextlib.suppress(OSError):  # Windows cannot open a directory
-        descriptor = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def history_files(directory: Path) -> list[Path]:

@@ -1,22 +1,74 @@
-"""Which file systems several hosts can share, and the name of this host in files on them.
+"""Locks, directories and durable names; which file systems several hosts can share, and this host's name there.
 
-On such a file system a lock may be local to the host, and SQLite's write-ahead log loses commits as soon as two
+On a shared file system a lock may be local to the host, and SQLite's write-ahead log loses commits as soon as two
 hosts write. So each host writes files of its own there.
 """
 
 import contextlib
+import errno
 import functools
 import os
 import re
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 MOUNTS = "/proc/self/mountinfo"
 
-_SHARED = re.compile(
+_SHARED = (
     r"9p|acfs|afs|beegfs|ceph|cifs|coda|cvfs|fakeowner|fhgfs|fuse(\..*)?|gfs2?|glusterfs|gpfs|lustre|mfs|ncpfs|nfs4?|"
     r"ocfs2|orangefs|panfs|prl_fs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs|wekafs"
 )
 """Types of network, cluster and hypervisor file systems, as Linux names them. (`fuseblk` is a local disk.)"""
+
+
+def lock(file: BinaryIO, *, wait: bool) -> bool:
+    """Lock an open file until it is closed or the process ends; return False if another process has it locked.
+
+    Raises:
+        OSError: The file system has no locks (some mounts of NFS and Lustre).
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def make_directory(path: Path, mode: int = 0o775) -> None:
+    """Create a directory with all its parents, unless it exists. No umask makes them writable by everybody.
+
+    Raises:
+        OSError: It cannot be created, or is not a directory.
+    """
+    if path.is_dir():
+        return
+    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        with contextlib.suppress(FileExistsError):  # another process was faster
+            missing.mkdir(mode)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory survive a power cut, if the system can do that."""
+    with contextlib.suppress(OSError):  # Windows cannot open a directory
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def is_shared(path: Path) -> bool:
@@ -25,7 +77,7 @@ def is_shared(path: Path) -> bool:
     Reads the mount table of Linux; on other systems the result is False.
     """
     kind = filesystem_type(path)
-    return kind is not None and _SHARED.fullmatch(kind) is not None
+    return kind is not None and re.fullmatch(_SHARED, kind) is not None
 
 
 def filesystem_type(path: Path) -> str | None:
