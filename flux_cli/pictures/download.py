@@ -91,7 +91,6 @@ class Partial:
         location: The URL that served them, without its query: a signature in it may change.
         validator: The strong ETag or Last-Modified of the response, for If-Range; None if it cannot be resumed.
         total: The size of the whole picture in bytes, if announced.
-        sha256: The digest of a picture that was found to be complete, in hexadecimal.
         close: Removes the file.
     """
 
@@ -100,7 +99,6 @@ class Partial:
     location: str = ""
     validator: str | None = None
     total: int | None = None
-    sha256: str | None = None
     close: Callable[[], None] = lambda: None
 
     def clear(self) -> None:
@@ -200,8 +198,8 @@ def fetch_image(
     on_bytes: OnBytes,
     limit: int = MAX_IMAGE_BYTES,
     trace: Trace = lambda _: None,
-) -> ImageType:
-    """Make one attempt to download the image at `url`; return its type once it is known to be complete.
+) -> tuple[ImageType, str]:
+    """Make one attempt to download the image at `url`; return its type and its SHA-256 in hexadecimal.
 
     The content decides that: an image that its structure proves complete is accepted whatever the headers say.
     After an error, `partial` keeps what has arrived if the next attempt can resume.
@@ -353,8 +351,8 @@ def _receive(
 
 def _verified(
     partial: Partial, url: str, headers: Mapping[str, str], interruption: DownloadError | None
-) -> ImageType:
-    """Return the type of a received file that is a complete image.
+) -> tuple[ImageType, str]:
+    """Return the type and the SHA-256, in hexadecimal, of a received file that is a complete image.
 
     Raises:
         DownloadError: It is not; if it is incomplete, the bytes are kept for another attempt.
@@ -364,21 +362,22 @@ def _verified(
         kind = sniff(head)
         damage = find_damage(file, kind) if kind else None
         file.seek(0)
-        partial.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if damage is None and interruption is not None and not (kind and can_verify(kind)):
         damage = Damage.INCOMPLETE
-    if kind and damage is None:
-        return kind
     if damage is Damage.INCOMPLETE:
         raise interruption or DownloadError(damage.value)
-    partial.clear()
+    error: DownloadError | None = None
     if damage:
-        raise DownloadError(damage.value, Retry.EXPIRED)
-    if not head:
-        raise DownloadError("the response is empty")
-    if not_image := _not_an_image(head, headers):
-        raise NotAnImageError(not_image, Retry.EXPIRED)
-    return suggested_type(headers.get("Content-Type", ""), urlsplit(url).path)
+        error = DownloadError(damage.value, Retry.EXPIRED)
+    elif not head:
+        error = DownloadError("the response is empty")
+    elif kind is None and (not_image := _not_an_image(head, headers)):
+        error = NotAnImageError(not_image, Retry.EXPIRED)
+    if error:
+        partial.clear()
+        raise error
+    return kind or suggested_type(headers.get("Content-Type", ""), urlsplit(url).path), sha256
 
 
 def _not_an_image(head: bytes, headers: Mapping[str, str]) -> str | None:

@@ -139,7 +139,7 @@ class Saver:
         target, values = transfer.target, values_for(task_id, transfer.request, transfer.n)
         on_bytes(0, None)  # a stopped run leaves no file behind
         with self._session() as session, transfer.partial(_directory(target, values)) as partial:
-            kind = fetch_image(
+            kind, sha256 = fetch_image(
                 url or "",
                 partial,
                 session=session,
@@ -150,14 +150,14 @@ class Saver:
             on_bytes(partial.received, partial.received)  # the last chance to stop: after this the picture exists
             if target.stdout:
                 with partial.content() as content:
-                    return Saved(content=content.read(), sha256=partial.sha256)
+                    return Saved(content=content.read(), sha256=sha256)
             path = target.path(values, kind, original=original)
             with local_errors(path):
                 sync(partial.file)
             exact = target.explicit and not original and path.name == target.template
             force = target.force and self._is_new(path)
             path = place(partial.file, path, force=force, exact=exact)
-            return Saved(path, sha256=partial.sha256, warning=_warning(path, kind))
+            return Saved(path, sha256=sha256, warning=_warning(path, kind))
 
     def _is_new(self, path: Path) -> bool:
         """Say whether this run uses a name for the first time: `--force` never replaces the run's own pictures."""
