@@ -381,13 +381,18 @@ def test_a_viewer_that_stays_open(cli: Cli, opener: Path) -> None:
 
 @pytest.mark.usefixtures("flag_png")
 def test_without_a_viewer(flux: Cli, service: Service, tmp_path: Path) -> None:
-    """No opener, or one that fails: exit 2 and the reason, before anything is sent."""
+    """No opener, one that fails, or one that cannot be started: exit 2, the reason and what to do."""
     flux.env["PATH"] = str(tmp_path)
     done = flux("imagine", "x", "--open")
     assert (done.code, service.submissions) == (2, 0)
-    assert "which is not installed" in done.stderr
-    (tmp_path / "xdg-open").write_text("#!/bin/sh\nexit 3\n")
-    (tmp_path / "xdg-open").chmod(0o755)
-    done = flux("show", "flag.png", "--open")
-    assert done.code == 2
-    assert "cannot open" in done.stderr
+    assert "which is not installed\nhint: open the file yourself" in done.stderr
+    xdg_open = tmp_path / "xdg-open"
+    xdg_open.touch(0o755)
+    assert flux("imagine", "x", "--sidecar", *SMALL).code == 0
+    for script in ("#!/bin/sh\nexit 3\n", "#!/no/such/interpreter\n"):
+        xdg_open.write_text(script)
+        for command, name in (("show flag.png", "flag.png"), ("gallery -f", "gallery.html")):
+            done = flux(*command.split(), "--open")
+            error = f"error: cannot open {name} in the default viewer\n"
+            hint = f"hint: open it yourself, or install a viewer for {Path(name).suffix} files\n"
+            assert (done.code, done.stderr) == (2, error + hint)

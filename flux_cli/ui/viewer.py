@@ -19,7 +19,7 @@ _SECRET_VARIABLES = (KEY_VARIABLE, FIELDS["webhook_secret"].envvar or "")
 def check() -> None:
     """Raise UsageError if this machine has no program to open files with."""
     if sys.platform != "win32" and shutil.which(_OPENER) is None:
-        raise UsageError(f"`--open` needs `{_OPENER}`, which is not installed")
+        raise UsageError(f"`--open` needs `{_OPENER}`, which is not installed", "open the file yourself")
 
 
 def open_file(path: Path) -> None:
@@ -34,23 +34,28 @@ def open_file(path: Path) -> None:
     import subprocess
 
     check()
-    if sys.platform == "win32":
-        for name in _SECRET_VARIABLES:
-            os.environ.pop(name, None)  # startfile takes no environment of its own
-        os.startfile(path.absolute())  # noqa: S606 - what a double click does
-        return
-    null = subprocess.DEVNULL
-    process = subprocess.Popen(  # noqa: S603 - the opener of the system, with a path
-        [_OPENER, str(path.absolute())],
-        stdin=null,
-        stdout=null,
-        stderr=null,
-        env={name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES},
-        start_new_session=True,
-    )
     try:
-        failed = process.wait(FAILURE_SECONDS) != 0
+        if sys.platform == "win32":
+            for name in _SECRET_VARIABLES:
+                os.environ.pop(name, None)  # startfile takes no environment of its own
+            os.startfile(path.absolute())  # noqa: S606 - what a double click does
+            return
+        null = subprocess.DEVNULL
+        process = subprocess.Popen(  # noqa: S603 - the opener of the system, with a path
+            [_OPENER, str(path.absolute())],
+            stdin=null,
+            stdout=null,
+            stderr=null,
+            env={name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES},
+            start_new_session=True,
+        )
+        if process.wait(FAILURE_SECONDS) == 0:
+            return
     except subprocess.TimeoutExpired:
         return
-    if failed:
-        raise UsageError(f"`{_OPENER}` cannot open {path}")
+    except OSError:
+        pass  # Windows knows no program for the file, or the opener cannot be started
+    kind = f"{path.suffix} files" if path.suffix else "such files"
+    raise UsageError(
+        f"cannot open {path} in the default viewer", f"open it yourself, or install a viewer for {kind}"
+    )
