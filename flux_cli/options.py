@@ -1,17 +1,24 @@
 """Options that several commands share, parsers for option values, and commands that take groups of options."""
 
 import inspect
+import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from flux_cli import completion
 from flux_cli.api.request import FIELDS, Body, Field, JsonValue, flag, parse_text, random_seed, shown
+from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.storage.durations import parse_duration, parse_moment
 from flux_cli.ui import console
+
+if TYPE_CHECKING:
+    from flux_cli.pictures.naming import Target
+    from flux_cli.storage.config import Config
 
 REQUEST, TASKS, OUTPUT, WAITING, SERVICE = "Request", "Tasks", "Output", "Waiting", "Service"
 """The groups in a command's help."""
@@ -129,6 +136,23 @@ Timeout = Annotated[
         rich_help_panel=WAITING,
     ),
 ]
+
+
+def timeout_seconds(value: object, default: float | None = DEFAULT_TIMEOUT) -> float | None:
+    """Return a `--timeout`, or the one in the config, in seconds; None for no limit.
+
+    Raises:
+        UsageError: The value is not a duration.
+    """
+    if value is None:
+        return default
+    try:
+        seconds = parse_duration(str(value))
+    except ValueError as error:
+        raise UsageError(f"`--timeout` {error}, not `{shown(value)}`") from None
+    return seconds if math.isfinite(seconds) else None
+
+
 TaskIds = Annotated[
     list[str] | None,
     typer.Argument(
@@ -335,6 +359,29 @@ class OutputOptions:
     ] = None
     force: Force = False
     original: Original = False
+
+    def target(self, service: ServiceOptions, config: "Config", count: int, *, dry_run: bool = False) -> "Target":
+        """Return the target that `-o` names for so many pictures, checked to be writable.
+
+        A dry run creates no directory, and does not check whether one can be created.
+
+        Raises:
+            UsageError: `-o` is invalid, or in conflict with another flag.
+            LocalFileError: The file exists, the directory cannot be written, or stdout is closed.
+        """
+        from flux_cli.pictures import naming
+
+        target = naming.plan(self.output, config.output_dir, count, self.force)
+        if target.stdout and service.json:
+            raise UsageError("`-o -` and `--json` both write to stdout", "choose one of them")
+        if target.stdout and sys.stdout.isatty():
+            raise UsageError(
+                "`-o -` writes the picture's bytes to stdout, which is a terminal", "pipe it, or name a file"
+            )
+        if target.stdout and console.stdout_is_closed:
+            raise LocalFileError("stdout is closed, so the picture cannot be written to it", "give -o a file")
+        naming.check(target, create=not dry_run)
+        return target
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -271,7 +271,7 @@ def test_output_to_stdout(flux: Cli) -> None:
 def test_usage_errors_before_anything_is_sent(
     flux: Cli, service: Service, arguments: Sequence[str], code: int, message: str
 ) -> None:
-    """Existing or impossible targets, and invalid combinations."""
+    """Existing or impossible targets, and invalid combinations; a dry run rejects the same."""
     (flux.cwd / "there.png").write_text("mine")
     done = flux("imagine", "x", *arguments)
     assert (done.code, service.submissions) == (code, 0), done.stderr
@@ -279,6 +279,15 @@ def test_usage_errors_before_anything_is_sent(
     assert "Traceback" not in done.stderr
     assert flux.files() == ["there.png"]
     assert (flux.cwd / "there.png").read_text() == "mine"
+    rehearsed = flux("imagine", "x", *arguments, "--dry-run")
+    assert (rehearsed.code, rehearsed.stdout) == (code, "")
+    assert message in rehearsed.stderr
+
+
+def test_a_dry_run_creates_no_directory(cli: Cli) -> None:
+    """Only the request is printed."""
+    assert cli("imagine", "x", "--dry-run", "-o", "new/x.png").code == 0
+    assert list(cli.cwd.iterdir()) == []
 
 
 def test_existing_files(flux: Cli) -> None:

@@ -145,12 +145,12 @@ def batch(
     from flux_cli.batch import reader
     from flux_cli.batch.plan import BatchSettings
     from flux_cli.batch.shards import Shard
-    from flux_cli.commands import batching, running
+    from flux_cli.commands import batching
     from flux_cli.commands.service import choose, connect
     from flux_cli.pictures.saving import Saver
 
     config = load_config()
-    limit = running.timeout_seconds(timeout, default=None)
+    limit = options.timeout_seconds(timeout, default=None)
     own_rows = Shard.parse(shard)
     directory = batching.directory_of(output, config)
     read = reader.read(file, sys.stdin.buffer, format_name)

@@ -72,9 +72,7 @@ def fetch(
         return selection.nothing_to_do(last=False, every=every)
     target = None
     if output.output is not None:
-        from flux_cli.commands import running
-
-        target = running.target(output, service, config, len(records))
+        target = output.target(service, config, len(records))
     with connect(choice) as connected:
         checks = check_tasks(connected.client, list(records))
         results = [_result(task_id, found, records[task_id]) for task_id, found in checks]

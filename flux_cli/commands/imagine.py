@@ -103,20 +103,21 @@ def imagine(
     if no_wait and output.output is not None:
         raise UsageError("`--no-wait` saves no picture, so `-o` cannot be used", "give `-o` to `flux-cli wait`")
     _warn_of_flags(str(body["prompt"]))
+    from flux_cli.commands.service import choose, connect
+    from flux_cli.ui import saved
+
+    limit = options.timeout_seconds(timeout if timeout is not None else defaults.get("timeout"))
+    choice = choose(service, config, keyless=dry_run)
+    target = None if no_wait else output.target(service, config, count, dry_run=dry_run)
+    saved.check(pictures, target)
     if dry_run:
         return _print_bodies(bodies, has_secret="webhook_secret" in body)
 
-    from flux_cli.commands import running  # requests: 160 ms
-    from flux_cli.commands.service import choose, connect
+    from flux_cli.commands import running  # with the modules below 40 ms
     from flux_cli.engine.job import Job
     from flux_cli.engine.settings import RunSettings
     from flux_cli.storage.history import History
-    from flux_cli.ui import saved
 
-    limit = running.timeout_seconds(timeout if timeout is not None else defaults.get("timeout"))
-    choice = choose(service, config)
-    target = None if no_wait else running.target(output, service, config, count)
-    saved.check(pictures, target)
     history = History()
     jobs = [Job(target, request=body, recorded=kept, n=n) for n, (body, kept) in enumerate(bodies, 1)]
     with connect(choice, request.webhook_secret) as connected:

@@ -1,22 +1,15 @@
-"""Shared by the commands that submit, wait and download: the target of pictures, costs, timeouts, and the run."""
+"""Shared by the commands that submit, wait and download: costs, and the run."""
 
-import math
-import sys
 from collections.abc import Callable, Sequence
 
-from flux_cli.api.request import shown
 from flux_cli.commands.service import Service
 from flux_cli.engine.job import Job
 from flux_cli.engine.run import Run
 from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import HistoryStore
-from flux_cli.errors import ExitCode, FluxError, LocalFileError, UsageError
-from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, PictureOptions, ServiceOptions
-from flux_cli.pictures import naming
-from flux_cli.pictures.naming import Target
+from flux_cli.errors import ExitCode, FluxError
+from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
 from flux_cli.pictures.saving import Saver
-from flux_cli.storage.config import Config
-from flux_cli.storage.durations import parse_duration
 from flux_cli.storage.history import History
 from flux_cli.storage.record import SANDBOX
 from flux_cli.ui import console
@@ -28,26 +21,6 @@ CREDITS_PER_PICTURE = 1
 """The price of every Flux model, from the service's page on image credits."""
 ACCOUNT_SECONDS = 5.0
 """The timeout of a request for the credits, which are only displayed."""
-
-
-def target(output: OutputOptions, options: ServiceOptions, config: Config, count: int) -> Target:
-    """Return the target that `-o` names for so many pictures, checked to be writable.
-
-    Raises:
-        UsageError: `-o` is invalid, or in conflict with another flag.
-        LocalFileError: The file exists, the directory cannot be written, or stdout is closed.
-    """
-    planned = naming.plan(output.output, config.output_dir, count, output.force)
-    if planned.stdout and options.json:
-        raise UsageError("`-o -` and `--json` both write to stdout", "choose one of them")
-    if planned.stdout and sys.stdout.isatty():
-        raise UsageError(
-            "`-o -` writes the picture's bytes to stdout, which is a terminal", "pipe it, or name a file"
-        )
-    if planned.stdout and console.stdout_is_closed:
-        raise LocalFileError("stdout is closed, so the picture cannot be written to it", "give -o a file")
-    naming.check(planned)
-    return planned
 
 
 def mention_sandbox(service: Service) -> None:
@@ -79,21 +52,6 @@ def run_jobs(
     ) as reporter:
         code = Run(service.client, saver, store, reporter.handle, settings).run(jobs)
     return reporter.exit_code(code)
-
-
-def timeout_seconds(value: object, default: float | None = DEFAULT_TIMEOUT) -> float | None:
-    """Return a `--timeout`, or the one in the config, in seconds; None for no limit.
-
-    Raises:
-        UsageError: The value is not a duration.
-    """
-    if value is None:
-        return default
-    try:
-        seconds = parse_duration(str(value))
-    except ValueError as error:
-        raise UsageError(f"`--timeout` {error}, not `{shown(value)}`") from None
-    return seconds if math.isfinite(seconds) else None
 
 
 def credits_left(service: Service) -> object | None:

@@ -46,7 +46,7 @@ def wait(
     from flux_cli.ui import saved
 
     config = load_config()
-    limit = running.timeout_seconds(timeout if timeout is not None else config.defaults.get("timeout"))
+    limit = options.timeout_seconds(timeout if timeout is not None else config.defaults.get("timeout"))
     if output.output != "-":
         pictures = pictures.with_default(sidecar=bool(config.defaults.get("sidecar")))
     history, choice, records = selection.selected(
@@ -54,7 +54,7 @@ def wait(
     )
     if not records:
         return selection.nothing_to_do(last=last, every=every)
-    target = running.target(output, service, config, len(records))
+    target = output.target(service, config, len(records))
     saved.check(pictures, target)
     numbers = selection.record_numbers(records, history, choice.name)
     jobs = [

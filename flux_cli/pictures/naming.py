@@ -97,14 +97,23 @@ def plan(output: str | None, output_dir: str | None, count: int | None, force: b
     return Target(path.parent, path.name, explicit=True, force=force)
 
 
-def check(target: Target) -> None:
-    """Check, before anything is charged, that pictures can be written there. Creates the directory if necessary.
+def check(target: Target, *, create: bool = True) -> None:
+    """Check, before anything is charged, that pictures can be written there.
+
+    With `create`, missing directories are created; without it, the directory is not checked.
 
     Raises:
         LocalFileError: The explicit file exists (without `force`), or the directory cannot be written.
     """
     if target.stdout:
         return
+    if create:
+        _check_directory(target)
+    if target.explicit:
+        _check_name(target.directory / target.template, target.force)
+
+
+def _check_directory(target: Target) -> None:
     fixed = Path(target.template.split("{")[0] + "x").parent  # the part of the path that depends on no field
     directory = target.directory / fixed
     try:
@@ -115,8 +124,6 @@ def check(target: Target) -> None:
         raise LocalFileError(f"cannot create the directory {directory}: {os_reason(error)}") from None
     with temporary(directory):  # os.access says little: root has permission to write to /proc, and cannot
         pass
-    if target.explicit:
-        _check_name(target.directory / target.template, target.force)
 
 
 def _check_name(path: Path, force: bool) -> None:
