@@ -23,7 +23,7 @@ from flux_cli.engine.events import Event
 from flux_cli.engine.run import Run
 from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import HistoryStore
-from flux_cli.errors import ExitCode, LocalFileError, UsageError, ViolationsError, worst
+from flux_cli.errors import ExitCode, LocalFileError, NotAllowedError, UsageError, ViolationsError, worst
 from flux_cli.options import RequestOptions, ServiceOptions
 from flux_cli.pictures import image_prompt, naming
 from flux_cli.pictures.saving import Saver
@@ -252,10 +252,13 @@ def run(
     started = time.monotonic()
     plan, counts = batch.plan, batch.plan.counts
     running.mention_sandbox(service)
-    before = after = None
+    before = after = rejection = None
     if not console.quiet:  # which saves two requests
-        before = running.credits_left(service)
-        running.announce_cost(plan.submissions, service, lambda _: before)
+        try:
+            before = running.credits_left(service)
+            running.announce_cost(plan.submissions, service, lambda _: before)
+        except NotAllowedError as error:
+            rejection = error
     failed_before = counts.failed
     try:
         with batch_reporting(
@@ -276,10 +279,12 @@ def run(
                 concurrency=concurrency,
                 patience=PATIENCE_SECONDS,
                 picture_patience=PICTURE_SECONDS,
+                stop_reason=rejection,
             )
             code = Run(service.client, saver, batch.store, handle, settings).run(plan.jobs())
-        if not console.quiet:
-            after = running.credits_left(service)
+        if not console.quiet and rejection is None:
+            with contextlib.suppress(NotAllowedError):
+                after = running.credits_left(service)
     finally:
         batch_summary.print_counts(counts, time.monotonic() - started, before, after)
         batch_summary.print_unresolved(counts, batch.file_name, failed_before)

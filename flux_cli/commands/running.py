@@ -7,7 +7,7 @@ from flux_cli.engine.job import Job
 from flux_cli.engine.run import Run
 from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import HistoryStore
-from flux_cli.errors import ExitCode, FluxError
+from flux_cli.errors import ExitCode, FluxError, NotAllowedError
 from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.history import History
@@ -55,9 +55,15 @@ def run_jobs(
 
 
 def credits_left(service: Service) -> object | None:
-    """Return the account's credits, or None if the service does not report them."""
+    """Return the account's credits, or None if the service does not report them.
+
+    Raises:
+        NotAllowedError: The service rejects the key: it would reject submissions, too.
+    """
     try:
         return service.client.account(ACCOUNT_SECONDS).credits
+    except NotAllowedError:
+        raise
     except FluxError:
         return None
 

@@ -56,13 +56,8 @@ class Endings:
         self.end_resumable(job, code, error.message, error.hint)
 
     def end_rejected(self, job: Job, status: Status, error: FluxError) -> None:
-        """End a job that was rejected, has an unknown outcome, or is unknown to the service."""
+        """End a job that is not sent, was rejected, has an unknown outcome, or is unknown to the service."""
         self.end(job, Result(status, error.exit_code, error=error.message, hint=error.hint))
-
-    def end_unsent(self, job: Job, reason: FluxError) -> None:
-        """End a job that is not sent because of an error of another one."""
-        error = f"not sent: {reason.message}"
-        self.end(job, Result(Status.UNSENT, reason.exit_code, error=error, hint=reason.hint))
 
     def end_resumable(self, job: Job, code: ExitCode, error: str, hint: str | None = None) -> None:
         """End a job whose task was charged and can be waited for again; its picture may be saved."""

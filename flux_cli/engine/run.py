@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from flux_cli.api.client import Client
+from flux_cli.api.task import Status
 from flux_cli.engine.checks import MAX_CHECKS, Checks
 from flux_cli.engine.downloads import Downloads
 from flux_cli.engine.endings import Endings
@@ -143,7 +144,7 @@ class Run:
                 self._queues.running[job] = now
                 self._outbox.emit(Progress(job))
             elif self._submissions.stop_reason is not None:
-                self._endings.end_unsent(job, self._submissions.stop_reason)
+                self._endings.end_rejected(job, Status.UNSENT, self._submissions.stop_reason)
             else:
                 self._queues.to_submit.append(job)
                 self._outbox.emit(Submitting(job))

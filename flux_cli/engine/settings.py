@@ -9,6 +9,7 @@ from flux_cli.engine.outbox import Outbox
 from flux_cli.engine.queues import Queues
 from flux_cli.engine.throttle import Throttle
 from flux_cli.engine.workers import Workers
+from flux_cli.errors import FluxError
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class RunSettings:
             store is busy or, once the service has accepted something, it is unreachable.
         picture_patience: Seconds to keep retrying one download; None for as long as the run lasts.
         finish_downloads: After a first signal, finish the downloads that have begun.
+        stop_reason: Why nothing is submitted, if that is known before; jobs to wait for are not affected.
     """
 
     wait: bool = True
@@ -33,6 +35,7 @@ class RunSettings:
     patience: float = 60.0
     picture_patience: float | None = None
     finish_downloads: bool = False
+    stop_reason: FluxError | None = None
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,21 @@ from flux_cli.engine.result import Result
 from flux_cli.engine.settings import Parts
 from flux_cli.engine.signals import Interrupts
 from flux_cli.engine.store import Accepted, Postponed
-from flux_cli.errors import FluxError, OutcomeUnknownError, ServiceDownError, StoreBusyError, UsageError
+from flux_cli.errors import (
+    FluxError,
+    LocalFileError,
+    NotAllowedError,
+    OutcomeUnknownError,
+    ServiceDownError,
+    StoreBusyError,
+    UsageError,
+)
 
 SUBMIT_ATTEMPTS = 4
 """How often to send a submission that is certainly not accepted, while the service has not accepted any."""
 MAX_FAILURES = 5
-"""Nothing more is sent after so many consecutive failures that do not depend on the request."""
+"""Nothing more is sent after so many consecutive failures that do not depend on the request. After a
+rejection of the key, or without credits, nothing more is sent at all."""
 
 
 class Submissions:
@@ -34,7 +43,7 @@ class Submissions:
         self._throttle = parts.throttle
         self._interrupts = interrupts
         self._accepted_any = False
-        self.stop_reason: FluxError | None = None
+        self.stop_reason = parts.settings.stop_reason
         """Why nothing more is submitted."""
 
     def admits(self, more: int, now: float) -> bool:
@@ -45,7 +54,7 @@ class Submissions:
         """Return the jobs to resubmit now; if nothing more is submitted, end them instead."""
         if self.stop_reason is not None:
             for job in [*self._queues.to_submit]:
-                self._endings.end_unsent(job, self.stop_reason)
+                self._endings.end_rejected(job, Status.UNSENT, self.stop_reason)
         admitted: list[Job] = []
         for job in self._queues.to_submit:
             if self.admits(len(admitted), now):
@@ -65,7 +74,7 @@ class Submissions:
         if failure is not None:
             if isinstance(failure, StoreBusyError) and self._outbox.busy_seconds < self._settings.patience:
                 return True
-            self.stop_reason = failure
+            self.stop_reason = LocalFileError(f"not sent: {failure.message}", failure.hint)
             return False
         if self._interrupts.first is not None:
             return True  # a signal arrived while events were handled: nothing more is sent
@@ -109,7 +118,8 @@ class Submissions:
         if not isinstance(error, UsageError):  # which concerns only this request
             self._throttle.failed(now, sent)
             unreachable = isinstance(error, NotSentError) and not self._accepted_any
-            if self._throttle.failures >= MAX_FAILURES or unreachable:
+            hopeless = unreachable or isinstance(error, NotAllowedError)
+            if hopeless or self._throttle.failures >= MAX_FAILURES:
                 self.stop_reason = self._reason_to_stop(error)
         if isinstance(error, OutcomeUnknownError):
             self._endings.end_rejected(job, Status.UNKNOWN, error)
@@ -122,7 +132,7 @@ class Submissions:
 
     def _reason_to_stop(self, error: FluxError) -> FluxError:
         if isinstance(error, OutcomeUnknownError):  # jobs that were never sent have a known outcome
-            return ServiceDownError(f"submissions keep failing: {error.what}")
+            return ServiceDownError(f"not sent: submissions keep failing: {error.what}")
         return error
 
     def _resend(self, job: Job, pause: float, error: FluxError) -> None:

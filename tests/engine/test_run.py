@@ -143,15 +143,18 @@ def test_patience_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
-    [(OutcomeUnknownError("lost"), "submissions keep failing: lost"), (NotAllowedError("bad key"), "bad key")],
+    ("error", "sent", "reason"),
+    [
+        (OutcomeUnknownError("lost"), MAX_FAILURES, "not sent: submissions keep failing: lost"),
+        (NotAllowedError("bad key"), 1, "bad key"),
+    ],
 )
-def test_failures_in_a_row_stop_the_run(error: FluxError, reason: str) -> None:
+def test_failures_that_stop_the_run(error: FluxError, sent: int, reason: str) -> None:
     """The other jobs are not sent, which is known of them, and get the reason."""
     outcome = drive(new_jobs(50), client := ScriptedClient([error]), RunSettings(concurrency=1))
-    assert len(client.sent) == MAX_FAILURES
+    assert len(client.sent) == sent
     unsent = [result.error for result in outcome.results if result.status is Status.UNSENT]
-    assert unsent == [f"not sent: {reason}"] * (50 - MAX_FAILURES)
+    assert unsent == [reason] * (50 - sent)
     assert outcome.code == error.exit_code
 
 
