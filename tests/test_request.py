@@ -246,8 +246,8 @@ def test_every_field_has_a_description() -> None:
         assert re.fullmatch(r"[A-Z].+\.", field.description), field.name
         assert (field.metavar is None) == (field.kind is bool)
         assert (f" The service's default: {field.default}." in field.description) == (field.default is not None)
-        if field.values and field.maximum is not None and field.minimum is not None:
-            assert [int(value) for value in field.values] == list(range(field.minimum, field.maximum + 1))
+        if field.values and field.limits:
+            assert [int(value) for value in field.values] == list(range(field.limits[0], field.limits[1] + 1))
         assert (" Only " in field.description) == bool(field.models)
 
 

@@ -14,19 +14,13 @@ from flux_cli.errors import closest
 JsonValue = str | int | float | bool
 Body = dict[str, JsonValue]
 
-PRO, DEV, PRO_11, ULTRA, SCHNELL = (
-    "flux-pro",
-    "flux-dev",
-    "flux-pro-1.1",
-    "flux-pro-1.1-ultra",
-    "flux-schnell",
-)
+PRO, DEV, ULTRA = "flux-pro", "flux-dev", "flux-pro-1.1-ultra"
 MODELS = {
     PRO: "high quality, with full control",
     DEV: "experiments; close to flux-pro",
-    PRO_11: "better and faster than flux-pro",
+    "flux-pro-1.1": "better and faster than flux-pro",
     ULTRA: "the highest resolution; wide and tall pictures",
-    SCHNELL: "the fastest; drafts",
+    "flux-schnell": "the fastest; drafts",
 }
 """Each model, and what it is for."""
 DEFAULT_MODEL = PRO
@@ -41,31 +35,27 @@ MAX_QUOTED = 60
 class Field:
     """One field of the request body.
 
-    Attributes:
-        name: The key in the body; the flag is `--` and the name with dashes.
-        kind: The JSON type. A `float` field accepts whole numbers too.
-        help: What the field does, in a sentence.
-        minimum: The smallest number allowed, or None.
-        maximum: The largest number allowed, or None.
-        models: The models that accept the field; empty for all of them.
-        default: The value that the service uses if the field is absent, if its documentation says so.
-        metavar: The placeholder for the value in help and manual; None for true or false.
-        values: Common values, for completion.
-        short: The short flag, if any.
-        envvar: The environment variable that sets the flag, if any.
+    A `float` field accepts whole numbers too. `limits` are the smallest and the largest number. Without `models`,
+    all models accept the field. `default` is what the service's documentation says. `values` are for completion.
     """
 
     name: str
     kind: type[str] | type[int] | type[float] | type[bool]
     help: str
-    minimum: int | None = None
-    maximum: int | None = None
+    limits: tuple[int, int] | None = None
     models: tuple[str, ...] = ()
     default: str | None = None
-    metavar: str | None = None
+    text_metavar: str = "TEXT"
     values: tuple[str, ...] = ()
     short: str | None = None
     envvar: str | None = None
+
+    @property
+    def metavar(self) -> str | None:
+        """The placeholder for the value in help and manual; None for true or false."""
+        if self.limits:
+            return f"{self.limits[0]}-{self.limits[1]}"
+        return {str: self.text_metavar, int: "INTEGER", float: "NUMBER"}.get(self.kind)
 
     @property
     def description(self) -> str:
@@ -75,90 +65,51 @@ class Field:
         return f"{self.help}{default}{models}"
 
 
-def _small_range(low: int, high: int) -> tuple[str, ...]:
-    return tuple(str(number) for number in range(low, high + 1))
-
-
+_RATIOS = ("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21")
 _ALL_FIELDS = (
     Field(
         "model",
         str,
         f"The model. Default: {DEFAULT_MODEL}.",
-        metavar="MODEL",
+        text_metavar="MODEL",
         values=tuple(MODELS),
         short="-m",
         envvar="FLUX_CLI_MODEL",
     ),
-    Field("prompt", str, "The description of the picture.", metavar="PROMPT"),
+    Field("prompt", str, "The description of the picture.", text_metavar="PROMPT"),
     Field(
         "image_prompt",
         str,
         "An image to start from: a file, a URL, or - for stdin; PNG, JPEG or WebP, at most 20 MiB.",
-        metavar="SOURCE",
+        text_metavar="SOURCE",
     ),
-    Field(
-        "image_prompt_strength",
-        float,
-        "Weight of the image prompt.",
-        minimum=0,
-        maximum=1,
-        models=(ULTRA,),
-        metavar="0-1",
-    ),
+    Field("image_prompt_strength", float, "Weight of the image prompt.", (0, 1), (ULTRA,)),
     Field("prompt_upsampling", bool, "Let the service rewrite the prompt for a more creative picture."),
-    Field("width", int, "Width in pixels.", 256, 1440, default="1024", metavar="256-1440"),
-    Field("height", int, "Height in pixels.", 256, 1440, default="768", metavar="256-1440"),
-    Field(
-        "aspect_ratio",
-        str,
-        "From 21:9 to 9:21.",
-        models=(ULTRA,),
-        default="16:9",
-        metavar="W:H",
-        values=("21:9", "16:9", "3:2", "4:3", "5:4", "1:1", "4:5", "3:4", "2:3", "9:16", "9:21"),
-    ),
-    Field("steps", int, "Number of generation steps.", models=(PRO, DEV), metavar="INTEGER"),
-    Field(
-        "guidance",
-        float,
-        "How closely to follow the prompt, at the cost of realism.",
-        models=(PRO, DEV),
-        metavar="NUMBER",
-    ),
-    Field(
-        "interval",
-        int,
-        "Interval of guidance control.",
-        minimum=1,
-        maximum=4,
-        models=(PRO,),
-        default="2",
-        metavar="1-4",
-        values=_small_range(1, 4),
-    ),
+    Field("width", int, "Width in pixels.", (256, 1440), default="1024"),
+    Field("height", int, "Height in pixels.", (256, 1440), default="768"),
+    Field("aspect_ratio", str, "From 21:9 to 9:21.", None, (ULTRA,), "16:9", "W:H", _RATIOS),
+    Field("steps", int, "Number of generation steps.", models=(PRO, DEV)),
+    Field("guidance", float, "How closely to follow the prompt, at the cost of realism.", models=(PRO, DEV)),
+    Field("interval", int, "Interval of guidance control.", (1, 4), (PRO,), "2", values=("1", "2", "3", "4")),
     Field(
         "seed",
         int,
         "Seed, to get the same picture again; `random` picks one and records it.",
-        metavar="INTEGER",
         values=("random",),
     ),
     Field(
         "safety_tolerance",
         int,
         "Moderation, from 0 (strictest) to 6.",
-        minimum=0,
-        maximum=6,
-        metavar="0-6",
-        values=_small_range(0, 6),
+        limits=(0, 6),
+        values=("0", "1", "2", "3", "4", "5", "6"),
     ),
     Field("raw", bool, "A less processed, more natural look.", models=(ULTRA,)),
-    Field("webhook_url", str, "Where the service posts updates and the result.", metavar="URL"),
+    Field("webhook_url", str, "Where the service posts updates and the result.", text_metavar="URL"),
     Field(
         "webhook_secret",
         str,
         "Returned in the header x-webhook-secret. Safer in the environment than here.",
-        metavar="TEXT",
         envvar="FLUX_CLI_WEBHOOK_SECRET",
     ),
 )
@@ -291,9 +242,10 @@ def _value_violations(field: Field, value: object, name_of: NameOf) -> Iterator[
     name = name_of(field.name)
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{name} must be a finite number, not {value}"
-    elif isinstance(value, int | float) and field.minimum is not None and field.maximum is not None:
-        if not field.minimum <= value <= field.maximum:
-            yield f"{name} must be {field.minimum} to {field.maximum}, not {shown(value)}"
+    elif isinstance(value, int | float) and field.limits:
+        low, high = field.limits
+        if not low <= value <= high:
+            yield f"{name} must be {low} to {high}, not {shown(value)}"
     elif field.name == "prompt" and (found := re.search(_CONTROL, str(value))):
         yield f"{name} contains the control character U+{ord(found[0]):04X}"
     elif field.name == "aspect_ratio" and not _is_aspect_ratio(str(value)):

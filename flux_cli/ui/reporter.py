@@ -6,6 +6,7 @@ Each part handles the events it needs. No part depends on another, and an except
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.job import Job
@@ -14,9 +15,11 @@ from flux_cli.ui import console, saved
 from flux_cli.ui.messages import Messages, ResumeHints
 from flux_cli.ui.part import Part
 from flux_cli.ui.printer import ResultPrinter
-from flux_cli.ui.saved import PictureActions
 from flux_cli.ui.summary_bar import CountedLines, Counts, SummaryBar, TaskCounts
 from flux_cli.ui.task_bars import MAX_BARS, TaskBars, TaskLines
+
+if TYPE_CHECKING:
+    from flux_cli.options import PictureOptions
 
 
 class Reporter:
@@ -88,7 +91,7 @@ def reporting(
     service: str,
     json: bool = False,
     force: bool = False,
-    actions: PictureActions | None = None,
+    actions: "PictureOptions | None" = None,
     prints: bool = True,
 ) -> Iterator[Reporter]:
     """Yield the reporter of a run over these jobs, and close it at the end.

@@ -6,50 +6,38 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from flux_cli.engine.events import Ended, Event
-from flux_cli.engine.job import Job
-from flux_cli.engine.result import Result
 from flux_cli.errors import FluxError, LocalFileError, UsageError, os_reason
 from flux_cli.pictures import sidecar
 from flux_cli.pictures.naming import Target
 from flux_cli.ui import console, preview, viewer
 from flux_cli.ui.part import Part
 
-
-class PictureActions(Protocol):
-    """What to do with saved pictures: `--sidecar`, `--preview` and `--open`."""
-
-    @property
-    def sidecar(self) -> bool | None: ...  # noqa: D102 - as the class says
-
-    @property
-    def preview(self) -> bool: ...  # noqa: D102
-
-    @property
-    def viewer(self) -> bool: ...  # noqa: D102
+if TYPE_CHECKING:
+    from flux_cli.options import PictureOptions
 
 
-def check(actions: PictureActions, target: Target | None) -> None:
-    """Check before submission that the actions are possible for pictures saved to `target`.
+def check(options: "PictureOptions", target: Target | None) -> None:
+    """Check before submission that the options are possible for pictures saved to `target`.
 
     Raises:
         UsageError: There will be no file, or no program to show it.
         MissingExtraError: The packages for previews are not installed.
         LocalFileError: The sidecar's name is taken.
     """
-    flags = {"--sidecar": actions.sidecar, "--preview": actions.preview, "--open": actions.viewer}
+    flags = {"--sidecar": options.sidecar, "--preview": options.preview, "--open": options.viewer}
     for name in [name for name, given in flags.items() if given]:
         if target is None:
             raise UsageError(f"`{name}` needs the picture and cannot be used with `--no-wait`")
         if target.stdout:
             raise UsageError(f"`{name}` needs a file and cannot be used with `-o -`")
-    if actions.preview:
+    if options.preview:
         preview.check()
-    if actions.viewer:
+    if options.viewer:
         viewer.check()
-    if actions.sidecar and target and target.explicit and not target.force:
+    if options.sidecar and target and target.explicit and not target.force:
         path = sidecar.path_for(target.directory / target.template)
         if os.path.lexists(path):
             raise LocalFileError(f"{path} exists", "choose another name, or replace it with --force")
@@ -64,21 +52,19 @@ class Sidecars(Part):
 
     def handle(self, event: Event) -> None:
         """Write the sidecar of a saved picture."""
-        if isinstance(event, Ended) and event.result.path is not None:
-            with _failures_as_warnings("no sidecar"):
-                self._write(event.result.path, event.job, event.result)
-
-    def _write(self, path: Path, job: Job, result: Result) -> None:
-        if not result.request:
-            raise LocalFileError(f"the history does not contain the request of {path}")
-        sidecar.write(
-            path,
-            result.request,
-            task_id=result.task_id,
-            created=time.time() - job.age_at() if job.known_start else None,
-            service=self._service,
-            force=self._force,
-        )
+        if not isinstance(event, Ended) or (path := event.result.path) is None:
+            return
+        with _failures_as_warnings("no sidecar"):
+            if not event.result.request:
+                raise LocalFileError(f"the history does not contain the request of {path}")
+            sidecar.write(
+                path,
+                event.result.request,
+                task_id=event.result.task_id,
+                created=time.time() - event.job.age_at() if event.job.known_start else None,
+                service=self._service,
+                force=self._force,
+            )
 
 
 class Viewer(Part):
