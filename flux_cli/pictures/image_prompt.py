@@ -1,6 +1,7 @@
 """Image prompts: read from a file, standard input or a URL, and checked to be complete before anything is sent."""
 
 import base64
+import contextlib
 import functools
 import hashlib
 import io
@@ -18,7 +19,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, is_http_url, shown
 from flux_cli.errors import FluxError, LocalFileError, ServiceDownError, UsageError
-from flux_cli.pictures.formats import PROMPT_TYPES, SNIFF_BYTES, ImageType, find_damage, sniff
+from flux_cli.pictures.formats import PROMPT_TYPES, SNIFF_BYTES, find_damage, sniff
 
 if TYPE_CHECKING:
     import requests
@@ -31,25 +32,24 @@ _URL = re.compile(r"(https?|file|data):|([a-z][a-z0-9+.-]{1,20})://", re.IGNOREC
 
 @dataclass(frozen=True)
 class ImagePrompt:
-    """The bytes of an image prompt.
+    """The bytes of an image prompt, and their source: an absolute path or a URL without credentials and query.
 
-    Attributes:
-        source: Where they came from: an absolute path or a URL without credentials and query; None if they cannot
-            be read again (stdin, a `data:` URL).
+    The source is None if they cannot be read again (stdin, a `data:` URL).
     """
 
     content: bytes
     source: str | None
 
-    @property
-    def kind(self) -> ImageType | None:
-        """The image type, or None if it is not recognised."""
-        return sniff(self.content[:SNIFF_BYTES])
-
     def violation(self) -> str | None:
         """Return the rule that the image breaks, or None."""
-        broken = _violation(io.BytesIO(self.content), len(self.content))
-        return f"`--image-prompt` {broken}" if broken else None
+        if len(self.content) > MAX_IMAGE_PROMPT_BYTES:
+            return f"`--image-prompt` must be at most {MAX_IMAGE_PROMPT_BYTES // 2**20} MiB"
+        kind = sniff(self.content[:SNIFF_BYTES])
+        if kind not in PROMPT_TYPES:
+            what = "an empty file" if not self.content else "a file of another kind" if kind is None else kind.mime
+            return f"`--image-prompt` must be a PNG, JPEG or WebP image, not {what}"
+        damage = find_damage(io.BytesIO(self.content), kind)
+        return f"`--image-prompt` cannot be used: {damage.value}" if damage else None
 
     def encoded(self) -> str:
         """Return the value for the request: the bytes in base64."""
@@ -57,12 +57,13 @@ class ImagePrompt:
 
     def described(self) -> dict[str, object]:
         """Return what the history and sidecars record instead of the bytes."""
-        return _description(
-            source=self.source,
-            kind=self.kind.mime if self.kind else None,
-            size=len(self.content),
-            sha256=hashlib.sha256(self.content).hexdigest(),
-        )
+        kind, sha256 = sniff(self.content[:SNIFF_BYTES]), hashlib.sha256(self.content).hexdigest()
+        return {
+            "type": kind.mime if kind else None,
+            "bytes": len(self.content),
+            "sha256": sha256,
+            "source": self.source,
+        }
 
 
 def load(source: str) -> ImagePrompt:
@@ -89,11 +90,9 @@ def load(source: str) -> ImagePrompt:
         return ImagePrompt(_downloaded(source), public_source(source))
     path = _path(source)
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_IMAGE_PROMPT_BYTES + 1)
+        return _of_file(path)
     except (OSError, ValueError) as error:
         raise LocalFileError(f"cannot read the image prompt {quoted(source)}: {_reason(error)}") from None
-    return ImagePrompt(content, str(path.absolute()))
 
 
 def load_checked(source: str) -> ImagePrompt:
@@ -113,17 +112,16 @@ def problem(source: str) -> str | None:
         if scheme in ("http", "https"):
             return None
         if scheme == "data":
-            image = load(source)
-            return _violation(io.BytesIO(image.content), len(image.content))
-        path = _path(source)
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
+            found = load(source).violation()
+        elif not stat.S_ISREG((about := _path(source).stat()).st_mode):
             return f"is not a regular file: {quoted(source)}"
-        return _file_violation(path, about.st_mtime_ns, about.st_size)
+        else:
+            found, _ = _examined(_path(source), about.st_mtime_ns, about.st_size)
     except (UsageError, LocalFileError) as error:
-        return error.message.removeprefix("`--image-prompt` ")
+        found = error.message
     except (OSError, ValueError) as error:
         return f"cannot be read: {quoted(source)}: {_reason(error)}"
+    return found and found.removeprefix("`--image-prompt` ")
 
 
 def description(source: str) -> dict[str, object]:
@@ -132,12 +130,11 @@ def description(source: str) -> dict[str, object]:
     if scheme == "data":
         return load(source).described()
     if scheme in (None, "file"):
-        try:
-            about = _path(source).stat()
-            return dict(_file_description(source, about.st_mtime_ns, about.st_size))
-        except (OSError, ValueError, LocalFileError):
-            pass  # it was removed after the check
-    return _description(source=public_source(source))
+        with contextlib.suppress(OSError, ValueError, LocalFileError):  # it was removed after the check
+            about = (path := _path(source)).stat()
+            _, described = _examined(path, about.st_mtime_ns, about.st_size)
+            return dict(described)
+    return {"type": None, "bytes": None, "sha256": None, "source": public_source(source)}
 
 
 def public_source(source: str) -> str:
@@ -185,34 +182,16 @@ def _reason(error: OSError | ValueError) -> str:
     return (getattr(error, "strerror", None) or str(error)).lower()
 
 
-def _violation(file: BinaryIO, size: int) -> str | None:
-    if size > MAX_IMAGE_PROMPT_BYTES:
-        return f"must be at most {MAX_IMAGE_PROMPT_BYTES // 2**20} MiB"
-    file.seek(0)
-    kind = sniff(file.read(SNIFF_BYTES))
-    if kind not in PROMPT_TYPES:
-        what = "an empty file" if not size else "a file of another kind" if kind is None else kind.mime
-        return f"must be a PNG, JPEG or WebP image, not {what}"
-    damage = find_damage(file, kind)
-    return f"cannot be used: {damage.value}" if damage else None
-
-
-@functools.lru_cache(maxsize=1024)
-def _file_violation(path: Path, _changed: int, size: int) -> str | None:
-    """Check a file once, though many rows may use it."""
+def _of_file(path: Path) -> ImagePrompt:
     with path.open("rb") as file:
-        return _violation(file, size)
+        return ImagePrompt(file.read(MAX_IMAGE_PROMPT_BYTES + 1), str(path.absolute()))
 
 
 @functools.lru_cache(maxsize=1024)
-def _file_description(source: str, _changed: int, _size: int) -> dict[str, object]:
-    return load(source).described()
-
-
-def _description(
-    *, source: str | None, kind: str | None = None, size: int | None = None, sha256: str | None = None
-) -> dict[str, object]:
-    return {"type": kind, "bytes": size, "sha256": sha256, "source": source}
+def _examined(path: Path, _changed: int, _size: int) -> tuple[str | None, dict[str, object]]:
+    """Return the violation and the description of a file; it is read once, though many rows may use it."""
+    image = _of_file(path)
+    return image.violation(), image.described()
 
 
 def _host(parts: SplitResult) -> str:
