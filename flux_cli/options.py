@@ -371,7 +371,7 @@ class OutputOptions:
         """
         from flux_cli.pictures import naming
 
-        target = naming.plan(self.output, config.output_dir, count, self.force)
+        target = naming.parse_output(self.output, config.output_dir, count, self.force)
         if target.stdout and service.json:
             raise UsageError("`-o -` and `--json` both write to stdout", "choose one of them")
         if target.stdout and sys.stdout.isatty():

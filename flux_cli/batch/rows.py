@@ -343,7 +343,7 @@ def target_for(row: Row, directory: Path, *, force: bool) -> naming.Target:
         raise UsageError("takes the name of a file")
     path = directory / row.output
     if "{" in row.output or "}" in row.output:
-        return replace(naming.plan(row.output, None, 1, force), directory=directory)
+        return replace(naming.parse_output(row.output, None, 1, force), directory=directory)
     if row.output.endswith(("/", os.sep)) or path.is_dir():
         return naming.Target(path, force=force)
     return naming.Target(path.parent, path.name, explicit=True, force=force)

@@ -155,7 +155,7 @@ def _target(output: OutputOptions, config: Config, until: int | None) -> naming.
     """Return the target of `-o`; the number of pictures is known only with `--until`. Raises UsageError."""
     if output.output == "-":
         raise UsageError("`-o -` and the events both write to stdout", "give a directory or a template instead")
-    return naming.plan(output.output, config.output_dir, until, output.force)
+    return naming.parse_output(output.output, config.output_dir, until, output.force)
 
 
 def _history() -> "History | None":

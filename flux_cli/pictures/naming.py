@@ -16,6 +16,7 @@ from flux_cli.storage.filesystem import make_directory
 
 DEFAULT_TEMPLATE = "{slug}-{id8}.{ext}"
 FIELD_NAMES = ("task_id", "id8", "model", "seed", "slug", "n", "date", "ext")
+_TEMPLATE_HINT = f"fields: {' '.join('{' + name + '}' for name in FIELD_NAMES)}"
 
 MAX_SLUG, MAX_SLUG_BYTES = 60, 120
 """How much of a prompt goes into a file name, in characters and in bytes of UTF-8."""
@@ -28,14 +29,10 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._+=@,-]+")
 
 @dataclass(frozen=True)
 class Target:
-    """Where pictures go.
+    """Where pictures go: a template below a directory, or stdout.
 
-    Attributes:
-        directory: The directory that `template` is relative to.
-        template: A name with fields, or a literal file name if `explicit`.
-        explicit: The user chose this name: it is kept, whatever format the bytes have, and must not exist.
-        stdout: The bytes go to stdout, and no file is written.
-        force: Whether an existing file is replaced.
+    If it is `explicit`, the user chose a literal file name, which is kept, whatever format the bytes have. With
+    `force` an existing file is replaced.
     """
 
     directory: Path
@@ -61,14 +58,10 @@ class Target:
         return path.with_name(f"{path.stem}-original{path.suffix}") if original else path
 
 
-def plan(output: str | None, output_dir: str | None, count: int | None, force: bool) -> Target:
-    """Parse `-o`: a file, a directory, a template, or `-`.
+def parse_output(output: str | None, output_dir: str | None, count: int | None, force: bool) -> Target:
+    """Parse `-o`: a file, a directory, a template, or `-`; without it pictures go to `output_dir`, or here.
 
-    Args:
-        output: The value of the option, or None.
-        output_dir: The directory to use without `-o`, from the config; None for the current one.
-        count: The number of pictures, or None if it is unknown.
-        force: Whether existing files may be replaced.
+    `count` is the number of pictures, or None if it is unknown.
 
     Raises:
         UsageError: The template has an unknown field, or several pictures would get the same name.
@@ -142,14 +135,8 @@ def _check_name(path: Path, force: bool) -> None:
         raise LocalFileError(f"{path} exists", "choose another name, or replace it with --force")
 
 
-def values_for(
-    task_id: str, request: Mapping[str, object], n: int = 1, when: float | None = None
-) -> dict[str, str]:
-    """Return the values of a template's fields, each safe as part of a file name.
-
-    `when` is the Unix time for `{date}` (local, YYYY-MM-DD), now if None.
-    """
-    date = time.strftime("%Y-%m-%d", time.localtime(when))
+def values_for(task_id: str, request: Mapping[str, object], n: int = 1) -> dict[str, str]:
+    """Return the values of a template's fields, each safe as part of a file name; the date is the local one."""
     return {
         "task_id": _safe(task_id),
         "id8": _safe(task_id)[:8],
@@ -157,7 +144,7 @@ def values_for(
         "seed": _safe(str(request.get("seed", "random"))),
         "slug": slug(str(request.get("prompt") or "")),
         "n": str(n),
-        "date": date,
+        "date": time.strftime("%Y-%m-%d"),
     }
 
 
@@ -173,17 +160,13 @@ def slug(prompt: str) -> str:
     except UnicodeEncodeError:  # the C locale
         words = _words(unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode())
     if not words:
-        names = (
-            unicodedata.name(each, "")
-            for each in dict.fromkeys(prompt[:100])
-            if unicodedata.category(each) == "So"
-        )
-        words = _words(" ".join(names).lower())
+        symbols = [each for each in dict.fromkeys(prompt[:100]) if unicodedata.category(each) == "So"]
+        words = _words(" ".join(unicodedata.name(each, "") for each in symbols).lower())
     return _cut(words) or "image"
 
 
 def _words(text: str) -> str:
-    """Return the words of a text, joined by dashes: letters and digits, with the marks that follow them."""
+    """Return letters, digits and the marks that follow them, with dashes in place of everything else."""
     kept = ""
     for character in text:
         category = unicodedata.category(character)
@@ -195,7 +178,7 @@ def _words(text: str) -> str:
 
 
 def _cut(words: str) -> str:
-    """Shorten words to the limits of a slug, after a whole word if that is not too short."""
+    """Cut words off, the last one in the middle if they would become too short."""
     short = words[:MAX_SLUG]
     while len(short.encode()) > MAX_SLUG_BYTES:
         short = short[:-1]
@@ -235,19 +218,17 @@ def _legal(name: str) -> str:
 
 def _check_template(template: str, count: int | None) -> None:
     try:
-        fields = [
-            (field, spec, how) for _, field, spec, how in string.Formatter().parse(template) if field is not None
-        ]
+        parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise UsageError(f"`-o` is not a template: {error}", _TEMPLATE_HINT) from None
-    for field, spec, how in fields:
-        if field not in FIELD_NAMES or spec or how:
-            raise UsageError(f"`-o` has an unknown field {{{field}}}", _TEMPLATE_HINT)
-    names = {field for field, _, _ in fields}
+    names = set()
+    for _, name, spec, conversion in parts:
+        if name is None:
+            continue
+        if name not in FIELD_NAMES or spec or conversion:
+            raise UsageError(f"`-o` has an unknown field {{{name}}}", _TEMPLATE_HINT)
+        names.add(name)
     if count is not None and count > 1 and not names & {"task_id", "id8", "n", "seed"}:
         raise UsageError(
             "`-o` gives several pictures the same name", "add {n}, {seed} or {task_id} to the template"
         )
-
-
-_TEMPLATE_HINT = f"fields: {' '.join('{' + name + '}' for name in FIELD_NAMES)}"
