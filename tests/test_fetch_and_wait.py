@@ -356,7 +356,7 @@ def test_a_history_that_another_process_holds(flux: Cli, monkeypatch: pytest.Mon
     """A status that cannot be recorded is a warning, and the rows are printed."""
     task_id = submit(flux, FINISHED)
     with closing(History(flux.history_file)) as history, history.transaction():
-        monkeypatch.setattr("flux_cli.storage.history.patiently.__defaults__", (0.0,))
+        monkeypatch.setattr("flux_cli.storage.database.patiently.__defaults__", (0.0,))
         done = flux("fetch", task_id)
     assert (done.code, len(done.lines)) == (0, 1)
     assert "cannot use the history" in done.stderr

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from flux_cli.api.task import Status
 from flux_cli.errors import LocalFileError, StoreBusyError, UsageError
 from flux_cli.storage import database
-from flux_cli.storage.database import APPLICATION_ID, VERSION, translated
-from flux_cli.storage.history import History, open_readonly, patiently
+from flux_cli.storage.database import APPLICATION_ID, VERSION, patiently, translated
+from flux_cli.storage.history import History, HistoryReader, open_readonly
 from flux_cli.storage.record import Record
 from tests.conftest import KEY, Cli
 from tests.faults.mounts import make_read_only, tmpfs
@@ -31,14 +31,12 @@ SERVICE = "https://api.example"
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[History]:
-    """An empty history."""
     opened = History(tmp_path / "state" / "history.sqlite3")
     yield opened
     opened.close()
 
 
 def a_request(prompt: str = "a cat") -> dict[str, object]:
-    """Return what is recorded of a request."""
     return {"model": "flux-pro", "prompt": prompt, "seed": 7}
 
 
@@ -49,14 +47,18 @@ def add(history: History, task_id: str, prompt: str = "a cat", service: str = SE
     return number
 
 
-def only(history: History) -> Record:
-    """Return the only record."""
+def only(history: HistoryReader) -> Record:
     (record,) = history.records()
     return record
 
 
+def get(history: HistoryReader, task_id: str) -> Record:
+    record = history.find(task_id)
+    assert record is not None
+    return record
+
+
 def ids(records: Iterable[Record]) -> list[str | None]:
-    """Return the task IDs of records."""
     return [record.task_id for record in records]
 
 
@@ -65,8 +67,13 @@ def test_life_of_a_task(history: History) -> None:
     (number,) = history.begin(SERVICE, [a_request()])
     assert (only(history).status, only(history).task_id) == (Status.UNKNOWN, None)
     assert only(history).request == a_request()
+    history.ended(number, Status.UNSENT, error="429")
+    assert only(history).status is Status.UNSENT
+    history.resending(number)
+    assert (only(history).status, only(history).error, only(history).ended) == (Status.UNKNOWN, None, None)
     history.accepted(number, "task-0")
-    assert only(history).status is Status.PROCESSING
+    history.ended(number, Status.PROCESSING)
+    assert (only(history).status, only(history).ended) == (Status.PROCESSING, None)
     assert ids(history.unsaved(SERVICE)) == ["task-0"]
     history.ended(number, Status.FINISHED, image_url="https://x/y.png")
     assert ids(history.unsaved(SERVICE)) == ["task-0"]
@@ -81,8 +88,7 @@ def test_life_of_a_task(history: History) -> None:
     assert history.find("task-1") is None
 
 
-def test_age(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In seconds since it was recorded; never negative, though the clock may have been set back."""
+def test_age_is_never_negative(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     history.begin(SERVICE, [a_request()])
     record = only(history)
     for later, age in ((90.0, 90.0), (0.0, 0.0), (-90.0, 0.0)):
@@ -99,46 +105,20 @@ def test_unsaved(history: History) -> None:
     history.ended(numbers[4], Status.FINISHED, error="cannot write to stdout", exit_code=6)
     add(history, "elsewhere", service="sandbox")
     history.begin(SERVICE, [a_request()])
-    assert ids(history.unsaved(SERVICE)) == ["task-4", "task-2", "task-0"]
-    assert ids(history.unsaved(SERVICE, 1)) == ["task-4"]
-    assert [record.task_id for record in history.records() if record.unsaved and record.service == SERVICE] == [
-        "task-4",
-        "task-2",
-        "task-0",
-    ]
+    unsaved = ["task-4", "task-2", "task-0"]
+    assert ids(history.unsaved(SERVICE)) == unsaved
+    assert ids(history.unsaved(SERVICE, 1)) == unsaved[:1]
+    assert ids(each for each in history.records() if each.unsaved and each.service == SERVICE) == unsaved
 
 
-def test_failure_after_saving(history: History) -> None:
-    """A later status check that fails does not change a saved task."""
+def test_a_failure_does_not_change_a_saved_task(history: History) -> None:
     number = add(history, "task-0")
     history.ended(number, Status.FINISHED, path="/x.png")
     saved = only(history)
     history.ended(number, Status.FAILED, error="expired")
-    history.observed("task-0", Status.FAILED, error="expired")
     assert only(history) == saved
-    history.observed("task-0", Status.FINISHED, path="/y.png")
+    history.ended(number, Status.FINISHED, path="/y.png")
     assert only(history).path == "/y.png"
-
-
-def test_observing(history: History) -> None:
-    """A status check of a running task does not end it; an ID that the history does not have changes nothing."""
-    add(history, "task-0")
-    history.observed("task-1", Status.FAILED)
-    history.observed("task-0", Status.PROCESSING)
-    assert (only(history).status, only(history).ended) == (Status.PROCESSING, None)
-    history.observed("task-0", Status.FAILED, error="no")
-    assert (only(history).status, only(history).error) == (Status.FAILED, "no")
-    assert only(history).ended is not None
-
-
-def test_resending(history: History) -> None:
-    """After a rejection the record says unsent; from the next attempt on its outcome is unknown again."""
-    (number,) = history.begin(SERVICE, [a_request()])
-    history.ended(number, Status.UNSENT, error="429")
-    assert only(history).status is Status.UNSENT
-    history.resending(number)
-    record = only(history)
-    assert (record.status, record.error, record.ended) == (Status.UNKNOWN, None, None)
 
 
 def test_filters(history: History) -> None:
@@ -183,29 +163,30 @@ def test_prefixes(history: History) -> None:
     """At least four characters; the whole ID wins over longer ones; each task once."""
     for task_id in ("abcd-1", "abcd-2", "abcd", "wxyz-1", "ab%d"):
         add(history, task_id)
-    add(history, "abcd-1", service="sandbox")
-    assert ids(history.resolve("abcd-")) == ["abcd-1", "abcd-2"]
-    assert ids(history.resolve("abcd")) == ["abcd"]
-    assert ids(history.resolve("abcd-1")) == ["abcd-1"]
-    assert ids(history.resolve("ab%d")) == ["ab%d"]
-    assert ids(history.resolve("wxyz")) == ["wxyz-1"]
-    assert history.resolve("wxy") == history.resolve("") == history.resolve("none") == []
+    add(history, "wxyz-1", service="sandbox")
+    for prefix in ("abcd", "abcd-1", "ab%d"):
+        assert history.lookup(prefix) == get(history, prefix)
+    assert history.lookup("wxyz") == get(history, "wxyz-1")
+    for prefix in ("wxy", "", "none"):
+        assert history.lookup(prefix) is None
+    with pytest.raises(UsageError, match="2 tasks"):
+        history.lookup("abcd-")
 
 
-def test_lookup(history: History) -> None:
-    """One task or none; several are an error that lists up to five of them."""
-    assert history.lookup("task") is None
-    for n in range(1, 8):
+@pytest.mark.parametrize(
+    ("tasks", "hint"),
+    [
+        (2, "give one of task-1, task-0"),
+        (5, "give one of task-4, task-3, task-2, task-1, task-0"),
+        (7, "give one of task-6, task-5, task-4, task-3, task-2 and 2 more"),
+    ],
+)
+def test_an_ambiguous_prefix(history: History, tasks: int, hint: str) -> None:
+    for n in range(tasks):
         add(history, f"task-{n}")
-        if n == 1:
-            found = history.lookup("task")
-            assert found is not None
-            assert found.task_id == "task-1"
-        elif n in (5, 7):
-            with pytest.raises(UsageError, match=f"task ID prefix task is ambiguous: {n} tasks") as caught:
-                history.lookup("task")
-            listed = ", ".join(f"task-{each}" for each in range(n, n - 5, -1))
-            assert caught.value.hint == f"give one of {listed}" + (" and 2 more" if n == 7 else "")
+    with pytest.raises(UsageError, match=f"task ID prefix task is ambiguous: {tasks} tasks") as caught:
+        history.lookup("task")
+    assert caught.value.hint == hint
 
 
 def test_a_picture_is_recognised(history: History, tmp_path: Path) -> None:
@@ -315,13 +296,6 @@ def test_durability(history: History) -> None:
     assert settings == {"mode": "wal", "synchronous": 2, "busy_timeout": 200}
 
 
-def sqlite_error(code: int) -> sqlite3.OperationalError:
-    """Return an error of SQLite with an extended result code."""
-    error = sqlite3.OperationalError("no")
-    error.sqlite_errorcode = code
-    return error
-
-
 @pytest.mark.parametrize(
     ("code", "kind", "hint"),
     [
@@ -336,27 +310,29 @@ def sqlite_error(code: int) -> sqlite3.OperationalError:
 )
 def test_errors_of_sqlite(code: int, kind: type[LocalFileError], hint: str) -> None:
     """A busy file is an error of its own, and the hint fits the cause."""
+    error = sqlite3.OperationalError("no")
+    error.sqlite_errorcode = code
     with pytest.raises(LocalFileError, match="cannot use the history x: no") as caught, translated(Path("x")):
-        raise sqlite_error(code)
+        raise error
     assert type(caught.value) is kind
     assert str(caught.value.hint).endswith(hint)
 
 
 @pytest.mark.parametrize(
-    ("code", "seconds", "calls"),
-    [(sqlite3.SQLITE_BUSY, 60.0, 3), (sqlite3.SQLITE_BUSY, 0.0, 1), (sqlite3.SQLITE_FULL, 60.0, 1)],
+    ("error", "seconds", "calls"),
+    [(StoreBusyError, 60.0, 3), (StoreBusyError, 0.0, 1), (LocalFileError, 60.0, 1)],
 )
-def test_changing_the_journal_mode(monkeypatch: pytest.MonkeyPatch, code: int, seconds: float, calls: int) -> None:
-    """It is repeated while another process has the file locked; any other error is raised at once."""
-    outcomes: list[sqlite3.OperationalError | None] = [sqlite_error(code), sqlite_error(code), None]
+def test_patiently(error: type[LocalFileError], seconds: float, calls: int) -> None:
+    """A change is repeated while another process has the file locked; any other error is raised at once."""
+    outcomes: list[LocalFileError | None] = [error("no"), error("no"), None]
 
-    def action() -> None:
-        if error := outcomes.pop(0):
-            raise error
+    def change() -> int:
+        if failure := outcomes.pop(0):
+            raise failure
+        return 7
 
-    monkeypatch.setattr(database, "OPEN_SECONDS", seconds)
-    with nullcontext() if calls == 3 else pytest.raises(sqlite3.OperationalError):
-        database._patiently(action)
+    with nullcontext() if calls == 3 else pytest.raises(error):
+        assert patiently(change, seconds) == 7
     assert 3 - len(outcomes) == calls
 
 
@@ -475,25 +451,15 @@ def old_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_reading_version_1(old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is converted for it."""
+def test_reading_version_1_converts_nothing(old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flux_cli.storage.history.state_directory", lambda: old_file.parent)
     before = old_file.read_bytes()
-    reader = open_readonly()
-    assert ids(reader.records()) == ["task-1", "task-0"]
-    assert ids(reader.unsaved(SERVICE)) == ["task-1"]
-    assert reader.find_picture(old_file) is None
-    reader.close()
+    with closing(open_readonly()) as reader:
+        assert ids(reader.records()) == ["task-1", "task-0"]
+        assert ids(reader.unsaved(SERVICE)) == ["task-1"]
+        assert reader.find_picture(old_file) is None
     assert old_file.read_bytes() == before
     assert os.listdir(old_file.parent) == ["history.sqlite3"]
-
-
-def test_version_1_beside_the_history_of_another_host(old_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both are read."""
-    monkeypatch.setattr("flux_cli.storage.history.state_directory", lambda: old_file.parent)
-    with closing(History(old_file.with_name("history-two-00000000.sqlite3"))) as two:
-        add(two, "task-2")
-    assert ids(open_readonly().records()) == ["task-2", "task-1", "task-0"]
 
 
 def test_converting_version_1(old_file: Path) -> None:
@@ -595,8 +561,11 @@ def test_reading_on_a_read_only_file_system(cli: Cli, tmp_path: Path, index: boo
 # File systems that several hosts share
 
 
+Host = Callable[[str], History]
+
+
 @pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], History]:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """Return a function that opens the shared history as another host does."""
     monkeypatch.setattr("flux_cli.storage.history.state_directory", lambda: tmp_path / "shared")
     monkeypatch.setattr("flux_cli.storage.history.is_shared", lambda _: True)
@@ -608,12 +577,16 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], His
     return as_host
 
 
-def test_each_host_writes_its_own_file(host: Callable[[str], History], tmp_path: Path) -> None:
+def readers(host: Host) -> list[HistoryReader]:
+    """Return the history as every host sees it."""
+    return [host("one"), host("two"), host("three"), open_readonly()]
+
+
+def test_each_host_writes_its_own_file(host: Host, tmp_path: Path) -> None:
     """No two hosts write one file, and no file has a write-ahead log; every reader sees all, the newest first."""
     one = host("one")
     first = add(one, "task-1")
-    two = host("two")
-    add(two, "task-2")
+    add(host("two"), "task-2")
     third = add(one, "task-3")
     assert sorted(os.listdir(tmp_path / "shared")) == [
         "history-one-00000000.sqlite3",
@@ -622,80 +595,52 @@ def test_each_host_writes_its_own_file(host: Callable[[str], History], tmp_path:
         "history-two-00000000.sqlite3-journal",
     ]
     assert (first, third) == (1, 2)
-    for reader in (host("one"), two, host("three"), open_readonly()):
+    for reader in readers(host):
         assert ids(reader.records()) == ["task-3", "task-2", "task-1"]
         assert ids(reader.records(2)) == ["task-3", "task-2"]
         assert ids(reader.unsaved(SERVICE, 1)) == ["task-3"]
-        assert ids(reader.resolve("task-")) == ["task-3", "task-2", "task-1"]
 
 
-def test_a_task_of_another_host(host: Callable[[str], History]) -> None:
-    """What this host does with it goes into its own file, and every host sees the outcome."""
+def test_a_task_of_another_host(host: Host) -> None:
+    """What this host does with it goes into its own file, and every host sees the outcome, in the same place."""
     one = host("one")
     number = add(one, "task-1")
-    add(one, "task-2")
     two = host("two")
-    foreign = two.find("task-1")
-    assert foreign is not None
+    add(two, "task-2")
+    foreign = get(two, "task-1")
     mine = two.adopt(foreign)
-    assert two.adopt(foreign) == mine
-    assert ids(two.unsaved(SERVICE)) == ids(one.unsaved(SERVICE)) == ["task-2", "task-1"]
+    assert two.adopt(foreign) == mine == 2
+    for reader in readers(host):
+        assert ids(reader.records()) == ids(reader.unsaved(SERVICE)) == ["task-2", "task-1"]
     two.ended(mine, Status.FINISHED, path="/x.png")
-    for reader in (host("one"), two, host("three")):
+    for reader in readers(host):
         assert ids(reader.unsaved(SERVICE)) == ["task-2"]
-        found = reader.find("task-1")
-        assert found is not None
-        assert (found.path, found.created) == ("/x.png", foreign.created)
         assert ids(reader.records()) == ["task-2", "task-1"]
+        assert (get(reader, "task-1").path, get(reader, "task-1").created) == ("/x.png", foreign.created)
     # The first host saves it as well: one of the two records is shown.
     one.ended(number, Status.FINISHED, path="/y.png")
     assert ids(host("three").records()) == ["task-2", "task-1"]
 
 
-def test_adopted_tasks_keep_their_place(host: Callable[[str], History]) -> None:
-    """Their order is that of their submission, not of their numbers."""
-    one = host("one")
-    add(one, "task-1")
-    two = host("two")
-    add(two, "task-2")
-    foreign = two.find("task-1")
-    assert foreign is not None
-    assert two.adopt(foreign) == 2
-    for reader in (host("one"), two, host("three"), open_readonly()):
-        assert ids(reader.records()) == ["task-2", "task-1"]
-
-
-def test_observing_a_task_of_another_host(host: Callable[[str], History]) -> None:
-    """Its status is recorded, too."""
-    add(host("one"), "task-1")
-    host("two").observed("task-1", Status.FAILED, error="no")
-    (record,) = host("one").records()
-    assert (record.status, record.error) == (Status.FAILED, "no")
-
-
-def test_forgetting_a_task_of_another_host(host: Callable[[str], History]) -> None:
+def test_forgetting_a_task_of_another_host(host: Host) -> None:
     """Every host leaves it out, though its record is in a file that only one may write."""
-    one = host("one")
-    add(one, "task-1")
+    add(host("one"), "task-1")
     two = host("two")
     two.delete(list(two.records()))
-    assert list(host("one").records()) == list(host("three").records()) == list(open_readonly().records()) == []
+    assert [list(reader.records()) for reader in readers(host)] == [[]] * 4
 
 
-def test_forgetting_all_copies(host: Callable[[str], History]) -> None:
+def test_forgetting_all_copies(host: Host) -> None:
     """A task that several hosts have recorded is gone everywhere; others stay."""
     number = add(host("one"), "task-1")
     add(host("one"), "task-2")
     for history in (host("two"), host("three")):
-        foreign = history.find("task-1")
-        assert foreign is not None
-        history.adopt(foreign)
-    own = host("one").find("task-2")
-    assert own is not None
+        history.adopt(get(history, "task-1"))
+    own = get(host("one"), "task-2")
     assert host("one").adopt(own) == own.number != number
     again = host("two")  # a reader sees the files that exist when it is opened
-    again.delete([record for record in again.records() if record.task_id == "task-1"])
-    for reader in (host("one"), again, host("three"), open_readonly()):
+    again.delete([get(again, "task-1")])
+    for reader in (again, *readers(host)):
         assert ids(reader.records()) == ["task-2"]
 
 
@@ -711,9 +656,7 @@ def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
         History()
 
 
-def test_an_old_history_on_a_shared_file_system(
-    host: Callable[[str], History], old_file: Path, tmp_path: Path
-) -> None:
+def test_an_old_history_on_a_shared_file_system(host: Host, old_file: Path, tmp_path: Path) -> None:
     """It is read, and neither converted nor written: another host may be doing the same."""
     (tmp_path / "shared").mkdir()
     shared = tmp_path / "shared" / "history.sqlite3"
@@ -726,7 +669,7 @@ def test_an_old_history_on_a_shared_file_system(
     assert shared.read_bytes() == old_file.read_bytes()
 
 
-def test_a_damaged_file_of_another_host(host: Callable[[str], History], tmp_path: Path) -> None:
+def test_a_damaged_file_of_another_host(host: Host, tmp_path: Path) -> None:
     """It costs a warning, and nothing else."""
     history = host("one")
     add(history, "task-1")
@@ -737,7 +680,7 @@ def test_a_damaged_file_of_another_host(host: Callable[[str], History], tmp_path
         assert "history-two" in reader.problems()[0]
 
 
-def test_a_damaged_page_of_another_host(host: Callable[[str], History], tmp_path: Path) -> None:
+def test_a_damaged_page_of_another_host(host: Host, tmp_path: Path) -> None:
     """Damage that shows only on reading costs that file's records."""
     with closing(host("two")) as two, two.transaction():
         for n in range(100):
@@ -763,32 +706,22 @@ def test_a_copy_of_the_history_is_not_read(history: History) -> None:
 
 
 def test_a_history_that_another_process_holds(history: History) -> None:
-    """A write fails soon, so that the engine is not blocked, and leaves nothing; the caller tries again."""
+    """A write fails soon, so that the engine is not blocked, and leaves nothing."""
     with closing(sqlite3.connect(history.path, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreBusyError):
             history.begin(SERVICE, [a_request()])
         assert list(history.records()) == []
         History(history.path).close()  # opening it waits for nobody
-        calls: list[None] = []
-
-        def begin() -> list[int]:
-            calls.append(None)
-            if len(calls) == 2:
-                holder.execute("ROLLBACK")
-            return history.begin(SERVICE, [a_request()])
-
-        assert patiently(begin) == [1]
-        assert len(calls) == 2
-        holder.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreBusyError):
-            patiently(lambda: history.begin(SERVICE, [a_request()]), 0.0)
+        holder.execute("ROLLBACK")
+        assert history.begin(SERVICE, [a_request()]) == [1]
 
 
 WRITER = """
 import sys
 from pathlib import Path
-from flux_cli.storage.history import History, patiently
+from flux_cli.storage.database import patiently
+from flux_cli.storage.history import History
 from flux_cli.api.task import Status
 history = History(Path(sys.argv[1]))
 for index in range(30):
@@ -818,7 +751,6 @@ PLANS: dict[str, Callable[[History], Iterable[object]]] = {
     "what is unsaved": lambda history: history.unsaved(SERVICE, 10),
     "a batch's row": lambda history: [history.newest_of_row(SERVICE, "batch", "row")],
     "one by its picture": lambda history: history._select("sha256 = ?", "00"),
-    "an update by ID": lambda history: [history.observed("task-7", Status.FAILED)],  # type: ignore[func-returns-value] # none
 }
 
 
@@ -839,65 +771,40 @@ def test_queries_use_indexes(history: History, query: str) -> None:
 
 # What the commands record
 
+FAILED = {"task_id": "task-0", "status": "failed", "error": "no"}
 
-def test_the_intent_is_recorded_before_the_request(cli: Cli) -> None:
-    """The server reads the history when the submission arrives."""
+
+def test_intent_and_id_are_recorded_before_the_next_request(cli: Cli) -> None:
+    """The server reads the history when the submission and the status check arrive."""
     seen: list[list[Record]] = []
 
     def look(request: Request) -> bytes:
         seen.append(list(History(cli.history_file).records()))
-        return submitted(request)
+        return submitted(request) if request.method == "POST" and len(seen) == 1 else reply(FAILED)
 
-    with Server({"/flux-imagine": look}) as server:
+    with Server({"/flux-imagine": look, "/fetch": look}) as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        assert cli("imagine", "a cat", "-n", "2", "--seed", "5").code == 0
-    assert [record.status for record in seen[0]] == [Status.UNKNOWN] * 2
-    assert sorted(int(str(record.request["seed"])) for record in seen[0]) == [5, 6]
-
-
-def test_the_id_is_recorded_before_the_first_status_check(cli: Cli) -> None:
-    """The server reads the history when the status check arrives."""
-    seen: list[str | None] = []
-
-    def look(_: Request) -> bytes:
-        seen.extend(record.task_id for record in History(cli.history_file).records())
-        return reply({"task_id": "task-0", "status": "failed", "error": "no"})
-
-    with Server({"/fetch": look}) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        assert cli("imagine", "a cat").code == 4
-    assert seen == ["task-0"]
+        assert cli("imagine", "a cat", "--seed", "5").code == 4
+    assert [(each.status, each.task_id, each.request["seed"]) for (each,) in seen] == [
+        (Status.UNKNOWN, None, 5),
+        (Status.PROCESSING, "task-0", 5),
+    ]
 
 
 def test_images_and_secrets_are_not_recorded(cli: Cli) -> None:
-    """An image prompt is described, and a webhook secret left out."""
+    """An image prompt is described, a webhook secret left out, and a data URL, the picture itself, is cut."""
     image = png(30_000)
     (cli.cwd / "in.png").write_bytes(image)
-    with Server() as server:
+    url = "data:image/png;base64," + base64.b64encode(png(500_000)).decode()
+    flags = "--image-prompt in.png -o x.png --webhook-url http://127.0.0.1:9/ --webhook-secret whsec-12345"
+    with Server({"/fetch": reply({"image_url": url})}) as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        flags = (
-            "--image-prompt",
-            "in.png",
-            "--webhook-url",
-            "http://127.0.0.1:9/",
-            "--webhook-secret",
-            "whsec-12345",
-        )
-        assert cli("imagine", "a cat", *flags).code == 0
+        done = cli("imagine", "a cat", *flags.split())
+        assert done.code == 0, done.stderr
     (record,) = cli.history()
     assert record["request"]["image_prompt"]["bytes"] == len(image)
     assert "webhook_secret" not in record["request"]
-    assert sum(path.stat().st_size for path in cli.history_file.parent.glob("history*")) < 200_000
-
-
-def test_a_data_url_is_not_recorded(cli: Cli) -> None:
-    """It is the picture itself: the record stays small, and so does the output of `history`."""
-    url = "data:image/png;base64," + base64.b64encode(png(500_000)).decode()
-    with Server({"/fetch": reply({"image_url": url})}) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        done = cli("imagine", "a cat", "-o", "x.png")
-        assert done.code == 0, done.stderr
-    assert cli.history()[0]["image_url"].startswith("data:image/png;base64,")
+    assert record["image_url"].startswith("data:image/png;base64,")
     assert sum(path.stat().st_size for path in cli.history_file.parent.glob("history*")) < 200_000
 
 

@@ -102,22 +102,25 @@ def _record(
     results: "Sequence[Result]", records: "Mapping[str, Record | None]", history: "HistoryReader", service: str
 ) -> None:
     """Record each status that has changed, except for tasks of another service. A failure is a warning."""
-    from flux_cli.storage.history import History, patiently
+    from flux_cli.commands.selection import record_numbers
+    from flux_cli.storage.database import patiently
+    from flux_cli.storage.history import History
 
-    changed: list[Task] = []
+    changed: dict[str, Task] = {}
     for result in results:
         record = records[result.task_id or ""]
-        if result.task and record and record.service == service and record.path is None:
-            changed += [result.task] if record.status is not result.status else []
+        if result.task and record and record.path is None and record.status is not result.status:
+            changed[record.task_id or ""] = result.task
     if not changed or not isinstance(history, History):
         return
+    numbers = record_numbers({task_id: records[task_id] for task_id in changed}, history, service)
 
     def change() -> None:
         with history.transaction():
-            for task in changed:
-                history.observed(
-                    task.task_id, task.status, image_url=recorded_url(task.image_url), error=task.error
-                )
+            for task_id, task in changed.items():
+                if (number := numbers[task_id]) is not None:
+                    url = recorded_url(task.image_url)
+                    history.ended(number, task.status, image_url=url, error=task.error)
 
     try:
         patiently(change)

@@ -41,7 +41,8 @@ def forget(
 ) -> int:
     """Remove tasks from the history."""
     from flux_cli.commands import selection
-    from flux_cli.storage.history import History, open_readonly, patiently
+    from flux_cli.storage.database import patiently
+    from flux_cli.storage.history import History, open_readonly
 
     if bool(task_ids) is (before is not None):
         raise UsageError("give either task IDs or `--before`")

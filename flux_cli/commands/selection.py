@@ -34,7 +34,7 @@ def open_history(*, required: bool = False) -> "HistoryReader":
     history: HistoryReader
     try:
         if not history_files(state_directory()):
-            return HistoryReader([])
+            return HistoryReader()
         try:
             history = History()
         except LocalFileError as error:
@@ -45,7 +45,7 @@ def open_history(*, required: bool = False) -> "HistoryReader":
         if required:
             raise
         console.warning(error.message)
-        return HistoryReader([])
+        return HistoryReader()
     warn_of_problems(history)
     return history
 
@@ -57,7 +57,8 @@ def record_numbers(
 
     A record of another service gets none: it is about another task with the same ID.
     """
-    from flux_cli.storage.history import History, patiently
+    from flux_cli.storage.database import patiently
+    from flux_cli.storage.history import History
 
     found: dict[str, int | None] = dict.fromkeys(records)
     if not isinstance(history, History):

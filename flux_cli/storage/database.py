@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from flux_cli.errors import LocalFileError, StoreBusyError, os_reason
 from flux_cli.storage.filesystem import make_directory
@@ -19,18 +20,10 @@ from flux_cli.storage.filesystem import make_directory
 APPLICATION_ID = 0x464C5558
 """Marks the file as ours in SQLite's header (`FLUX`)."""
 VERSION = 2
-OPEN_SECONDS = 5.0
-"""How long opening waits for another process that is creating or converting the file."""
+WAIT_SECONDS = 5.0
+"""How long opening the file waits for another process, and how long `patiently` repeats a change."""
 BUSY_SECONDS = 0.2
 """How long a write waits for another process. Short, because the engine must not block; callers retry."""
-
-COLUMNS = (
-    *("id", "created", "service", "status", "task_id", "model", "prompt", "request", "image_url"),
-    *("original_image_url", "path", "original_path", "error", "exit_code", "ended", "batch", "row"),
-)
-"""The columns of version 1."""
-NEW_COLUMNS = ("sha256", "adopted")
-"""The columns that version 2 added."""
 
 _TABLES = """
 CREATE TABLE submissions (
@@ -68,8 +61,13 @@ CREATE INDEX by_row ON submissions (batch, row) WHERE batch IS NOT NULL;
 CREATE INDEX by_sha256 ON submissions (sha256) WHERE sha256 IS NOT NULL;
 CREATE INDEX adopted ON submissions (task_id) WHERE adopted;
 """
+_VIEWS_OF_VERSION_1 = """
+CREATE TEMP VIEW submissions AS SELECT *, NULL AS sha256, 0 AS adopted FROM main.submissions;
+CREATE TEMP VIEW forgotten AS SELECT '' AS file, 0 AS id WHERE FALSE;
+"""
+"""They let a file of version 1, which has no `sha256` and `adopted`, be read as one of version 2."""
 
-
+_T = TypeVar("_T")
 _WRITABLE = "set XDG_STATE_HOME to a writable directory"
 
 
@@ -84,7 +82,7 @@ def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
 
     Raises:
         LocalFileError: It cannot be opened or is from a newer version.
-        StoreBusyError: Another process is creating or converting it, for longer than `OPEN_SECONDS`.
+        StoreBusyError: Another process is creating or converting it, for longer than `WAIT_SECONDS`.
     """
     with translated(path):
         make_directory(path.parent, 0o700)
@@ -92,14 +90,13 @@ def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         if not os.access(path, os.W_OK):  # SQLite would say so at the first write
             raise PermissionError(errno.EACCES, "it is read-only")
-        connection = sqlite3.connect(path, timeout=OPEN_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA synchronous = FULL")
             if shared:
                 connection.execute("PRAGMA journal_mode = TRUNCATE")
-            version = schema_version(connection)
-            if version < VERSION:
-                _upgrade(connection, shared=shared)
+            if schema_version(connection) < VERSION:
+                _upgrade(connection, path, shared=shared)
             connection.execute(f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS:.0f}")
         except BaseException:
             connection.close()
@@ -118,22 +115,23 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     """
     with translated(path):
         immutable = not any(path.with_name(f"{path.name}-{each}").exists() for each in ("wal", "journal"))
-        connection = sqlite3.connect(_uri(path, immutable=immutable), uri=True, timeout=OPEN_SECONDS)
-        connection.isolation_level = None
         try:
-            schema_version(connection)
+            return _opened_for_reading(path, immutable=immutable)
         except sqlite3.OperationalError:
             # A log whose index cannot be created here, or no locks: better what was there at the last checkpoint.
-            connection.close()
-            connection = sqlite3.connect(_uri(path, immutable=True), uri=True)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            return _opened_for_reading(path, immutable=True)
 
 
-def _uri(path: Path, *, immutable: bool) -> str:
-    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+def _opened_for_reading(path: Path, *, immutable: bool) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+    connection = sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
+    try:
+        if schema_version(connection) == 1:
+            _execute_all(connection, _VIEWS_OF_VERSION_1)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextlib.contextmanager
@@ -194,10 +192,15 @@ def schema_version(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _upgrade(connection: sqlite3.Connection, *, shared: bool) -> None:
+def _upgrade(connection: sqlite3.Connection, path: Path, *, shared: bool) -> None:
     """Create the schema or convert version 1 to it, in one transaction, unless another process was faster."""
+
+    def write_ahead() -> None:
+        with translated(path):
+            connection.execute("PRAGMA journal_mode = WAL")
+
     if not shared:
-        _patiently(lambda: connection.execute("PRAGMA journal_mode = WAL"))
+        patiently(write_ahead)  # SQLite itself does not wait for this lock
     connection.execute("BEGIN EXCLUSIVE")  # closing the connection after an error rolls it back
     version = schema_version(connection)
     if version == 1:
@@ -205,8 +208,7 @@ def _upgrade(connection: sqlite3.Connection, *, shared: bool) -> None:
     if version < VERSION:
         _execute_all(connection, _TABLES)
     if version == 1:
-        columns = ", ".join(COLUMNS)
-        connection.execute(f"INSERT INTO submissions ({columns}) SELECT {columns} FROM version_1")  # noqa: S608 - ours
+        connection.execute("INSERT INTO submissions SELECT *, NULL, 0 FROM version_1")
         connection.execute("DROP TABLE version_1")
     if version < VERSION:
         _execute_all(connection, _INDEXES)
@@ -220,14 +222,13 @@ def _execute_all(connection: sqlite3.Connection, script: str) -> None:
         connection.execute(statement)
 
 
-def _patiently(action: Callable[[], object]) -> None:
-    """Repeat an action while another process has the file locked: SQLite does not wait for every lock."""
-    until = time.monotonic() + OPEN_SECONDS
+def patiently(change: Callable[[], _T], seconds: float = WAIT_SECONDS) -> _T:
+    """Make a change, repeating it while another process has the file locked. Raises StoreBusyError at the end."""
+    until = time.monotonic() + seconds
     while True:
         try:
-            action()
-            return
-        except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+            return change()
+        except StoreBusyError:
+            if time.monotonic() >= until:
                 raise
-            time.sleep(0.01)
+            time.sleep(0.05)

@@ -14,21 +14,19 @@ import os
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from flux_cli.api.task import Status
-from flux_cli.errors import LocalFileError, StoreBusyError, UsageError
+from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.storage import database
 from flux_cli.storage.filesystem import host_id, is_shared
 from flux_cli.storage.paths import HISTORY, history_files, state_directory
-from flux_cli.storage.record import Record
+from flux_cli.storage.record import COLUMNS, Record, storable, storable_values
 
-PATIENCE_SECONDS = 5.0
-"""How long `patiently` repeats a change while another process holds the history."""
 PREFIX_LENGTH = 4
 """The shortest prefix of a task ID that is looked up."""
 MAX_CANDIDATES = 5
@@ -36,11 +34,7 @@ MAX_CANDIDATES = 5
 PAGE = 1000
 """Rows per query: a long read must not keep a lock that a writer waits for."""
 
-_COLUMNS = (*database.COLUMNS, *database.NEW_COLUMNS)
-_PATHS = ("path", "original_path")
 _UNSAVED = "task_id IS NOT NULL AND path IS NULL AND status IN ('processing', 'finished')"
-
-_T = TypeVar("_T")
 
 
 def history_path() -> Path:
@@ -49,43 +43,24 @@ def history_path() -> Path:
     return directory / (f"history-{host_id()}.sqlite3" if is_shared(directory) else HISTORY)
 
 
-def patiently(change: Callable[[], _T], seconds: float = PATIENCE_SECONDS) -> _T:
-    """Make a change, repeating it while another process holds the history. Raises StoreBusyError at the end."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            return change()
-        except StoreBusyError:
-            if time.monotonic() >= until:
-                raise
-            time.sleep(0.05)
-
-
 @dataclass
 class _File:
-    """An open history file.
-
-    Attributes:
-        version: The version of its schema.
-        read_only: Whether it was opened for reading.
-        foreign: Whether it is another host's. What goes wrong with it is a `problem`, and costs only its records.
-    """
+    """An open history file; `foreign`: another host's. A `problem` with that one costs only its records."""
 
     path: Path
     connection: sqlite3.Connection
-    version: int
     read_only: bool = False
     foreign: bool = False
     problem: str | None = None
 
     def select(self, where: str, *values: object, limit: int | None = None) -> Iterator[tuple[Any, ...]]:
         """Yield the rows that match, the newest first. SQLite's columns are Any until they have been checked."""
-        missing = self.version < database.VERSION
-        columns = ", ".join((*database.COLUMNS, *(("NULL", "0") if missing else database.NEW_COLUMNS)))
-        statement = f"SELECT {columns} FROM submissions WHERE {where} AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608 - no outside text in it
+        statement = (
+            f"SELECT {', '.join(COLUMNS)} FROM submissions WHERE {where} AND id < ? ORDER BY id DESC LIMIT ?"  # noqa: S608 - no outside text in it
+        )
         below, size = 2**62, min(limit or PAGE, PAGE)
         while True:
-            rows = self.query(statement, *map(_storable, values), below, size)
+            rows = self.query(statement, *map(storable, values), below, size)
             yield from rows
             if len(rows) < size:
                 return
@@ -123,10 +98,16 @@ class HistoryReader:
     `problems` says so.
     """
 
-    def __init__(self, files: Sequence[_File], problems: Collection[str] = ()) -> None:
-        self._files = list(files)
-        self._problems = list(problems)
+    def __init__(self, own: _File | None = None, others: Sequence[Path] = ()) -> None:
+        """Read this host's file, if there is one, and those of other hosts."""
+        self._files = [own] if own else []
+        self._problems: list[str] = []
         self._unreadable: Counter[str] = Counter()
+        for path in others:
+            try:
+                self._files.append(_File(path, database.open_for_reading(path), read_only=True, foreign=True))
+            except LocalFileError as error:
+                self._problems.append(error.message)
 
     def close(self) -> None:
         """Close the files."""
@@ -149,31 +130,27 @@ class HistoryReader:
         """Return every submission that got this task ID: one per service, and more if records were repeated."""
         return list(self._select("task_id = ?", task_id))
 
-    def resolve(self, prefix: str) -> list[Record]:
-        """Return the newest record of each task whose ID has this prefix; of the task itself if it is a whole ID.
-
-        A text shorter than `PREFIX_LENGTH` matches only as a whole ID.
-        """
-        whole = self.find(prefix)
-        if whole is not None or len(prefix) < PREFIX_LENGTH:
-            return [whole] if whole else []
-        found: dict[str | None, Record] = {}
-        for record in self._select("task_id BETWEEN ? AND ? || char(1114111)", prefix, prefix):
-            found.setdefault(record.task_id, record)
-        return list(found.values())
-
     def lookup(self, prefix: str) -> Record | None:
         """Return the newest record of the task with this ID, or whose ID has this prefix; None if there is none.
+
+        A text shorter than `PREFIX_LENGTH` matches only as a whole ID.
 
         Raises:
             UsageError: Several tasks have the prefix.
         """
-        found = self.resolve(prefix)
-        if len(found) < 2:
-            return found[0] if found else None
-        ids = ", ".join(str(record.task_id) for record in found[:MAX_CANDIDATES])
-        more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
-        raise UsageError(f"task ID prefix {prefix} is ambiguous: {len(found)} tasks", f"give one of {ids}{more}")
+        whole = self.find(prefix)
+        if whole is not None or len(prefix) < PREFIX_LENGTH:
+            return whole
+        found: dict[str | None, Record] = {}
+        for record in self._select("task_id BETWEEN ? AND ? || char(1114111)", prefix, prefix):
+            found.setdefault(record.task_id, record)
+        if len(found) > 1:
+            ids = ", ".join(map(str, islice(found, MAX_CANDIDATES)))
+            more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
+            raise UsageError(
+                f"task ID prefix {prefix} is ambiguous: {len(found)} tasks", f"give one of {ids}{more}"
+            )
+        return next(iter(found.values()), None)
 
     def records(
         self,
@@ -226,28 +203,23 @@ class HistoryReader:
         from flux_cli.storage.files import sha256_of
 
         absolute = os.path.abspath(path)
-        same = list(self._select("sha256 = ?", sha256_of(path), version=database.VERSION))
+        same = list(self._select("sha256 = ?", sha256_of(path)))
         for record in same:
             if record.path == absolute:
                 return record
-        return same[0] if same else next(self._select("path = ?", _path(absolute), limit=1), None)
+        return same[0] if same else next(self._select("path = ?", storable(absolute, path=True), limit=1), None)
 
     def newest_of_row(self, service: str, batch: str, row: str) -> Record | None:
         """Return the newest submission for a row of a batch, or None."""
         return next(self._select("batch = ? AND row = ? AND service = ?", batch, row, service, limit=1), None)
 
-    def _select(self, where: str, *values: object, limit: int | None = None, version: int = 1) -> Iterator[Record]:
+    def _select(self, where: str, *values: object, limit: int | None = None) -> Iterator[Record]:
         """Yield records of all files, newest first, without those that another file supersedes."""
-        files = [file for file in self._files if file.version >= version]
-        if len(self._files) < 2:
-            found = (self._records(file, where, *values, limit=limit) for file in files)
-            return islice((record for each in found for record in each), limit)
+        if len(self._files) == 1:
+            return islice(self._records(self._files[0], where, *values, limit=limit), limit)
         superseded = self._superseded()
         sources: list[Iterator[Record]] = []
-        for file in files:
-            if file.version < database.VERSION:
-                sources.append(self._records(file, where, *values))
-                continue
+        for file in self._files:
             sources.append(self._records(file, f"{where} AND NOT adopted", *values))
             # Their numbers say nothing about their age.
             adopted = self._records(file, f"{where} AND adopted", *values)
@@ -258,7 +230,7 @@ class HistoryReader:
     def _records(self, file: _File, where: str, *values: object, limit: int | None = None) -> Iterator[Record]:
         for row in file.select(where, *values, limit=limit):
             try:
-                record = _record(row, file.path.name)
+                record = Record.of_row(row, file.path.name)
             except (TypeError, ValueError, RecursionError):
                 self._unreadable[str(file.path)] += 1
             else:
@@ -269,9 +241,8 @@ class HistoryReader:
         superseded: set[tuple[str, int]] = set()
         tasks: set[tuple[str, str]] = set()
         for file in self._files:
-            if file.version >= database.VERSION:
-                superseded.update(file.query("SELECT file, id FROM forgotten"))
-                tasks.update(file.query("SELECT service, task_id FROM submissions WHERE adopted"))
+            superseded.update(file.query("SELECT file, id FROM forgotten"))
+            tasks.update(file.query("SELECT service, task_id FROM submissions WHERE adopted"))
         for service, task_id in tasks:
             copies = self._copies(service, task_id)
             best = max(copies, key=lambda record: (record.path is not None, record.ended or 0.0, record.adopted))
@@ -297,9 +268,7 @@ class History(HistoryReader):
         """
         self.path = path or history_path()
         self._connection = database.open_for_writing(self.path, shared=is_shared(self.path.parent))
-        own = _File(self.path, self._connection, database.VERSION)
-        others, problems = _opened([each for each in history_files(self.path.parent) if each != self.path])
-        super().__init__([own, *others], problems)
+        super().__init__(_File(self.path, self._connection), _other_hosts(self.path))
 
     def begin(
         self,
@@ -340,18 +309,12 @@ class History(HistoryReader):
         """Record how a submission ended: failed, rejected, never sent, of unknown outcome, or finished.
 
         `columns` are any of image_url, original_image_url, path, original_path, sha256, error, exit_code. A record
-        whose picture is saved stays as it is unless there is a new path: a later failure takes nothing back.
+        whose picture is saved stays as it is unless there is a new path: a later failure takes nothing back. A
+        task that is `processing` after all has no time at which it ended.
         """
         where = "id = ?" if columns.get("path") else "id = ? AND path IS NULL"
-        self._update(where, number, status=status, ended=time.time(), **columns)
-
-    def observed(self, task_id: str, status: Status, **columns: str | int | None) -> None:
-        """Record a task's status by its ID; nothing happens for one that is not in the history."""
-        if len(self._files) > 1 and (record := self.find(task_id)):
-            self.adopt(record)
-        where = "task_id = ?" if columns.get("path") else "task_id = ? AND path IS NULL"
-        ended = {} if status is Status.PROCESSING else {"ended": time.time()}
-        self._update(where, task_id, status=status, **ended, **columns)
+        ended = None if status is Status.PROCESSING else time.time()
+        self._update(where, number, status=status, ended=ended, **columns)
 
     def owns(self, record: Record) -> bool:
         """Return whether a record is in the file that this host writes."""
@@ -363,7 +326,7 @@ class History(HistoryReader):
             return record.number
         for copy in self._records(self._files[0], "task_id = ? AND service = ?", record.task_id, record.service):
             return copy.number
-        values = {name: getattr(record, name) for name in _COLUMNS if name != "id"}
+        values = {name: getattr(record, name) for name in COLUMNS if name != "id"}
         values |= {"request": json.dumps(record.request), "adopted": 1}
         with self.transaction():
             return self._insert(**values)
@@ -407,14 +370,14 @@ class History(HistoryReader):
 
     def _insert(self, **columns: object) -> int:
         statement = f"INSERT INTO submissions ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"  # noqa: S608 - no outside text in it
-        return self._connection.execute(statement, _named(columns)).lastrowid or 0
+        return self._connection.execute(statement, storable_values(columns)).lastrowid or 0
 
     def _update(self, where: str, value: object, /, **columns: object) -> None:
         assignments = ", ".join(f"{name} = ?" for name in columns)
         with self.transaction():
             self._connection.execute(
                 f"UPDATE submissions SET {assignments} WHERE {where}",  # noqa: S608 - no outside text in it
-                [*_named(columns), _storable(value)],
+                [*storable_values(columns), storable(value)],
             )
 
 
@@ -425,63 +388,14 @@ def open_readonly() -> HistoryReader:
         LocalFileError: The file that this host writes exists and cannot be read.
     """
     try:
-        own = history_path()
+        path = history_path()
     except LocalFileError:  # no home, so there is nothing to read
-        return HistoryReader([])
-    files = [_open_to_read(own)] if os.path.lexists(own) else []
-    others, problems = _opened([each for each in history_files(own.parent) if each != own])
-    return HistoryReader([*files, *others], problems)
+        return HistoryReader()
+    own = None
+    if os.path.lexists(path):
+        own = _File(path, database.open_for_reading(path), read_only=True)
+    return HistoryReader(own, _other_hosts(path))
 
 
-def _opened(paths: Sequence[Path]) -> tuple[list[_File], list[str]]:
-    """Open files of other hosts; return those that can be read, and a warning for each that cannot."""
-    files, problems = [], []
-    for path in paths:
-        try:
-            files.append(replace(_open_to_read(path), foreign=True))
-        except LocalFileError as error:
-            problems.append(error.message)
-    return files, problems
-
-
-def _open_to_read(path: Path) -> _File:
-    connection = database.open_for_reading(path)
-    with database.translated(path):
-        return _File(path, connection, database.schema_version(connection), read_only=True)
-
-
-def _named(columns: Mapping[str, object]) -> list[object]:
-    """Return the values of columns as SQLite can hold them."""
-    return [_path(value) if name in _PATHS else _storable(value) for name, value in columns.items()]
-
-
-def _path(value: object) -> object:
-    """Return a path as text, or as bytes if it is not UTF-8, so that the file is found again."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            with contextlib.suppress(UnicodeEncodeError):
-                return os.fsencode(value)
-    return _storable(value)
-
-
-def _storable(value: object) -> object:
-    """Return a value as SQLite can hold it: lone surrogates become escapes."""
-    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _record(row: Sequence[Any], file: str) -> Record:
-    """Return a row as a record. Raises TypeError or ValueError for one that cannot be."""
-    named = dict(zip(_COLUMNS, row, strict=True))
-    named["status"] = Status(named["status"])
-    named["request"] = json.loads(named["request"])
-    for name in _PATHS:
-        if isinstance(named[name], bytes):
-            named[name] = os.fsdecode(named[name])
-    number, created, task_id = named.pop("id"), named["created"], named["task_id"]
-    if not isinstance(named["request"], dict) or not isinstance(created, float | int):
-        raise TypeError("not a record")
-    if not all(value is None or isinstance(value, str) for value in (task_id, named["path"], named["prompt"])):
-        raise TypeError("not a record")
-    return Record(number=number, file=file, **{**named, "adopted": bool(named["adopted"])})
+def _other_hosts(own: Path) -> list[Path]:
+    return [path for path in history_files(own.parent) if path != own]

@@ -1,8 +1,11 @@
-"""A submission as the history keeps it."""
+"""A submission as the history keeps it, and its conversion to and from the values of SQLite."""
 
+import contextlib
+import json
+import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from flux_cli.api.task import Status
@@ -18,10 +21,9 @@ class Record:
     """One submission.
 
     Attributes:
-        number: Its number in its history file, counting up.
+        number: Its ID in its history file, counting up.
         created: When it was recorded, just before it was sent (Unix time, seconds).
         service: The API's URL, or `sandbox`.
-        status: What is known of it.
         request: The body, without the webhook secret and with an image prompt described instead of held.
         path: The saved picture; `-` if it went to stdout.
         ended: When it was seen to have ended, saved or failed (Unix time), or None.
@@ -52,6 +54,21 @@ class Record:
     adopted: bool = False
     file: str = ""
 
+    @classmethod
+    def of_row(cls, row: Sequence[Any], file: str) -> "Record":
+        """Return a row with `COLUMNS` as a record. Raises TypeError or ValueError if it is damaged."""
+        values = dict(zip(COLUMNS, row, strict=True))
+        for name in _PATHS:
+            if isinstance(values[name], bytes):
+                values[name] = os.fsdecode(values[name])
+        request, adopted = json.loads(values["request"]), bool(values["adopted"])
+        texts = [values[name] for name in ("task_id", "path", "prompt") if values[name] is not None]
+        valid = isinstance(request, dict) and isinstance(values["created"], float | int)
+        if not valid or not all(isinstance(text, str) for text in texts):
+            raise TypeError("not a record")
+        values |= {"status": Status(values["status"]), "request": request, "adopted": adopted}
+        return cls(values.pop("id"), **values, file=file)
+
     @property
     def age(self) -> float:
         """Seconds since it was recorded."""
@@ -61,3 +78,29 @@ class Record:
     def unsaved(self) -> bool:
         """Whether its picture may still be had: the task is running, or finished without a file."""
         return bool(self.task_id) and self.path is None and self.status in (Status.PROCESSING, Status.FINISHED)
+
+
+COLUMNS = ("id", *(field.name for field in fields(Record) if field.name not in ("number", "file")))
+_PATHS = ("path", "original_path")
+
+
+def storable(value: object, *, path: bool = False) -> object:
+    """Return a value as SQLite can hold it: lone surrogates become escapes.
+
+    A `path` that is not UTF-8 becomes bytes, so that the file is found again.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        value.encode()
+        return value
+    except UnicodeEncodeError:
+        if path:
+            with contextlib.suppress(UnicodeEncodeError):
+                return os.fsencode(value)
+        return value.encode(errors="backslashreplace").decode()
+
+
+def storable_values(columns: Mapping[str, object]) -> list[object]:
+    """Return the values of columns as SQLite can hold them."""
+    return [storable(value, path=name in _PATHS) for name, value in columns.items()]
