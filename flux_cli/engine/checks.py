@@ -3,17 +3,20 @@
 from functools import partial
 
 from flux_cli.api.backoff import backoff
-from flux_cli.api.client import MAX_FETCH_MANY, RateLimitedError, UnknownTaskError
+from flux_cli.api.client import MAX_FETCH_MANY, Client, RateLimitedError, UnknownTaskError
 from flux_cli.api.task import Status, Task
 from flux_cli.engine.events import Progress, Retrying
 from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
-from flux_cli.engine.settings import Parts
+from flux_cli.engine.stage import Parts, Stage
 from flux_cli.engine.store import Finished
+from flux_cli.engine.workers import Operation
 from flux_cli.errors import BadResponseError, ExitCode, FluxError, ServiceDownError
 
 MAX_CHECKS = 4
 """Status requests in flight at once."""
+CHECK_SECONDS = 30.0
+"""How long one status check may take."""
 MAX_CHECK_PAUSE_SECONDS = 60.0
 """The longest pause between status checks, even if the service asks for more."""
 NEW_TASK_SECONDS = 3.0
@@ -22,36 +25,41 @@ FINISHED_WITHOUT_URL_SECONDS = 20.0
 """How long to keep polling a finished task that has no image URL."""
 
 
-class Checks:
+class Checks(Stage):
     """The status checks of a run."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._clock = parts.clock
-        self._queues = parts.queues
-        self._outbox = parts.outbox
-        self._endings = parts.endings
-        self._throttle = parts.throttle
+    def __init__(self, client: Client, parts: Parts) -> None:
+        super().__init__(parts)
+        self._client = client
 
     def start_due(self, now: float) -> None:
         """Start the checks that are due, within the limits on requests and threads."""
         while (
             self._queues.checks < MAX_CHECKS
-            and self._parts.workers.reserve(1)
+            and self._workers.reserve(1)
             and (group := self._queues.take_due(now, self._throttle.failed_checks))
         ):
-            checked = partial(self._checked, group, now)
-            self._parts.operations.check(group, checked, checked)
+            self._start(group, now)
+
+    def _start(self, group: list[Job], now: float) -> None:
+        ids = [job.task_id or "" for job in group]
+
+        def check(_: Operation) -> dict[str, Task | FluxError]:
+            return self._client.fetch_many(ids, CHECK_SECONDS)
+
+        def overdue() -> Exception:
+            return ServiceDownError(f"no complete response within {CHECK_SECONDS:.0f} s", "try again later")
+
+        checked = partial(self._checked, group, now)
+        self._workers.start(Operation(check, checked, checked, CHECK_SECONDS + 1, overdue))
 
     def _checked(self, group: list[Job], sent: float, outcome: dict[str, Task | FluxError] | Exception) -> None:
         self._queues.checks -= 1
-        self._queues.checking.difference_update(group)
         pause, now = 0.0, self._clock()
-        self._queues.running.update(dict.fromkeys(group, now))
         if isinstance(outcome, RateLimitedError):
             retry_after = min(MAX_CHECK_PAUSE_SECONDS, outcome.retry_after or 0.0)
             pause = self._throttle.check_failed(now, sent, retry_after)
-            self._queues.running = {job: max(at, now + pause) for job, at in self._queues.running.items()}
+            self._queues.running.update({job: max(at, now + pause) for job, at in self._queues.running.items()})
         elif isinstance(outcome, ServiceDownError):
             pause = self._throttle.check_failed(now, sent)
         else:
@@ -67,7 +75,6 @@ class Checks:
 
     def handle_status(self, job: Job, task: Task) -> None:
         """Act on the status that the service reports for a task."""
-        self._queues.running.pop(job, None)
         was_finished = job.task is not task and job.task is not None and job.task.status is Status.FINISHED
         job.task, job.attempts, now = task, 0, self._clock()
         if task.status is Status.PROCESSING:
@@ -78,14 +85,14 @@ class Checks:
             self._endings.end(job, Result(task.status))
         else:
             job.last_error = job.last_error if was_finished else None
-            self._queues.to_save[job] = now
+            self._queues.move(job, self._queues.to_save, now)
             if not was_finished:  # charged and finished, but not saved until there is a path
                 self._outbox.change(Finished(job, task))
 
     def _still_running(self, job: Job, task: Task, now: float) -> None:
         job.last_error = None
         job.pace.update(job.age_at(now), task.percentage)
-        self._queues.running[job] = now + job.pace.delay(known_start=job.known_start)
+        self._queues.move(job, self._queues.running, now + job.pace.delay(known_start=job.known_start))
         if not task.finished_without_url:
             self._outbox.emit(Progress(job))
             return
@@ -102,7 +109,7 @@ class Checks:
         if isinstance(error, ServiceDownError | BadResponseError) or (new and unknown):
             job.attempts += 1
             job.last_error = error.message
-            self._queues.running[job] = again_at
+            self._queues.move(job, self._queues.running, again_at)
             self._outbox.emit(Retrying(job, error.message))
         elif unknown:
             self._endings.end_rejected(job, Status.FAILED, error)

@@ -6,9 +6,11 @@ from functools import partial
 from flux_cli.api.backoff import backoff
 from flux_cli.engine.events import Downloading, Retrying
 from flux_cli.engine.job import Job
-from flux_cli.engine.settings import Parts
+from flux_cli.engine.stage import Parts, Stage
+from flux_cli.engine.workers import Operation
 from flux_cli.errors import FluxError
 from flux_cli.pictures.download import DownloadError, Retry
+from flux_cli.pictures.saving import Saved, Saver, Transfer
 
 MIN_DOWNLOADS, MAX_DOWNLOADS = 8, 128
 """Downloads at once: half of the tasks in flight, within these limits."""
@@ -16,6 +18,11 @@ EXPIRED_SECONDS = 120.0
 """How long to retry a URL that the server rejects: a CDN may lag, and a status check may return another URL."""
 CHECK_EVERY = 4
 """A status check precedes every fourth attempt."""
+STALL_SECONDS = 30.0
+"""How long a download may take for its first byte, and for each further `STALL_BYTES`."""
+STALL_BYTES = 4096
+PROGRESS_SECONDS = 0.1
+"""How often a download reports its bytes."""
 
 
 class NextAttempt(Enum):
@@ -49,14 +56,16 @@ def next_attempt(job: Job, error: FluxError, now: float, patience: float | None)
     return (NextAttempt.CHECK if job.download_attempts % CHECK_EVERY == 0 else NextAttempt.DOWNLOAD), at
 
 
-class Downloads:
+class _StoppedError(Exception):
+    """Ends a download whose result is no longer needed."""
+
+
+class Downloads(Stage):
     """The downloads of a run."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._queues = parts.queues
-        self._outbox = parts.outbox
-        self._endings = parts.endings
+    def __init__(self, saver: Saver, parts: Parts) -> None:
+        super().__init__(parts)
+        self._saver = saver
         self._limit = min(MAX_DOWNLOADS, max(MIN_DOWNLOADS, parts.settings.concurrency // 2))
 
     @property
@@ -72,31 +81,49 @@ class Downloads:
     def start_due(self, now: float) -> None:
         """Start the downloads that are due, within the limits on downloads and threads."""
         for job in [job for job, due in self._queues.to_save.items() if due <= now]:
-            if not self.has_room or not self._parts.workers.reserve(1):
+            if not self.has_room or not self._workers.reserve(1):
                 break
-            del self._queues.to_save[job]
-            self._queues.saving.add(job)
+            self._queues.move(job, self._queues.saving, now)
             job.download_began = now if job.download_began is None else job.download_began
-            self._parts.operations.download(
-                job,
-                partial(self._downloading, job),
-                partial(self._endings.end_saved, job),
-                partial(self._not_saved, job),
-            )
+            self._start(job)
 
-    def _downloading(self, job: Job, received: int, total: int | None) -> None:
-        self._outbox.emit(Downloading(job, received, total))
+    def _start(self, job: Job) -> None:
+        assert job.task is not None and job.target is not None  # noqa: S101, PT018 - only such jobs are saved
+        task, last, marked = job.task, float("-inf"), 0
+        transfer = job.transfer = job.transfer or Transfer(job.target, job.recorded, job.n)
+
+        def save(operation: Operation) -> Saved:
+            def progress(received: int, total: int | None) -> None:
+                nonlocal last, marked
+                if self._workers.stopped.is_set():
+                    raise _StoppedError
+                if received - marked >= STALL_BYTES or received < marked:
+                    marked = received
+                    operation.extend()
+                if received == total:
+                    operation.ends_at = float("inf")  # no time limit for writing to the disk
+                if (now := self._clock()) - last >= PROGRESS_SECONDS:
+                    last = now
+                    self._workers.post(partial(self._outbox.emit, Downloading(job, received, total)))
+
+            return self._saver.save(task, transfer, progress)
+
+        def overdue() -> Exception:
+            return DownloadError(f"it stalled for {STALL_SECONDS:.0f} s")
+
+        saved, not_saved = partial(self._endings.end_saved, job), partial(self._not_saved, job)
+        self._workers.start(Operation(save, saved, not_saved, STALL_SECONDS, overdue))
 
     def _not_saved(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FluxError):
             raise error
-        now = self._parts.clock()
-        step, at = next_attempt(job, error, now, self._parts.settings.picture_patience)
+        now = self._clock()
+        step, at = next_attempt(job, error, now, self._settings.picture_patience)
         if step is NextAttempt.NONE:
             self._endings.end_not_saved(job, error)
             return
-        self._queues.saving.discard(job)
         job.last_error = error.message
         # A status check first: the picture may have a new URL.
-        (self._queues.running if step is NextAttempt.CHECK else self._queues.to_save)[job] = at
+        queue = self._queues.running if step is NextAttempt.CHECK else self._queues.to_save
+        self._queues.move(job, queue, at)
         self._outbox.emit(Retrying(job, error.message))

@@ -1,8 +1,8 @@
-"""The sources of a run's jobs, and the queues in which they are between request and file."""
+"""The source of a run's jobs, and the queues in which they are between request and file."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from itertools import islice
 
 from flux_cli.api.client import MAX_FETCH_MANY
 from flux_cli.engine.job import Job
@@ -11,67 +11,73 @@ GATHER_SECONDS = 0.1
 """How long a status check may be delayed, or brought forward, so that one request covers several tasks."""
 
 
-class Source(Protocol):
-    """Where a run gets its jobs from."""
+class Source:
+    """The jobs of a run: those of an iterable, which is read one job ahead, and those that are added.
+
+    `closed` is false while more may be added, in the thread of the run.
+    """
+
+    def __init__(self, jobs: Iterable[Job] = (), *, closed: bool = True) -> None:
+        self._jobs = iter(jobs)
+        self._ahead = deque(islice(self._jobs, 1))
+        self.closed = closed
 
     @property
     def next(self) -> Job | None:
         """The job that `take` will return, or None if there is none now."""
+        return self._ahead[0] if self._ahead else None
 
     @property
     def exhausted(self) -> bool:
         """Whether no more jobs will come."""
+        return self.closed and not self._ahead
+
+    def add(self, job: Job) -> None:
+        """Append a job."""
+        self._ahead.append(job)
 
     def take(self) -> Job:
         """Remove and return the next job."""
-
-
-class IterableSource:
-    """The jobs of an iterable, which is read one job ahead."""
-
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._jobs = iter(jobs)
-        self.next: Job | None = next(self._jobs, None)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether all jobs were taken."""
-        return self.next is None
-
-    def take(self) -> Job:
-        """Return the next job, and read one more."""
-        job = self.next
-        if job is None:
-            raise IndexError("no jobs are left")
-        self.next = next(self._jobs, None)
+        job = self._ahead.popleft()
+        self._ahead.extend(islice(self._jobs, 1))
         return job
 
 
 class Queues:
-    """The jobs that were taken from the source, each in one of these queues at a time.
+    """The jobs that were taken from the source. Each is in one queue, with a time.
 
-    Attributes:
-        to_submit: Those to be sent as soon as the throttle admits them, in this order.
-        submitting: When each was sent.
-        running: When each is due for a status check.
-        checking: Those whose status is being checked.
-        checks: How many status requests are in flight.
-        to_save: When each finished task's picture may be downloaded, in the order in which they finished.
-        saving: Those whose pictures are being saved.
+    The way of a job: `to_submit`, `submitting`, `running`, `checking`, `to_save`, `saving`. From `submitting` and
+    `checking` it may go one step back, and from `saving` to `to_save` or `running`.
     """
 
     def __init__(self) -> None:
-        self.to_submit: list[Job] = []
+        self.to_submit: OrderedDict[Job, float] = OrderedDict()
+        """Those to be sent as soon as the throttle admits them, in this order."""
         self.submitting: dict[Job, float] = {}
+        """When each was sent."""
         self.running: dict[Job, float] = {}
-        self.checking: set[Job] = set()
+        """When each is due for a status check."""
+        self.checking: dict[Job, float] = {}
         self.checks = 0
+        """How many status requests are in flight."""
         self.to_save: dict[Job, float] = {}
-        self.saving: set[Job] = set()
+        """When each finished task's picture may be downloaded."""
+        self.saving: dict[Job, float] = {}
+        self._all = self.to_submit, self.submitting, self.running, self.checking, self.to_save, self.saving
 
     def __bool__(self) -> bool:
         """Return whether any job is in a queue."""
-        return any((self.to_submit, self.submitting, self.running, self.checking, self.to_save, self.saving))
+        return any(self._all)
+
+    def move(self, job: Job, queue: dict[Job, float], at: float) -> None:
+        """Move a job to the end of a queue, with a time."""
+        self.remove(job)
+        queue[job] = at
+
+    def remove(self, job: Job) -> None:
+        """Remove a job from its queue."""
+        for queue in self._all:
+            queue.pop(job, None)
 
     @property
     def accepted(self) -> int:
@@ -100,8 +106,7 @@ class Queues:
         attempts = group[0][2].attempts if failed_checks <= MAX_FETCH_MANY.bit_length() else 0
         jobs = [job for _, _, job in group[: max(1, MAX_FETCH_MANY >> max(0, attempts - 1))]]
         for job in jobs:
-            del self.running[job]
-        self.checking.update(jobs)
+            self.move(job, self.checking, now)
         self.checks += 1
         return jobs
 
@@ -117,40 +122,5 @@ class Queues:
         for job in self.charged:
             if job.transfer is not None:
                 job.transfer.close()
-        for queue in (self.to_submit, self.submitting, self.running, self.checking, self.to_save, self.saving):
+        for queue in self._all:
             queue.clear()
-
-    def remove(self, job: Job) -> None:
-        """Remove a job from its queue."""
-        for queue in (self.submitting, self.running, self.to_save):
-            queue.pop(job, None)
-        if job in self.to_submit:
-            self.to_submit.remove(job)
-        self.checking.discard(job)
-        self.saving.discard(job)
-
-
-class Inbox:
-    """Jobs that arrive during the run; used in the run's own thread."""
-
-    def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()
-        self.closed = False
-
-    def add(self, job: Job) -> None:
-        """Append a job."""
-        self._jobs.append(job)
-
-    @property
-    def next(self) -> Job | None:
-        """The oldest job that has not been taken."""
-        return self._jobs[0] if self._jobs else None
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the inbox was closed and all jobs were taken."""
-        return self.closed and not self._jobs
-
-    def take(self) -> Job:
-        """Remove and return the oldest job."""
-        return self._jobs.popleft()

@@ -3,6 +3,10 @@
 One loop in the calling thread makes every decision and owns the store and the handler. Everything that blocks runs
 in workers that only report back, so that neither a deadline nor a signal waits for a socket.
 
+A job passes three stages: `Submissions`, `Checks` and `Downloads`. Each takes it from a queue, starts an operation
+for it, and moves it to the next stage's queue (see `Queues`) or ends it (`Endings`). All that is recorded or
+reported of it goes through the `Outbox`: the commit first, then the events.
+
 However a run ends, it first waits briefly for submissions in flight, then handles each response that has arrived,
 and then commits the task IDs or reports them.
 """
@@ -18,11 +22,11 @@ from flux_cli.engine.downloads import Downloads
 from flux_cli.engine.endings import Endings
 from flux_cli.engine.events import Handler, Progress, Submitting
 from flux_cli.engine.job import Job
-from flux_cli.engine.operations import Operations
 from flux_cli.engine.outbox import Outbox
-from flux_cli.engine.queues import Inbox, IterableSource, Queues, Source
-from flux_cli.engine.settings import Parts, RunSettings
+from flux_cli.engine.queues import Queues, Source
+from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.signals import Interrupts
+from flux_cli.engine.stage import Parts
 from flux_cli.engine.store import Store
 from flux_cli.engine.submissions import Submissions
 from flux_cli.engine.throttle import Throttle
@@ -61,13 +65,10 @@ class Run:
         self._queues = Queues()
         self._endings = Endings(self._queues, self._outbox, settings.wait, clock)
         self._throttle = Throttle(settings.concurrency)
-        operations = Operations(client, saver, self.workers, clock)
-        parts = Parts(
-            settings, clock, self.workers, operations, self._queues, self._outbox, self._endings, self._throttle
-        )
-        self._submissions = Submissions(parts, self._interrupts)
-        self._checks = Checks(parts)
-        self._downloads = Downloads(parts)
+        parts = Parts(settings, clock, self.workers, self._queues, self._outbox, self._endings, self._throttle)
+        self._submissions = Submissions(client, self._interrupts, parts)
+        self._checks = Checks(client, parts)
+        self._downloads = Downloads(saver, parts)
         self._deadline = float("inf")
         self.on_stopping: Callable[[int], None] = lambda _: None
         """Called after a first signal with the number of downloads that are finished first."""
@@ -82,7 +83,7 @@ class Run:
         """Whether a second signal arrived, in the run or shortly after it."""
         return self._interrupts.hurry
 
-    def run(self, jobs: Iterable[Job] | Inbox) -> ExitCode:
+    def run(self, jobs: Iterable[Job] | Source) -> ExitCode:
         """Run all jobs, emit their events, and return the worst exit code.
 
         A job is taken from `jobs` only when there is room for it.
@@ -95,7 +96,7 @@ class Run:
             self._deadline = self._clock() + self._settings.timeout
         with self._interrupts.deferred():
             try:
-                source = jobs if isinstance(jobs, Inbox) else IterableSource(jobs)
+                source = jobs if isinstance(jobs, Source) else Source(jobs)
                 self._loop(source)
                 self._outbox.close()
                 if self._interrupts.first is not None:
@@ -141,12 +142,12 @@ class Run:
             if job.task is not None:
                 self._checks.handle_status(job, job.task)
             elif job.task_id is not None:
-                self._queues.running[job] = now
+                self._queues.move(job, self._queues.running, now)
                 self._outbox.emit(Progress(job))
             elif self._submissions.stop_reason is not None:
                 self._endings.end_rejected(job, Status.UNSENT, self._submissions.stop_reason)
             else:
-                self._queues.to_submit.append(job)
+                self._queues.move(job, self._queues.to_submit, now)
                 self._outbox.emit(Submitting(job))
                 admitted.append(job)
         return admitted[: self.workers.reserve(len(admitted))]

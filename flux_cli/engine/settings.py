@@ -1,14 +1,7 @@
-"""The settings of a run, and what its parts share."""
+"""The settings of a run."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from flux_cli.engine.endings import Endings
-from flux_cli.engine.operations import Operations
-from flux_cli.engine.outbox import Outbox
-from flux_cli.engine.queues import Queues
-from flux_cli.engine.throttle import Throttle
-from flux_cli.engine.workers import Workers
 from flux_cli.errors import FluxError
 
 
@@ -36,17 +29,3 @@ class RunSettings:
     picture_patience: float | None = None
     finish_downloads: bool = False
     stop_reason: FluxError | None = None
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the parts of one run share. `clock` returns seconds of a monotonic clock."""
-
-    settings: RunSettings
-    clock: Callable[[], float]
-    workers: Workers
-    operations: Operations
-    queues: Queues
-    outbox: Outbox
-    endings: Endings
-    throttle: Throttle

@@ -1,18 +1,21 @@
 """Submissions: committed before they are sent, and resubmitted only if certainly not accepted."""
 
+import contextlib
+import threading
 from functools import partial
 
-from flux_cli.api.client import RateLimitedError
+from flux_cli.api import transport
+from flux_cli.api.client import SUBMIT_SECONDS, Client, RateLimitedError
 from flux_cli.api.task import Status
 from flux_cli.api.transport import Dispatch, NotSentError
 from flux_cli.engine.events import Retrying, Submitted
 from flux_cli.engine.job import Job
-from flux_cli.engine.operations import UnsendableError
 from flux_cli.engine.polling import FIRST_SECONDS
 from flux_cli.engine.result import Result
-from flux_cli.engine.settings import Parts
 from flux_cli.engine.signals import Interrupts
+from flux_cli.engine.stage import Parts, Stage
 from flux_cli.engine.store import Accepted, Postponed
+from flux_cli.engine.workers import Operation
 from flux_cli.errors import (
     FluxError,
     LocalFileError,
@@ -22,7 +25,10 @@ from flux_cli.errors import (
     StoreBusyError,
     UsageError,
 )
+from flux_cli.pictures import image_prompt
 
+MAX_LARGE_BODIES = 4
+"""Requests with image prompts, up to 20 MiB each, that are in flight at once."""
 SUBMIT_ATTEMPTS = 4
 """How often to send a submission that is certainly not accepted, while the service has not accepted any."""
 MAX_FAILURES = 5
@@ -30,18 +36,18 @@ MAX_FAILURES = 5
 rejection of the key, or without credits, nothing more is sent at all."""
 
 
-class Submissions:
+class _UnsendableError(FluxError):
+    """A request's image prompt can no longer be read."""
+
+
+class Submissions(Stage):
     """Sends the requests of jobs, and handles the responses."""
 
-    def __init__(self, parts: Parts, interrupts: Interrupts) -> None:
-        self._parts = parts
-        self._settings = parts.settings
-        self._clock = parts.clock
-        self._queues = parts.queues
-        self._outbox = parts.outbox
-        self._endings = parts.endings
-        self._throttle = parts.throttle
+    def __init__(self, client: Client, interrupts: Interrupts, parts: Parts) -> None:
+        super().__init__(parts)
+        self._client = client
         self._interrupts = interrupts
+        self._large_bodies = threading.BoundedSemaphore(MAX_LARGE_BODIES)
         self._accepted_any = False
         self.stop_reason = parts.settings.stop_reason
         """Why nothing more is submitted."""
@@ -79,19 +85,40 @@ class Submissions:
         if self._interrupts.first is not None:
             return True  # a signal arrived while events were handled: nothing more is sent
         for job in jobs:
-            self._queues.to_submit.remove(job)
-            self._queues.submitting[job] = now
-            if not self._parts.operations.submit(
-                job, partial(self._accepted, job), partial(self._not_accepted, job)
-            ):
-                self._not_accepted(job, NotSentError("no thread is free"))  # prevented by `reserve`
+            self._queues.move(job, self._queues.submitting, now)
+            self._start(job)
         return True
+
+    def _start(self, job: Job) -> None:
+        def overdue() -> Exception:
+            error = transport.overdue(SUBMIT_SECONDS, job.dispatch)
+            return error if isinstance(error, NotSentError) else OutcomeUnknownError(error.message)
+
+        accepted, not_accepted = partial(self._accepted, job), partial(self._not_accepted, job)
+        self._workers.start(Operation(partial(self._submit, job), accepted, not_accepted, SUBMIT_SECONDS, overdue))
+
+    def _submit(self, job: Job, operation: Operation) -> str:
+        """Send a job's request once, in a worker."""
+        with contextlib.ExitStack() as stack:
+            body = job.request or {}
+            if job.image_prompt is not None or "image_prompt" in body:
+                stack.enter_context(self._large_bodies)
+                operation.extend()
+            if job.image_prompt is not None:
+                try:
+                    image = image_prompt.load_checked(job.image_prompt)
+                except FluxError as error:
+                    unsendable = _UnsendableError(error.message, error.hint)
+                    unsendable.exit_code = error.exit_code
+                    raise unsendable from error
+                body = {**body, "image_prompt": image.encoded()}
+                operation.extend()
+            return self._client.submit(body, job.dispatch)
 
     def _accepted(self, job: Job, task_id: str) -> None:
         job.task_id, job.attempts, job.last_error = task_id, 0, None
-        del self._queues.submitting[job]
         job.began = self._clock()
-        self._queues.running[job] = job.began + FIRST_SECONDS
+        self._queues.move(job, self._queues.running, job.began + FIRST_SECONDS)
         self._outbox.change(Accepted(job, task_id))
         self._outbox.emit(Submitted(job))
         self._throttle.accepted(self._queues.accepted)
@@ -104,7 +131,7 @@ class Submissions:
         if not isinstance(error, FluxError):
             raise error
         sent, now = self._queues.submitting[job], self._clock()
-        if isinstance(error, UnsendableError):
+        if isinstance(error, _UnsendableError):
             self._endings.end_rejected(job, Status.UNSENT, error)
             return
         pause: float | None = None
@@ -140,10 +167,10 @@ class Submissions:
         job.attempts += 1
         job.last_error = error.message
         job.dispatch = Dispatch()
-        del self._queues.submitting[job]
-        # Until the service is reached, the same job is tried again: when it fails for good, so do all others.
-        position = 0 if isinstance(error, NotSentError) and not self._accepted_any else len(self._queues.to_submit)
-        self._queues.to_submit.insert(position, job)
+        self._queues.move(job, self._queues.to_submit, self._clock())
+        if isinstance(error, NotSentError) and not self._accepted_any:
+            # Until the service is reached, the same job is tried again: when it fails for good, so do all others.
+            self._queues.to_submit.move_to_end(job, last=False)
         # Recorded as not accepted, so that its outcome is known if this process ends before it is resubmitted.
         self._outbox.change(Postponed(job, error.message))
         self._outbox.emit(Retrying(job, error.message))

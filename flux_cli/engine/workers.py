@@ -104,15 +104,12 @@ class Workers:
         self._idle += 1
         return True
 
-    def start(self, operation: Operation) -> bool:
-        """Start an operation; return False if no thread is free and none can be started now."""
-        if not self.reserve(1):
-            return False
+    def start(self, operation: Operation) -> None:
+        """Start an operation; `reserve` has made a thread available for it."""
         self._idle -= 1
         operation.extend()
         self._running.add(operation)
         self._todo.put(operation)
-        return True
 
     @property
     def starved_seconds(self) -> float:

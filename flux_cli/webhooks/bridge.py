@@ -16,7 +16,7 @@ from flux_cli.api.client import Client
 from flux_cli.api.task import Status, Task
 from flux_cli.engine.events import Downloading, Ended, Event
 from flux_cli.engine.job import Job
-from flux_cli.engine.queues import Inbox
+from flux_cli.engine.queues import Source
 from flux_cli.engine.result import Result
 from flux_cli.engine.run import Run
 from flux_cli.engine.settings import RunSettings
@@ -100,7 +100,7 @@ class Bridge:
         self._settings = settings
         self._journal = journal
         self._confirms = confirms
-        self._inbox = Inbox()
+        self._jobs = Source(closed=False)
         run_settings = RunSettings(
             concurrency=MAX_CONCURRENT, picture_patience=PICTURE_SECONDS, finish_downloads=True
         )
@@ -161,7 +161,7 @@ class Bridge:
         try:
             if self._forwarder:
                 self._forwarder.start()
-            self._run.run(self._inbox)
+            self._run.run(self._jobs)
         finally:
             self._closed.set()
             self._finish_forwarding()
@@ -205,7 +205,7 @@ class Bridge:
             task=None if self._confirms else task,
         )
         self._events[job] = event
-        self._inbox.add(job)
+        self._jobs.add(job)
 
     def _is_repeated(self, task: Task, record: Record | None) -> bool:
         """Return whether an event is a duplicate, or about a task whose end has been handled."""
@@ -251,7 +251,7 @@ class Bridge:
 
     def _close(self) -> None:
         self._closed.set()
-        self._inbox.closed = True
+        self._jobs.closed = True
 
     def _show(self, result: Result) -> None:
         if self._stdout_error is not None:

@@ -47,6 +47,7 @@ class ManualWorkers(Workers):
         """How long the next operation takes; set by the scripted client while it works."""
         self.limit = 1_000_000
         """How many threads there can be."""
+        self.started: list[Operation] = []
         self._busy = 0
 
     def reserve(self, count: int) -> int:
@@ -54,10 +55,9 @@ class ManualWorkers(Workers):
         self._starved_since = None
         return min(count, self.limit - self._busy)
 
-    def start(self, operation: Operation) -> bool:
+    def start(self, operation: Operation) -> None:
         """Do the work now, and report it later."""
-        if not self.reserve(1):
-            return False
+        self.started.append(operation)
         self._busy += 1
         self.seconds = 0.1
         handle: Callable[[Any], None]
@@ -71,7 +71,6 @@ class ManualWorkers(Workers):
             handle(value)
 
         self._at(self.seconds, report)
-        return True
 
     def post(self, report: Callable[[], None]) -> None:
         """Report at once."""
@@ -169,22 +168,30 @@ def running(percentage: float | None = None, **fields: object) -> Mapping[str, o
     return {"status": "processing", "percentage": percentage, **fields}
 
 
+OnBytes = Callable[[int, int | None], None]
+Save = Exception | Saved | Callable[[OnBytes], None] | None
+"""What an attempt to save does: raise, return, or report bytes; None for the default."""
+
+
 @dataclass
 class ScriptedSaver:
     """Saves nothing: each attempt does the next step of the script, and without one it succeeds."""
 
     client: ScriptedClient
-    script: Sequence[Exception | Saved] = ()
+    script: Sequence[Save] = ()
     attempts: list[tuple[float, str | None]] = field(default_factory=list)
 
-    def save(self, task: Task, transfer: Transfer, on_bytes: Callable[[int, int | None], None]) -> Saved:
+    def save(self, task: Task, transfer: Transfer, on_bytes: OnBytes) -> Saved:
         """Make one attempt."""
-        on_bytes(0, 100)
-        step = _step(self.script, len(self.attempts)) if self.script else None  # type: ignore[arg-type]
+        step = self.script[min(len(self.attempts), len(self.script) - 1)] if self.script else None
         self.attempts.append((self.client.clock.now, task.image_url))
+        if callable(step):
+            step(on_bytes)
+        else:
+            on_bytes(0, 100)
         if isinstance(step, Exception):
             raise step
-        return cast(Saved, step) if step is not None else Saved(Path(f"{task.task_id}.png"), sha256="0" * 64)
+        return step if isinstance(step, Saved) else Saved(Path(f"{task.task_id}.png"), sha256="0" * 64)
 
 
 @dataclass
@@ -263,14 +270,33 @@ def known_jobs(*task_ids: str) -> list[Job]:
     return [Job(Target(Path("pictures")), task_id=task_id, number=n) for n, task_id in enumerate(task_ids, 1)]
 
 
+def new_run(
+    client: ScriptedClient,
+    settings: RunSettings | None = None,
+    saver: ScriptedSaver | None = None,
+    store: MemoryStore | None = None,
+    handle: Callable[[Event], None] = lambda _: None,
+) -> Run:
+    """Return a run that uses the scripted parts."""
+    return Run(
+        cast(Client, client),
+        cast(Saver, saver),
+        store,
+        handle,
+        settings or RunSettings(),
+        workers=client.workers,
+        clock=client.clock,
+    )
+
+
 def drive(
     jobs: Sequence[Job],
     client: ScriptedClient | None = None,
     settings: RunSettings | None = None,
     *,
-    saves: Sequence[Exception | Saved] = (),
+    saves: Sequence[Save] = (),
     store: MemoryStore | None = None,
-    handle: Callable[[Event], None] | None = None,
+    handle: Callable[[Event], None] = lambda _: None,
     on_stopping: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
     """Run jobs to their ends, and return everything that happened."""
@@ -280,21 +306,12 @@ def drive(
 
     def note(event: Event) -> None:
         seen.append(event)
-        if handle is not None:
-            handle(event)
+        handle(event)
 
     for job in jobs:
         job.began = client.clock.now
     began = client.clock.now
-    run = Run(
-        cast(Client, client),
-        cast(Saver, saver),
-        store,
-        note,
-        settings or RunSettings(),
-        workers=client.workers,
-        clock=client.clock,
-    )
+    run = new_run(client, settings, saver, store, note)
     run.on_stopping = on_stopping
     code, error = None, None
     try:

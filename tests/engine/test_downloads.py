@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 
 from flux_cli.engine.downloads import CHECK_EVERY, EXPIRED_SECONDS, NextAttempt, next_attempt
-from flux_cli.engine.events import Downloading
 from flux_cli.engine.job import Job
 from flux_cli.errors import FluxError, LocalFileError
 from flux_cli.pictures.download import DownloadError, Retry
 from flux_cli.pictures.naming import Target
-from tests.engine.kit import drive, known_jobs
 
 TRANSIENT, EXPIRED = DownloadError("HTTP 503"), DownloadError("HTTP 404", Retry.EXPIRED)
 
@@ -59,11 +57,3 @@ def test_an_expired_url_is_checked_at_once_and_then_with_pauses() -> None:
     assert next_attempt(tried, EXPIRED, 100.0 + EXPIRED_SECONDS, None)[0] is NextAttempt.NONE
     next_attempt(tried, TRANSIENT, 300.0, None)
     assert next_attempt(tried, EXPIRED, 301.0, None) == (NextAttempt.CHECK, 301.0)
-
-
-def test_bytes_are_reported() -> None:
-    """To whoever draws them."""
-    outcome = drive(known_jobs("a"))
-    assert [(event.received, event.total) for event in outcome.events if isinstance(event, Downloading)] == [
-        (0, 100)
-    ]

@@ -11,7 +11,7 @@ from flux_cli.engine.endings import Endings
 from flux_cli.engine.events import Ended, Event
 from flux_cli.engine.job import Job
 from flux_cli.engine.outbox import Outbox
-from flux_cli.engine.queues import IterableSource, Queues
+from flux_cli.engine.queues import Queues, Source
 from flux_cli.engine.result import Result
 from flux_cli.engine.signals import Interrupts
 from flux_cli.engine.store import Closed
@@ -36,7 +36,7 @@ class Ending:
         self.queues, self.store, self.seen = Queues(), MemoryStore(), list[Event]()
         self.outbox = Outbox(self.store, self.seen.append, Interrupts(lambda: None), lambda: 100.0)
         self.endings = Endings(self.queues, self.outbox, waits, lambda: 100.0)
-        setattr(self.queues, queue, type(getattr(self.queues, queue))({self.job: 100.0}))
+        getattr(self.queues, queue)[self.job] = 100.0
 
     def result(self) -> Result:
         """Return how the job ended."""
@@ -70,7 +70,7 @@ class Ending:
 def test_the_deadline(queue: str, fields: dict[str, Any], status: Status, code: int, error: str) -> None:
     """A task that was charged can be resumed."""
     ending = Ending(queue, task_id="a" if status in (Status.PROCESSING, Status.FINISHED) else None, **fields)
-    ending.endings.time_out(IterableSource([]))
+    ending.endings.time_out(Source([]))
     result = ending.result()
     assert (result.status, result.exit_code, result.elapsed) == (status, code, 7.0)
     assert str(result.error).endswith(error)
@@ -103,7 +103,7 @@ def test_the_end_of_the_run(reason: BaseException, code: ExitCode, text: str, un
 def test_jobs_that_were_not_taken_up_end_at_the_deadline() -> None:
     """One with a task can be resumed."""
     ending = Ending("to_submit")
-    ending.endings.time_out(IterableSource([Job(TARGET), *known_jobs("b")]))
+    ending.endings.time_out(Source([Job(TARGET), *known_jobs("b")]))
     ending.outbox.commit()
     results = [event.result for event in ending.seen if isinstance(event, Ended)]
     assert [result.status for result in results] == [Status.UNSENT, Status.UNSENT, Status.PROCESSING]
@@ -120,7 +120,7 @@ def test_one_that_cannot_be_ended_does_not_keep_the_others() -> None:
 
     ending = Ending("running", task_id="a", transfer=Broken(TARGET, {}, 1))
     (other,) = known_jobs("b")
-    ending.queues.saving.add(other)
+    ending.queues.saving[other] = 100.0
     ending.endings.abandon(KeyboardInterrupt())
     ending.outbox.commit()
     assert [event.job for event in ending.seen] == [other]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from flux_cli.engine.job import Job
-from flux_cli.engine.queues import GATHER_SECONDS, Inbox, IterableSource, Queues
+from flux_cli.engine.queues import GATHER_SECONDS, Queues, Source
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Transfer
 from tests.engine.kit import known_jobs
@@ -41,8 +41,7 @@ def test_a_check_covers_tasks_that_are_due_soon(times: list[float], checked: lis
     queues = due_at(*times)
     group = queues.take_due(NOW, 0)
     assert [job.task_id for job in group] == [str(number) for number in checked]
-    assert (queues.checking, queues.checks) == (set(group), 1 if group else 0)
-    assert not queues.checking & set(queues.running)
+    assert (list(queues.checking), queues.checks) == (group, 1 if group else 0)
     assert queues.accepted == len(times)
 
 
@@ -58,7 +57,7 @@ def test_failed_checks_are_repeated_in_smaller_groups(attempts: int, failed_chec
 def test_the_next_times() -> None:
     """A check that is due may wait a little for others; nothing is due without a limit that has room for it."""
     queues = due_at(NOW - 1, NOW, NOW + 1)
-    queues.to_save = dict.fromkeys(known_jobs("a"), NOW - 7)
+    queues.to_save.update(dict.fromkeys(known_jobs("a"), NOW - 7))
     checks = [NOW - 1 + GATHER_SECONDS, NOW + GATHER_SECONDS, NOW + 1]
     assert list(queues.next_times(NOW, may_check=True, may_save=True)) == [*checks, NOW - 7]
     assert list(queues.next_times(NOW, may_check=False, may_save=False)) == []
@@ -69,8 +68,7 @@ def test_each_queue_counts() -> None:
     names = "to_submit submitting running checking to_save saving".split()
     for name in names:
         queues, (job,) = Queues(), known_jobs("a")
-        queue = getattr(queues, name)
-        setattr(queues, name, type(queue)({job: NOW}))
+        getattr(queues, name)[job] = NOW
         assert queues
         assert queues.accepted == (name in ("running", "checking"))
         assert queues.in_flight == (name in ("submitting", "running", "checking"))
@@ -89,19 +87,30 @@ def test_forgotten_jobs_leave_no_partial_file() -> None:
 
     queues, target = Queues(), Target(Path())
     job = Job(target, transfer=Closing(target, {}, 1))
-    queues.to_save = {job: NOW, Job(target): NOW}
+    queues.to_save.update({job: NOW, Job(target): NOW})
     queues.clear()
     assert closed == [job.transfer]
     assert not queues
 
 
+def test_a_job_is_in_one_queue() -> None:
+    queues, (job, other) = Queues(), known_jobs("a", "b")
+    queues.move(job, queues.to_submit, NOW)
+    queues.move(other, queues.to_submit, NOW)
+    queues.move(job, queues.to_submit, NOW + 1)
+    assert list(queues.to_submit.items()) == [(other, NOW), (job, NOW + 1)]
+    queues.move(job, queues.saving, NOW)
+    assert (list(queues.to_submit), queues.charged) == ([other], [job])
+
+
 def test_sources() -> None:
-    """A list is exhausted after its last job, an inbox only once it is closed as well."""
+    """A list is exhausted after its last job, an open source only once it is closed as well."""
     a, b = known_jobs("a", "b")
-    listed, inbox = IterableSource([a, b]), Inbox()
+    listed, open_source = Source(iter([a, b])), Source(closed=False)
     assert (listed.take(), listed.exhausted, listed.take(), listed.exhausted) == (a, False, b, True)
-    assert (inbox.next, inbox.exhausted) == (None, False)
-    inbox.add(a)
-    inbox.add(b)
-    inbox.closed = True
-    assert (inbox.next, inbox.take(), inbox.exhausted, inbox.take(), inbox.exhausted) == (a, a, False, b, True)
+    assert (open_source.next, open_source.exhausted) == (None, False)
+    open_source.add(a)
+    open_source.add(b)
+    open_source.closed = True
+    assert (open_source.next, open_source.take(), open_source.exhausted) == (a, a, False)
+    assert (open_source.take(), open_source.exhausted) == (b, True)

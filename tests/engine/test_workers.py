@@ -30,9 +30,12 @@ class Outcomes:
         self.values: list[Any] = []
 
     def start(self, work: Callable[[Operation], Any], seconds: float | None = None) -> bool:
-        """Start an operation."""
+        """Start an operation, if a thread is free."""
         late = TimeoutError("it took too long")
-        return self._workers.start(Operation(work, self.values.append, self.values.append, seconds, lambda: late))
+        if not self._workers.reserve(1):
+            return False
+        self._workers.start(Operation(work, self.values.append, self.values.append, seconds, lambda: late))
+        return True
 
     def wait(self, count: int) -> list[Any]:
         """Wait for so many outcomes."""
@@ -148,7 +151,8 @@ def test_threads_and_operations_end_with_the_run(workers: Workers) -> None:
 
     operations = [Operation(work, lambda _: None, lambda _: None, None, TimeoutError) for _ in range(3)]
     for operation in operations:
-        assert workers.start(operation)
+        workers.reserve(1)
+        workers.start(operation)
     workers.stop()
     assert workers.stopped.is_set()
     assert all(operation.abort.aborted for operation in operations)

@@ -19,7 +19,7 @@ from unittest import mock
 
 from flux_cli.api.client import Client
 from flux_cli.batch.journal import Journal
-from flux_cli.engine.operations import Operations
+from flux_cli.engine.checks import Checks
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import LocalFileError, StoreBusyError
 from flux_cli.pictures.saving import Saver
@@ -114,7 +114,7 @@ FAULTS: dict[str, Fault] = {
     "stdout is closed": Fault(console, "out_bytes", _closed),
     "a bug in the saver": Fault(Saver, "save", _bug),
     "a bug in a status check": Fault(Client, "fetch_many", _bug),
-    "a bug in the loop": Fault(Operations, "check", _bug),
+    "a bug in the loop": Fault(Checks, "_start", _bug),
     "Ctrl-C at an event": Fault(Reporter, "handle", _interrupt, replaces=False),
     "Ctrl-C at a commit": Fault(HistoryStore, "commit", _interrupt, replaces=False),
     "Ctrl-C at a journal entry": Fault(Journal, "append", _interrupt, replaces=False),
