@@ -97,7 +97,7 @@ def commands(ctx: typer.Context) -> Iterator[Candidate]:
     group: Any = ctx.find_root().command
     for name in ctx.params.get("names") or ():
         group = group.get_command(ctx, name)
-    yield from group.summaries(ctx).items()
+    yield from group.summaries().items()
 
 
 def shells() -> Iterator[Candidate]:

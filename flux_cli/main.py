@@ -22,9 +22,16 @@ ParsingError: type[Exception] = typer.BadParameter.__base__ or typer.BadParamete
 """The base of everything that Typer raises for a command line; its own name has moved between versions."""
 
 
+def _write_help(_command: object, ctx: Any, formatter: Any) -> None:
+    from flux_cli.ui import help  # noqa: A004 - a module
+
+    formatter.write(help.page(ctx))
+
+
 class Command(TyperCommand):
     """A command with our help page and usage errors."""
 
+    format_help = _write_help
     allow_extra_args = True  # or else Typer complains before we can
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -40,15 +47,11 @@ class Command(TyperCommand):
             raise usage_errors.extra_arguments(ctx.command_path, extra)
         return extra
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help page."""
-        from flux_cli.ui import help  # noqa: A004 - a module
-
-        formatter.write(help.page(ctx, {}))
-
 
 class Group(TyperGroup):
     """A command with subcommands, with our help page and usage errors."""
+
+    format_help = _write_help
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse arguments; print the help if there are none."""
@@ -65,16 +68,9 @@ class Group(TyperGroup):
             raise usage_errors.unknown_command(ctx.command_path, args, self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help page with the list of subcommands."""
-        from flux_cli.ui import help  # noqa: A004 - a module
-
-        formatter.write(help.page(ctx, self.summaries(ctx)))
-
-    def summaries(self, ctx: Any) -> dict[str, str]:
+    def summaries(self) -> dict[str, str]:
         """Return the subcommands, each with its description."""
-        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
-        return {name: command.help or "" for name, command in commands.items() if command}
+        return {name: command.help or "" for name, command in self.commands.items()}
 
 
 class Program(Group):
@@ -92,7 +88,7 @@ class Program(Group):
             self.commands[cmd_name] = _built(import_module(f"flux_cli.commands.{cmd_name}").app, cmd_name)
         return self.commands.get(cmd_name)
 
-    def summaries(self, ctx: object) -> dict[str, str]:  # noqa: ARG002 - Group's signature
+    def summaries(self) -> dict[str, str]:
         """Return the subcommands, each with its description, without importing them."""
         return SUMMARIES
 
@@ -109,13 +105,13 @@ class Program(Group):
 
 def _built(app: typer.Typer, name: str) -> Any:
     """Return the command of a module's app, with our classes; its help is the summary unless it has its own."""
-    single = len(app.registered_commands) == 1
-    for command in app.registered_commands:
+    first, *others = app.registered_commands
+    for command in (first, *others):
         command.cls = Command
-    if single:
-        app.registered_commands[0].help = app.registered_commands[0].help or SUMMARIES[name]
-    else:
+    if others:
         app.info.cls = Group
+    else:
+        first.help = first.help or SUMMARIES[name]
     built: Any = typer.main.get_command(app)
     built.name = name
     return built

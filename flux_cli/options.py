@@ -5,7 +5,8 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -20,8 +21,12 @@ if TYPE_CHECKING:
     from flux_cli.pictures.naming import Target
     from flux_cli.storage.config import Config
 
+_T = TypeVar("_T")
+
 REQUEST, TASKS, OUTPUT, WAITING, SERVICE = "Request", "Tasks", "Output", "Waiting", "Service"
 """The groups in a command's help."""
+_service_option = partial(typer.Option, rich_help_panel=SERVICE)
+_output_option = partial(typer.Option, rich_help_panel=OUTPUT)
 
 
 def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -31,23 +36,18 @@ def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
     class's fields; the command gets an instance. A field `from_flags` is not an option: it gets the names of the
     options that are on the command line itself.
     """
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [context]
-    groups: dict[str, type] = {}
-    for parameter in inspect.signature(function, eval_str=True).parameters.values():
-        if is_dataclass(parameter.annotation):
-            groups[parameter.name] = parameter.annotation  # type: ignore[assignment] # the class, not an instance
-            parameters += _parameters(groups[parameter.name])
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+    own = inspect.signature(function, eval_str=True).parameters
+    groups = {name: each.annotation for name, each in own.items() if is_dataclass(each.annotation)}
+    parameters = [_parameter("context", typer.Context)]
+    for name, each in own.items():
+        parameters += _options(groups[name]) if name in groups else [each.replace(kind=each.KEYWORD_ONLY)]
 
     def command(context: typer.Context, **values: Any) -> int | None:
         sources = {name: context.get_parameter_source(name) for name in values}
         given = (name for name, source in sources.items() if source and source.name == "COMMANDLINE")
         values["from_flags"] = frozenset(given)
-        for name, group in groups.items():
-            values[name] = _instance(group, values)
-        return function(**{name: values[name] for name in inspect.signature(function).parameters})
+        values |= {name: _instance(group, values) for name, group in groups.items()}
+        return function(**{name: values[name] for name in own})
 
     command.__name__, command.__doc__ = function.__name__, function.__doc__
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -55,75 +55,67 @@ def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
     return command
 
 
-def _instance(group: type, values: Mapping[str, Any]) -> object:
+def _parameter(name: str, annotation: Any, default: object = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _options(group: Any) -> list[inspect.Parameter]:
+    if group is RequestOptions:
+        return [_request_option(field) for field in FIELDS.values() if field.name != "prompt"]
+    annotations = get_type_hints(group, include_extras=True)
+    options = [field for field in fields(group) if field.name != "from_flags"]
+    return [_parameter(field.name, annotations[field.name], field.default) for field in options]
+
+
+def _instance(group: Any, values: Mapping[str, Any]) -> object:
     if group is RequestOptions:
         given = {name: values[name] for name in FIELDS if name != "prompt" and values[name] is not None}
         return RequestOptions(given, values["from_flags"])
     return group(**{field.name: values[field.name] for field in fields(group)})
 
 
-def _parameters(group: type) -> list[inspect.Parameter]:
-    if group is RequestOptions:
-        return RequestOptions.parameters()
-    annotations = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=annotations[field.name],
-        )
-        for field in fields(group)
-        if field.name != "from_flags"
-    ]
+def _parser(parse: Callable[[str], _T]) -> Callable[[Any], _T]:
+    """Return the parser of an option, for `typer.Option(parser=…)`, from a function that raises ValueError."""
+
+    def parser(value: Any) -> _T:
+        try:
+            return parse(str(value))
+        except ValueError as error:
+            raise typer.BadParameter(f"{error}, not `{shown(value)}`") from None
+
+    return parser
+
+
+duration = _parser(parse_duration)
+moment = _parser(lambda text: parse_moment(text, time.time()))
 
 
 def integer(minimum: int, maximum: int | None = None) -> Callable[[Any], int]:
-    """Return the parser of an option for a whole number, for `typer.Option(parser=…)`."""
+    """Return the parser of an option for a whole number."""
+    limits = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
 
-    def parse(value: Any) -> int:
+    def parse(text: str) -> int:
         try:
-            number = int(str(value))
+            number = int(text)
         except ValueError:
-            raise typer.BadParameter(f"must be a whole number, not `{shown(value)}`") from None
+            raise ValueError("must be a whole number") from None
         if number < minimum or (maximum is not None and number > maximum):
-            limits = f"{minimum} or more" if maximum is None else f"{minimum} to {maximum}"
-            raise typer.BadParameter(f"must be {limits}, not `{shown(value)}`")
+            raise ValueError(f"must be {limits}")
         return number
 
-    return parse
-
-
-def duration(value: Any) -> float:
-    """Return the seconds of an option's value such as `90`, `90s`, `10m` or `1h`: a parser for `typer.Option`."""
-    try:
-        return parse_duration(str(value))
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}, not `{shown(value)}`") from None
-
-
-def moment(value: Any) -> float:
-    """Return the Unix time of an option's value such as `2026-11-25` or `2h`: a parser for `typer.Option`."""
-    try:
-        return parse_moment(str(value), time.time())
-    except ValueError as error:
-        raise typer.BadParameter(f"{error}, not `{shown(value)}`") from None
-
-
-_T = TypeVar("_T")
+    return _parser(parse)
 
 
 def one_of(choices: Iterable[_T]) -> Callable[[Any], _T]:
-    """Return the parser of an option that accepts only these values, for `typer.Option(parser=…)`."""
+    """Return the parser of an option that accepts only these values."""
     known = {str(choice): choice for choice in choices}
 
-    def parse(value: Any) -> _T:
-        if str(value) not in known:
-            names = ", ".join(known)
-            raise typer.BadParameter(f"must be one of {names}, not `{shown(value)}`")
-        return known[str(value)]
+    def parse(text: str) -> _T:
+        if text not in known:
+            raise ValueError(f"must be one of {', '.join(known)}")
+        return known[text]
 
-    return parse
+    return _parser(parse)
 
 
 DEFAULT_TIMEOUT = 600.0
@@ -164,28 +156,19 @@ TaskIds = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", callback=console.set_quiet, help="Print only errors on stderr.")
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace existing files.", rich_help_panel=OUTPUT)]
-Original = Annotated[
-    bool, typer.Option("--original", help="Save the original image too, if there is one.", rich_help_panel=OUTPUT)
-]
+Force = Annotated[bool, _output_option("--force", "-f", help="Replace existing files.")]
+Original = Annotated[bool, _output_option("--original", help="Save the original image too, if there is one.")]
 Sidecar = Annotated[
     bool | None,
-    typer.Option(
-        "--sidecar/--no-sidecar",
-        help="Write the request next to the picture, as PICTURE.json; see --like.",
-        rich_help_panel=OUTPUT,
+    _output_option(
+        "--sidecar/--no-sidecar", help="Write the request next to the picture, as PICTURE.json; see --like."
     ),
 ]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Check and print the requests, and send nothing.", rich_help_panel=SERVICE),
-]
+DryRun = Annotated[bool, _service_option("--dry-run", help="Check and print the requests, and send nothing.")]
 NoValidate = Annotated[
     bool,
-    typer.Option(
-        "--no-validate",
-        help="Send what the local rules would reject, for models newer than this version.",
-        rich_help_panel=SERVICE,
+    _service_option(
+        "--no-validate", help="Send what the local rules would reject, for models newer than this version."
     ),
 ]
 
@@ -196,46 +179,29 @@ class ServiceOptions:
 
     api_url: Annotated[
         str | None,
-        typer.Option(
+        _service_option(
             "--api-url",
             envvar="FLUX_CLI_API_URL",
             metavar="URL",
             help="The address of the service. Default: https://api.apiframe.pro.",
-            rich_help_panel=SERVICE,
         ),
     ] = None
     sandbox: Annotated[
         bool | None,
-        typer.Option(
-            "--sandbox",
-            envvar="FLUX_CLI_SANDBOX",
-            help="Use the embedded sandbox: free, offline, no key needed.",
-            rich_help_panel=SERVICE,
+        _service_option(
+            "--sandbox", envvar="FLUX_CLI_SANDBOX", help="Use the embedded sandbox: free, offline, no key needed."
         ),
     ] = None
     quiet: Annotated[
-        bool,
-        typer.Option(
-            "--quiet",
-            "-q",
-            callback=console.set_quiet,
-            help="Print only errors on stderr.",
-            rich_help_panel=SERVICE,
-        ),
+        bool, _service_option("--quiet", "-q", callback=console.set_quiet, help="Print only errors on stderr.")
     ] = False
     verbose: Annotated[
         bool,
-        typer.Option(
-            "--verbose",
-            "-v",
-            help="Print requests and responses on stderr, without key and secret.",
-            rich_help_panel=SERVICE,
-        ),
+        _service_option("--verbose", "-v", help="Print requests and responses on stderr, without key and secret."),
     ] = False
-    json: Annotated[
-        bool,
-        typer.Option("--json", help="Print JSON Lines on stdout: one object per line.", rich_help_panel=SERVICE),
-    ] = False
+    json: Annotated[bool, _service_option("--json", help="Print JSON Lines on stdout: one object per line.")] = (
+        False
+    )
     debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False
     from_flags: frozenset[str] = frozenset()
 
@@ -244,20 +210,12 @@ class ServiceOptions:
 class RequestOptions:
     """The request flags, one for each field of the table except the prompt.
 
-    Numbers arrive as text, so that all invalid values can be reported together.
-
-    Attributes:
-        values: What was given for each field, by its name.
-        from_flags: The names that were given on the command line, rather than in the environment.
+    Numbers arrive as text, so that all invalid values can be reported together. `from_flags` has the names that
+    were given on the command line, rather than in the environment.
     """
 
     values: Mapping[str, str | bool]
     from_flags: frozenset[str] = frozenset()
-
-    @classmethod
-    def parameters(cls) -> list[inspect.Parameter]:
-        """Return the parameters of a command that takes these options."""
-        return [_request_parameter(field) for field in FIELDS.values() if field.name != "prompt"]
 
     @property
     def model(self) -> str | None:
@@ -324,7 +282,7 @@ class RequestOptions:
         return body, broken
 
 
-def _request_parameter(field: Field) -> inspect.Parameter:
+def _request_option(field: Field) -> inspect.Parameter:
     name = flag(field.name).strip("`")
     names = [f"{name}/--no-{name[2:]}"] if field.kind is bool else [name, *([field.short] if field.short else [])]
     option = typer.Option(
@@ -336,9 +294,7 @@ def _request_parameter(field: Field) -> inspect.Parameter:
         rich_help_panel=REQUEST,
     )
     kind = bool | None if field.kind is bool else str | None
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option]
-    )
+    return _parameter(field.name, Annotated[kind, option], None)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -347,14 +303,13 @@ class OutputOptions:
 
     output: Annotated[
         str | None,
-        typer.Option(
+        _output_option(
             "--output",
             "-o",
             metavar="PATH",
             help="A file, a directory, - for stdout, or a template with {task_id} {id8} {model} {seed} {slug} {n} "
             "{date} {ext}.",
             autocompletion=completion.output,
-            rich_help_panel=OUTPUT,
         ),
     ] = None
     force: Force = False
@@ -391,15 +346,12 @@ class PictureOptions:
     sidecar: Sidecar = None
     preview: Annotated[
         bool,
-        typer.Option(
+        _output_option(
             "--preview",
             help="Show the picture in the terminal (Kitty, Sixel or half blocks); needs the extra `preview`.",
-            rich_help_panel=OUTPUT,
         ),
     ] = False
-    viewer: Annotated[
-        bool, typer.Option("--open", help="Open the picture in the default viewer.", rich_help_panel=OUTPUT)
-    ] = False
+    viewer: Annotated[bool, _output_option("--open", help="Open the picture in the default viewer.")] = False
 
     def with_default(self, *, sidecar: bool) -> "PictureOptions":
         """Return these options with a default for `--sidecar`."""

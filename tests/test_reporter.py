@@ -15,6 +15,7 @@ import pyte
 import pytest
 
 from flux_cli.api.task import Status, Task
+from flux_cli.batch.plan import RowCounts
 from flux_cli.engine.events import (
     Downloading,
     Ended,
@@ -32,9 +33,8 @@ from flux_cli.errors import ExitCode
 from flux_cli.options import PictureOptions
 from flux_cli.ui import console, preview
 from flux_cli.ui.live import LiveDisplay
+from flux_cli.ui.progress import SummaryBar, TaskBars, clock, tracked
 from flux_cli.ui.reporter import Reporter, batch_reporting, display, reporting
-from flux_cli.ui.summary_bar import SummaryBar
-from flux_cli.ui.task_bars import TaskBars, clock, tracked
 from tests.conftest import wait_until
 
 Capture = pytest.CaptureFixture[str]
@@ -163,12 +163,6 @@ def test_an_error_that_holds_for_all_is_printed_once(capfd: Capture) -> None:
     assert capfd.readouterr().err == "error: not sent: no credits left\nhint: buy some\n"
 
 
-class Rows:
-    """The counts of a batch."""
-
-    total, running, ended, failed, unknown = 400, 3, 12, 1, 0
-
-
 def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:
     """Except for what holds for all rows; results are printed as they come, with their rows."""
     rows = jobs(4)
@@ -178,7 +172,8 @@ def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:
     three.task_id = four.task_id = None
     rejected = Result(Status.FAILED, ExitCode.USAGE, error="the service rejected the request: width")
     unsent = Result(Status.UNSENT, ExitCode.SERVICE_DOWN, error="not sent: DNS lookup failed")
-    with batch_reporting(Rows(), "rows.csv", service="x", json=True, force=False, sidecar=False) as reporter:
+    counts = RowCounts(total=400, done=12)
+    with batch_reporting(counts, "rows.csv", service="x", json=True, force=False, sidecar=False) as reporter:
         for job, result in ((two, finished(two)), (one, failed(one)), (three, rejected), (four, unsent)):
             reporter.handle(Ended(job, result))
     out, err = capfd.readouterr()

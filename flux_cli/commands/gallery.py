@@ -133,6 +133,6 @@ def _created(paths: list[Path]) -> "Iterable[Thumbnail | None]":
     made = thumbnails(paths)
     if console.quiet or not console.is_terminal(sys.stderr):
         return made
-    from flux_cli.ui.task_bars import tracked
+    from flux_cli.ui.progress import tracked
 
     return tracked(made, "Thumbnails", len(paths))

@@ -8,10 +8,13 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping
-from typing import IO, Any, Protocol, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from flux_cli.api.redaction import Redactor
 from flux_cli.errors import LocalFileError, os_reason
+
+if TYPE_CHECKING:
+    from flux_cli.ui.live import LiveDisplay
 
 _UNSAFE = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 """C0, DEL and C1; bidi marks, embeddings, overrides and isolates; line separators; lone surrogates."""
@@ -20,17 +23,10 @@ _RED, _CYAN, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[0m"
 _redactor = Redactor()
 
 
-class Hidable(Protocol):
-    """A live display that makes room for other output."""
-
-    def hidden(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which the display is not on the terminal."""
+_live_display: "LiveDisplay | None" = None
 
 
-_live_display: Hidable | None = None
-
-
-def set_live_display(display: Hidable | None) -> None:
+def set_live_display(display: "LiveDisplay | None") -> None:
     """Register the display to hide while something else is written to the terminal; None unregisters it."""
     global _live_display
     _live_display = display

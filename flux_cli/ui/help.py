@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,6 @@ NARROWEST_TEXT = 28
 BELOW = 10
 """The indentation of texts below their names."""
 NARROWEST_TERMINAL = 30
-
-ARGUMENTS, OPTIONS, OTHER_OPTIONS, COMMANDS = "Arguments", "Options", "Other", "Commands"
 
 _FLAG = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
 _QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
@@ -44,9 +42,9 @@ class Option:
     text: str
 
 
-def page(context: Any, commands: Mapping[str, str]) -> str:
-    """Return the help page of a command; `commands` has the description of each of its subcommands."""
-    blocks = _blocks(context, commands, _columns())
+def page(context: Any) -> str:
+    """Return the help page of a command."""
+    blocks = _blocks(context, _columns())
     return _printable("\n\n".join("\n".join(block) for block in blocks))
 
 
@@ -89,7 +87,7 @@ def options(context: Any) -> dict[str, list[Option]]:
         placeholder = None if param.is_flag else param.metavar or "VALUE"
         groups.setdefault(group or "", []).append(Option(names, placeholder, _description(param)))
     ungrouped = groups.pop("", [])
-    return {**groups, OTHER_OPTIONS if groups else OPTIONS: ungrouped}
+    return {**groups, "Other" if groups else "Options": ungrouped}
 
 
 def examples(context: Any) -> list[str]:
@@ -120,16 +118,17 @@ def _description(param: Any) -> str:
     return " ".join(filter(None, sentences))
 
 
-def _blocks(context: Any, commands: Mapping[str, str], columns: int) -> Iterator[list[str]]:
+def _blocks(context: Any, columns: int) -> Iterator[list[str]]:
     """Yield usage, description, lists and examples, each as its lines."""
     command, width = context.command, min(columns, WIDEST)
     first, *rest = _wrapped(f"Usage: {usage(context)}", width, hanging=7)
     yield [first.replace("Usage:", _title("Usage")), *rest]
     for paragraph in (command.help or "").split("\n\n"):
         yield _wrapped(paragraph, width)
+    commands = command.summaries().items() if hasattr(command, "summaries") else ()
     groups = {title: [_named(option) for option in group] for title, group in options(context).items()}
     column = _column([item for items in groups.values() for item in items], width)
-    lists = [(ARGUMENTS, arguments(context)), *groups.items(), (COMMANDS, list(commands.items()))]
+    lists = [("Arguments", arguments(context)), *groups.items(), ("Commands", list(commands))]
     for title, items in lists:
         if items:
             yield [_title(title), *_list(items, width, column if title in groups else _column(items, width))]

@@ -94,33 +94,30 @@ class LiveDisplay:
                 yield
             finally:
                 if was_shown:
-                    self._draw()
+                    self.redraw()
 
     def redraw(self) -> None:
         """Draw now, if anything has changed."""
         with self._lock:
-            self._draw()
+            if self._ended.is_set() or self._failure is not None:
+                return
+            if not _in_foreground():
+                self._shown = None  # the shell's prompt is there now: nothing to erase
+                return
+            try:
+                frame = self._frame()
+            except Exception as error:  # it must end neither this thread nor the run
+                self._failure = error
+                self._erase()
+                return
+            if frame != self._shown:
+                self._shown, self._cursor_hidden = frame, True
+                console.write_terminal(_HIDE_CURSOR + _ERASE + _NO_WRAP + frame + _WRAP)
 
     def _run(self) -> None:
         while not self._ended.is_set():
             self.redraw()
             self._ended.wait(self._pause)
-
-    def _draw(self) -> None:
-        if self._ended.is_set() or self._failure is not None:
-            return
-        if not _in_foreground():
-            self._shown = None  # the shell's prompt is there now: nothing to erase
-            return
-        try:
-            frame = self._frame()
-        except Exception as error:  # it must end neither this thread nor the run
-            self._failure = error
-            self._erase()
-            return
-        if frame != self._shown:
-            self._shown, self._cursor_hidden = frame, True
-            console.write_terminal(_HIDE_CURSOR + _ERASE + _NO_WRAP + frame + _WRAP)
 
     def _frame(self) -> str:
         from rich.console import Console
@@ -143,9 +140,7 @@ class LiveDisplay:
         self._console.size = (max(1, columns - 1), lines)
         with self._console.capture() as capture:
             self._console.print(self._render(columns - 1, lines))
-        drawn = capture.get().rstrip("\n").split("\n")
-        if len(drawn) >= lines > 1:
-            drawn = drawn[: lines - 1]
+        drawn = capture.get().rstrip("\n").split("\n")[: max(1, lines - 1)]
         up = f"\x1b[{len(drawn) - 1}A" if len(drawn) > 1 else ""
         return "\n".join(drawn) + "\r" + up
 

@@ -1,5 +1,6 @@
 """Prints the results of a run to stdout: paths, task IDs, JSON objects, or the picture itself."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,11 +30,10 @@ class ResultPrinter(Part):
     ) -> None:
         """`preview` is called with the path of each picture after the path is printed."""
         self._only_content = only_content
-        self._jobs = jobs
+        self._jobs = None if jobs is None else deque(jobs)
         self._json = json
         self._preview = preview
         self._results: dict[Job, Result] = {}
-        self._next = 0
         self.failure: ExitCode | None = None
 
     def handle(self, event: Event) -> None:
@@ -53,18 +53,15 @@ class ResultPrinter(Part):
             self._print(job, result)
         else:
             self._results[job] = result
-            while self._next < len(self._jobs) and self._jobs[self._next] in self._results:
-                self._next += 1
-                self._print_kept(self._jobs[self._next - 1])
+            while self._jobs and self._jobs[0] in self._results:
+                following = self._jobs.popleft()
+                self._print(following, self._results.pop(following))
 
     def close(self) -> None:
         """Print the results that are still kept."""
         for job in self._jobs or ():
             if job in self._results:
-                self._print_kept(job)
-
-    def _print_kept(self, job: Job) -> None:
-        self._print(job, self._results.pop(job))
+                self._print(job, self._results.pop(job))
 
     def _print(self, job: Job, result: Result) -> None:
         if self.failure is not None:
@@ -89,7 +86,8 @@ class ResultPrinter(Part):
         if self._only_content and result.content is None:
             return
         if self._json:
-            console.out_json({**_row(job), **result.as_json()})
+            row = {} if job.row is None else {"row": job.row, "line": job.line}
+            console.out_json({**row, **result.as_json()})
         elif result.content is not None:
             console.out_bytes(result.content)
         elif result.path is not None:
@@ -98,8 +96,3 @@ class ResultPrinter(Part):
                 console.out(str(result.original_path))
         elif result.status is Status.PROCESSING and result.exit_code == ExitCode.OK and result.task_id:
             console.out(result.task_id)
-
-
-def _row(job: Job) -> dict[str, object]:
-    """Return the JSON keys that identify the row of a batch."""
-    return {} if job.row is None else {"row": job.row, "line": job.line}

@@ -3,9 +3,9 @@
 Each part handles the events it needs. No part depends on another, and an exception in one does not affect others.
 """
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING
 
 from flux_cli.engine.events import Event, NotDeliveredError
@@ -15,10 +15,10 @@ from flux_cli.ui import console, saved
 from flux_cli.ui.messages import Messages, ResumeHints
 from flux_cli.ui.part import Part
 from flux_cli.ui.printer import ResultPrinter
-from flux_cli.ui.summary_bar import CountedLines, Counts, SummaryBar, TaskCounts
-from flux_cli.ui.task_bars import MAX_BARS, TaskBars, TaskLines
+from flux_cli.ui.progress import MAX_BARS, CountedLines, SummaryBar, TaskBars, TaskCounts, TaskLines
 
 if TYPE_CHECKING:
+    from flux_cli.batch.plan import RowCounts
     from flux_cli.options import PictureOptions
 
 
@@ -61,14 +61,12 @@ class Reporter:
             except (NotDeliveredError, KeyboardInterrupt, SignalReceived) as error:
                 to_raise = error
             except Exception as error:
-                self._warn_of(part, error)
+                if part not in self._failed:
+                    self._failed.add(part)
+                    where = f"{type(error).__name__} in {type(part).__name__}"
+                    console.warning_despite_quiet(f"unexpected {where}: {error}")
         if to_raise is not None:
             raise to_raise
-
-    def _warn_of(self, part: Part, error: Exception) -> None:
-        if part not in self._failed:
-            self._failed.add(part)
-            console.warning_despite_quiet(f"unexpected {type(error).__name__} in {type(part).__name__}: {error}")
 
 
 def display(jobs: Sequence[Job]) -> list[Part]:
@@ -83,7 +81,6 @@ def display(jobs: Sequence[Job]) -> list[Part]:
     return [counts, SummaryBar(counts)]
 
 
-@contextlib.contextmanager
 def reporting(
     jobs: Sequence[Job],
     *,
@@ -93,8 +90,8 @@ def reporting(
     force: bool = False,
     actions: "PictureOptions | None" = None,
     prints: bool = True,
-) -> Iterator[Reporter]:
-    """Yield the reporter of a run over these jobs, and close it at the end.
+) -> AbstractContextManager[Reporter]:
+    """Return the reporter of a run over these jobs, which is closed at the end of the block.
 
     Args:
         jobs: In the order in which their results are to be printed.
@@ -106,22 +103,16 @@ def reporting(
     """
     preview = saved.previewer() if actions and actions.preview else None
     printer = ResultPrinter(jobs, json=json, preview=preview, only_content=not prints)
-    parts: list[Part] = [*display(jobs), Messages()]
-    if actions and actions.sidecar:
-        parts.append(saved.Sidecars(service=service, force=force))
-    parts.append(printer)
-    first: list[Part] = [ResumeHints(jobs, flags, printer)]
-    if actions and actions.viewer:
-        first.append(saved.Viewer())
-    with contextlib.closing(Reporter(first, parts, printer)) as reporter:
-        yield reporter
+    sidecars = [saved.Sidecars(service=service, force=force)] if actions and actions.sidecar else []
+    viewers = [saved.Viewer()] if actions and actions.viewer else []
+    first = [ResumeHints(jobs, flags, printer), *viewers]
+    return closing(Reporter(first, [*display(jobs), Messages(), *sidecars, printer], printer))
 
 
-@contextlib.contextmanager
 def batch_reporting(
-    counts: Counts, name: str, *, service: str, json: bool, force: bool, sidecar: bool
-) -> Iterator[Reporter]:
-    """Yield the reporter of a batch's run, and close it at the end.
+    counts: "RowCounts", name: str, *, service: str, json: bool, force: bool, sidecar: bool
+) -> AbstractContextManager[Reporter]:
+    """Return the reporter of a batch's run, which is closed at the end of the block.
 
     Results are printed in the order in which rows end: a batch can be large. `name` is the name of its file. The
     caller updates `counts` before each event.
@@ -130,13 +121,10 @@ def batch_reporting(
     def row(job: Job) -> str:
         return f"{name}:{job.line}"
 
-    printer = ResultPrinter(None, json=json)
-    parts: list[Part] = []
+    progress: list[Part] = []
     if not console.quiet:
-        parts.append(SummaryBar(counts) if console.is_terminal(sys.stderr) else CountedLines(counts, row))
-    parts.append(Messages(lambda job: f"{row(job)}: "))
-    if sidecar:
-        parts.append(saved.Sidecars(service=service, force=force))
-    parts.append(printer)
-    with contextlib.closing(Reporter([], parts, printer)) as reporter:
-        yield reporter
+        progress = [SummaryBar(counts) if console.is_terminal(sys.stderr) else CountedLines(counts, row)]
+    printer = ResultPrinter(None, json=json)
+    sidecars = [saved.Sidecars(service=service, force=force)] if sidecar else []
+    messages = Messages(lambda job: f"{row(job)}: ")
+    return closing(Reporter([], [*progress, messages, *sidecars, printer], printer))
