@@ -64,6 +64,10 @@ class RateLimitedError(ServiceDownError):
         self.retry_after = retry_after
 
 
+class ForbiddenError(NotAllowedError):
+    """403: the key is rejected, or a gateway rejects this one request, for example a word in its prompt."""
+
+
 class UnknownTaskError(TaskFailedError):
     """The service does not know the task's ID."""
 
@@ -317,7 +321,8 @@ def _error(response: Response, *, submission: bool = False) -> FluxError:
             return UnknownTaskError(f"the service does not know the task: {what}")
         return UsageError(f"the service rejected the request: {what}")
     if code in (401, 403):
-        return NotAllowedError(
+        rejected = ForbiddenError if code == 403 else NotAllowedError
+        return rejected(
             f"the service rejected the key: {what}",
             "store a valid key with `flux-cli login`, or set APIFRAME_API_KEY",
         )

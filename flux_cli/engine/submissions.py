@@ -5,7 +5,7 @@ import threading
 from functools import partial
 
 from flux_cli.api import transport
-from flux_cli.api.client import SUBMIT_SECONDS, Client, RateLimitedError
+from flux_cli.api.client import SUBMIT_SECONDS, Client, ForbiddenError, RateLimitedError
 from flux_cli.api.task import Status
 from flux_cli.api.transport import Dispatch, NotSentError
 from flux_cli.engine.events import Retrying, Submitted
@@ -32,8 +32,8 @@ MAX_LARGE_BODIES = 4
 SUBMIT_ATTEMPTS = 4
 """How often to send a submission that is certainly not accepted, while the service has not accepted any."""
 MAX_FAILURES = 5
-"""Nothing more is sent after so many consecutive failures that do not depend on the request. After a
-rejection of the key, or without credits, nothing more is sent at all."""
+"""Nothing more is sent after so many consecutive failures that do not depend on the request, and after one that
+certainly concerns all of them, such as a rejected key."""
 
 
 class _UnsendableError(FluxError):
@@ -144,9 +144,7 @@ class Submissions(Stage):
             return
         if not isinstance(error, UsageError):  # which concerns only this request
             self._throttle.failed(now, sent)
-            unreachable = isinstance(error, NotSentError) and not self._accepted_any
-            hopeless = unreachable or isinstance(error, NotAllowedError)
-            if hopeless or self._throttle.failures >= MAX_FAILURES:
+            if self._concerns_all(error) or self._throttle.failures >= MAX_FAILURES:
                 self.stop_reason = self._reason_to_stop(error)
         if isinstance(error, OutcomeUnknownError):
             self._endings.end_rejected(job, Status.UNKNOWN, error)
@@ -156,6 +154,12 @@ class Submissions(Stage):
 
     def _may_resend(self, job: Job, error: NotSentError) -> bool:
         return not error.permanent and (self._accepted_any or job.attempts + 1 < SUBMIT_ATTEMPTS)
+
+    def _concerns_all(self, error: FluxError) -> bool:
+        """Return whether all other submissions would fail as well."""
+        if isinstance(error, NotSentError | ForbiddenError):
+            return not self._accepted_any
+        return isinstance(error, NotAllowedError)
 
     def _reason_to_stop(self, error: FluxError) -> FluxError:
         if isinstance(error, OutcomeUnknownError):  # jobs that were never sent have a known outcome

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flux_cli.api.client import RateLimitedError, UnknownTaskError
+from flux_cli.api.client import ForbiddenError, RateLimitedError, UnknownTaskError
 from flux_cli.api.request import Body
 from flux_cli.api.task import Status, read_task
 from flux_cli.api.transport import Dispatch, NotSentError
@@ -143,19 +143,24 @@ def test_patience_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "sent", "reason"),
+    ("script", "sent", "reason"),
     [
-        (OutcomeUnknownError("lost"), MAX_FAILURES, "not sent: submissions keep failing: lost"),
-        (NotAllowedError("bad key"), 1, "bad key"),
+        ([OutcomeUnknownError("lost")], MAX_FAILURES, "not sent: submissions keep failing: lost"),
+        ([NotAllowedError("bad key")], 1, "bad key"),
+        (["accepted", NotAllowedError("no credits")], 2, "no credits"),
+        ([ForbiddenError("bad key")], 1, "bad key"),
+        # The key is good: a gateway objects to something in these prompts.
+        (["accepted", ForbiddenError("bad word")], 1 + MAX_FAILURES, "bad word"),
     ],
 )
-def test_failures_that_stop_the_run(error: FluxError, sent: int, reason: str) -> None:
+def test_failures_that_stop_the_run(script: list[Step], sent: int, reason: str) -> None:
     """The other jobs are not sent, which is known of them, and get the reason."""
-    outcome = drive(new_jobs(50), client := ScriptedClient([error]), RunSettings(concurrency=1))
+    outcome = drive(new_jobs(50), client := ScriptedClient(script), RunSettings(concurrency=1))
     assert len(client.sent) == sent
     unsent = [result.error for result in outcome.results if result.status is Status.UNSENT]
     assert unsent == [reason] * (50 - sent)
-    assert outcome.code == error.exit_code
+    assert isinstance(script[-1], FluxError)
+    assert outcome.code == script[-1].exit_code
 
 
 def test_jobs_that_wait_to_be_resubmitted_when_the_run_stops() -> None:
