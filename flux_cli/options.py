@@ -124,7 +124,7 @@ Timeout = Annotated[
     typer.Option(
         "--timeout",
         metavar="DURATION",
-        help="Stop waiting after this time: seconds, or 90s, 10m, 1h. Default: 10m.",
+        help="Stop waiting after this time: seconds, or 90s, 10m, 1h; 0 does not wait. Default: 10m.",
         rich_help_panel=WAITING,
     ),
 ]

@@ -281,6 +281,19 @@ def test_wait_any(flux: Cli) -> None:
     assert [line.split("\t")[0] for line in flux("fetch", "--all").lines] == [running]
 
 
+def test_timeout_0(flux: Cli) -> None:
+    """`wait` checks once, and saves what is finished; `imagine` submits. 7 means that there is a task."""
+    running, finished = submit(flux, RUNNING), submit(flux, FINISHED)
+    done = flux("wait", running, finished, "--timeout", "0")
+    assert (done.code, done.lines) == (7, [f"a-seconds-0-{finished[:8]}.png"])
+    assert f"error: task {running[:8]}: timed out, the task is still running\n" in done.stderr
+    done = flux("imagine", FINISHED, "--timeout", "0", *SMALL)
+    (task_id,) = [each["task_id"] for each in flux.history("--status", "processing") if each["task_id"] != running]
+    assert (done.code, done.lines) == (7, [])
+    assert done.stderr.endswith(f"hint: already charged; resume with: flux-cli wait {task_id}\n")
+    assert flux("wait", task_id, "-q", "--timeout", "0").code == 0
+
+
 def test_a_failed_task(flux: Cli) -> None:
     """Exit 4 and the service's reason, in the history too; the finished ones are saved."""
     good, bad = submit(flux, "a"), submit(flux, "b [[moderated]]")

@@ -194,6 +194,7 @@ def test_logout_removes_the_key_and_keeps_the_rest(keyless: Cli) -> None:
     assert "no key was stored" in done.stderr
     assert "APIFRAME_API_KEY is still set" in done.stderr
     assert keyless.config.stat() == before
+    assert keyless("logout", "-q", env={"APIFRAME_API_KEY": KEY}).stderr == ""
 
 
 # config

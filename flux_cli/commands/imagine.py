@@ -122,7 +122,8 @@ def imagine(
     jobs = [Job(target, request=body, recorded=kept, n=n) for n, (body, kept) in enumerate(bodies, 1)]
     with connect(choice, request.webhook_secret) as connected:
         running.announce_cost(count, connected, running.credits_left)
-        settings = RunSettings(wait=not no_wait, timeout=limit)
+        until = options.DEFAULT_TIMEOUT if limit == 0 else limit
+        settings = RunSettings(wait=not no_wait, check_once=limit == 0, timeout=until)
         return running.run_jobs(jobs, connected, history, service, output, settings, pictures)
 
 

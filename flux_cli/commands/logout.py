@@ -4,6 +4,7 @@ import os
 
 import typer
 
+from flux_cli import options
 from flux_cli.storage import config
 from flux_cli.storage.settings import KEY_VARIABLE
 from flux_cli.ui import console
@@ -12,7 +13,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command(epilog="Examples:\n\n$ flux-cli logout\n\n$ flux-cli logout && pass show apiframe | flux-cli login")
-def logout() -> int:
+def logout(quiet: options.Quiet = False) -> int:  # noqa: ARG001 - its callback acts
     """Remove the stored API key."""
     removed = config.unset("api_key")
     console.note("the key was removed" if removed else "no key was stored")

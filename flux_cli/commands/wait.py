@@ -69,6 +69,11 @@ def wait(
         for n, (task_id, record) in enumerate(reversed(records.items()) if every else records.items(), 1)
     ]
     with connect(choice) as connected:
-        settings = RunSettings(timeout=limit, first_only=first, concurrency=max(16, len(jobs)))
+        settings = RunSettings(
+            timeout=options.DEFAULT_TIMEOUT if limit == 0 else limit,
+            check_once=limit == 0,
+            first_only=first,
+            concurrency=max(16, len(jobs)),
+        )
         store = history if isinstance(history, History) else None
         return running.run_jobs(jobs, connected, store, service, output, settings, pictures)

@@ -93,6 +93,9 @@ class Checks(Stage):
         job.last_error = None
         job.pace.update(job.age_at(now), task.percentage)
         self._queues.move(job, self._queues.running, now + job.pace.delay(known_start=job.known_start))
+        if self._settings.check_once:
+            self._endings.end_running(job)
+            return
         if not task.finished_without_url:
             self._outbox.emit(Progress(job))
             return
@@ -106,7 +109,8 @@ class Checks(Stage):
             raise error
         new = job.request is not None and job.age_at(self._clock()) < NEW_TASK_SECONDS
         unknown = isinstance(error, UnknownTaskError)
-        if isinstance(error, ServiceDownError | BadResponseError) or (new and unknown):
+        passing = isinstance(error, ServiceDownError | BadResponseError) or (new and unknown)
+        if passing and not self._settings.check_once:
             job.attempts += 1
             job.last_error = error.message
             self._queues.move(job, self._queues.running, again_at)

@@ -66,6 +66,10 @@ class Endings:
         result = Result(status) if saved is None else _saved_result(saved)
         self.end(job, replace(result, exit_code=code, error=error, hint=hint, resumable=True))
 
+    def end_running(self, job: Job) -> None:
+        """End a job whose task is not waited for any longer."""
+        self.end_resumable(job, TIMED_OUT, f"timed out, the task is still running{_remark(job.task)}")
+
     def time_out(self, source: Source) -> None:
         """End every job because the deadline has passed, with its last known status."""
         reason = "timed out before it was sent"
@@ -80,7 +84,7 @@ class Endings:
             if job.last_error:
                 self.end_resumable(job, ExitCode.SERVICE_DOWN, f"timed out: {job.last_error}")
             elif job in self._queues.running or job in self._queues.checking:
-                self.end_resumable(job, TIMED_OUT, f"timed out, the task is still running{_remark(job.task)}")
+                self.end_running(job)
             else:
                 self.end_resumable(job, TIMED_OUT, "timed out during the download")
 

@@ -11,6 +11,7 @@ class RunSettings:
 
     Attributes:
         wait: False ends each job as soon as it is accepted.
+        check_once: End each task that still runs after one check, and each new one as soon as it is accepted.
         first_only: End the run as soon as one picture is saved; the other tasks stay as they are.
         timeout: Seconds for the whole run, or None.
         concurrency: The most tasks that are submitted or running at once.
@@ -22,6 +23,7 @@ class RunSettings:
     """
 
     wait: bool = True
+    check_once: bool = False
     first_only: bool = False
     timeout: float | None = None
     concurrency: int = 16

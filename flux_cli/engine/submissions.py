@@ -126,6 +126,8 @@ class Submissions(Stage):
         job.request = {}  # an image prompt in it can be large
         if not self._settings.wait:
             self._endings.end(job, Result(Status.PROCESSING))
+        elif self._settings.check_once:
+            self._endings.end_running(job)
 
     def _not_accepted(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FluxError):

@@ -312,6 +312,26 @@ def test_the_deadline(seconds: float) -> None:
         assert outcome.code == ExitCode.OUTCOME_UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("response", "code", "resumable"),
+    [(finished(), 0, False), (running(5), 7, True), (ServiceDownError("HTTP 503"), 5, True)],
+)
+def test_a_single_check(response: Step, code: int, resumable: bool) -> None:
+    """For `wait --timeout 0`: a finished task is saved; one that runs, or cannot be checked, ends."""
+    client = ScriptedClient(fetches={"": [response, finished()]})
+    outcome = drive(known_jobs("a"), client, RunSettings(check_once=True))
+    assert [(each.exit_code, each.resumable) for each in outcome.results] == [(code, resumable)]
+    assert len(client.checks) == 1
+
+
+def test_no_check_of_a_new_task() -> None:
+    """For `imagine --timeout 0`."""
+    outcome = drive(new_jobs(), settings=RunSettings(check_once=True))
+    (result,) = outcome.results
+    assert (result.exit_code, result.status, result.resumable) == (7, Status.PROCESSING, True)
+    assert outcome.client.checks == []
+
+
 def test_late_responses_at_the_deadline() -> None:
     """Each is the ID of a charged task."""
     client = ScriptedClient(seconds=5.0)
