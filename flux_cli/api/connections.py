@@ -5,6 +5,7 @@ and whoever waits for it shuts its sockets down when its time is over.
 """
 
 import contextlib
+import math
 import os
 import queue
 import socket
@@ -151,6 +152,26 @@ def session(auth: "Callable[[requests.PreparedRequest], requests.PreparedRequest
     made.mount("https://", adapter)
     made.mount("http://", adapter)
     return made
+
+
+class Sessions:
+    """Idle sessions: they keep their connections, but several threads cannot share one."""
+
+    def __init__(self, make: "Callable[[], requests.Session]") -> None:
+        self._make = make
+        self._idle: list[tuple[requests.Session, float]] = []  # append and pop are atomic
+
+    @contextlib.contextmanager
+    def lend(self, max_idle: float = math.inf) -> "Iterator[requests.Session]":
+        """Lend a session to one call. Connections that were idle for longer than `max_idle` seconds are closed."""
+        try:
+            session, since = self._idle.pop()
+            if time.monotonic() - since > max_idle:
+                session.close()  # its connections; it makes new ones
+        except IndexError:
+            session = self._make()
+        yield session
+        self._idle.append((session, time.monotonic()))
 
 
 def _shut_down(sock: socket.socket) -> None:

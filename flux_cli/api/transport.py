@@ -4,7 +4,6 @@ What every call has in common is here: the key goes to one origin and into no me
 time and size are limited, and for a request that failed it is known whether it can have reached the service.
 """
 
-import contextlib
 import json
 import math
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flux_cli import __version__
 from flux_cli.api import lenient_json
-from flux_cli.api.connections import OverdueError, current_abort, send, session, within
+from flux_cli.api.connections import OverdueError, Sessions, current_abort, send, session, within
 from flux_cli.api.redaction import MIN_KEY_CHARACTERS, REDACTED, Redactor, without_secret_fields
 from flux_cli.errors import BadResponseError, FluxError, ServiceDownError, UsageError, install_command
 
@@ -128,13 +127,12 @@ class Transport:
         self, api_url: str, api_key: str, secrets: tuple[str, ...] = (), trace: Trace | None = None
     ) -> None:
         self.api_url = api_url
-        self._api_key = api_key
         self._redactor = Redactor()
         self._redactor.add(api_key, MIN_KEY_CHARACTERS)
         for secret in secrets:
             self._redactor.add(secret)
         self._trace = trace
-        self._idle: list[tuple[requests.Session, float]] = []  # append and pop are atomic
+        self._sessions = Sessions(lambda: _new_session(api_key))
 
     def call(
         self,
@@ -183,7 +181,7 @@ class Transport:
 
         content = bytearray()
         received: requests.Response | None = None
-        with self._session(max_idle) as session:
+        with self._sessions.lend(max_idle) as session:
             try:
                 received = send(
                     session,
@@ -217,18 +215,6 @@ class Transport:
         if sent:
             return ServiceDownError(f"no response from {self.api_url}: {what}", hint)
         return NotSentError(f"cannot reach {self.api_url}: {what}", hint, permanent=found.permanent)
-
-    @contextlib.contextmanager
-    def _session(self, max_idle: float) -> Iterator["requests.Session"]:
-        """Lend a session to one call: sessions keep their connections, but several threads cannot share one."""
-        try:
-            session, since = self._idle.pop()
-            if time.monotonic() - since > max_idle:
-                session.close()  # its connections; it makes new ones
-        except IndexError:
-            session = _new_session(self._api_key)
-        yield session
-        self._idle.append((session, time.monotonic()))
 
     def trace(self, line: str) -> None:
         """Write a line to the trace, with the secrets redacted."""

@@ -55,12 +55,9 @@ class Retry(Enum):
 
 
 class DownloadError(ServiceDownError):
-    """One attempt to download a picture failed.
+    """One attempt to download a picture failed; `reason` is the message without its introduction.
 
-    Attributes:
-        reason: The message without its introduction.
-        kind: Whether to try again.
-        retry_after: Seconds that the server asked to wait, or None.
+    `retry_after` is the pause in seconds that the server asks for, or None.
     """
 
     def __init__(
@@ -85,20 +82,17 @@ class NotAnImageError(DownloadError):
 class Partial:
     """The temporary file of a picture, and what is needed to resume an interrupted transfer.
 
-    Attributes:
-        file: Open for reading and writing; best unbuffered, which saves system calls.
-        received: How many bytes of the picture it holds.
-        location: The URL that served them, without its query: a signature in it may change.
-        validator: The strong ETag or Last-Modified of the response, for If-Range; None if it cannot be resumed.
-        total: The size of the whole picture in bytes, if announced.
-        close: Removes the file.
+    The file is open for reading and writing; without a buffer it takes fewer system calls. `close` removes it.
     """
 
     file: BinaryIO
     received: int = 0
     location: str = ""
+    """The URL that served the bytes, without its query: a signature in it may change."""
     validator: str | None = None
+    """The strong ETag or Last-Modified of the response, for If-Range; None if it cannot be resumed."""
     total: int | None = None
+    """The size of the whole picture in bytes, if announced."""
     close: Callable[[], None] = lambda: None
 
     def clear(self) -> None:
@@ -140,11 +134,6 @@ class Partial:
 
     def _errors(self) -> contextlib.AbstractContextManager[None]:
         return local_errors(Path(self.file.name).parent)
-
-    @property
-    def resumable(self) -> bool:
-        """Whether the next attempt can ask for the missing bytes only."""
-        return bool(self.range_headers())
 
     def range_headers(self) -> dict[str, str]:
         """Return the request headers that ask for the missing bytes, or none to ask for everything."""
@@ -217,7 +206,14 @@ def fetch_image(
     from urllib3.exceptions import HTTPError
 
     if url[:5].lower() == "data:":
-        _write_data_url(url, partial, limit)
+        try:
+            content = decode_data_url(url)
+        except ValueError:
+            raise DownloadError("invalid data: URL", Retry.FINAL) from None
+        if len(content) > limit:
+            raise _too_large(limit)
+        partial.clear()
+        partial.append(content)
         return _verified(partial, url, {}, None)
     interruption: DownloadError | None = None
     headers: Mapping[str, str] = {}
@@ -277,20 +273,15 @@ def _location(response: "requests.Response") -> str:
 
 def _refused(response: "requests.Response") -> DownloadError:
     code = response.status_code
-    if code in (403, 404, 410):
-        return DownloadError(f"HTTP {code}, its URL may have expired", Retry.EXPIRED)
     if 400 <= code < 500 and code not in (408, 425, 429):  # storage services report an expired token with 400 too
-        return DownloadError(f"HTTP {code}", Retry.EXPIRED)
+        expired = ", its URL may have expired" if code in (403, 404, 410) else ""
+        return DownloadError(f"HTTP {code}{expired}", Retry.EXPIRED)
     wait = parse_retry_after(response.headers.get("Retry-After"), time.time())
     return DownloadError(f"HTTP {code}", retry_after=wait)
 
 
 def _checked_url(url: str, allow_http: bool) -> str:
-    """Return an https URL with a host, or an http one if that is allowed; http is upgraded if it is not.
-
-    Raises:
-        DownloadError: The URL has another scheme, no host or an invalid port.
-    """
+    """Return an https URL with a host, or an http one if that is allowed. Raises DownloadError for any other."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
@@ -314,17 +305,6 @@ def decode_data_url(url: str) -> bytes:
         return content
     content = re.sub(rb"[\s=]", b"", content).translate(bytes.maketrans(b"-_", b"+/"))
     return base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
-
-
-def _write_data_url(url: str, partial: Partial, limit: int) -> None:
-    try:
-        content = decode_data_url(url)
-    except ValueError:
-        raise DownloadError("invalid data: URL", Retry.FINAL) from None
-    if len(content) > limit:
-        raise _too_large(limit)
-    partial.clear()
-    partial.append(content)
 
 
 def _too_large(limit: int) -> "NotAnImageError":
@@ -352,10 +332,9 @@ def _receive(
 def _verified(
     partial: Partial, url: str, headers: Mapping[str, str], interruption: DownloadError | None
 ) -> tuple[ImageType, str]:
-    """Return the type and the SHA-256, in hexadecimal, of a received file that is a complete image.
+    """Return the type and the SHA-256 of a received file, or raise DownloadError if it is no complete image.
 
-    Raises:
-        DownloadError: It is not; if it is incomplete, the bytes are kept for another attempt.
+    The bytes of an incomplete one are kept for another attempt.
     """
     with partial.content() as file:
         head = file.read(SNIFF_BYTES)
@@ -381,7 +360,6 @@ def _verified(
 
 
 def _not_an_image(head: bytes, headers: Mapping[str, str]) -> str | None:
-    """Say what bytes of no recognised format are, if they are certainly not an image."""
     coding = headers.get("Content-Encoding", "").lower()
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if re.search(r"gzip|deflate|compress|br|zstd", coding) or head.startswith(b"\x1f\x8b"):
@@ -395,7 +373,7 @@ def _not_an_image(head: bytes, headers: Mapping[str, str]) -> str | None:
 
 def _length(headers: Mapping[str, str]) -> int | None:
     announced = headers.get("Content-Length", "")
-    return int(announced) if announced.isascii() and announced.isdigit() and len(announced) < 20 else None
+    return int(announced) if re.fullmatch("[0-9]{1,19}", announced) else None
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from flux_cli.api import connections
 from flux_cli.api.task import Task
 from flux_cli.api.transport import Trace
 from flux_cli.pictures.download import DownloadError, OnBytes, Partial, fetch_image, image_session
@@ -17,21 +17,10 @@ from flux_cli.pictures.naming import Target, values_for
 from flux_cli.storage.files import local_errors, place, sync, temporary
 from flux_cli.storage.filesystem import make_directory
 
-if TYPE_CHECKING:
-    import requests
-
 
 @dataclass(frozen=True)
 class Saved:
-    """A picture that was saved.
-
-    Attributes:
-        path: The file; None if the picture goes to stdout.
-        content: The bytes for stdout.
-        original_path: The file of the original, if that was asked for and exists.
-        sha256: The hash of the picture's bytes, in hexadecimal.
-        warning: What the user should know about the file, or None.
-    """
+    """A picture that was saved to `path`, or its `content` for stdout, and its hash in hexadecimal."""
 
     path: Path | None = None
     original_path: Path | None = None
@@ -71,7 +60,7 @@ class Transfer:
             yield partial
         except DownloadError:
             with self._lock:
-                keep = partial.resumable and self._kept is None and not self._closed
+                keep = partial.range_headers() and self._kept is None and not self._closed
                 self._kept = partial if keep else self._kept
             if not keep:
                 partial.close()
@@ -93,17 +82,14 @@ class Saver:
     """Saves pictures, from several threads at once."""
 
     def __init__(self, api_url: str, trace: Trace = lambda _: None, *, original: bool = False) -> None:
-        """Make a saver for the pictures of one service.
+        """Make a saver for the pictures of one service; http is accepted if its URL uses http.
 
-        Args:
-            api_url: The service's URL. URLs without a host are relative to it; http is accepted if it uses http.
-            trace: Called with a line for each request and each response.
-            original: Also save `original_image_url`.
+        With `original`, it also saves `original_image_url`.
         """
         self._api_url = api_url
         self._trace = trace
         self._original = original
-        self._idle: list[requests.Session] = []  # append and pop are atomic
+        self._sessions = connections.Sessions(image_session)
         self._placed: set[str] = set()
         self._placing = threading.Lock()
 
@@ -138,7 +124,7 @@ class Saver:
     ) -> Saved:
         target, values = transfer.target, values_for(task_id, transfer.request, transfer.n)
         on_bytes(0, None)  # a stopped run leaves no file behind
-        with self._session() as session, transfer.partial(_directory(target, values)) as partial:
+        with self._sessions.lend() as session, transfer.partial(_directory(target, values)) as partial:
             kind, sha256 = fetch_image(
                 url or "",
                 partial,
@@ -167,20 +153,8 @@ class Saver:
             self._placed.add(absolute)
             return new
 
-    @contextlib.contextmanager
-    def _session(self) -> Iterator["requests.Session"]:
-        try:
-            session = self._idle.pop()
-        except IndexError:
-            session = image_session()
-        try:
-            yield session
-        finally:
-            self._idle.append(session)
-
 
 def _warning(path: Path, kind: ImageType) -> str | None:
-    """Return what is unusual about a saved file, if anything is."""
     if kind not in KNOWN_TYPES:
         return f"{path} has an unusual format: {kind.mime}"
     if is_image_extension(path.suffix[1:]) and not kind.fits(path.suffix[1:]):
