@@ -17,6 +17,7 @@ from flux_cli.api.reasons import nested, read_error, read_reason
 from flux_cli.api.request import Body
 from flux_cli.api.task import (
     FAILED_WORDS,
+    NOT_FOUND_WORDS,
     Status,
     Task,
     clean_task_id,
@@ -210,10 +211,10 @@ class Client:
             if _NOT_FOUND.search(str(error)):
                 raise UnknownTaskError(f"the service does not know task {task_id}: {error}") from None
             raise BadResponseError(f"the response cannot be interpreted: {error}") from None
-        if task.not_found or (
-            task.status is Status.FAILED and not task.word and _NOT_FOUND.search(task.error or "")
-        ):
-            raise UnknownTaskError(f"the service does not know task {task_id}: {task.error}")
+        if task.status is Status.FAILED:
+            by_reason = not task.word and _NOT_FOUND.search(task.error or "")
+            if by_reason or normal_word(task.word) in NOT_FOUND_WORDS:
+                raise UnknownTaskError(f"the service does not know task {task_id}: {task.error}")
         return task
 
     def _read_many(self, response: Mapping[str, Any], task_ids: Sequence[str]) -> dict[str, Task | FluxError]:

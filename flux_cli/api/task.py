@@ -70,14 +70,8 @@ def wait_command(task_id: str | None, flags: str = "") -> str:
 class Task:
     """A task as the service last described it.
 
-    Attributes:
-        task_id: The requested ID.
-        status: `PROCESSING`, `FINISHED` (then `image_url` is set) or `FAILED` (then `error` is set).
-        response: The object as received.
-        percentage: 0 to 100, or None if there is no usable number. May decrease.
-        error: The service's reason for a failure.
-        word: The service's status word as received, at most 60 characters.
-        message: A text next to the status of a running task.
+    A finished one has an `image_url`, a failed one an `error`. The `percentage`, 0 to 100, may decrease. `word` is
+    the status word as received, at most 60 characters; `message` is a text next to that of a running task.
     """
 
     task_id: str
@@ -101,16 +95,10 @@ class Task:
         return self.status is Status.PROCESSING and done and normal_word(self.word) in FINISHED_WORDS
 
     @property
-    def not_found(self) -> bool:
-        """Whether the status word of a failed task says that the service does not know it."""
-        return self.status is Status.FAILED and normal_word(self.word) in NOT_FOUND_WORDS
-
-    @property
     def remark(self) -> str | None:
         """What a timeout message quotes: a status word that is unknown here, and any message next to it."""
         unknown = self.word is not None and normal_word(self.word) not in RUNNING_WORDS
-        parts = [f'status "{self.word}"'] if unknown else []
-        return ": ".join([*parts, *([self.message] if self.message else [])]) or None
+        return ": ".join(filter(None, [f'status "{self.word}"' if unknown else None, self.message])) or None
 
 
 def is_task_id(text: str) -> bool:
@@ -146,13 +134,8 @@ def read_task(response: Mapping[str, object], task_id: str, api_url: str = "") -
     """Read a result or status object of `/fetch`, `/fetch-many` or a webhook.
 
     A picture's URL means that the task is finished, whatever the status word, unless that word is a failure. An
-    unknown word means that it is still running; so does a finished one as long as there is no URL.
-
-    Args:
-        api_url: What a URL without scheme or host is relative to.
-
-    Raises:
-        ValueError: The object describes no task.
+    unknown word means that it is still running; so does a finished one as long as there is no URL. A URL without
+    scheme or host is relative to `api_url`. Raises ValueError if the object describes no task.
     """
     fields: dict[str, Any] = dict(response)
     for level in nested(response):
@@ -202,16 +185,11 @@ def _ends(plain: str, percentage: float | None, error: str | None) -> bool:
 
 def read_percentage(value: object) -> float | None:
     """Return a percentage clamped to 0–100 from a number or a text like `40` or `40%`, else None."""
-    if isinstance(value, str):
-        try:
-            value = float(value.strip().removesuffix("%"))
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
-        number = float(value)
-    except OverflowError:
+        number = float(value.strip().removesuffix("%") if isinstance(value, str) else value)
+    except (ValueError, OverflowError):
         return None
     return min(100.0, max(0.0, number)) if math.isfinite(number) else None
 

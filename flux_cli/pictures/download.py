@@ -190,13 +190,9 @@ def fetch_image(
 ) -> tuple[ImageType, str]:
     """Make one attempt to download the image at `url`; return its type and its SHA-256 in hexadecimal.
 
-    The content decides that: an image that its structure proves complete is accepted whatever the headers say.
-    After an error, `partial` keeps what has arrived if the next attempt can resume.
-
-    Args:
-        allow_http: Whether plain http is accepted, if the API itself uses http; else it is upgraded to https.
-        limit: The largest image accepted, in bytes.
-        trace: Called with a line for each request and each response.
+    An image that its structure proves complete is accepted whatever the headers say. After an error, `partial`
+    keeps what has arrived if the next attempt can resume. Unless `allow_http`, plain http is upgraded to https.
+    `limit` is the size of the largest image accepted, in bytes.
 
     Raises:
         DownloadError: The image did not arrive.

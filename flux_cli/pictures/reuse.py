@@ -17,12 +17,7 @@ _GIVE_ONE = "give an image with --image-prompt"
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """A request as the history or a sidecar has it, without its webhook.
-
-    Attributes:
-        name: What the user called it.
-        request: The fields of the body, with a description in place of an image prompt.
-    """
+    """A request as the history or a sidecar has it, without its webhook, and what the user called it."""
 
     name: str
     request: Mapping[str, Any]

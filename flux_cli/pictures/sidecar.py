@@ -3,6 +3,7 @@
 It is shared with the picture, so it contains no secret, no webhook, and no credentials or query of a URL.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping
@@ -23,11 +24,8 @@ MAX_BYTES = 4 * 1024 * 1024
 class Sidecar:
     """The contents of a sidecar.
 
-    Attributes:
-        request: The body that was sent, with a description in place of an image prompt.
-        created: When the task was submitted (Unix time, seconds), if known.
-        service: The API's URL, or `sandbox`.
-        sha256: The hash of the image's bytes, in hexadecimal.
+    `request` describes an image prompt instead of containing it. `created` is when the task was submitted, in
+    Unix time. `service` is the API's URL, or `sandbox`. `sha256` is the hash of the image's bytes, in hexadecimal.
     """
 
     request: Mapping[str, object]
@@ -60,8 +58,11 @@ def write(
     """
     path = path_for(image)
     sha256 = sha256_of(image)
-    if not force and _is_for(path, task_id, sha256):
-        return path
+    if not force:
+        with contextlib.suppress(LocalFileError):
+            found = read(path)
+            if (found.task_id, found.sha256) == (task_id, sha256):
+                return path
     kept = {name: _public(value) for name, value in request.items() if not name.startswith("webhook_")}
     content = {
         "flux_cli_sidecar": VERSION,
@@ -81,11 +82,7 @@ def write(
 
 
 def read(path: Path) -> Sidecar:
-    """Read a sidecar.
-
-    Raises:
-        LocalFileError: It cannot be read, or is not a sidecar.
-    """
+    """Read a sidecar. Raises LocalFileError if it cannot be read, or is not one."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES)  # the start of a larger file is not JSON
@@ -113,14 +110,6 @@ def _public(value: object) -> object:
     if isinstance(value, Mapping) and isinstance(source := value.get("source"), str):
         return {**value, "source": public_source(source)}
     return value
-
-
-def _is_for(path: Path, task_id: str | None, sha256: str) -> bool:
-    try:
-        found = read(path)
-    except LocalFileError:
-        return False
-    return (found.task_id, found.sha256) == (task_id, sha256)
 
 
 def _is_request(value: object) -> bool:
