@@ -332,10 +332,11 @@ def test_invalid_sidecars(cli: Cli, content: bytes) -> None:
     assert done.stderr.count("error:") == 1
 
 
+@pytest.mark.parametrize("command", ["imagine --dry-run --like", "show", "history"])
 @pytest.mark.parametrize("name", ["64cd7965", "~nobody-has-this-name/x", "x" * 5000, "$(id)"])
-def test_unknown_names(cli: Cli, name: str) -> None:
+def test_unknown_names(cli: Cli, command: str, name: str) -> None:
     """Neither a file nor a task: exit 6 in one short line, and no history is created."""
-    done = cli("imagine", "--like", name, "--dry-run")
+    done = cli(*command.split(), name)
     assert done.code == 6
     assert f"there is no file {name[:50]}" in done.stderr
     assert "no such task in the history" in done.stderr

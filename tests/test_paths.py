@@ -110,3 +110,10 @@ def test_host_id(monkeypatch: pytest.MonkeyPatch) -> None:
     filesystem.host_id.cache_clear()
     assert len(names) == 4
     assert all(name.isascii() and "/" not in name for name in names)
+
+
+def test_a_tilde(xdg: pytest.MonkeyPatch) -> None:
+    """That of an unknown user is an ordinary name; it was once reported as a bug by `show`, `history` and `batch`."""
+    xdg.setenv("HOME", "/home/me")
+    assert paths.expanded("~/x") == Path("/home/me/x")
+    assert paths.expanded("~nobody-has-this-name/x") == Path("~nobody-has-this-name/x")

@@ -16,6 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from flux_cli.api.request import FIELDS
 from flux_cli.errors import LocalFileError, UsageError
+from flux_cli.storage.paths import expanded
 
 FORMATS = ("jsonl", "csv", "tsv", "text")
 OWN_COLUMNS = ("id", "output")
@@ -128,10 +129,10 @@ def _content(source: str, stdin: BinaryIO) -> tuple[bytes, bool]:
         if source == "-":
             content, is_pipe = stdin.read(MAX_BYTES + 1), True
         else:
-            with Path(source).expanduser().open("rb") as file:
+            with expanded(source).open("rb") as file:
                 content = file.read(MAX_BYTES + 1)
                 is_pipe = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise LocalFileError(f"cannot read {source}: {reason.lower()}") from None
     return content, is_pipe

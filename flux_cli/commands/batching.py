@@ -30,7 +30,7 @@ from flux_cli.pictures.saving import Saver
 from flux_cli.storage.config import Config
 from flux_cli.storage.files import local_errors
 from flux_cli.storage.history import History
-from flux_cli.storage.paths import STATE_NAME
+from flux_cli.storage.paths import STATE_NAME, expanded
 from flux_cli.storage.settings import SEED_RANDOM
 from flux_cli.ui import batch_summary, console
 from flux_cli.ui.reporter import batch_reporting
@@ -45,10 +45,10 @@ PICTURE_SECONDS = 600.0
 def directory_of(output: str | None, config: Config) -> Path:
     """Return the batch directory. Raises UsageError for an output that is not a directory."""
     if output is None:
-        return Path(config.output_dir or ".").expanduser()
+        return expanded(config.output_dir or ".")
     if not output.strip() or output == "-" or "{" in output or "\0" in output:
         raise UsageError("`-o` of a batch takes a directory", "a row names its file in its own `output`")
-    return Path(output).expanduser()
+    return expanded(output)
 
 
 def absolute_name(directory: Path) -> str:

@@ -1,10 +1,10 @@
 """`flux-cli history`: what was submitted from here and its outcome."""
 
+import os
 import sys
 import time
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,6 +13,7 @@ from flux_cli import completion, options
 from flux_cli.api.task import Status
 from flux_cli.commands import SUMMARIES
 from flux_cli.errors import ExitCode, LocalFileError, UsageError
+from flux_cli.storage.paths import expanded
 from flux_cli.ui import console, tables
 
 if TYPE_CHECKING:
@@ -143,16 +144,13 @@ def _print(records: "Sequence[Record]", *, json: bool, filtered: bool) -> None:
 
 def _of(what: str, opened: "HistoryReader") -> "list[Record]":
     """Return the record of a picture or task. Raises LocalFileError if there is none."""
-    path = Path(what).expanduser()
-    if path.is_file():
+    path = expanded(what)
+    if os.path.isfile(path):  # unlike Path's own, it takes any text
         record = opened.find_picture(path)
         if record is None:
             raise LocalFileError(f"{path} is not a picture in the history")
         return [record]
-    record = opened.lookup(what)
-    if record is None:
-        raise LocalFileError(f"there is no file {what}, and no such task in the history")
-    return [record]
+    return [opened.named(what)]
 
 
 def _when(record: "Record") -> str:

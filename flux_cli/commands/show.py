@@ -12,11 +12,11 @@ import typer
 from flux_cli import completion
 from flux_cli.api.task import wait_command
 from flux_cli.errors import LocalFileError, os_reason
+from flux_cli.storage.paths import expanded
 from flux_cli.storage.record import STDOUT
 from flux_cli.ui import console
 
 if TYPE_CHECKING:
-    from flux_cli.storage.history import HistoryReader
     from flux_cli.storage.record import Record
 
 app = typer.Typer(add_completion=False)
@@ -69,26 +69,16 @@ def _found(what: str | None) -> Path:
     """
     from flux_cli.storage.history import open_readonly
 
-    if what is not None and os.path.lexists(path := Path(what).expanduser()):
-        _check(path)
-        return path
-    history = open_readonly()
     if what is None:
-        return _newest(history)
-    record = history.lookup(what)
-    if record is None:
-        raise LocalFileError(f"there is no file {what}, and no such task in the history")
-    path = _path_of(record)
+        for record in open_readonly().records():
+            if record.path and record.path != STDOUT and os.path.isfile(record.path):
+                return Path(record.path)
+        raise LocalFileError("the history has no saved picture", "give a file")
+    path = expanded(what)
+    if not os.path.lexists(path):
+        path = _path_of(open_readonly().named(what))
     _check(path)
     return path
-
-
-def _newest(history: "HistoryReader") -> Path:
-    """Return the newest saved picture that still exists. Raises LocalFileError if there is none."""
-    for record in history.records():
-        if record.path not in (None, STDOUT) and os.path.isfile(record.path or ""):
-            return Path(record.path or "")
-    raise LocalFileError("the history has no saved picture", "give a file")
 
 
 def _path_of(record: "Record") -> Path:
@@ -100,20 +90,17 @@ def _path_of(record: "Record") -> Path:
         hint = f"get it with: {wait_command(task_id, ' -o FILE')}"
         raise LocalFileError(f"the picture of task {task_id} went to stdout", hint)
     path = Path(record.path)
-    if not os.path.lexists(path):
-        moved = _renamed(record)
-        if moved is None:
-            raise LocalFileError(f"{path} no longer exists", f"get it again with: {wait_command(task_id)}")
-        return moved
-    return path
+    found = path if os.path.lexists(path) else _renamed(path, record.sha256)
+    if found is None:
+        raise LocalFileError(f"{path} no longer exists", f"get it again with: {wait_command(task_id)}")
+    return found
 
 
-def _renamed(record: "Record") -> Path | None:
-    """Return the file with the recorded content in the picture's directory or the current one, if there is one."""
+def _renamed(path: Path, sha256: str | None) -> Path | None:
+    """Return a file with the recorded content in the picture's directory or the current one, if there is one."""
     from flux_cli.storage.files import sha256_of
 
-    path = Path(record.path or "")
-    if record.sha256 is None:
+    if sha256 is None:
         return None
     candidates: list[Path] = []
     for directory in dict.fromkeys((path.parent, Path())):
@@ -121,13 +108,13 @@ def _renamed(record: "Record") -> Path | None:
             candidates += sorted(each for each in directory.glob(f"*{path.suffix}") if each.is_file())
     for candidate in candidates[:MAX_COMPARED]:
         with contextlib.suppress(LocalFileError):
-            if sha256_of(candidate) == record.sha256:
+            if sha256_of(candidate) == sha256:
                 return candidate
     return None
 
 
 def _check(path: Path) -> None:
-    """Check that a file is a picture. Raises LocalFileError."""
+    """Raise LocalFileError unless a file is a picture."""
     from flux_cli.pictures.formats import SNIFF_BYTES, sniff
 
     try:

@@ -20,6 +20,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, is_http_url, shown
 from flux_cli.errors import FluxError, LocalFileError, ServiceDownError, UsageError
 from flux_cli.pictures.formats import PROMPT_TYPES, SNIFF_BYTES, find_damage, sniff
+from flux_cli.storage.paths import expanded
 
 if TYPE_CHECKING:
     import requests
@@ -175,7 +176,7 @@ def _path(source: str) -> Path:
         from urllib.request import url2pathname  # 20 ms
 
         return Path(os.path.abspath(url2pathname(urlsplit(source).path)))
-    return Path(os.path.expanduser(source))  # Path's own raises for a user that does not exist
+    return expanded(source)
 
 
 def _reason(error: OSError | ValueError) -> str:

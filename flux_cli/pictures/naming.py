@@ -13,6 +13,7 @@ from flux_cli.errors import LocalFileError, UsageError, os_reason
 from flux_cli.pictures.formats import ImageType, is_image_extension
 from flux_cli.storage.files import local_errors, temporary
 from flux_cli.storage.filesystem import make_directory
+from flux_cli.storage.paths import expanded
 
 DEFAULT_TEMPLATE = "{slug}-{id8}.{ext}"
 FIELD_NAMES = ("task_id", "id8", "model", "seed", "slug", "n", "date", "ext")
@@ -67,14 +68,14 @@ def parse_output(output: str | None, output_dir: str | None, count: int | None, 
         UsageError: The template has an unknown field, or several pictures would get the same name.
     """
     if output is None:
-        return Target(Path(os.path.expanduser(output_dir or ".")), force=force)
+        return Target(expanded(output_dir or "."), force=force)
     if output == "-":
         if count != 1:
             raise UsageError("`-o -` accepts only one picture", "give a directory or a template instead")
         return Target(Path(), stdout=True)
     if not output.strip() or "\0" in output:
         raise UsageError("`-o` must not be blank", "give a file, a directory, a template or -")
-    output = os.path.expanduser(output)  # Path's own raises for a user that does not exist
+    output = os.path.expanduser(output)
     if "{" in output or "}" in output:
         output += DEFAULT_TEMPLATE if output.endswith(("/", os.sep)) else ""
         _check_template(output, count)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flux_cli.api.request import shown
 from flux_cli.errors import FluxError, LocalFileError, UsageError
 from flux_cli.pictures import image_prompt, sidecar
 from flux_cli.pictures.formats import SNIFF_BYTES, sniff
 from flux_cli.pictures.image_prompt import ImagePrompt, quoted
+from flux_cli.storage.paths import expanded
 
 _GIVE_ONE = "give an image with --image-prompt"
 
@@ -59,13 +59,11 @@ def find(text: str) -> RecordedRequest:
     """
     from flux_cli.storage.history import open_readonly
 
-    path = Path(os.path.expanduser(text))
+    path = expanded(text)
     if os.path.isfile(path):  # unlike Path's own, it takes any text
         request = _of_picture(path) if _is_picture(path) else sidecar.read(path).request
-    elif record := open_readonly().lookup(text):
-        request = record.request
     else:
-        raise LocalFileError(f"there is no file {shown(text)}, and no such task in the history")
+        request = open_readonly().named(text).request
     return RecordedRequest(
         text, {name: value for name, value in request.items() if not name.startswith("webhook_")}
     )

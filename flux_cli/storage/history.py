@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from flux_cli.api.request import shown
 from flux_cli.api.task import Status
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.storage import database
@@ -193,6 +194,17 @@ class HistoryReader:
     def unsaved(self, service: str, limit: int | None = None) -> Iterator[Record]:
         """Yield the tasks of a service that are running, or finished without a file, newest first."""
         return self._select(f"service = ? AND {_UNSAVED}", service, limit=limit)
+
+    def named(self, text: str) -> Record:
+        """Return the record of a task whose ID or prefix the user gave where a file is accepted, too.
+
+        Raises:
+            LocalFileError: There is none.
+            UsageError: Several tasks have the prefix.
+        """
+        if record := self.lookup(text):
+            return record
+        raise LocalFileError(f"there is no file {shown(text)}, and no such task in the history")
 
     def find_picture(self, path: Path) -> Record | None:
         """Return the submission of a picture: the newest that was saved with this content, or else at this path.

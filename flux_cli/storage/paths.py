@@ -42,6 +42,11 @@ def config_directory() -> Path:
     return _xdg("XDG_CONFIG_HOME", ".config")
 
 
+def expanded(text: str) -> Path:
+    """Return a path with `~` replaced. Unlike Path's own, it keeps that of a user who does not exist."""
+    return Path(os.path.expanduser(text))
+
+
 def _platformdirs_decides() -> bool:
     return sys.platform != "linux" or "ANDROID_ROOT" in os.environ
 
