@@ -113,7 +113,7 @@ def test_host_id(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tilde(xdg: pytest.MonkeyPatch) -> None:
-    """That of an unknown user is an ordinary name; it was once reported as a bug by `show`, `history` and `batch`."""
+    """That of an unknown user is an ordinary name; `show`, `history` and `batch` once reported it as a bug."""
     xdg.setenv("HOME", "/home/me")
     assert paths.expanded("~/x") == Path("/home/me/x")
     assert paths.expanded("~nobody-has-this-name/x") == Path("~nobody-has-this-name/x")

@@ -23,7 +23,7 @@ from pathlib import Path
 from flux_cli.batch.journal import O_BINARY
 from flux_cli.batch.shards import Shard
 from flux_cli.errors import LocalFileError, UsageError
-from flux_cli.storage.files import local_errors
+from flux_cli.storage.filesystem import local_errors
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 40.0

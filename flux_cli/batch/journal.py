@@ -20,8 +20,7 @@ from pathlib import Path
 from flux_cli.api.task import Status
 from flux_cli.batch.plan import KnownRow, RowState, state_of
 from flux_cli.errors import LocalFileError, os_reason
-from flux_cli.storage.files import local_errors
-from flux_cli.storage.filesystem import sync_directory
+from flux_cli.storage.filesystem import local_errors, sync_directory
 
 INTENT, ACCEPTED, UNSENT, FINISHED, CLOSED = "intent", "accepted", "unsent", "finished", "closed"
 """The events: about to be sent; task ID received; certainly not accepted; picture available; result known."""

@@ -15,7 +15,7 @@ from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode, worst
 from flux_cli.pictures import image_prompt
-from flux_cli.storage.files import local_errors
+from flux_cli.storage.filesystem import local_errors
 from flux_cli.storage.record import STDOUT
 
 

@@ -14,8 +14,8 @@ from io import FileIO
 from pathlib import Path
 
 from flux_cli.batch.journal import ROW_PREFIX, Key, encoded
-from flux_cli.storage.files import local_errors, place, sync, temporary
-from flux_cli.storage.filesystem import lock
+from flux_cli.storage.files import place, sync, temporary
+from flux_cli.storage.filesystem import local_errors, lock
 from flux_cli.storage.paths import RESULTS_NAME
 
 Object = Mapping[str, object]

@@ -14,7 +14,7 @@ from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import Row
 from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode, LocalFileError
-from flux_cli.storage.files import local_errors
+from flux_cli.storage.filesystem import local_errors
 from flux_cli.storage.history import HistoryReader
 from flux_cli.storage.paths import STATE_NAME
 from flux_cli.storage.record import Record

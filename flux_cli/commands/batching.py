@@ -28,7 +28,7 @@ from flux_cli.options import RequestOptions, ServiceOptions
 from flux_cli.pictures import image_prompt, naming
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.config import Config
-from flux_cli.storage.files import local_errors
+from flux_cli.storage.filesystem import local_errors
 from flux_cli.storage.history import History
 from flux_cli.storage.paths import STATE_NAME, expanded
 from flux_cli.storage.settings import SEED_RANDOM

@@ -30,7 +30,7 @@ from flux_cli.pictures.formats import (
     sniff,
     suggested_type,
 )
-from flux_cli.storage.files import local_errors
+from flux_cli.storage.filesystem import local_errors
 
 if TYPE_CHECKING:
     import requests

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from flux_cli.errors import LocalFileError, UsageError, os_reason
 from flux_cli.pictures.formats import ImageType, is_image_extension
-from flux_cli.storage.files import local_errors, temporary
-from flux_cli.storage.filesystem import make_directory
+from flux_cli.storage.files import temporary
+from flux_cli.storage.filesystem import local_errors, make_directory
 from flux_cli.storage.paths import expanded
 
 DEFAULT_TEMPLATE = "{slug}-{id8}.{ext}"

@@ -14,8 +14,8 @@ from flux_cli.api.transport import Trace
 from flux_cli.pictures.download import DownloadError, OnBytes, Partial, fetch_image, image_session
 from flux_cli.pictures.formats import KNOWN_TYPES, PNG, WEBP, ImageType, is_image_extension
 from flux_cli.pictures.naming import Target, values_for
-from flux_cli.storage.files import local_errors, place, sync, temporary
-from flux_cli.storage.filesystem import make_directory
+from flux_cli.storage.files import place, sync, temporary
+from flux_cli.storage.filesystem import local_errors, make_directory
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from flux_cli.errors import LocalFileError, os_reason
-from flux_cli.storage.filesystem import host_id, is_shared, lock, sync_directory
+from flux_cli.errors import LocalFileError
+from flux_cli.storage.filesystem import host_id, is_shared, local_errors, lock, sync_directory
 
 PREFIX, SUFFIX = ".flux-cli-", ".part"
 _NAME = re.compile(rf"{re.escape(PREFIX)}((?P<host>.+)-\d+-)?[0-9a-f]{{16}}{re.escape(SUFFIX)}")
@@ -62,7 +62,7 @@ def sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def place(file: BinaryIO, path: Path, *, force: bool, exact: bool) -> Path:
+def place(file: BinaryIO, path: Path, *, force: bool, exact: bool, private: bool = False) -> Path:
     """Give a finished temporary file its name, in one step; return the name that it got.
 
     Args:
@@ -70,6 +70,7 @@ def place(file: BinaryIO, path: Path, *, force: bool, exact: bool) -> Path:
         path: The name to give.
         force: Replace an existing file (or symbolic link; its target is left alone).
         exact: Accept no other name. Otherwise a name that is taken gets `-1`, `-2` and so on.
+        private: Only the user can read it. Otherwise it gets the permissions that the umask allows.
 
     An existing file of that name with the same content is the result: a crash can come between placing a file
     and recording that it was placed.
@@ -79,7 +80,7 @@ def place(file: BinaryIO, path: Path, *, force: bool, exact: bool) -> Path:
     """
     with local_errors(path):
         with contextlib.suppress(OSError):  # some file systems (FAT, network shares) have no permissions
-            os.chmod(file.name, 0o666 & ~_UMASK)
+            os.chmod(file.name, 0o600 if private else 0o666 & ~_UMASK)
         if sys.platform == "win32":  # an open file cannot be renamed there
             file.close()
         if force:
@@ -137,11 +138,8 @@ def _remove_if_abandoned(path: str, *, foreign: bool, shared: bool) -> None:
 
 def sha256_of(path: Path) -> str:
     """Return the digest of a file's content, in hexadecimal. Raises LocalFileError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from error
+    with local_errors(path, "read"), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_live() -> None:
@@ -149,15 +147,6 @@ def remove_live() -> None:
     for name in list(_live):
         with contextlib.suppress(OSError):
             os.unlink(name)
-
-
-@contextlib.contextmanager
-def local_errors(path: Path) -> Iterator[None]:
-    """Turn an OSError about a local path into a LocalFileError that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise LocalFileError(f"cannot write {path}: {os_reason(error)}") from error
 
 
 def _created(directory: Path) -> io.FileIO:

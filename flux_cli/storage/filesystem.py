@@ -10,8 +10,11 @@ import functools
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from flux_cli.errors import LocalFileError, os_reason
 
 MOUNTS = "/proc/self/mountinfo"
 
@@ -20,6 +23,15 @@ _SHARED = (
     r"ocfs2|orangefs|panfs|prl_fs|pvfs2|smb[23]|smbfs|vboxsf|virtiofs|vmhgfs|wekafs"
 )
 """Types of network, cluster and hypervisor file systems, as Linux names them. (`fuseblk` is a local disk.)"""
+
+
+@contextlib.contextmanager
+def local_errors(path: Path, action: str = "write", hint: str | None = None) -> Iterator[None]:
+    """Turn an OSError about a local path into a LocalFileError: `cannot write PATH: reason`."""
+    try:
+        yield
+    except OSError as error:
+        raise LocalFileError(f"cannot {action} {path}: {os_reason(error)}", hint) from error
 
 
 def lock(file: BinaryIO, *, wait: bool) -> bool:

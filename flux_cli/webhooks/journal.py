@@ -10,8 +10,7 @@ import secrets
 from pathlib import Path
 from typing import BinaryIO
 
-from flux_cli.storage.files import local_errors
-from flux_cli.storage.filesystem import lock
+from flux_cli.storage.filesystem import local_errors, lock
 from flux_cli.storage.paths import state_directory
 from flux_cli.webhooks.event import WebhookEvent, read_event
 
