@@ -9,12 +9,13 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flux_cli.api.request import FIELDS, MODELS, JsonValue
 from flux_cli.errors import LocalFileError, NotAllowedError, closest, missing_packages, os_reason, program
-from flux_cli.storage.filesystem import lock, make_directory, sync_directory
+from flux_cli.storage.filesystem import local_errors, lock, make_directory
 from flux_cli.storage.paths import config_directory
 from flux_cli.storage.settings import (
     KEY_VARIABLE,
@@ -38,10 +39,8 @@ _EMPTY_FILE = b"# The settings of flux-cli; see flux-cli-config(5).\n"
 class Config:
     """What the config file sets; None for what it does not.
 
-    Attributes:
-        defaults: The defaults of the request flags and of `timeout`, `sidecar` and `count`.
-        models: The same for single models.
-        warnings: What the user should know about the file.
+    `defaults` are those of the request flags and of `timeout`, `sidecar` and `count`; `models` has the same for
+    single models. `warnings` are about the file.
     """
 
     api_key: str | None = None
@@ -77,7 +76,8 @@ class Config:
         return {**own, **self.defaults, **per_model}
 
 
-_OWN = ("api_key", "api_url", "model", "output_dir", "webhook_secret", "sandbox")
+_OWN = tuple(name for name, setting in SETTINGS.items() if not setting.per_model)
+"""The settings that `Config` has as attributes."""
 
 
 def config_path() -> Path:
@@ -103,8 +103,12 @@ def load() -> Config:
     if content is None:
         return Config()
     config = _checked(path, _parsed(path, content))
-    exposed = _exposed(path) if config.api_key or config.webhook_secret else ()
-    return replace(config, warnings=(*config.warnings, *exposed))
+    with contextlib.suppress(OSError):
+        shared = os.name != "nt" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
+        if shared and (config.api_key or config.webhook_secret):
+            exposed = f"{path} contains a secret and is readable by others; run: chmod 600 {path}"
+            return replace(config, warnings=(*config.warnings, exposed))
+    return config
 
 
 def set_value(name: str, text: str) -> None:
@@ -137,11 +141,11 @@ def unset(name: str) -> bool:
             del document["models"]
 
     path = config_path()
-    content = _read(path)
-    table: Any = _parsed(path, content) if content is not None else {}
-    for key in ("models", parsed.model) if parsed.model is not None else ():
-        table = table.get(key) if isinstance(table, dict) else None
-    if not isinstance(table, dict) or parsed.setting.name not in table:
+    table: Any = _parsed(path, _read(path) or b"")
+    try:
+        table = table["models"][parsed.model] if parsed.model is not None else table
+        table[parsed.setting.name]
+    except (KeyError, TypeError):
         return False  # nothing is written
     _update(change)
     return True
@@ -159,12 +163,12 @@ def edit(command: Sequence[str]) -> bool:
     path = config_path()
     stored = _read(path)
     before = _EMPTY_FILE if stored is None else stored
-    with _local_errors(path):
+    with local_errors(path, hint=_ELSEWHERE):
         make_directory(path.parent, 0o700)
         handle, name = tempfile.mkstemp(prefix="config-", suffix=".toml", dir=path.parent)  # creates it 0600
         with os.fdopen(handle, "wb") as file:
             file.write(before)
-    copy = Path(name)
+    copy, kept = Path(name), False
     try:
         _run_editor([*command, name])
         after = _read(copy)
@@ -173,16 +177,15 @@ def edit(command: Sequence[str]) -> bool:
             with _locked(path):
                 if _read(path) != stored:
                     raise LocalFileError(f"another process has changed {path} in the meantime")
-                _write(_real(path), after)
+                _write(path, after)
     except LocalFileError as error:
-        if _read(copy) in (None, before):
-            copy.unlink(missing_ok=True)
+        kept = _read(copy) not in (None, before)
+        if not kept:
             raise
         raise LocalFileError(f"{error.message}; the file was not changed", f"your changes are in {name}") from None
-    except BaseException:
-        copy.unlink(missing_ok=True)
-        raise
-    copy.unlink(missing_ok=True)
+    finally:
+        if not kept:
+            copy.unlink(missing_ok=True)
     return after not in (None, before)
 
 
@@ -219,12 +222,9 @@ def masked(secret: str) -> str:
 
 def _read(path: Path) -> bytes | None:
     """Return the content of a file, None if there is none."""
-    try:
+    with local_errors(path, "read", _ELSEWHERE), contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {os_reason(error)}", _ELSEWHERE) from None
+    return None
 
 
 _NO_TABLES = '`models` must have one table per model, like [models."flux-pro"]'
@@ -275,10 +275,10 @@ def _checked_table(
     table: Mapping[str, object], model: str | None, problems: list[tuple[str, str]], warnings: list[str]
 ) -> dict[str, JsonValue]:
     values: dict[str, JsonValue] = {}
+    known = [name for name, setting in SETTINGS.items() if model is None or setting.per_model]
     for key, value in table.items():
         if key == "models" and model is None:
             continue
-        known = [name for name in SETTINGS if model is None or SETTINGS[name].per_model]
         if key not in known:  # a newer version may have written it
             close = closest(key, known)
             warnings.append(f"unknown setting `{key}`" + (f"; did you mean `{close}`?" if close else ""))
@@ -290,14 +290,6 @@ def _checked_table(
             values[key] = cast("JsonValue", value)
             warnings += filter(None, [unknown_model(name, value)])
     return values
-
-
-def _exposed(path: Path) -> tuple[str, ...]:
-    """Return a warning if others can read the file."""
-    with contextlib.suppress(OSError):
-        if os.name != "nt" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-            return (f"{path} contains a secret and is readable by others; run: chmod 600 {path}",)
-    return ()
 
 
 def _table(document: "TOMLDocument", name: Name) -> Any:  # tomlkit's tables have no common type
@@ -321,8 +313,6 @@ def _update(change: Callable[["TOMLDocument"], None]) -> None:
     import tomlkit  # 35 ms, only needed to write
 
     path = config_path()
-    with _local_errors(path):
-        make_directory(path.parent, 0o700)
     with _locked(path):
         content = _read(path) or b""
         _parsed(path, content)  # tomlkit's errors may quote the file
@@ -331,49 +321,30 @@ def _update(change: Callable[["TOMLDocument"], None]) -> None:
         changed = tomlkit.dumps(document).encode()
         _checked(path, _parsed(path, changed))
         if changed != content:
-            _write(_real(path), changed)
-
-
-def _real(path: Path) -> Path:
-    """Return the path of the file itself: a symbolic link, as dotfile managers make them, stays one."""
-    return path.resolve() if path.is_symlink() else path
+            _write(path, changed)
 
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the lock of the config file, so that no other process changes it between reading and writing."""
-    with _local_errors(path), open(path.with_name(".lock"), "ab", opener=_private) as file:
+    with local_errors(path, hint=_ELSEWHERE):
+        make_directory(path.parent, 0o700)
+        file = open(path.with_name(".lock"), "ab", opener=partial(os.open, mode=0o600))  # noqa: SIM115 - closed below
+    with file:
         with contextlib.suppress(OSError):  # a file system without locks
             lock(file, wait=True)
         yield
 
 
-def _private(name: str, flags: int) -> int:
-    return os.open(name, flags, 0o600)
-
-
 def _write(path: Path, content: bytes) -> None:
-    """Replace a file in one step; the new one can be read by its owner only."""
-    import tempfile
+    """Replace the file in one step. A symbolic link, as dotfile managers make them, stays one."""
+    from flux_cli.storage import files  # 5 ms
 
-    with _local_errors(path):
-        # mkstemp creates the file 0600, so that the key is never in one that others can read.
-        handle, temporary = tempfile.mkstemp(prefix=".config-", suffix=".toml", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-        sync_directory(path.parent)
-
-
-@contextlib.contextmanager
-def _local_errors(path: Path) -> Iterator[None]:
+    target = path.resolve() if path.is_symlink() else path
     try:
-        yield
-    except OSError as error:
-        raise LocalFileError(f"cannot write {path}: {os_reason(error)}", _ELSEWHERE) from None
+        with files.temporary(target.parent) as file, local_errors(target):
+            file.write(content)
+            files.sync(file)
+            files.place(file, target, force=True, exact=True, private=True)
+    except LocalFileError as error:
+        raise LocalFileError(error.message, _ELSEWHERE) from None

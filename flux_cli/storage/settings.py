@@ -29,9 +29,7 @@ class Setting:
     """One name in the config file.
 
     Attributes:
-        name: The name.
         kind: The type of its value; text that is a duration, for `timeout`.
-        help: What it does, in a sentence.
         envvar: The environment variable that overrides it, if any.
         default: What applies if it is not set, if that is this program's decision.
         secret: Whether its value is never shown.
@@ -45,14 +43,6 @@ class Setting:
     default: str | None = None
     secret: bool = False
     per_model: bool = False
-
-
-def _request_settings() -> list[Setting]:
-    return [
-        Setting(field.name, field.kind, f"The default for {flag(field.name)}.", field.envvar, per_model=True)
-        for field in FIELDS.values()
-        if field.name not in ("prompt", "model", "webhook_secret")
-    ]
 
 
 SETTINGS = {
@@ -75,7 +65,11 @@ SETTINGS = {
         Setting("timeout", str, "The default for `--timeout` of imagine and wait.", default="10m", per_model=True),
         Setting("sidecar", bool, "The default for `--sidecar`.", default="false", per_model=True),
         Setting("count", int, "The default for `--count` of imagine.", default="1", per_model=True),
-        *_request_settings(),
+        *(
+            Setting(field.name, field.kind, f"The default for {flag(field.name)}.", field.envvar, per_model=True)
+            for field in FIELDS.values()
+            if field.name not in ("prompt", "model", "webhook_secret")
+        ),
     )
 }
 
@@ -110,18 +104,18 @@ def parse_value(name: Name, text: str) -> JsonValue:
     """Return the value of a setting that was given as text. Raises UsageError if it is invalid."""
     setting = name.setting
     value: JsonValue = text
-    if setting.kind is not str and not (setting.name == "seed" and text.strip().lower() == SEED_RANDOM):
+    if setting.name == "api_key":
+        return check_key(text)
+    if setting.name == "api_url":
+        return check_api_url(text)
+    if setting.name == "seed" and text.strip().lower() == SEED_RANDOM:
+        return SEED_RANDOM
+    if setting.kind is not str:
         like = {bool: "raw", int: "seed", float: "guidance"}[setting.kind]  # a field of the same type
         try:
             value = parse_text(like, text)
         except ValueError as error:
             raise UsageError(f"`{name}` {error}, not `{shown(text)}`") from None
-    elif setting.name == "api_key":
-        return check_key(text)
-    elif setting.name == "api_url":
-        return check_api_url(text)
-    elif setting.name == "seed":
-        return SEED_RANDOM
     if found := problem(name, value) or unknown_model(name, value):
         raise UsageError(found)
     return value
