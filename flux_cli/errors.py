@@ -84,14 +84,14 @@ def os_reason(error: OSError) -> str:
 
 
 class FluxError(Exception):
-    """An error to report: `message` is one line, `hint` says what to do, if anything."""
+    """An error to report: one line, or several if several rules are broken; `hint` says what to do, if anything."""
 
     exit_code = ExitCode.UNEXPECTED
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.messages: tuple[str, ...] = (message,)
+    def __init__(self, message: str | Sequence[str], hint: str | None = None) -> None:
+        self.messages = (message,) if isinstance(message, str) else tuple(message)
+        self.message = "; ".join(self.messages)
+        super().__init__(self.message)
         self.hint = hint
 
 
@@ -99,14 +99,6 @@ class UsageError(FluxError):
     """An option, a value or a combination that is not allowed; nothing was sent."""
 
     exit_code = ExitCode.USAGE
-
-
-class ViolationsError(UsageError):
-    """Several rules are broken; `messages` has one line for each."""
-
-    def __init__(self, messages: Sequence[str], hint: str | None = None) -> None:
-        super().__init__("; ".join(messages), hint)
-        self.messages = tuple(messages)
 
 
 class NotAllowedError(FluxError):
@@ -129,8 +121,6 @@ class ServiceDownError(FluxError):
 
 class BadResponseError(FluxError):
     """The response of the service cannot be interpreted."""
-
-    exit_code = ExitCode.UNEXPECTED
 
 
 class LocalFileError(FluxError):

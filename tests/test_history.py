@@ -107,7 +107,6 @@ def test_unsaved(history: History) -> None:
     history.begin(SERVICE, [a_request()])
     unsaved = ["task-4", "task-2", "task-0"]
     assert ids(history.unsaved(SERVICE)) == unsaved
-    assert ids(history.unsaved(SERVICE, 1)) == unsaved[:1]
     assert ids(each for each in history.records() if each.unsaved and each.service == SERVICE) == unsaved
 
 
@@ -598,7 +597,7 @@ def test_each_host_writes_its_own_file(host: Host, tmp_path: Path) -> None:
     for reader in readers(host):
         assert ids(reader.records()) == ["task-3", "task-2", "task-1"]
         assert ids(reader.records(2)) == ["task-3", "task-2"]
-        assert ids(reader.unsaved(SERVICE, 1)) == ["task-3"]
+        assert ids(reader.unsaved(SERVICE)) == ["task-3", "task-2", "task-1"]
 
 
 def test_a_task_of_another_host(host: Host) -> None:
@@ -748,7 +747,7 @@ PLANS: dict[str, Callable[[History], Iterable[object]]] = {
     "the newest ones": lambda history: history.records(10),
     "one by its ID": lambda history: [history.find("task-7")],
     "those of a status": lambda history: history.records(10, statuses=[Status.FAILED]),
-    "what is unsaved": lambda history: history.unsaved(SERVICE, 10),
+    "what is unsaved": lambda history: history.unsaved(SERVICE),
     "a batch's row": lambda history: [history.newest_of_row(SERVICE, "batch", "row")],
     "one by its picture": lambda history: history._select("sha256 = ?", "00"),
 }

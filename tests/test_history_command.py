@@ -11,13 +11,12 @@ from pathlib import Path
 import pytest
 
 from flux_cli.api.task import Status
-from flux_cli.commands.selection import newest
 from flux_cli.storage.durations import parse_moment
 from flux_cli.storage.history import History
 from flux_cli.storage.record import Record
 from flux_cli.ui import history_lines
-from tests.conftest import Cli
-from tests.server import png
+from tests.conftest import KEY, Cli
+from tests.server import Server, png
 
 SERVICE = "https://api.example"
 NOW = 1_764_072_000.0  # 2025-11-25 12:00 UTC
@@ -415,7 +414,11 @@ def test_one_task_on_a_terminal(tasks: Cli) -> None:
 
 def test_the_newest_task_of_a_service(tasks: Cli) -> None:
     """Neither another service's task nor a submission without an ID."""
-    with closing(History(tasks.history_file)) as history:
-        assert list(newest(history, SERVICE)) == ["bbbb0000-3"]
-        assert list(newest(history, "sandbox")) == ["cccc0000-4"]
-        assert newest(history, "https://elsewhere") == {}
+    with Server() as server:
+        env = {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
+        with closing(History(tasks.history_file)) as history:
+            history._connection.execute(
+                "UPDATE submissions SET service = ? WHERE service = ?", (server.url, SERVICE)
+            )
+        assert tasks("fetch", "--last", env=env).lines[0].split("\t")[0] == "bbbb0000-3"
+    assert tasks("fetch", "--last", env={**env, "FLUX_CLI_API_URL": "https://elsewhere"}).code == 2

@@ -23,7 +23,7 @@ from flux_cli.engine.events import Event
 from flux_cli.engine.run import Run
 from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import HistoryStore
-from flux_cli.errors import ExitCode, LocalFileError, NotAllowedError, UsageError, ViolationsError, worst
+from flux_cli.errors import ExitCode, LocalFileError, NotAllowedError, UsageError, worst
 from flux_cli.options import RequestOptions, ServiceOptions
 from flux_cli.pictures import image_prompt, naming
 from flux_cli.pictures.saving import Saver
@@ -65,7 +65,7 @@ def flag_defaults(
     For a text file the flags are checked against all rules, since its rows add only a prompt.
 
     Raises:
-        ViolationsError: The value of a flag is invalid.
+        UsageError: The value of a flag is invalid.
         LocalFileError, DownloadError: The image prompt cannot be read.
     """
     given, broken = request.given()
@@ -79,7 +79,7 @@ def flag_defaults(
         broken += filter(None, [image.violation()])
     if broken:
         rules = violations({**body, "prompt": "…"}, flag) if format_name == "text" else ()
-        raise ViolationsError([*broken, *rules])
+        raise UsageError([*broken, *rules])
     return body, recorded
 
 
@@ -99,7 +99,7 @@ def checked_rows(
         UsageError: There are errors, or no rows.
     """
     if validate and file.format == "text" and (broken := violations({**defaults, "prompt": "…"}, flag)):
-        raise ViolationsError(broken)  # the same for every row, and caused by the flags
+        raise UsageError(broken)  # the same for every row, and caused by the flags
     found, errors = batch_rows.parse(file, shard, directory, ignore_unknown=ignore_unknown)
     found = [_with_config_defaults(row, defaults, config) for row in found]
     checks = Checks(file, directory, defaults, validate=validate)

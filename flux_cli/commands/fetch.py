@@ -11,7 +11,7 @@ from flux_cli import options
 from flux_cli.api.task import Status, Task, recorded_url, short_id
 from flux_cli.commands import SUMMARIES
 from flux_cli.commands.loading import load_config
-from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, UsageError, worst
+from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
 from flux_cli.ui import console
 
@@ -63,13 +63,9 @@ def fetch(
     from flux_cli.commands.service import connect
 
     config = load_config()
-    history, choice, records = selection.selected(
-        task_ids, service, config, last=selection.newest if last else None, every=every
-    )
-    if last and not records:
-        raise UsageError("the history has no task", "give task IDs")
+    history, choice, records = selection.selected(task_ids, service, config, last=last, every=every, saved=True)
     if not records:
-        return selection.nothing_to_do(last=False, every=every)
+        return ExitCode.OK
     target = None
     if output.output is not None:
         target = output.target(service, config, len(records))

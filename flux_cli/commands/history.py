@@ -4,7 +4,6 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,15 +28,13 @@ DETAILS = (
 )
 
 
-class StatusFilter(StrEnum):
-    """The values of `--status`: the statuses, and one for finished tasks without a file."""
-
-    PROCESSING = Status.PROCESSING.value
-    FINISHED = Status.FINISHED.value
-    NOT_SAVED = "not-saved"
-    FAILED = Status.FAILED.value
-    UNKNOWN = Status.UNKNOWN.value
-    UNSENT = Status.UNSENT.value
+NOT_SAVED = "not-saved"
+"""The value of `--status` for finished tasks without a file."""
+STATUSES = (*Status, NOT_SAVED)
+JSON_FIELDS = (
+    *("created", "ended", "service", "task_id", "status", "model", "prompt", "seed", "image_url", "path"),
+    *("original_path", "sha256", "error", "exit_code", "batch", "row", "request"),
+)
 
 
 @app.command(
@@ -61,11 +58,11 @@ def history(
         int, typer.Option("--limit", "-n", parser=options.integer(1), metavar="N", help="The newest N tasks.")
     ] = 20,
     status: Annotated[
-        list[StatusFilter] | None,
+        list[str] | None,
         typer.Option(
             "--status",
-            parser=options.one_of(StatusFilter),
-            autocompletion=completion.words(StatusFilter),
+            parser=options.one_of(STATUSES),
+            autocompletion=completion.words(STATUSES),
             metavar="STATUS",
             help="Only tasks that are processing, finished, not-saved (finished without a file), failed, unknown "
             "(sent, no response) or unsent. Can be repeated.",
@@ -111,8 +108,8 @@ def history(
         records = list(
             opened.records(
                 limit,
-                statuses=[Status(state) for state in states - {StatusFilter.NOT_SAVED}],
-                unsaved=StatusFilter.NOT_SAVED in states,
+                statuses=[Status(state) for state in states - {NOT_SAVED}],
+                unsaved=NOT_SAVED in states,
                 search=search,
                 model=model,
                 since=since,
@@ -182,22 +179,5 @@ def _details(record: "Record") -> list[tuple[str, str]]:
 
 
 def _as_json(record: "Record") -> dict[str, object]:
-    return {
-        "created": record.created,
-        "ended": record.ended,
-        "service": record.service,
-        "task_id": record.task_id,
-        "status": record.status.value,
-        "model": record.model,
-        "prompt": record.prompt,
-        "seed": record.request.get("seed"),
-        "image_url": record.image_url,
-        "path": record.path,
-        "original_path": record.original_path,
-        "sha256": record.sha256,
-        "error": record.error,
-        "exit_code": record.exit_code,
-        "batch": record.batch,
-        "row": record.row,
-        "request": record.request,
-    }
+    values = {"seed": record.request.get("seed")}
+    return {name: values[name] if name in values else getattr(record, name) for name in JSON_FIELDS}

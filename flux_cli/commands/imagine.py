@@ -11,7 +11,7 @@ from flux_cli.api.redaction import REDACTED
 from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, violations
 from flux_cli.commands import SUMMARIES
 from flux_cli.commands.loading import load_config
-from flux_cli.errors import ExitCode, FluxError, UsageError, ViolationsError
+from flux_cli.errors import ExitCode, FluxError, UsageError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.ui import console
 
@@ -165,9 +165,9 @@ def _bodies(
     """Return the body to send, and the body as it is recorded. Flags override the fields in `start`.
 
     Raises:
-        ViolationsError: Rules are violated; the error names all violations.
+        UsageError: Rules are violated (the error names all violations), or the image prompt of `--like` is no longer
+            available.
         LocalFileError, DownloadError: The image prompt cannot be read.
-        UsageError: The image prompt of `--like` is no longer available.
     """
     given, problems = request.given()
     body: Body = {**start, **given}
@@ -193,7 +193,7 @@ def _bodies(
             raise unreadable
         problems.append(unreadable.message)
     if problems:
-        raise ViolationsError(problems, f"fields without a flag come from {base.name}" if base else None)
+        raise UsageError(problems, f"fields without a flag come from {base.name}" if base else None)
     return body, recorded
 
 

@@ -2,11 +2,12 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from flux_cli.api.task import is_task_id, short_id
-from flux_cli.errors import ExitCode, LocalFileError, UsageError
+from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.options import ServiceOptions
 from flux_cli.storage.record import SANDBOX
 from flux_cli.ui import console
@@ -100,40 +101,19 @@ def resolve_ids(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str,
     return found
 
 
-def newest(history: "HistoryReader", service: str) -> "dict[str, Record | None]":
-    """Return the newest task of a service, if there is one."""
-    for record in history.records():
-        if record.task_id and record.service == service:
-            return {record.task_id: record}
-    return {}
-
-
-def newest_unsaved(history: "HistoryReader", service: str) -> "dict[str, Record | None]":
-    """Return the newest task of a service that is not saved, if there is one."""
-    return _unsaved(history, service, 1)
-
-
-def _unsaved(history: "HistoryReader", service: str, limit: int | None = None) -> "dict[str, Record | None]":
-    """Return the tasks of a service that are running or finished without a file, newest first."""
-    return {record.task_id: record for record in history.unsaved(service, limit) if record.task_id}
-
-
 def selected(
     task_ids: Sequence[str] | None,
     options: ServiceOptions,
     config: "Config",
     *,
-    last: "Callable[[HistoryReader, str], dict[str, Record | None]] | None",
+    last: bool,
     every: bool,
+    saved: bool,
 ) -> "tuple[HistoryReader, Choice, dict[str, Record | None]]":
     """Return the history, the service, and the tasks that a command line names.
 
-    Args:
-        task_ids: The arguments.
-        options: The flags.
-        config: The config file.
-        last: Finds the task that `--last` means; None without that flag.
-        every: Whether `--all` was given, for all tasks that are not saved.
+    `last` and `every` say whether `--last` and `--all` were given, for tasks that are not saved. With `saved`, the
+    last task is the newest one, saved or not. If there is no task, a note is printed.
 
     Raises:
         UsageError: The arguments contradict each other, or name no task.
@@ -143,30 +123,29 @@ def selected(
 
     if sum(map(bool, (task_ids, last, every))) > 1:
         raise UsageError("task IDs, `--last` and `--all` cannot be combined")
-    history = open_history(required=bool(last or every))
+    history = open_history(required=last or every)
     if not (last or every):
         records = resolve_ids(read_ids(task_ids or []), history)
-        check_service(records, options, config)
-        return history, choose(options, config), records
-    choice = choose(options, config)
-    return history, choice, last(history, choice.name) if last else _unsaved(history, choice.name)
+        _check_service(records, options, config)
+        choice = choose(options, config)
+    else:
+        choice = choose(options, config)
+        found = history.unsaved(choice.name)
+        if last and saved:
+            found = (each for each in history.records() if each.service == choice.name and each.task_id)
+        records = {record.task_id or "": record for record in islice(found, 1 if last else None)}
+    if last and not records:
+        none = "the history has no task" if saved else "nothing left to save"
+        raise UsageError(none, "give task IDs" if saved else "see `flux-cli history`")
+    if not records:
+        console.note("nothing left to save" if every else "no task IDs on stdin")
+    return history, choice, records
 
 
-def nothing_to_do(*, last: bool, every: bool) -> ExitCode:
-    """Return the exit code of a command that was given no task. Raises UsageError for `--last`."""
-    if last:
-        raise UsageError("nothing left to save", "see `flux-cli history`")
-    console.note("nothing left to save" if every else "no task IDs on stdin")
-    return ExitCode.OK
-
-
-def check_service(records: "Mapping[str, Record | None]", options: ServiceOptions, config: "Config") -> None:
-    """Check that no task belongs to the embedded sandbox if the default service is about to be used.
+def _check_service(records: "Mapping[str, Record | None]", options: ServiceOptions, config: "Config") -> None:
+    """Raise UsageError if a task belongs to the embedded sandbox and the default service is about to be used.
 
     Another address may be a sandbox on a port, which has the tasks of the embedded one.
-
-    Raises:
-        UsageError: A task belongs to the sandbox.
     """
     if options.sandbox or config.sandbox or options.api_url or config.api_url:
         return

@@ -6,6 +6,7 @@ import typer
 
 from flux_cli import options
 from flux_cli.commands.loading import load_config
+from flux_cli.errors import ExitCode
 from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
 
 app = typer.Typer(add_completion=False)
@@ -49,11 +50,9 @@ def wait(
     limit = options.timeout_seconds(timeout if timeout is not None else config.defaults.get("timeout"))
     if output.output != "-":
         pictures = pictures.with_default(sidecar=bool(config.defaults.get("sidecar")))
-    history, choice, records = selection.selected(
-        task_ids, service, config, last=selection.newest_unsaved if last else None, every=every
-    )
+    history, choice, records = selection.selected(task_ids, service, config, last=last, every=every, saved=False)
     if not records:
-        return selection.nothing_to_do(last=last, every=every)
+        return ExitCode.OK
     target = output.target(service, config, len(records))
     saved.check(pictures, target)
     numbers = selection.record_numbers(records, history, choice.name)

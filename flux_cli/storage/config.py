@@ -258,12 +258,10 @@ def _checked(path: Path, document: Mapping[str, Any]) -> Config:
         models[model] = _checked_table(table, model, problems, warnings)
     if problems:
         unset = f", or remove it with `flux-cli config unset {problems[0][0]}`" if len(problems) == 1 else ""
-        error = LocalFileError(
-            "; ".join(f"{path}: {message}" for _, message in problems),
+        raise LocalFileError(
+            [f"{path}: {message}" for _, message in problems],
             f"correct it with `flux-cli config edit`{unset if problems[0][0] != 'models' else ''}",
         )
-        error.messages = tuple(f"{path}: {message}" for _, message in problems)
-        raise error
     own = {name: values.pop(name) for name in _OWN if name in values}
     if isinstance(own.get("api_key"), str):
         own["api_key"] = trim_key(str(own["api_key"]))

@@ -191,9 +191,9 @@ class HistoryReader:
                 values.append(value)
         return self._select(" AND ".join(conditions), *values, limit=limit)
 
-    def unsaved(self, service: str, limit: int | None = None) -> Iterator[Record]:
+    def unsaved(self, service: str) -> Iterator[Record]:
         """Yield the tasks of a service that are running, or finished without a file, newest first."""
-        return self._select(f"service = ? AND {_UNSAVED}", service, limit=limit)
+        return self._select(f"service = ? AND {_UNSAVED}", service)
 
     def named(self, text: str) -> Record:
         """Return the record of a task whose ID or prefix the user gave where a file is accepted, too.
