@@ -84,7 +84,7 @@ def os_reason(error: OSError) -> str:
 
 
 class FluxError(Exception):
-    """An error to report: one line, or several if several rules are broken; `hint` says what to do, if anything."""
+    """An error to report: one line, or one for each broken rule; `hint` says what to do, if anything."""
 
     exit_code = ExitCode.UNEXPECTED
 
