@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 
@@ -21,98 +21,66 @@ PICTURE = http(200, png(300_000))
 SIGNALS: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
-@dataclass(frozen=True)
-class Phase:
-    """The state of a command when the signal arrives.
-
-    Attributes:
-        name: What it does.
-        routes: What the server does to keep it there.
-        reached: The path that it has asked for then, and how often.
-        status: What the history says afterwards.
-        says: What stderr says.
-        flags: More of the command line.
-        all_signals: SIGTERM and SIGHUP are tested, too.
-    """
+class Phase(NamedTuple):
+    """What a command does when the signal arrives; `reached` is a request that it has sent then."""
 
     name: str
     routes: dict[str, Reply]
-    reached: tuple[str, int]
+    reached: str
     status: Status
     says: str
     flags: tuple[str, ...] = ()
-    all_signals: bool = False
 
 
-BILLED = "may have been accepted and charged"
 RESUME = "flux-cli wait task-0"
-PHASES = (
-    Phase("submitting", {"/flux-imagine": [60.0]}, ("/flux-imagine", 1), Status.UNKNOWN, BILLED, all_signals=True),
-    Phase(
-        "asked to slow down",
-        {"/flux-imagine": reply({}, 429, Retry_After="50")},
-        ("/flux-imagine", 1),
-        Status.UNSENT,
-        "interrupted before it was sent",
-    ),
-    Phase("waiting for a response", {"/fetch": [60.0]}, ("/fetch", 1), Status.PROCESSING, RESUME),
-    Phase("waiting", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME, all_signals=True),
-    Phase("waiting, -q", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME, ("-q",)),
-    Phase("waiting, --json", {"/fetch": RUNNING}, ("/fetch", 1), Status.PROCESSING, RESUME, ("--json",)),
-    Phase("trying again", {"/fetch": http(503)}, ("/fetch", 2), Status.PROCESSING, RESUME),
-    Phase(
-        "downloading",
-        {"/image": [PICTURE[:200_000], 60.0]},
-        ("/image", 1),
-        Status.FINISHED,
-        RESUME,
-        all_signals=True,
-    ),
-    Phase("downloading again", {"/image": http(503)}, ("/image", 2), Status.FINISHED, RESUME),
+SUBMITTING = Phase(
+    "submitting",
+    {"/flux-imagine": [60.0]},
+    "/flux-imagine",
+    Status.UNKNOWN,
+    "may have been accepted and charged",
 )
+WAITING = Phase("waiting", {"/fetch": RUNNING}, "/fetch", Status.PROCESSING, RESUME)
+DOWNLOADING = Phase("downloading", {"/image": [PICTURE[:200_000], 60.0]}, "/image", Status.FINISHED, RESUME)
+PHASES = (SUBMITTING, WAITING, DOWNLOADING)
+CASES = [(phase, number) for phase in PHASES for number in SIGNALS]
+CASES += [(WAITING._replace(flags=(flag,)), signal.SIGINT) for flag in ("-q", "--json")]
+
+At = Callable[[Phase], "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
-def at(cli: Cli) -> Iterator[Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]]]:
+def at(cli: Cli) -> Iterator[At]:
     """Return a function that takes a command to a phase."""
-    servers: list[Server] = []
-
-    def reach(phase: Phase) -> tuple["subprocess.Popen[bytes]", Server]:
-        server = Server(phase.routes).__enter__()
-        servers.append(server)
+    with Server() as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        process = cli.start("imagine", "x", *phase.flags)
-        path, times = phase.reached
-        wait_until(lambda: len(server.requests(path)) >= times)
-        wait_until(lambda: [record.status for record in records(cli)] == [phase.status])
-        return process, server
 
-    yield reach
-    for server in servers:
-        server.__exit__()
+        def reach(phase: Phase) -> "subprocess.Popen[bytes]":
+            server.routes = phase.routes
+            process = cli.start("imagine", "x", *phase.flags)
+            wait_until(lambda: server.requests(phase.reached))
+            wait_until(lambda: [record.status for record in records(cli)] == [phase.status])
+            return process
 
-
-CASES = [(phase, number) for phase in PHASES for number in SIGNALS if number == signal.SIGINT or phase.all_signals]
+        yield reach
+        assert server.submissions == 1
 
 
 @pytest.mark.parametrize(
-    ("phase", "number"), CASES, ids=[f"{signal.Signals(number).name} {phase.name}" for phase, number in CASES]
+    ("phase", "number"),
+    CASES,
+    ids=[" ".join([signal.Signals(number).name, phase.name, *phase.flags]) for phase, number in CASES],
 )
-def test_a_signal(
-    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]], phase: Phase, number: int
-) -> None:
+def test_a_signal(cli: Cli, at: At, phase: Phase, number: int) -> None:
     """The exit code of the contract, the message, no file, and the record that the next command needs."""
-    process, server = at(phase)
-    done = interrupt(process, number)
+    done = interrupt(at(phase), number)
     assert done.code == SIGNALS[number], done.stderr
     assert phase.says in done.stderr
     assert "Traceback" not in done.stderr
     assert cli.files() == []
     assert [record.status for record in records(cli)] == [phase.status]
-    assert server.submissions == 1
     if "--json" in phase.flags:
-        (told_of,) = done.objects
-        assert (told_of["task_id"], told_of["exit_code"]) == ("task-0", done.code)
+        assert [(each["task_id"], each["exit_code"]) for each in done.objects] == [("task-0", done.code)]
 
 
 def test_before_anything_is_sent(cli: Cli) -> None:
@@ -143,12 +111,10 @@ def test_while_the_prompt_is_read(cli: Cli) -> None:
         assert (done.code, done.stdout, done.stderr) == (code, "", "")
 
 
-@pytest.mark.parametrize("phase", [PHASES[0], PHASES[3], PHASES[7]], ids=lambda phase: phase.name)
-def test_two_signals_at_once(
-    cli: Cli, at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]], phase: Phase
-) -> None:
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
+def test_two_signals_at_once(cli: Cli, at: At, phase: Phase) -> None:
     """An impatient second Ctrl-C loses nothing that the first would have kept."""
-    process, _ = at(phase)
+    process = at(phase)
     process.send_signal(signal.SIGINT)
     done = interrupt(process)
     assert done.code == 130
@@ -158,17 +124,15 @@ def test_two_signals_at_once(
 
 
 @pytest.mark.parametrize("pause", [0.003, 0.015, 0.04])
-def test_a_second_signal_at_any_moment_after_the_first(
-    at: Callable[[Phase], tuple["subprocess.Popen[bytes]", Server]], pause: float
-) -> None:
+def test_a_second_signal_at_any_moment_after_the_first(at: At, pause: float) -> None:
     """The exit code stays the first one's while the program ends: Python itself would die of the signal."""
-    process, _ = at(PHASES[3])
+    process = at(WAITING)
     process.send_signal(signal.SIGINT)
     time.sleep(pause)
     done = interrupt(process)
     assert done.code == 130
     assert "Traceback" not in done.stderr
-    assert "flux-cli wait task-0" in done.stderr
+    assert RESUME in done.stderr
 
 
 def ignore_hangup() -> None:
