@@ -23,6 +23,7 @@ from tests.cli import KEY as KEY
 from tests.cli import Cli as Cli
 from tests.cli import Done as Done
 from tests.cli import new_cli as new_cli
+from tests.server import Server
 
 # What this process ignores its children ignore too: under nohup or in a background, signals would do nothing.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -113,6 +114,14 @@ def flux(cli: Cli, service: Service) -> Cli:
     """The command with a key, pointed at the sandbox by environment variables."""
     cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": service.url}
     return cli
+
+
+@pytest.fixture
+def server(cli: Cli) -> Iterator[Server]:
+    """A scripted service; the command has a key and is pointed at it."""
+    with Server() as running:
+        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": running.url}
+        yield running
 
 
 def wait_until(condition: Any, seconds: float = 20.0) -> None:

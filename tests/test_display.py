@@ -7,7 +7,7 @@ import pytest
 from rich.cells import cell_len
 from rich.color import Color
 
-from tests.cli import KEY, Cli
+from tests.cli import Cli
 from tests.conftest import Service
 from tests.server import Reply, Server, finished, http, in_turn, reply
 
@@ -59,12 +59,10 @@ def assert_clean(text: str) -> str:
 
 @pytest.mark.parametrize("flags", [(), ("-v",)], ids=" ".join)
 @pytest.mark.parametrize("response", REPLIES)
-def test_nothing_raw_reaches_a_terminal(cli: Cli, response: str, flags: tuple[str, ...]) -> None:
+def test_nothing_raw_reaches_a_terminal(cli: Cli, server: Server, response: str, flags: tuple[str, ...]) -> None:
     """With bars and colours, whatever the prompt and the service say."""
-    with Server(REPLIES[response]) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        shown = on_terminal(cli, "imagine", ARGUMENT, "--no-validate", *flags, code=None)
-    text = assert_clean(shown)
+    server.routes = REPLIES[response]
+    text = assert_clean(on_terminal(cli, "imagine", ARGUMENT, "--no-validate", *flags, code=None))
     assert "Traceback" not in text
     if response in ("a refusal", "a failure"):
         assert "[bold red]no[/bold red] [/foo] [link=http://x]y[/link]" in re.sub(r"\s+", " ", text)
@@ -73,31 +71,27 @@ def test_nothing_raw_reaches_a_terminal(cli: Cli, response: str, flags: tuple[st
 @pytest.mark.parametrize(
     "command", ["history", "fetch task-0", "fetch nope-1 task-0", "models", "account", "config list"]
 )
-def test_nothing_raw_reaches_a_terminal_in_tables(cli: Cli, command: str) -> None:
+def test_nothing_raw_reaches_a_terminal_in_tables(cli: Cli, server: Server, command: str) -> None:
     """Nor is it in a pipe, except for the settings, which a program gets as they are."""
-    routes: dict[str, Reply] = {
+    assert cli("imagine", ARGUMENT, "--no-validate").code == 0
+    cli("config", "set", "output_dir", f"pictures/{ARGUMENT}")
+    server.routes = {
         "/account": reply({"email": EVIL, "credits": EVIL, "total_images": [EVIL], "plan": {"name": EVIL}}),
         "/fetch": lambda r: reply(
             {**finished(r.json()["task_id"], r.origin), "image_url": f"{r.origin}/image/{EVIL}"}
         ),
     }
-    with Server() as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        assert cli("imagine", ARGUMENT, "--no-validate").code == 0
-        cli("config", "set", "output_dir", f"pictures/{ARGUMENT}")
-        server.routes = routes
-        assert "Traceback" not in assert_clean(on_terminal(cli, *command.split(), columns=200))
-        piped = cli(*command.split()).stdout.replace("\t", " ")
-        if command != "config list":
-            assert not RAW.search(piped)
-            assert "\x1b" not in piped
+    assert "Traceback" not in assert_clean(on_terminal(cli, *command.split(), columns=200))
+    piped = cli(*command.split()).stdout.replace("\t", " ")
+    if command != "config list":
+        assert not RAW.search(piped)
+        assert "\x1b" not in piped
 
 
-def test_json_escapes_by_jsons_rules(cli: Cli) -> None:
+def test_json_escapes_by_jsons_rules(cli: Cli, server: Server) -> None:
     """A parser gets back exactly what was received, from one line of harmless text."""
-    with Server(REPLIES["a failure"]) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        done = cli("imagine", ARGUMENT, "--no-validate", "--json")
+    server.routes = REPLIES["a failure"]
+    done = cli("imagine", ARGUMENT, "--no-validate", "--json")
     (line,) = done.stdout.rstrip("\n").split("\n")
     assert not RAW.search(line)
     assert "\x1b" not in line
@@ -106,19 +100,15 @@ def test_json_escapes_by_jsons_rules(cli: Cli) -> None:
     assert task["raw"]["error"] == EVIL
 
 
-def test_a_path_with_escape_sequences(cli: Cli) -> None:
+def test_a_path_with_escape_sequences(cli: Cli, server: Server) -> None:
     """A program gets the path's bytes as they are; a terminal does not."""
-    with Server() as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        assert cli("imagine", "x", "-o", "a\x1b[2J.png").stdout == "a\x1b[2J.png\n"
-        assert_clean(on_terminal(cli, "imagine", "x", "-o", "b\x1b[2J.png"))
+    assert cli("imagine", "x", "-o", "a\x1b[2J.png").stdout == "a\x1b[2J.png\n"
+    assert_clean(on_terminal(cli, "imagine", "x", "-o", "b\x1b[2J.png"))
 
 
-def test_the_cursor_is_shown_after_an_error(cli: Cli) -> None:
-    """Whatever ends the bars."""
-    with Server({"/fetch": reply({}, 401)}) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        shown = on_terminal(cli, "imagine", "x", code=3)
+def test_the_cursor_is_shown_after_an_error(cli: Cli, server: Server) -> None:
+    server.routes = {"/fetch": reply({}, 401)}
+    shown = on_terminal(cli, "imagine", "x", code=3)
     assert shown.rfind("\x1b[?25h") >= shown.rfind("\x1b[?25l")
 
 

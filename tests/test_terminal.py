@@ -2,17 +2,16 @@
 
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from tests.cli import FLUX_CLI, KEY, Cli
+from tests.cli import FLUX_CLI, Cli
 from tests.conftest import wait_until
 from tests.screen import Screen
 from tests.server import Reply, Request, Server, http, png, reply
 
 SMALL = ("--width", "256", "--height", "256")
-RUNNING = reply({"task_id": "task-0", "status": "processing", "percentage": 40})
 
 
 def progress(percentage: int) -> dict[str, Reply]:
@@ -28,16 +27,21 @@ def progress(percentage: int) -> dict[str, Reply]:
 
 
 @pytest.fixture
-def running(cli: Cli) -> Iterator[Server]:
-    """A server whose tasks run until its routes are removed; the command is set to it."""
-    with Server(progress(40)) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        yield server
+def running(server: Server) -> Server:
+    """A server whose tasks run until its routes are removed."""
+    server.routes = progress(40)
+    return server
 
 
 def bars(count: int) -> Callable[[list[str]], bool]:
     """Return a condition: so many lines show a percentage."""
     return lambda lines: sum(bool(re.search(r"\d+%", line)) for line in lines) == count
+
+
+def assert_left(screen: Screen, *lines: str) -> None:
+    """Check that nothing but these lines is left, and that the cursor is back."""
+    assert screen.text == [*lines]
+    assert not screen.cursor_hidden
 
 
 @pytest.mark.parametrize("columns", [40, 200])
@@ -50,13 +54,11 @@ def test_a_bar_per_task_and_afterwards_only_the_results(cli: Cli, running: Serve
         assert re.search(r"\d+% +\d:\d\d$", line)
     running.routes = {}
     assert screen.end() == 0
-    assert screen.text == ["1.png", "2.png", "3.png"]
-    assert not screen.cursor_hidden
+    assert_left(screen, "1.png", "2.png", "3.png")
 
 
 def test_a_resize_leaves_nothing_behind(cli: Cli, running: Server) -> None:
-    """From 80 to 40 to 120 columns while a bar is shown: the result is right, the cursor is back."""
-    screen = Screen(cli, "imagine", "a kite", columns=80)
+    screen = Screen(cli, "imagine", "a kite", "-o", "x.png", columns=80)
     screen.until(bars(1))
     screen.resize(40)
     running.routes = progress(60)
@@ -64,8 +66,7 @@ def test_a_resize_leaves_nothing_behind(cli: Cli, running: Server) -> None:
     screen.resize(120)
     running.routes = {}
     assert screen.end() == 0
-    assert screen.text[-1] in cli.files()
-    assert not screen.cursor_hidden
+    assert_left(screen, "x.png")
 
 
 @pytest.mark.parametrize("flags", [(), ("-v",)])
@@ -83,15 +84,13 @@ def test_terminal_that_reflows_lines(cli: Cli, running: Server, flags: tuple[str
         assert sorted(screen.text) == cli.files()
 
 
-def test_ctrl_c_removes_the_bar(flux: Cli) -> None:
-    """Exit 130, the command that resumes, and a cursor."""
-    screen = Screen(flux, "imagine", "a kite [[never]]", columns=100)
+def test_ctrl_c_removes_the_bar(cli: Cli, running: Server) -> None:
+    screen = Screen(cli, "imagine", "a kite", columns=100)
     screen.until(bars(1))
     screen.type("\x03")
     assert screen.end() == 130
-    (task_id,) = [record["task_id"] for record in flux.history()]
     shown = "\n".join(screen.text)
-    assert f"flux-cli wait {task_id}" in shown
+    assert "flux-cli wait task-0" in shown
     assert "%" not in shown
     assert not screen.cursor_hidden
 
@@ -109,41 +108,35 @@ def test_without_a_utf_8_locale_nothing_breaks(flux: Cli) -> None:
 
 @pytest.mark.parametrize(
     ("phase", "number"),
-    [("waiting", signal.SIGTERM), ("waiting", signal.SIGHUP), ("downloading", signal.SIGINT)],
+    [("/fetch", signal.SIGTERM), ("/fetch", signal.SIGHUP), ("/image", signal.SIGINT)],
 )
-def test_the_cursor_comes_back(cli: Cli, phase: str, number: int) -> None:
+def test_the_cursor_comes_back(cli: Cli, running: Server, phase: str, number: int) -> None:
     """Every signal leaves a visible cursor, and the ID on the screen."""
-    routes: dict[str, Reply] = {"/fetch": reply({"task_id": "task-0", "status": "x", "percentage": 40})}
-    if phase == "downloading":
-        routes = {"/image": [http(200, png(300_000))[:200_000], 60.0]}
-    with Server(routes) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        screen = Screen(cli, "imagine", "x")
-        path = "/fetch" if phase == "waiting" else "/image"
-        wait_until(lambda: server.requests(path))
-        screen.until(lambda lines: any("0:0" in line for line in lines))
-        screen.process.send_signal(number)
-        assert screen.end() == {2: 130, 15: 143, 1: 129}[number]
+    if phase == "/image":
+        running.routes = {"/image": [http(200, png(300_000))[:200_000], 60.0]}
+    screen = Screen(cli, "imagine", "x")
+    wait_until(lambda: running.requests(phase))
+    screen.until(lambda lines: any("0:0" in line for line in lines))
+    screen.process.send_signal(number)
+    assert screen.end() == {2: 130, 15: 143, 1: 129}[number]
     assert screen.raw.count(b"\x1b[?25l") >= 1
-    assert screen.raw.rfind(b"\x1b[?25h") > screen.raw.rfind(b"\x1b[?25l")
+    assert not screen.cursor_hidden
     assert b"flux-cli wait task-0" in screen.raw
 
 
-def test_a_terminal_that_is_closed(cli: Cli) -> None:
+def test_a_terminal_that_is_closed(cli: Cli, running: Server) -> None:
     """If SIGHUP is ignored, as with `nohup` and `disown`, the picture is saved all the same."""
-    with Server({"/fetch": RUNNING}) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        try:
-            screen = Screen(cli, "imagine", "x")
-        finally:
-            signal.signal(signal.SIGHUP, before)
-        screen.until(lambda lines: any("40%" in line for line in lines))
-        checks = len(server.requests("/fetch"))
-        screen.close()
-        wait_until(lambda: len(server.requests("/fetch")) > checks)
-        server.routes = {}
-        assert screen.process.wait(timeout=30) == 6  # for stdout was the terminal, too
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        screen = Screen(cli, "imagine", "x")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    screen.until(bars(1))
+    checks = len(running.requests("/fetch"))
+    screen.close()
+    wait_until(lambda: len(running.requests("/fetch")) > checks)
+    running.routes = {}
+    assert screen.process.wait(timeout=30) == 6  # for stdout was the terminal, too
     assert cli.files() == ["x-task-0.png"]
 
 
@@ -155,39 +148,37 @@ def shell(cli: Cli) -> Screen:
     return screen
 
 
+def leave(screen: Screen) -> None:
+    screen.type("exit\n")
+    assert screen.end() == 0
+
+
 @pytest.mark.needs("bash")
-def test_ctrl_z_restores_the_terminal_and_fg_draws_again(cli: Cli) -> None:
+def test_ctrl_z_restores_the_terminal_and_fg_draws_again(cli: Cli, running: Server) -> None:
     """The shell gets a clean line and a visible cursor; the bar comes back in the foreground only."""
-    with Server({"/fetch": RUNNING}) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        screen = shell(cli)
-        screen.type("flux-cli imagine kite\n")
-        screen.until(lambda lines: lines[-1].startswith("kite ") and "40%" in lines[-1])
-        assert screen.cursor_hidden
-        screen.type("\x1a")
-        screen.until(lambda lines: lines[-1] == "$" and any("Stopped" in line for line in lines))
-        assert not [line for line in screen.text if "━" in line]
-        assert not screen.cursor_hidden
-        screen.type("fg\n")
-        screen.until(lambda lines: lines[-1].startswith("kite ") and "40%" in lines[-1])
-        assert screen.cursor_hidden
-        server.routes = {}
-        screen.until(lambda lines: lines[-2:] == ["kite-task-0.png", "$"])
-        assert not [line for line in screen.text if "━" in line]
-        screen.type("exit\n")
-        assert screen.end() == 0
+    screen = shell(cli)
+    screen.type("flux-cli imagine kite\n")
+    screen.until(lambda lines: lines[-1].startswith("kite ") and "40%" in lines[-1])
+    assert screen.cursor_hidden
+    screen.type("\x1a")
+    screen.until(lambda lines: lines[-1] == "$" and any("Stopped" in line for line in lines))
+    assert not [line for line in screen.text if "━" in line]
+    assert not screen.cursor_hidden
+    screen.type("fg\n")
+    screen.until(lambda lines: lines[-1].startswith("kite ") and "40%" in lines[-1])
+    assert screen.cursor_hidden
+    running.routes = {}
+    screen.until(lambda lines: lines[-2:] == ["kite-task-0.png", "$"])
+    assert not [line for line in screen.text if "━" in line]
+    leave(screen)
 
 
 @pytest.mark.needs("bash")
-def test_a_background_job_draws_nothing(cli: Cli) -> None:
-    """The prompt of the shell stays as it is until the path is printed."""
-    with Server({"/fetch": RUNNING}) as server:
-        cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        screen = shell(cli)
-        screen.type("flux-cli imagine kite &\n")
-        wait_until(lambda: len(server.requests("/fetch")) > 1)
-        server.routes = {}
-        screen.until(lambda lines: any("kite-task-0.png" in line for line in lines))
-        assert "━" not in screen.raw.decode()
-        screen.type("exit\n")
-        assert screen.end() == 0
+def test_a_background_job_draws_nothing(cli: Cli, running: Server) -> None:
+    screen = shell(cli)
+    screen.type("flux-cli imagine kite &\n")
+    wait_until(lambda: len(running.requests("/fetch")) > 1)
+    running.routes = {}
+    screen.until(lambda lines: any("kite-task-0.png" in line for line in lines))
+    assert "━" not in screen.raw.decode()
+    leave(screen)
