@@ -7,23 +7,18 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
 
 from flux_cli.commands import running
+from flux_cli.commands.service import Service as Connected
 from tests.conftest import Cli, Service
 
 SMALL = ("--width", "256", "--height", "256", "-q")
-
-
-@dataclass
-class Connected:
-    """What the announcement of the cost uses of a service."""
-
-    name: str
 
 
 def png(width: int = 8, height: int = 8) -> bytes:
@@ -34,7 +29,6 @@ def png(width: int = 8, height: int = 8) -> bytes:
 
 
 def test_a_prompt_becomes_a_picture(flux: Cli, service: Service) -> None:
-    """One submission, one PNG, its path on stdout, two lines on stderr."""
     done = flux("imagine", "a sunflower field in the wind", "--width", "320", "--height", "256")
     assert done.code == 0, done.stderr
     (name,) = done.lines
@@ -50,60 +44,48 @@ def test_a_prompt_becomes_a_picture(flux: Cli, service: Service) -> None:
 
 
 def test_json_has_all_keys(flux: Cli) -> None:
-    """The JSON object of a task always has all its keys."""
     done = flux("imagine", "a [bold] kite", "--json", "--seed", "7", *SMALL)
     (task,) = done.objects
-    assert (
-        list(task)
-        == (
-            "task_id task_type status percentage image_url original_image_url path original_path "
-            "model prompt seed elapsed error exit_code raw"
-        ).split()
+    expected = (
+        "task_id task_type status percentage image_url original_image_url path original_path "
+        "model prompt seed elapsed error exit_code raw"
     )
+    assert list(task) == expected.split()
     assert (task["status"], task["prompt"], task["seed"], task["exit_code"]) == ("finished", "a [bold] kite", 7, 0)
-    assert done.stderr == ""
-    assert json.loads(done.stdout)["path"] in flux.files()
+    assert (done.stderr, flux.files()) == ("", [task["path"]])
 
 
-FLAGS_AND_FIELDS: list[tuple[str, list[str], dict[str, object]]] = [
-    ("model", ["-m", "flux-dev"], {"model": "flux-dev"}),
-    ("strength", ["-m", "flux-pro-1.1-ultra", "--image-prompt-strength", "0.5"], {"image_prompt_strength": 0.5}),
-    ("strength as a whole number", ["-m", "flux-pro-1.1-ultra", "--image-prompt-strength", "1"],
-     {"image_prompt_strength": 1}),
-    ("upsampling", ["--prompt-upsampling"], {"prompt_upsampling": True}),
-    ("no upsampling", ["--no-prompt-upsampling"], {"prompt_upsampling": False}),
-    ("size", ["--width", "256", "--height", "1440"], {"width": 256, "height": 1440}),
-    ("aspect ratio", ["-m", "flux-pro-1.1-ultra", "--aspect-ratio", "21:9"], {"aspect_ratio": "21:9"}),
-    ("steps", ["--steps", "30"], {"steps": 30}),
-    ("guidance", ["--guidance", "2.5"], {"guidance": 2.5}),
-    ("interval", ["--interval", "4"], {"interval": 4}),
-    ("seed", ["--seed", "-3"], {"seed": -3}),
-    ("safety tolerance", ["--safety-tolerance", "0"], {"safety_tolerance": 0}),
-    ("raw", ["-m", "flux-pro-1.1-ultra", "--raw"], {"raw": True}),
-    ("no raw", ["-m", "flux-pro-1.1-ultra", "--no-raw"], {"raw": False}),
-    ("webhook URL", ["--webhook-url", "https://example.com/hook"], {"webhook_url": "https://example.com/hook"}),
-]  # fmt: skip
+ULTRA = ["-m", "flux-pro-1.1-ultra"]
+FLAGS_AND_FIELDS: list[tuple[list[str], dict[str, object]]] = [
+    (["-m", "flux-dev"], {"model": "flux-dev"}),
+    ([*ULTRA, "--image-prompt", "in.png", "--image-prompt-strength", "0.5"], {"image_prompt_strength": 0.5}),
+    ([*ULTRA, "--image-prompt", "in.png", "--image-prompt-strength", "1"], {"image_prompt_strength": 1}),
+    (["--prompt-upsampling"], {"prompt_upsampling": True}),
+    (["--no-prompt-upsampling"], {"prompt_upsampling": False}),
+    (["--width", "256", "--height", "1440"], {"width": 256, "height": 1440}),
+    ([*ULTRA, "--aspect-ratio", "21:9"], {"aspect_ratio": "21:9"}),
+    (["--steps", "30"], {"steps": 30}),
+    (["--guidance", "2.5"], {"guidance": 2.5}),
+    (["--interval", "4"], {"interval": 4}),
+    (["--seed", "-3"], {"seed": -3}),
+    (["--safety-tolerance", "0"], {"safety_tolerance": 0}),
+    ([*ULTRA, "--raw"], {"raw": True}),
+    ([*ULTRA, "--no-raw"], {"raw": False}),
+    (["--webhook-url", "https://example.com/hook"], {"webhook_url": "https://example.com/hook"}),
+]
 
 
-@pytest.mark.parametrize(
-    ("flags", "fields"), [row[1:] for row in FLAGS_AND_FIELDS], ids=[r[0] for r in FLAGS_AND_FIELDS]
-)
+@pytest.mark.parametrize(("flags", "fields"), FLAGS_AND_FIELDS, ids=lambda value: " ".join(value))
 def test_flags_become_fields(cli: Cli, flags: list[str], fields: dict[str, object]) -> None:
     """The body has only what was given, with the documented JSON type."""
-    image = cli.cwd / "in.png"
-    image.write_bytes(png())
-    extra = ["--image-prompt", "in.png"] if "image_prompt_strength" in fields else []
-    (body,) = cli("imagine", "x", "--dry-run", *flags, *extra).objects
+    (cli.cwd / "in.png").write_bytes(png())
+    (body,) = cli("imagine", "x", "--dry-run", *flags).objects
     body.pop("image_prompt", None)
-    expected: dict[str, object] = {"model": "flux-pro-1.1-ultra" if "flux-pro-1.1-ultra" in flags else "flux-pro"}
-    assert body == {**expected, "prompt": "x", **fields}
-    assert {name: type(value) for name, value in body.items()} == {
-        name: type(value) for name, value in {**expected, "prompt": "x", **fields}.items()
-    }
+    model = "flux-pro-1.1-ultra" if flags[:2] == ULTRA else "flux-pro"
+    assert json.dumps(body) == json.dumps({"model": model, "prompt": "x"} | fields)
 
 
 def test_the_service_receives_the_fields(flux: Cli) -> None:
-    """An ultra picture of the given ratio, blended from a file."""
     (flux.cwd / "in.png").write_bytes(png())
     ultra = ("-m", "flux-pro-1.1-ultra", "--aspect-ratio", "9:21", "--image-prompt", "in.png")
     done = flux("imagine", "a tower", *ultra, "--image-prompt-strength", "0.5", "-q")
@@ -111,43 +93,33 @@ def test_the_service_receives_the_fields(flux: Cli) -> None:
         assert image.width / image.height == pytest.approx(9 / 21, rel=0.01)
 
 
-RULES: list[tuple[list[str], list[str]]] = [
-    (["   "], ["PROMPT must not be blank"]),
-    (["x", "-m", "flux-por"], ["`--model`: unknown model `flux-por`; did you mean `flux-pro`?"]),
-    (["x", "--width", "255"], ["`--width` must be 256 to 1440, not 255"]),
-    (["x", "--height", "1441"], ["`--height` must be 256 to 1440, not 1441"]),
-    (["x", "--width", "1e3"], ["`--width` must be a whole number, not `1e3`"]),
-    (["x", "--guidance", "nan"], ["`--guidance` must be a finite number, not `nan`"]),
-    (["x", "--guidance", "1e400"], ["`--guidance` must be a finite number, not `1e400`"]),
-    (["x", "--raw"], ["`--raw` needs `flux-pro-1.1-ultra`, but the model is `flux-pro`"]),
-    (["x", "-m", "flux-dev", "--interval", "2"], ["`--interval` needs `flux-pro`, but the model is `flux-dev`"]),
-    (["x", "--safety-tolerance", "7"], ["`--safety-tolerance` must be 0 to 6, not 7"]),
-    (["x", "--webhook-url", "ftp://x"], ["`--webhook-url` must be an http or https URL, not `ftp://x`"]),
-    (["x", "-m", "flux-pro-1.1-ultra", "--image-prompt-strength", "0.5"],
-     ["`--image-prompt-strength` needs `--image-prompt`"]),
-    *[
-        (["x", "-m", "flux-pro-1.1-ultra", "--aspect-ratio", ratio],
-         [f"`--aspect-ratio` must be `W:H` between 21:9 and 9:21, not `{ratio}`"])
-        for ratio in ("22:9", "")
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (["   "], ["PROMPT must not be blank"]),
+        (["x", "-m", "flux-por"], ["`--model`: unknown model `flux-por`; did you mean `flux-pro`?"]),
+        (["x", "--width", "1e3"], ["`--width` must be a whole number, not `1e3`"]),
+        (["x", "--guidance", "1e400"], ["`--guidance` must be a finite number, not `1e400`"]),
+        (["x", *ULTRA, "--image-prompt-strength", "0.5"], ["`--image-prompt-strength` needs `--image-prompt`"]),
+        (
+            ["x", "--steps", "many", "--width", "1", "--raw"],
+            [
+                "`--steps` must be a whole number, not `many`",
+                "`--width` must be 256 to 1440, not 1",
+                "`--raw` needs `flux-pro-1.1-ultra`, but the model is `flux-pro`",
+            ],
+        ),
     ],
-    (["x", "--steps", "many", "--width", "1", "--raw"],
-     ["`--steps` must be a whole number, not `many`", "`--width` must be 256 to 1440, not 1",
-      "`--raw` needs `flux-pro-1.1-ultra`, but the model is `flux-pro`"]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("arguments", "messages"), RULES, ids=lambda value: " ".join(value) or "blank")
+)
 def test_all_violations_are_reported_together(
     flux: Cli, service: Service, arguments: list[str], messages: list[str]
 ) -> None:
     """Exit 2; each message has the flag, the value and what is allowed. Nothing is sent."""
     done = flux("imagine", *arguments)
     assert done.code == 2
-    assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [
-        f"error: {m}" for m in messages
-    ]
-    assert service.submissions == 0
-    assert flux.files() == []
+    errors = [line.removeprefix("error: ") for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert errors == messages
+    assert (service.submissions, flux.files()) == (0, [])
 
 
 def test_no_validate(flux: Cli, service: Service) -> None:
@@ -183,18 +155,11 @@ def test_prompt_from_stdin(flux: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"caf\xe9", "stdin is not UTF-8 text"),
-        (b"", "PROMPT must not be blank"),
-        (b" \n", "PROMPT must not be blank"),
-    ],
+    ("content", "message"), [(b"caf\xe9", "stdin is not UTF-8 text"), (b" \n", "PROMPT must not be blank")]
 )
-def test_invalid_prompts_from_stdin(flux: Cli, content: bytes, message: str) -> None:
-    """Bytes that are not UTF-8, and blank text."""
-    done = flux("imagine", input=content)
-    assert done.code == 2
-    assert message in done.stderr
+def test_invalid_prompts_from_stdin(cli: Cli, content: bytes, message: str) -> None:
+    done = cli("imagine", input=content)
+    assert (done.code, message in done.stderr) == (2, True)
 
 
 def test_dry_run_needs_no_key_and_prints_no_secret(cli: Cli) -> None:
@@ -209,7 +174,6 @@ def test_dry_run_needs_no_key_and_prints_no_secret(cli: Cli) -> None:
 
 
 def test_several_pictures_get_consecutive_seeds(flux: Cli, service: Service) -> None:
-    """`-n 3 --seed 7` gives three tasks with the seeds 7, 8 and 9."""
     done = flux("imagine", "x", "-n", "3", "--seed", "7", "-o", "{slug}-{seed}-{n}.{ext}", *SMALL)
     assert done.code == 0, done.stderr
     assert flux.files() == ["x-7-1.png", "x-8-2.png", "x-9-3.png"] == sorted(done.lines)
@@ -219,29 +183,22 @@ def test_several_pictures_get_consecutive_seeds(flux: Cli, service: Service) -> 
 @pytest.mark.parametrize(
     ("output", "expected"),
     [
-        ("out.png", ["out.png"]),
-        ("deep/er/out.png", ["deep/er/out.png"]),
-        ("there/", ["there/a-kite-{id8}.png"]),
-        ("existing", ["existing/a-kite-{id8}.png"]),
-        ("{model}/{slug}_{seed}_{n}_{task_id}.{ext}", ["flux-pro/a-kite_3_1_{task_id}.png"]),
-        ("{slug}", ["a-kite.png"]),
-        ("no-extension", ["no-extension"]),
+        ("deep/er/out", "deep/er/out"),
+        ("there/", "there/a-kite-{id8}.png"),
+        ("existing", "existing/a-kite-{id8}.png"),
+        ("{model}/{slug}_{seed}_{n}_{task_id}.{ext}", "flux-pro/a-kite_3_1_{task_id}.png"),
     ],
 )
-def test_forms_of_output(flux: Cli, output: str, expected: list[str]) -> None:
+def test_forms_of_output(flux: Cli, output: str, expected: str) -> None:
     """A file, a directory or a template; directories are created as needed."""
     (flux.cwd / "existing").mkdir()
     (task,) = flux("imagine", "a kite", "--seed", "3", "--json", "-o", output, *SMALL).objects
-    names = [name.format(task_id=task["task_id"], id8=task["task_id"][:8]) for name in expected]
-    assert flux.files() == names == [task["path"]]
+    assert flux.files() == [expected.format(task_id=task["task_id"], id8=task["task_id"][:8])] == [task["path"]]
 
 
 def test_output_to_stdout(flux: Cli) -> None:
-    """`-o -` writes the bytes and nothing else, and leaves no file."""
-    process = flux.start("imagine", "x", "-o", "-", *SMALL)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 0, stderr
-    with Image.open(io.BytesIO(stdout)) as image:
+    done = flux("imagine", "x", "-o", "-", *SMALL)
+    with Image.open(io.BytesIO(done.stdout_bytes)) as image:
         assert image.format == "PNG"
     assert flux.files() == []
     assert flux.history()[0]["path"] == "-"
@@ -255,13 +212,8 @@ def test_output_to_stdout(flux: Cli) -> None:
         (["-o", "-", "-n", "2"], 2, "accepts only one picture"),
         (["-o", "-", "--json"], 2, "both write to stdout"),
         (["-o", "one.png", "-n", "2"], 2, "one file for several pictures"),
-        (["-o", "{slug}.{ext}", "-n", "2"], 2, "several pictures the same name"),
         (["-o", "{nope}.png"], 2, "has an unknown field {nope}"),
-        (["-o", "{slug!r}.png"], 2, "field {slug}"),
-        (["-o", "{slug.__class__}.png"], 2, "field"),
-        (["-o", "{"], 2, "not a template"),
         (["-o", ""], 2, "must not be blank"),
-        (["-n", "0"], 2, "--count"),
         (["--timeout", "nan"], 2, "`--timeout` takes seconds, or a duration like 90s, 10m or 1h, not `nan`"),
         (["--no-wait", "-o", "x.png"], 2, "`--no-wait`"),
         (["--api-url", "api.apiframe.pro"], 2, "not an http or https URL"),
@@ -285,13 +237,11 @@ def test_usage_errors_before_anything_is_sent(
 
 
 def test_a_dry_run_creates_no_directory(cli: Cli) -> None:
-    """Only the request is printed."""
     assert cli("imagine", "x", "--dry-run", "-o", "new/x.png").code == 0
     assert list(cli.cwd.iterdir()) == []
 
 
 def test_existing_files(flux: Cli) -> None:
-    """`--force` replaces the named file; a generated name that exists gets `-1`."""
     (flux.cwd / "out.png").write_text("old")
     assert flux("imagine", "x", "-o", "out.png", "--force", *SMALL).lines == ["out.png"]
     assert (flux.cwd / "out.png").read_bytes().startswith(b"\x89PNG")
@@ -314,14 +264,12 @@ def test_extension_of_generated_names(flux: Cli) -> None:
 
 
 def test_original(flux: Cli) -> None:
-    """`--original` also saves `original_image_url`, and prints both paths."""
     done = flux("imagine", "x", "-o", "x.png", "--original", *SMALL)
     assert done.lines == ["x.png", "x-original.png"]
     assert flux.files() == sorted(done.lines)
 
 
 def test_no_wait(flux: Cli) -> None:
-    """The ID on stdout, how to resume on stderr."""
     done = flux("imagine", "x", "--no-wait")
     (task_id,) = done.lines
     assert f"flux-cli wait {task_id}" in done.stderr
@@ -330,7 +278,6 @@ def test_no_wait(flux: Cli) -> None:
 
 
 def test_without_a_key(cli: Cli, service: Service) -> None:
-    """Exit 3 and a hint; nothing is recorded or sent."""
     done = cli("imagine", "x", "--api-url", service.url)
     assert done.code == 3
     assert "flux-cli login" in done.stderr
@@ -338,7 +285,6 @@ def test_without_a_key(cli: Cli, service: Service) -> None:
 
 
 def test_sandbox_needs_no_key_and_keeps_tasks(cli: Cli) -> None:
-    """A task that one command submits can be waited for by another."""
     (task_id,) = cli("imagine", "a red kite [[seconds 0.5]]", "--no-wait", "--sandbox", *SMALL).lines
     looked = cli("fetch", task_id, "--sandbox")
     assert looked.stdout.startswith(f"{task_id}\t")
@@ -347,7 +293,6 @@ def test_sandbox_needs_no_key_and_keeps_tasks(cli: Cli) -> None:
 
 
 def test_precedence_of_settings(flux: Cli, tmp_path: Path) -> None:
-    """Flags, then the environment, then the config file."""
     flux.config.parent.mkdir(parents=True)
     flux.config.write_text(f'model = "flux-dev"\noutput_dir = "{tmp_path / "pictures"}"\n')
     (body,) = flux("imagine", "x", "--dry-run").objects
@@ -425,14 +370,13 @@ def test_violations_with_an_unreadable_image_prompt(flux: Cli, service: Service)
     assert f"`--image-prompt` cannot be downloaded from {page}" in done.stderr
 
 
-def test_help_to_a_closed_or_full_stdout(flux: Cli) -> None:
-    """Exit 141 for a closed pipe, 6 for a full disk."""
+def test_help_to_a_closed_or_full_stdout(cli: Cli) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    assert flux.process("--help", stdout=writing).code == 141
+    assert cli.process("--help", stdout=writing).code == 141
     os.close(writing)
     with open("/dev/full", "wb") as full:
-        done = flux.process("--help", stdout=full)
+        done = cli.process("--help", stdout=full)
     assert (done.code, done.stderr) == (6, "error: cannot write to stdout: no space left on device\n")
 
 
@@ -443,22 +387,14 @@ def test_help_to_a_closed_or_full_stdout(flux: Cli) -> None:
         ("a kite --v 6 --style raw", "`--v 6`", "flags go outside the quotes"),
         ("a kite --no", "`--no`", "flags go outside the quotes"),
         ("a kite --seed=7 there", "`--seed=7`", "flags go outside the quotes"),
+        *((prompt, "", "") for prompt in ("a kite -- high up", "a --kite", "well--no", "a kite -v")),
     ],
 )
 def test_a_flag_inside_the_prompt_is_a_warning(cli: Cli, prompt: str, warning: str, hint: str) -> None:
     """Other programs take flags from the prompt; here it is sent as it is."""
-    done = cli("imagine", prompt, "--sandbox", "--no-wait")
-    assert done.code == 0
-    assert done.stderr.splitlines()[:2] == [
-        f"warning: the prompt contains {warning}, which is sent as text",
-        f"hint: {hint}",
-    ]
-
-
-@pytest.mark.parametrize("prompt", ["a kite -- high up", "a --kite", "well--no", "a kite -v"])
-def test_dashes_in_a_prompt_are_no_warning(cli: Cli, prompt: str) -> None:
-    """Only known flags are."""
-    assert "warning" not in cli("imagine", prompt, "--sandbox", "--no-wait").stderr
+    done = cli("imagine", prompt, "--dry-run")
+    expected = [f"warning: the prompt contains {warning}, which is sent as text", f"hint: {hint}"]
+    assert (done.objects[0]["prompt"], done.stderr.splitlines()) == (prompt, expected if warning else [])
 
 
 def test_many_pictures_are_announced_with_their_cost(flux: Cli, service: Service) -> None:
@@ -477,19 +413,16 @@ def test_many_pictures_are_announced_with_their_cost(flux: Cli, service: Service
 def test_too_few_credits_are_a_warning_at_the_start(
     capsys: pytest.CaptureFixture[str], credit: object, warns: bool
 ) -> None:
-    """Whatever the type in which the service gives the number."""
-    running.announce_cost(12, Connected("https://example.com"), lambda _: credit)  # type: ignore[arg-type]
+    """Whatever the type in which the service gives the number. The embedded sandbox is free."""
+    service = Connected(mock.Mock(), "https://example.com", "https://example.com", "")
+    running.announce_cost(12, service, lambda _: credit)
     assert ("warning: the account has too few credits for 12 pictures" in capsys.readouterr().err) is warns
-
-
-def test_the_embedded_sandbox_announces_no_cost(cli: Cli) -> None:
-    """It is free."""
-    assert "credits" not in cli("imagine", "x", "-n", "11", "--no-wait", "--sandbox").stderr
+    running.announce_cost(12, replace(service, name="sandbox"), lambda _: credit)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX systems")
 def test_an_endless_prompt_is_rejected(flux: Cli, service: Service) -> None:
-    """Reading stops at a limit."""
     with open("/dev/zero", "rb") as endless:
         done = flux.process("imagine", stdin=endless)
     assert (done.code, service.submissions) == (2, 0)
