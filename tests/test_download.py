@@ -8,6 +8,7 @@ import os
 import stat
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,19 +44,27 @@ from tests.conftest import KEY, Cli
 from tests.faults.table import is_whole, records
 from tests.server import Action, Reply, Request, Server, finished, http, in_turn, png, reply
 
+NOISE = Image.effect_noise((60, 40), 80).convert("RGB")
+
+
+def encoded(image: Image.Image, kind: ImageType, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG" if kind is JPEG else kind.extension, **options)
+    return file.getvalue()
+
 
 @cache
 def picture(kind: ImageType) -> bytes:
     """Return a noisy picture of a type; a JPEG with a thumbnail, which is a complete JPEG inside it."""
-    image = Image.effect_noise((60, 40), 80).convert("RGB")
-    file = io.BytesIO()
-    if kind is JPEG:
-        thumbnail = io.BytesIO()
-        image.resize((12, 8)).save(thumbnail, "JPEG")
-        image.save(file, "JPEG", comment=b"\xff\xd9", exif=b"Exif\0\0" + thumbnail.getvalue())
-    else:
-        image.save(file, kind.extension)
-    return file.getvalue()
+    if kind is not JPEG:
+        return encoded(NOISE, kind)
+    thumbnail = encoded(NOISE.resize((12, 8)), JPEG)
+    return encoded(NOISE, JPEG, comment=b"\xff\xd9", exif=b"Exif\0\0" + thumbnail)
+
+
+def jpeg_with(content: bytes) -> bytes:
+    """Return a JPEG with these bytes before its first segment."""
+    return picture(JPEG)[:2] + content + picture(JPEG)[2:]
 
 
 def boxes(*kinds: bytes, brand: bytes = b"avif") -> bytes:
@@ -65,7 +74,6 @@ def boxes(*kinds: bytes, brand: bytes = b"avif") -> bytes:
 
 
 def damage(content: bytes, kind: ImageType) -> Damage | None:
-    """Return what is wrong with a file of these bytes."""
     return find_damage(io.BytesIO(content), kind)
 
 
@@ -95,13 +103,28 @@ def test_a_jpeg_of_several_scans_and_blocks(
     monkeypatch: pytest.MonkeyPatch, blank: bytes, progressive: bool
 ) -> None:
     """Scans are skipped block by block, wherever a marker crosses a block's end; fill bytes precede markers."""
-    file = io.BytesIO()
-    Image.effect_noise((60, 40), 80).save(file, "JPEG", progressive=progressive)
-    content = file.getvalue()[:-2] + blank + b"\xff\xd9"
+    content = encoded(NOISE.convert("L"), JPEG, progressive=progressive)[:-2] + blank + b"\xff\xd9"
     for size in range(7, 40):
         monkeypatch.setattr(formats, "_BLOCK_BYTES", size)
         assert damage(content, JPEG) is None
         assert damage(content[:-2], JPEG) is Damage.INCOMPLETE
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (WEBP, encoded(NOISE, WEBP, lossless=True)),
+        (WEBP, encoded(NOISE, WEBP, save_all=True, append_images=[NOISE.convert("L")])),
+        (GIF, encoded(NOISE, GIF, save_all=True, append_images=[NOISE.rotate(5)], comment=b"; not the end")),
+        (GIF, encoded(NOISE.quantize(4), GIF)),  # a small color table
+        (JPEG, jpeg_with(b"\xff" * 3 + b"\xff\xfe\0\2")),
+    ],
+    ids=range(5),
+)
+def test_other_structures(kind: ImageType, content: bytes) -> None:
+    """Pixels in chunks of other types, extensions and empty comments."""
+    assert damage(content, kind) is None
+    assert damage(content[:-2], kind) is Damage.INCOMPLETE
 
 
 def test_every_flipped_byte_of_a_png_is_noticed() -> None:
@@ -112,9 +135,23 @@ def test_every_flipped_byte_of_a_png_is_noticed() -> None:
         assert damage(flipped, PNG) is not None, index
 
 
-@pytest.mark.parametrize(
-    ("kind", "content"),
-    [
+STRUCTURES: dict[Damage | None, list[tuple[ImageType, bytes]]] = {
+    None: [
+        (SVG, b"<svg xmlns='x'><g/></svg >\n"),
+        (SVG, b"<svg xmlns='x'/>\n"),
+        (AVIF, boxes(b"meta", b"xml ", b"mdat") + struct.pack(">I4s", 8, b"free")),
+        (AVIF, boxes(b"meta", b"mdat") + b"\0\0\r\n\0\0\0\0\0"),
+        (AVIF, boxes(b"meta") + struct.pack(">I4s", 0, b"mdat") + b"pixels"),
+        (AVIF, boxes(b"meta") + struct.pack(">I4sQ", 1, b"mdat", 20) + b"1234"),
+    ],
+    Damage.INCOMPLETE: [
+        (SVG, b"<svg xmlns='x'><g/>"),
+        (SVG, b"<svg xmlns='x'><svg></svg>" + b"<g></g>" * 10_000),
+        (AVIF, boxes(b"meta")),
+        (AVIF, boxes(b"mdat")),
+        (AVIF, boxes(b"meta", b"mdat")[:-1]),
+    ],
+    Damage.CORRUPT: [  # more bytes would not help
         (PNG, png()[:8] + png()[33:]),  # no header
         (PNG, png().replace(b"IDAT", b"IDAU")),
         (PNG, png()[:33] + png()[-12:]),  # no pixels
@@ -123,6 +160,8 @@ def test_every_flipped_byte_of_a_png_is_noticed() -> None:
         (JPEG, b"\xff\xd8\xff\xdb\0\x02\xff\xd9"),  # no scan
         (JPEG, b"\xff\xd8\xff\xe0\0\x01\xff\xd9"),
         (JPEG, b"\xff\xd8\0\0\0\0"),
+        # Each segment begins with FF and a marker of a segment.
+        *((JPEG, jpeg_with(start + b"\0\2")) for start in (b"\0\xfe", b"\xff\x01", b"\xff\xd0", b"\xff\xd8")),
         (GIF, b"GIF89a" + bytes(7) + b";"),
         (GIF, b"GIF89a" + bytes(7) + b"?;"),
         (WEBP, b"RIFF\x0c\0\0\0WEBPEXIF\0\0\0\0"),
@@ -132,62 +171,13 @@ def test_every_flipped_byte_of_a_png_is_noticed() -> None:
         (AVIF, boxes(b"mdat") + bytes(8)),
         (AVIF, boxes(b"meta") + b"\0\0\0\7mdat"),
     ],
-)
-def test_damage_inside_is_noticed(kind: ImageType, content: bytes) -> None:
-    """Missing or invalid parts: more bytes would not help."""
-    assert damage(content, kind) is Damage.CORRUPT
+}
 
 
-@pytest.mark.parametrize("segment", [b"\0\xfe\0\2", b"\xff\x01\0\2", b"\xff\xd0\0\2", b"\xff\xd8\0\2"])
-def test_damage_between_the_segments_of_a_jpeg(segment: bytes) -> None:
-    """Each begins with FF and a marker of a segment."""
-    jpeg = picture(JPEG)
-    assert damage(jpeg[:2] + segment + jpeg[2:], JPEG) is Damage.CORRUPT
-
-
-def test_fill_bytes_and_extensions_are_skipped() -> None:
-    """Before a JPEG's markers, and in an animated GIF, before its pictures."""
-    jpeg = picture(JPEG)
-    empty_comment = b"\xff\xfe\0\2"
-    assert damage(jpeg[:2] + b"\xff" * 3 + empty_comment + jpeg[2:], JPEG) is None
-    file = io.BytesIO()
-    frames = [Image.effect_noise((20, 20), spread) for spread in (40, 80)]
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], loop=0, comment=b"; not the end")
-    assert damage(file.getvalue(), GIF) is None
-    assert damage(file.getvalue()[:-1], GIF) is Damage.INCOMPLETE
-    file = io.BytesIO()
-    Image.new("P", (9, 9)).quantize(4).save(file, "GIF")  # a small color table
-    assert damage(file.getvalue(), GIF) is None
-
-
-@pytest.mark.parametrize(
-    "options", [{"lossless": True}, {"save_all": True, "append_images": [Image.new("L", (9, 9))]}]
-)
-def test_a_lossless_or_animated_webp(options: dict[str, Any]) -> None:
-    """Its pixels are in chunks of other types."""
-    file = io.BytesIO()
-    Image.new("RGB", (9, 9)).save(file, "WEBP", **options)
-    assert damage(file.getvalue(), WEBP) is None
-    assert damage(file.getvalue()[:-2], WEBP) is Damage.INCOMPLETE
-
-
-def test_an_svg_ends() -> None:
-    """With the tag that closes it."""
-    assert damage(b"<svg xmlns='x'><g/>", SVG) is Damage.INCOMPLETE
-    assert damage(b"<svg xmlns='x'><g/></svg >\n", SVG) is None
-    assert damage(b"<svg xmlns='x'/>\n", SVG) is None
-    assert damage(b"<svg xmlns='x'><svg></svg>" + b"<g></g>" * 10_000, SVG) is Damage.INCOMPLETE
-
-
-def test_media_boxes() -> None:
-    """They add up, hold metadata and pixels, and may be followed by something else."""
-    assert damage(boxes(b"meta", b"xml ", b"mdat") + struct.pack(">I4s", 8, b"free"), AVIF) is None
-    assert damage(boxes(b"meta", b"mdat") + b"\0\0\r\n\0\0\0\0\0", AVIF) is None
-    assert damage(boxes(b"meta") + struct.pack(">I4s", 0, b"mdat") + b"pixels", AVIF) is None
-    assert damage(boxes(b"meta") + struct.pack(">I4sQ", 1, b"mdat", 20) + b"1234", AVIF) is None
-    assert damage(boxes(b"meta"), AVIF) is Damage.INCOMPLETE
-    assert damage(boxes(b"mdat"), AVIF) is Damage.INCOMPLETE
-    assert damage(boxes(b"meta", b"mdat")[:-1], AVIF) is Damage.INCOMPLETE
+@pytest.mark.parametrize("found", STRUCTURES)
+def test_the_structure_decides(found: Damage | None) -> None:
+    for kind, content in STRUCTURES[found]:
+        assert damage(content, kind) is found, content
 
 
 @given(st.sampled_from(WITH_AN_ENCODER), st.integers(0, 200), st.binary(max_size=300))
@@ -198,36 +188,27 @@ def test_any_bytes_can_be_judged(kind: ImageType, kept: int, rest: bytes) -> Non
     assert damage(content, kind) is not None
 
 
-@pytest.mark.parametrize(
-    ("content", "extension"),
-    [
-        (b"\xff\x0a\xfa\x7f", "jxl"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
-        (b"MM\0*\0\0\0\x08", "tif"),
-        (b"BM\x46\0\0\0\0\0\0\0", "bmp"),
-        (b"\x1aE\xdf\xa3", "webm"),
-        (boxes(brand=b"heic"), "heic"),
-        (boxes(brand=b"mif1"), "heic"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0miafavif", "avif"),
-        (b"\0\0\0\x14ftypmif1\0\0\0\0miafavif", "heic"),  # the box ends before that brand
-        (boxes(brand=b"isom"), "mp4"),
-        (boxes(brand=b"qt  "), "mov"),
-        (b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="x">', "svg"),
-    ],
-)
-def test_other_formats_are_recognised(content: bytes, extension: str) -> None:
+SNIFFED: dict[str | None, list[bytes]] = {
+    "jxl": [b"\xff\x0a\xfa\x7f", b"\0\0\0\x0cJXL \r\n\x87\n"],
+    "tif": [b"MM\0*\0\0\0\x08"],
+    "bmp": [b"BM\x46\0\0\0\0\0\0\0"],
+    "webm": [b"\x1aE\xdf\xa3"],
+    # The last one's box ends before the brand.
+    "heic": [boxes(brand=b"heic"), boxes(brand=b"mif1"), b"\0\0\0\x14ftypmif1\0\0\0\0miafavif"],
+    "avif": [b"\0\0\0\x18ftypmif1\0\0\0\0miafavif"],
+    "mp4": [boxes(brand=b"isom")],
+    "mov": [boxes(brand=b"qt  ")],
+    "svg": [b'\xef\xbb\xbf<?xml version="1.0"?>\n<!-- x -->\n<svg xmlns="x">'],
+    # Text that begins like a format is none; a page of comments is judged in no time.
+    None: [b"BM is a car", b"<html><svg>", b"<!-- --><html>", b"<!---->" * 70, b"", b"GIF", b"RIFF1234WAVE"],
+}
+
+
+@pytest.mark.parametrize("extension", SNIFFED)
+def test_other_formats_are_recognised(extension: str | None) -> None:
     """Their pictures were charged too."""
-    kind = sniff(content)
-    assert kind is not None
-    assert kind.extension == extension
-
-
-@pytest.mark.parametrize(
-    "content", [b"BM is a car", b"<html><svg>", b"<!-- --><html>", b"<!---->" * 70, b"", b"GIF", b"RIFF1234WAVE"]
-)
-def test_what_is_not_recognised(content: bytes) -> None:
-    """Text that begins like a format is none; a page of comments is judged in no time."""
-    assert sniff(content) is None
+    for content in SNIFFED[extension]:
+        assert getattr(sniff(content), "extension", None) == extension, content
 
 
 @pytest.mark.parametrize(
@@ -257,26 +238,51 @@ def test_extensions(text: str) -> None:
 
 # The transfer
 
-
-def saved(
-    server: Server,
-    directory: Path,
-    transfer: Transfer | None = None,
-    url: str = "",
-    trace: list[str] | None = None,
-) -> Saved:
-    """Make one attempt to save the picture `cat.png` of a server."""
-    task = Task("task-0", Status.FINISHED, {}, image_url=url or f"{server.url}/image/x.png")
-    if transfer is None:
-        transfer = Transfer(Target(directory, "{id8}.{ext}"), {}, 1)
-    return Saver(server.url, (trace if trace is not None else []).append).save(task, transfer, lambda *_: None)
+BIG = png(50_000)
+TAG = {"ETag": '"v1"'}
+DATES = {"Last_Modified": "Wed, 01 Jan 2025 10:00:00 GMT", "Date": "Wed, 01 Jan 2025 10:00:05 GMT"}
+LATER = "Wed, 01 Jan 2025 10:00:01 GMT"
 
 
-def failed(server: Server, directory: Path, transfer: Transfer | None = None, url: str = "") -> DownloadError:
-    """Make one attempt that fails."""
-    with pytest.raises(DownloadError) as caught:
-        saved(server, directory, transfer, url)
-    return caught.value
+@dataclass
+class Attempts:
+    """The attempts to save a picture of a server as `task-0.png` in a directory."""
+
+    server: Server
+    directory: Path
+    trace: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.saver = Saver(self.server.url, self.trace.append)
+        self.transfer = self.to(Target(self.directory, "{id8}.{ext}"))
+
+    def to(self, target: Target) -> Transfer:
+        return Transfer(target, {}, 1)
+
+    def replies(self, *replies: Reply) -> None:
+        self.server.routes = {"/image": in_turn(*replies)}
+
+    def task(self, **urls: str) -> Task:
+        more: dict[str, Any] = {"image_url": f"{self.server.url}/image/x.png", **urls}
+        return Task("task-0", Status.FINISHED, {}, **more)
+
+    def save(self, url: str | None = None, transfer: Transfer | None = None) -> Saved:
+        task = self.task(image_url=url) if url else self.task()
+        return self.saver.save(task, transfer or self.transfer, lambda *_: None)
+
+    def fail(self, url: str | None = None) -> DownloadError:
+        with pytest.raises(DownloadError) as caught:
+            self.save(url)
+        return caught.value
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.directory.iterdir()}
+
+
+@pytest.fixture
+def attempts(server: Server, tmp_path: Path) -> Attempts:
+    return Attempts(server, tmp_path)
 
 
 @pytest.fixture(params=[0, download.IN_MEMORY_BYTES], ids=["file", "memory"])
@@ -286,26 +292,21 @@ def _where_verified(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("_where_verified")
-def test_a_saved_picture(tmp_path: Path) -> None:
+def test_a_saved_picture(attempts: Attempts) -> None:
     """Its path and its hash; the file is there, and nothing else. For stdout it is the content."""
-    with Server() as server:
-        result = saved(server, tmp_path)
-        to_stdout = saved(server, tmp_path, Transfer(Target(Path(), stdout=True), {}, 1))
+    result = attempts.save()
+    assert result == Saved(attempts.directory / "task-0.png", sha256=hashlib.sha256(png()).hexdigest())
+    to_stdout = attempts.save(transfer=attempts.to(Target(Path(), stdout=True)))
     assert to_stdout == Saved(content=png(), sha256=result.sha256)
-    assert result == Saved(tmp_path / "task-0.png", sha256=hashlib.sha256(png()).hexdigest())
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [png()]
+    assert attempts.files == {"task-0.png": png()}
 
 
 @pytest.mark.parametrize(
     ("reply", "kind", "says"),
     [
-        (http(404), Retry.EXPIRED, "HTTP 404, its URL may have expired"),
-        (http(403), Retry.EXPIRED, "HTTP 403, its URL may have expired"),
-        (http(410), Retry.EXPIRED, "HTTP 410, its URL may have expired"),
+        *((http(code), Retry.EXPIRED, f"HTTP {code}, its URL may have expired") for code in (403, 404, 410)),
         (http(400), Retry.EXPIRED, "HTTP 400"),
-        *((http(code), Retry.TRANSIENT, f"HTTP {code}") for code in (408, 425, 429)),
-        (http(503), Retry.TRANSIENT, "HTTP 503"),
-        (http(302), Retry.TRANSIENT, "HTTP 302"),
+        *((http(code), Retry.TRANSIENT, f"HTTP {code}") for code in (302, 408, 425, 429, 503)),
         (http(204), Retry.TRANSIENT, "the response is empty"),
         (http(200, b"<!doctype html><p>no</p>"), Retry.EXPIRED, "HTML"),
         (http(200, b' {"error": "no"}', Content_Type="image/png"), Retry.EXPIRED, "JSON"),
@@ -326,21 +327,18 @@ def test_a_saved_picture(tmp_path: Path) -> None:
         (http(301, Location="http://a..b/"), Retry.FINAL, "invalid URL"),
     ],
 )
-def test_failed_attempts(tmp_path: Path, reply: Reply, kind: Retry, says: str) -> None:
+def test_failed_attempts(attempts: Attempts, reply: Reply, kind: Retry, says: str) -> None:
     """Each says whether to try again; none leaves a file behind."""
-    transfer = Transfer(Target(tmp_path), {}, 1)
-    with Server({"/image": reply}) as server:
-        error = failed(server, tmp_path, transfer)
+    attempts.replies(reply)
+    error = attempts.fail()
     assert error.kind is kind
     assert says in error.message
-    assert list(tmp_path.iterdir()) == []
+    assert attempts.files == {}
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("-5", 0.0), ("nan", None), ("", None)])
-def test_retry_after(tmp_path: Path, header: str, seconds: float | None) -> None:
-    """It is passed on in seconds."""
-    with Server({"/image": http(503, Retry_After=header)}) as server:
-        assert failed(server, tmp_path).retry_after == seconds
+def test_retry_after(attempts: Attempts) -> None:
+    attempts.replies(http(503, Retry_After="7"))
+    assert attempts.fail().retry_after == 7
 
 
 @pytest.mark.parametrize(
@@ -356,26 +354,25 @@ def test_retry_after(tmp_path: Path, header: str, seconds: float | None) -> None
         *(in_turn(http(code, Location="/image/x.png"), http(200, png())) for code in (301, 302, 303, 307, 308)),
     ],
 )
-def test_content_decides_what_is_complete(tmp_path: Path, reply: Reply) -> None:
+def test_content_decides_what_is_complete(attempts: Attempts, reply: Reply) -> None:
     """A complete picture is accepted, whatever the status, the length and the coding claim."""
-    with Server({"/image": reply}) as server:
-        assert saved(server, tmp_path).path == tmp_path / "task-0.png"
+    attempts.replies(reply)
+    assert attempts.save().path == attempts.directory / "task-0.png"
 
 
 @pytest.mark.parametrize(
     ("location", "path"),
     [
-        ("/image/\u732b.png", "/image/%E7%8C%AB.png"),
+        ("/image/\u732b.png".encode(), "/image/%E7%8C%AB.png"),
         (b"/image/\x80\xff.png", "/image/%80%FF.png"),
-        ("y.png?a=1", "/image/y.png?a=1"),
+        (b"y.png?a=1", "/image/y.png?a=1"),
     ],
 )
-def test_where_a_redirect_points_to(tmp_path: Path, location: str | bytes, path: str) -> None:
+def test_where_a_redirect_points_to(attempts: Attempts, location: bytes, path: str) -> None:
     """Servers send UTF-8, and sometimes other bytes; a relative URL is one too."""
-    raw = location.encode() if isinstance(location, str) else location
-    with Server({"/image": in_turn(http(302, Location=raw.decode("latin-1")), http(200, png()))}) as server:
-        saved(server, tmp_path)
-        assert [request.path for request in server.received] == ["/image/x.png", path]
+    attempts.replies(http(302, Location=location.decode("latin-1")), http(200, png()))
+    attempts.save()
+    assert [request.path for request in attempts.server.received] == ["/image/x.png", path]
 
 
 @pytest.mark.parametrize(
@@ -387,26 +384,30 @@ def test_where_a_redirect_points_to(tmp_path: Path, location: str | bytes, path:
         (b"<svg xmlns='x'></svg>\n", "task-0.svg", "image/svg+xml"),
     ],
 )
-def test_unusual_formats_are_kept(tmp_path: Path, content: bytes, name: str, mime: str) -> None:
+def test_unusual_formats_are_kept(attempts: Attempts, content: bytes, name: str, mime: str) -> None:
     """With a warning: they were charged. A format that is not recognised was once saved as an empty file."""
-    with Server({"/image": http(200, content, Content_Type="image/x-tga")}) as server:
-        result = saved(server, tmp_path)
-    assert (result.path, (tmp_path / name).read_bytes()) == (tmp_path / name, content)
+    attempts.replies(http(200, content, Content_Type="image/x-tga"))
+    result = attempts.save()
+    assert (result.path, attempts.files) == (attempts.directory / name, {name: content})
     assert result.sha256 == hashlib.sha256(content).hexdigest()
     assert f"unusual format: {mime}" in (result.warning or "")
 
 
-def test_data_urls(tmp_path: Path) -> None:
+BASE_64 = base64.b64encode(png()).decode()
+
+
+def test_data_urls(attempts: Attempts) -> None:
     """The content is in the URL, base64 or percent-encoded, and checked like any other."""
-    encoded = base64.b64encode(png()).decode()
-    with Server() as server:
-        for url in (f"data:image/png;base64,{encoded}", f"DATA:;BASE64,{encoded.rstrip('=').replace('/', '_')}"):
-            assert saved(server, tmp_path, url=url).path == tmp_path / "task-0.png"
-        percent = "".join(f"%{byte:02x}" for byte in png())
-        assert saved(server, tmp_path, url=f"data:,{percent}").path == tmp_path / "task-0.png"
-        for url in ("data:image/png;base64,*", "data:image/png", f"data:;base64,{encoded[:40]}", "data:,%3Chtml"):
-            assert failed(server, tmp_path, url=url).kind is not None
-        assert not server.received
+    for url in (
+        f"data:image/png;base64,{BASE_64}",
+        f"DATA:;BASE64,{BASE_64.rstrip('=').replace('/', '_')}",
+        f"data:,{''.join(f'%{byte:02x}' for byte in png())}",
+    ):
+        attempts.save(url, attempts.to(attempts.transfer.target))
+    assert attempts.files == {"task-0.png": png()}
+    for url in ("data:image/png;base64,*", "data:image/png", f"data:;base64,{BASE_64[:40]}", "data:,%3Chtml"):
+        attempts.fail(url)
+    assert not attempts.server.received
 
 
 @pytest.mark.parametrize(
@@ -416,60 +417,36 @@ def test_data_urls(tmp_path: Path) -> None:
         ("http://127.0.0.1:80/x.png", "https://127.0.0.1/x.png"),
     ],
 )
-def test_http_is_upgraded_if_the_api_uses_https(tmp_path: Path, url: str, asked: str) -> None:
+def test_http_is_upgraded_if_the_api_uses_https(attempts: Attempts, url: str, asked: str) -> None:
     """The port is kept, unless it is that of http."""
-    trace: list[str] = []
-    task = Task("task-0", Status.FINISHED, {}, image_url=url)
-    with pytest.raises(DownloadError):
-        Saver("https://127.0.0.1:1", trace.append).save(task, Transfer(Target(tmp_path), {}, 1), lambda *_: None)
-    assert trace[0] == f"> GET {asked}"
+    attempts.saver = Saver("https://127.0.0.1:1", attempts.trace.append)
+    attempts.fail(url)
+    assert attempts.trace[0] == f"> GET {asked}"
+
+
+def fetch(url: str, directory: Path, limit: int) -> None:
+    with temporary(directory) as file, image_session() as session:
+        fetch_image(url, Partial(file), session=session, allow_http=True, on_bytes=lambda *_: None, limit=limit)
 
 
 @pytest.mark.parametrize("length", ["", "2000000"])
-def test_a_picture_beyond_the_limit(tmp_path: Path, length: str) -> None:
+def test_a_picture_beyond_the_limit(attempts: Attempts, length: str) -> None:
     """It is refused as soon as that is known; nothing is kept."""
-    with (
-        Server({"/image": http(200, png(2_000_000), Content_Length=length)}) as server,
-        temporary(tmp_path) as file,
-    ):
-        with pytest.raises(DownloadError, match="larger than 1 MiB") as caught:
-            fetch_image(
-                f"{server.url}/image/x.png",
-                Partial(file),
-                session=image_session(),
-                allow_http=True,
-                on_bytes=lambda *_: None,
-                limit=2**20,
-            )
-        assert caught.value.kind is Retry.FINAL
-    assert list(tmp_path.iterdir()) == []
+    attempts.replies(http(200, png(2_000_000), Content_Length=length))
+    with pytest.raises(DownloadError, match="larger than 1 MiB") as caught:
+        fetch(f"{attempts.server.url}/image/x.png", attempts.directory, 2**20)
+    assert (caught.value.kind, attempts.files) == (Retry.FINAL, {})
 
 
-@pytest.mark.parametrize("scheme", ["http", "data"])
-def test_the_limit_is_exact(tmp_path: Path, scheme: str) -> None:
-    """A picture of just that size is accepted."""
-    data_url = "data:;base64," + base64.b64encode(png()).decode()
-    with Server() as server, image_session() as session:
-        for limit in (len(png()), len(png()) - 1):
-            with (
-                contextlib.nullcontext() if limit == len(png()) else pytest.raises(DownloadError, match="larger"),
-                temporary(tmp_path) as file,
-            ):
-                fetch_image(
-                    data_url if scheme == "data" else f"{server.url}/image/x.png",
-                    Partial(file),
-                    session=session,
-                    allow_http=True,
-                    on_bytes=lambda *_: None,
-                    limit=limit,
-                )
+@pytest.mark.parametrize("url", ["", f"data:;base64,{BASE_64}"], ids=["http", "data"])
+def test_the_limit_is_exact(server: Server, tmp_path: Path, url: str) -> None:
+    url = url or f"{server.url}/image/x.png"
+    fetch(url, tmp_path, len(png()))
+    with pytest.raises(DownloadError, match="larger"):
+        fetch(url, tmp_path, len(png()) - 1)
 
 
 # Resuming
-
-BIG = png(50_000)
-TAG = {"ETag": '"v1"'}
-DATES = {"Last_Modified": "Wed, 01 Jan 2025 10:00:00 GMT", "Date": "Wed, 01 Jan 2025 10:00:05 GMT"}
 
 
 def cut(**headers: str) -> bytes:
@@ -489,12 +466,12 @@ def rest(headers: dict[str, str], start: int = 20_000, total: int | str = len(BI
         (TAG, rest({}), 1, 2),
         (TAG, rest(TAG, total="*"), 1, 2),
         (DATES, rest(DATES), 1, 2),
-        ({**DATES, "Date": "Wed, 01 Jan 2025 10:00:01 GMT"}, rest(DATES), 1, 2),
+        ({**DATES, "Date": LATER}, rest(DATES), 1, 2),
         ({**DATES, "ETag": 'W/"v1"'}, rest({**DATES, "ETag": 'W/"v1"'}), 1, 2),
         (TAG, http(200, BIG, ETag='"v2"'), 1, 2),  # the file has changed
         (TAG, http(416), 1, 3),
         (TAG, rest({"ETag": '"v2"'}), 1, 3),
-        (DATES, rest({"Last_Modified": "Wed, 01 Jan 2025 10:00:01 GMT"}), 1, 3),
+        (DATES, rest({"Last_Modified": LATER}), 1, 3),
         (TAG, rest(TAG, 19_999), 1, 3),
         (TAG, rest(TAG, total=len(BIG) + 1), 1, 3),
         (TAG, http(206, BIG[20_000:] + b"x", Content_Range=f"bytes 20000-{len(BIG)}/{len(BIG) + 1}", **TAG), 1, 3),
@@ -507,59 +484,51 @@ def rest(headers: dict[str, str], start: int = 20_000, total: int | str = len(BI
 )
 @pytest.mark.usefixtures("_where_verified")
 def test_an_interrupted_transfer(
-    tmp_path: Path, first: dict[str, str], second: bytes, ranges: int, requests: int
+    attempts: Attempts, first: dict[str, str], second: bytes, ranges: int, requests: int
 ) -> None:
     """It resumes with a validator, and starts again if the file changed; the picture is the same in any case."""
-    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
-    with Server({"/image": in_turn(cut(**first), second, http(200, BIG))}) as server:
-        assert failed(server, tmp_path, transfer).kind is Retry.TRANSIENT
-        assert len(list(tmp_path.iterdir())) == ranges
-        path = saved(server, tmp_path, transfer).path
-    assert path is not None
-    assert path.read_bytes() == BIG
-    assert list(tmp_path.iterdir()) == [path]
-    headers = server.received[1].headers
+    attempts.replies(cut(**first), second, http(200, BIG))
+    assert attempts.fail().kind is Retry.TRANSIENT
+    assert len(attempts.files) == ranges
+    attempts.save()
+    assert attempts.files == {"task-0.png": BIG}
+    headers = [request.headers for request in attempts.server.received]
     validator = first.get("Last_Modified") or first.get("ETag")
     expected = ("bytes=20000-", validator) if ranges else (None, None)
-    assert (headers.get("range"), headers.get("if-range")) == expected
-    assert ["range" in request.headers for request in server.received[2:]] == [False] * (requests - 2)
+    assert (headers[1].get("range"), headers[1].get("if-range")) == expected
+    assert ["range" in each for each in headers[2:]] == [False] * (requests - 2)
 
 
 @pytest.mark.usefixtures("_where_verified")
-def test_a_transfer_that_is_interrupted_twice(tmp_path: Path) -> None:
+def test_a_transfer_that_is_interrupted_twice(attempts: Attempts) -> None:
     """The second time without an error of the connection: the total is known from the first response."""
-    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
     content_range = f"bytes 20000-{len(BIG) - 1}/{len(BIG)}"
     more = http(206, BIG[20_000:30_000], Content_Range=content_range, Content_Length="", **TAG)
-    with Server({"/image": in_turn(cut(**TAG), more, rest(TAG, 30_000))}) as server:
-        failed(server, tmp_path, transfer)
-        assert f"30000 of {len(BIG)}" in failed(server, tmp_path, transfer).message
-        path = saved(server, tmp_path, transfer).path
-        assert server.received[2].headers["range"] == "bytes=30000-"
-    assert path is not None
-    assert path.read_bytes() == BIG
+    attempts.replies(cut(**TAG), more, rest(TAG, 30_000))
+    attempts.fail()
+    assert f"30000 of {len(BIG)}" in attempts.fail().message
+    attempts.save()
+    assert attempts.server.received[2].headers["range"] == "bytes=30000-"
+    assert attempts.files == {"task-0.png": BIG}
 
 
 @pytest.mark.parametrize(
     ("name", "ranges"), [("x.png?signature=2", [False, True]), ("other.png?signature=1", [False, True, False])]
 )
-def test_only_the_same_location_is_resumed(tmp_path: Path, name: str, ranges: list[bool]) -> None:
+def test_only_the_same_location_is_resumed(attempts: Attempts, name: str, ranges: list[bool]) -> None:
     """A new signature in the query is the same file; another path is not."""
-    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
-    with Server({"/image": in_turn(cut(**TAG), rest(TAG), http(200, BIG))}) as server:
-        failed(server, tmp_path, transfer, f"{server.url}/image/x.png?signature=1")
-        assert saved(server, tmp_path, transfer, f"{server.url}/image/{name}").path is not None
-        assert ["range" in request.headers for request in server.received] == ranges
+    attempts.replies(cut(**TAG), rest(TAG), http(200, BIG))
+    attempts.fail(f"{attempts.server.url}/image/x.png?signature=1")
+    assert attempts.save(f"{attempts.server.url}/image/{name}").path is not None
+    assert ["range" in request.headers for request in attempts.server.received] == ranges
 
 
-def test_a_smaller_file_after_an_interruption(tmp_path: Path) -> None:
+def test_a_smaller_file_after_an_interruption(attempts: Attempts) -> None:
     """Nothing of the first transfer remains behind its end."""
-    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
-    with Server({"/image": in_turn(cut(**TAG), http(200, png(5000)))}) as server:
-        failed(server, tmp_path, transfer)
-        path = saved(server, tmp_path, transfer).path
-    assert path is not None
-    assert path.read_bytes() == png(5000)
+    attempts.replies(cut(**TAG), http(200, png(5000)))
+    attempts.fail()
+    attempts.save()
+    assert attempts.files == {"task-0.png": png(5000)}
 
 
 @pytest.mark.parametrize(
@@ -567,20 +536,17 @@ def test_a_smaller_file_after_an_interruption(tmp_path: Path) -> None:
     [(0, '"v1"', {}), (1, None, {}), (1, '"v1"', {"Range": "bytes=1-", "If-Range": '"v1"'})],
 )
 def test_what_can_be_resumed(received: int, validator: str | None, headers: dict[str, str]) -> None:
-    """Any number of bytes with a validator."""
-    partial = Partial(io.BytesIO(), received, validator=validator)
-    assert partial.range_headers() == headers
+    assert Partial(io.BytesIO(), received, validator=validator).range_headers() == headers
 
 
-def test_a_damaged_resumption_starts_again(tmp_path: Path) -> None:
+def test_a_damaged_resumption_starts_again(attempts: Attempts) -> None:
     """If the parts do not fit together, the next attempt starts from the beginning."""
-    transfer = Transfer(Target(tmp_path, "{id8}.{ext}"), {}, 1)
     wrong = http(206, bytes(len(BIG) - 20_000), Content_Range=f"bytes 20000-{len(BIG) - 1}/{len(BIG)}", **TAG)
-    with Server({"/image": in_turn(cut(**TAG), wrong, http(200, BIG))}) as server:
-        failed(server, tmp_path, transfer)
-        assert "damaged" in failed(server, tmp_path, transfer).message
-        assert saved(server, tmp_path, transfer).path is not None
-        assert "range" not in server.received[2].headers
+    attempts.replies(cut(**TAG), wrong, http(200, BIG))
+    attempts.fail()
+    assert "damaged" in attempts.fail().message
+    assert attempts.save().path is not None
+    assert "range" not in attempts.server.received[2].headers
 
 
 def test_short_writes(tmp_path: Path) -> None:
@@ -596,37 +562,34 @@ def test_short_writes(tmp_path: Path) -> None:
         assert (partial.received, (tmp_path / "x").read_bytes()) == (len(png()), png())
 
 
-def test_closing_removes_the_partial_file(tmp_path: Path) -> None:
-    """So that a run that gives up leaves nothing behind."""
-    transfer = Transfer(Target(tmp_path), {}, 1)
-    with Server({"/image": cut(**TAG)}) as server:
-        failed(server, tmp_path, transfer)
-    assert len(list(tmp_path.iterdir())) == 1
-    transfer.close()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_overlapping_attempts(tmp_path: Path) -> None:
+def test_overlapping_attempts(attempts: Attempts) -> None:
     """Each has a file of its own; what the first one leaves after the end is removed."""
-    transfer = Transfer(Target(tmp_path), {}, 1)
+    transfer, directory = attempts.transfer, attempts.directory
 
     def stall(during: Callable[[], None] = lambda: None) -> None:
-        with contextlib.suppress(DownloadError), transfer.partial(tmp_path) as partial:
+        with contextlib.suppress(DownloadError), transfer.partial(directory) as partial:
             partial.received, partial.validator = 9, '"v1"'
             during()
             raise DownloadError("it stalled")
 
-    with transfer.partial(tmp_path) as second:
+    with transfer.partial(directory) as second:
         stall()
         second.file.write(b"still open")
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(attempts.files) == 1
     stall(during=stall)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(attempts.files) == 1
     stall(during=transfer.close)
-    assert list(tmp_path.iterdir()) == []
+    assert attempts.files == {}
 
 
-def test_stopping_at_the_last_moment_leaves_no_file(tmp_path: Path) -> None:
+def test_closing_removes_the_partial_file(attempts: Attempts) -> None:
+    attempts.replies(cut(**TAG))
+    attempts.fail()
+    attempts.transfer.close()
+    assert attempts.files == {}
+
+
+def test_stopping_at_the_last_moment_leaves_no_file(attempts: Attempts) -> None:
     """`on_bytes` is called once more before the picture gets its name."""
 
     class StopError(Exception):
@@ -639,165 +602,143 @@ def test_stopping_at_the_last_moment_leaves_no_file(tmp_path: Path) -> None:
         if calls.count(len(png())) == 2:
             raise StopError
 
-    with Server() as server:
-        task = Task("task-0", Status.FINISHED, {}, image_url=f"{server.url}/image/x.png")
-        with pytest.raises(StopError) as _stopped:  # whose traceback keeps the attempt's objects alive
-            Saver(server.url).save(task, Transfer(Target(tmp_path), {}, 1), on_bytes)
-    assert calls[0] == 0
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StopError) as _stopped:  # whose traceback keeps the attempt's objects alive
+        attempts.saver.save(attempts.task(), attempts.transfer, on_bytes)
+    assert (calls[0], attempts.files) == (0, {})
 
 
-def test_a_picture_is_on_the_disk_before_it_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_on_the_disk_before_it_has_a_name(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file is synced while its name is temporary, and the directory after it got the final one."""
     synced: list[tuple[bool, set[str]]] = []
 
     def fsync(descriptor: int) -> None:
-        is_directory = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        synced.append((is_directory, {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")}))
+        names = {path.name for path in attempts.directory.iterdir() if not path.name.startswith(".")}
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), names))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with Server() as server:
-        saved(server, tmp_path)
+    attempts.save()
     assert synced == [(False, set()), (True, {"task-0.png"})]
-
-
-def test_a_run_resumes_a_transfer(cli: Cli) -> None:
-    """The partial file survives from one attempt to the next."""
-    with Server({"/image": in_turn(cut(**TAG), rest(TAG))}) as server:
-        done = flux_at(cli, server)("imagine", "x")
-        assert done.code == 0, done.stderr
-        assert [request.headers.get("range") for request in server.requests("/image")] == [None, "bytes=20000-"]
-    assert cli.files() == ["x-task-0.png"]
-    assert (cli.cwd / "x-task-0.png").read_bytes() == BIG
 
 
 # Names
 
 
-def test_an_explicit_name_is_exact(tmp_path: Path) -> None:
+def test_an_explicit_name_is_exact(attempts: Attempts) -> None:
     """A file of that name that holds something else is an error, one with the same bytes is the result."""
-    with Server({"/image": lambda r: http(200, png(r.number))}) as server:
-        named = Target(tmp_path, "cat.png", explicit=True)
-        assert saved(server, tmp_path, Transfer(named, {}, 1)).path == tmp_path / "cat.png"
-        with pytest.raises(LocalFileError, match="exists"):
-            saved(server, tmp_path, Transfer(named, {}, 1))
-        generated = Target(tmp_path, "cat.{ext}")
-        assert saved(server, tmp_path, Transfer(generated, {}, 1)).path == tmp_path / "cat-1.png"
+    attempts.server.routes = {"/image": lambda request: http(200, png(request.number))}
+    named = Target(attempts.directory, "cat.png", explicit=True)
+    assert attempts.save(transfer=attempts.to(named)).path == attempts.directory / "cat.png"
+    with pytest.raises(LocalFileError, match="exists"):
+        attempts.save(transfer=attempts.to(named))
+    generated = Target(attempts.directory, "cat.{ext}")
+    assert attempts.save(transfer=attempts.to(generated)).path == attempts.directory / "cat-1.png"
 
 
-def test_force_does_not_replace_the_runs_own_pictures(tmp_path: Path) -> None:
+def test_force_does_not_replace_the_runs_own_pictures(attempts: Attempts) -> None:
     """Two pictures of one run whose names are the same are both kept."""
-    (tmp_path / "cat.png").write_bytes(b"old")
-    with Server({"/image": lambda r: http(200, png(r.number))}) as server:
-        saver = Saver(server.url)
-        task = Task("task-0", Status.FINISHED, {}, image_url=f"{server.url}/image/x.png")
-        target = Target(tmp_path, "cat.{ext}", force=True)
-        names = [saver.save(task, Transfer(target, {}, n), lambda *_: None).path for n in (1, 2)]
-    assert names == [tmp_path / "cat.png", tmp_path / "cat-1.png"]
-    assert (tmp_path / "cat.png").read_bytes() == png(0)
+    (attempts.directory / "cat.png").write_bytes(b"old")
+    attempts.server.routes = {"/image": lambda request: http(200, png(request.number))}
+    target = Target(attempts.directory, "cat.{ext}", force=True)
+    for name in ("cat.png", "cat-1.png"):
+        assert attempts.save(transfer=attempts.to(target)).path == attempts.directory / name
+    assert attempts.files["cat.png"] == png(0)
 
 
-def test_connections_are_reused(tmp_path: Path) -> None:
-    """The next picture from the same host needs no new connection."""
-    with Server({"/image": [http(200, png(), Connection="keep-alive"), Action.KEEP]}) as server:
-        saver, task = Saver(server.url), Task("id", Status.FINISHED, {}, image_url=f"{server.url}/image/x.png")
-        for name in ("a.png", "b.png"):
-            saver.save(task, Transfer(Target(tmp_path, name), {}, 1), lambda *_: None)
-        assert (len(server.received), server.connections) == (2, 1)
+def test_connections_are_reused(attempts: Attempts) -> None:
+    attempts.replies([http(200, png(), Connection="keep-alive"), Action.KEEP])
+    for name in ("a.png", "b.png"):
+        attempts.save(transfer=attempts.to(Target(attempts.directory, name)))
+    assert (len(attempts.server.received), attempts.server.connections) == (2, 1)
 
 
 # The original
 
 
-def with_original(server: Server) -> Task:
-    """Return a finished task with two pictures."""
-    return Task(
-        "task-0",
-        Status.FINISHED,
-        {},
-        image_url=f"{server.url}/image/x.png",
-        original_image_url=f"{server.url}/image/original.png",
-    )
-
-
-def test_a_missing_original_is_tried_alone(tmp_path: Path) -> None:
+def test_a_missing_original_is_tried_alone(attempts: Attempts) -> None:
     """The picture is kept; the next attempt asks for the original only."""
-    replies = in_turn(http(200, png()), http(503), http(200, b"II*\0" + bytes(9)))
-    with Server({"/image": replies}) as server:
-        saver, transfer = Saver(server.url, original=True), Transfer(Target(tmp_path, "x.{ext}"), {}, 1)
-        with pytest.raises(DownloadError, match="cannot download the original: HTTP 503"):
-            saver.save(with_original(server), transfer, lambda *_: None)
-        assert transfer.saved is not None
-        assert transfer.saved.path == tmp_path / "x.png"
-        done = saver.save(with_original(server), transfer, lambda *_: None)
-        assert done.original_path == tmp_path / "x-original.tif"
-        assert "x-original.tif has an unusual format" in (done.warning or "")
-        assert [request.path for request in server.received] == ["/image/x.png", *["/image/original.png"] * 2]
+    attempts.replies(http(200, png()), http(503), http(200, b"II*\0" + bytes(9)))
+    saver, transfer = Saver(attempts.server.url, original=True), attempts.transfer
+    both = attempts.task(original_image_url=f"{attempts.server.url}/image/original.png")
+    with pytest.raises(DownloadError, match="cannot download the original: HTTP 503"):
+        saver.save(both, transfer, lambda *_: None)
+    assert transfer.saved is not None
+    assert transfer.saved.path == attempts.directory / "task-0.png"
+    done = saver.save(both, transfer, lambda *_: None)
+    assert done.original_path == attempts.directory / "task-0-original.tif"
+    assert "task-0-original.tif has an unusual format" in (done.warning or "")
+    paths = [request.path for request in attempts.server.received]
+    assert paths == ["/image/x.png", *["/image/original.png"] * 2]
 
 
+# A run
+
+
+@pytest.fixture
 def flux_at(cli: Cli, server: Server) -> Cli:
-    """Point the command at a server."""
+    """The command with the scripted server as its service."""
     cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
     return cli
 
 
-def test_an_original_that_is_not_there(cli: Cli) -> None:
+def result(name: str, original: str = "original") -> Callable[[Request], bytes]:
+    """Return the reply that the task is finished, with two pictures of these names."""
+    return lambda request: reply(
+        {
+            **finished("task-0", request.origin),
+            "image_url": f"{request.origin}/image/{name}.png",
+            "original_image_url": f"{request.origin}/image/{original}.png",
+        }
+    )
+
+
+def without(word: str, otherwise: bytes) -> Callable[[Request], bytes]:
+    """Return the reply with a picture, or another one if its name contains a word."""
+    return lambda request: otherwise if word in request.path else http(200, png())
+
+
+def test_a_run_resumes_a_transfer(flux_at: Cli, server: Server) -> None:
+    """The partial file survives from one attempt to the next."""
+    server.routes = {"/image": in_turn(cut(**TAG), rest(TAG))}
+    done = flux_at("imagine", "x")
+    assert done.code == 0, done.stderr
+    assert [request.headers.get("range") for request in server.requests("/image")] == [None, "bytes=20000-"]
+    assert flux_at.files() == ["x-task-0.png"]
+    assert (flux_at.cwd / "x-task-0.png").read_bytes() == BIG
+
+
+def test_an_original_that_is_not_there(flux_at: Cli, server: Server) -> None:
     """The picture itself is saved and its path printed; the error is about the original alone."""
-
-    def only_one(request: Request) -> bytes:
-        return http(302, Location="file:///x") if "original" in request.path else http(200, png())
-
-    def both(request: Request) -> bytes:
-        result = finished("task-0", request.origin)
-        return reply({**result, "original_image_url": f"{request.origin}/image/original.png"})
-
-    with Server({"/image": only_one, "/fetch": both}) as server:
-        done = flux_at(cli, server)("imagine", "x", "--original")
-        assert done.code == 5
-        assert "the original" in done.stderr
-        assert "flux-cli wait task-0" in done.stderr
-        assert done.lines == ["x-task-0.png"]
-        assert cli.files() == ["x-task-0.png"]
-        (record,) = records(cli)
-        assert record.path is not None
-        server.routes = {"/fetch": both}
-        assert cli("wait", "task-0", "--original").code == 0
-    assert cli.files() == ["x-task-0-original.png", "x-task-0.png"]
+    server.routes = {"/image": without("original", http(302, Location="file:///x")), "/fetch": result("x")}
+    done = flux_at("imagine", "x", "--original")
+    assert done.code == 5
+    assert "the original" in done.stderr
+    assert "flux-cli wait task-0" in done.stderr
+    assert done.lines == flux_at.files() == ["x-task-0.png"]
+    (record,) = records(flux_at)
+    assert record.path is not None
+    server.routes = {"/fetch": result("x")}
+    assert flux_at("wait", "task-0", "--original").code == 0
+    assert flux_at.files() == ["x-task-0-original.png", "x-task-0.png"]
 
 
-def test_an_expired_original(cli: Cli) -> None:
+def test_an_expired_original(flux_at: Cli, server: Server) -> None:
     """Its URL is refreshed as the picture's own is."""
-
-    def image(request: Request) -> bytes:
-        return http(403) if "old-original" in request.path else http(200, png())
-
-    def result(age: str) -> Callable[[Request], bytes]:
-        return lambda request: reply(
-            {
-                **finished("task-0", request.origin),
-                "original_image_url": f"{request.origin}/image/{age}-original.png",
-            }
-        )
-
-    with Server({"/image": image, "/fetch": in_turn(result("old"), result("new"))}) as server:
-        assert flux_at(cli, server)("imagine", "x", "--original").code == 0
-    assert all(is_whole(cli.cwd / name) for name in cli.files())
-    assert len(cli.files()) == 2
+    server.routes = {
+        "/image": without("old", http(403)),
+        "/fetch": in_turn(result("x", "old"), result("x", "new")),
+    }
+    assert flux_at("imagine", "x", "--original").code == 0
+    assert [is_whole(flux_at.cwd / name) for name in flux_at.files()] == [True, True]
 
 
-def test_expired_url_while_the_service_is_down(cli: Cli) -> None:
+def test_expired_url_while_the_service_is_down(flux_at: Cli, server: Server) -> None:
     """The first URL has expired, and the service fails for a moment: the picture is still saved."""
-
-    def expired(request: Request) -> bytes:
-        return http(200, png()) if "fresh" in request.path else http(403)
-
-    def stale(request: Request) -> bytes:
-        return reply({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/stale.png"})
-
-    def fresh(request: Request) -> bytes:
-        return reply({**finished("task-0", request.origin), "image_url": f"{request.origin}/image/fresh.png"})
-
-    with Server({"/image": expired, "/fetch": in_turn(stale, http(503), http(200, b"<html>"), fresh)}) as server:
-        done = flux_at(cli, server)("imagine", "x")
-        assert done.code == 0, done.stderr
-        assert server.submissions == 1
+    server.routes = {
+        "/image": without("stale", http(403)),
+        "/fetch": in_turn(result("stale"), http(503), http(200, b"<html>"), result("fresh")),
+    }
+    done = flux_at("imagine", "x")
+    assert done.code == 0, done.stderr
+    assert server.submissions == 1
