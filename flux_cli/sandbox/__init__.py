@@ -14,32 +14,7 @@ from flux_cli.errors import MissingExtraError, UsageError
 from flux_cli.storage.paths import state_directory
 
 if TYPE_CHECKING:
-    from flux_cli.sandbox.faults import FaultSet
-    from flux_cli.sandbox.server import ServerThread
-    from flux_cli.sandbox.service import Stats
-
-
-class Running:
-    """A running server.
-
-    Attributes:
-        url: The API's origin, without a slash at the end.
-        images_url: The images' origin: another port, to which no key must be sent.
-        stats: Its counts so far; they are updated while it runs.
-    """
-
-    def __init__(self, url: str, images_url: str, thread: "ServerThread") -> None:
-        self.url = url
-        self.images_url = images_url
-        self.stats: Stats = thread.stats
-        self._thread = thread
-
-    def wait(self) -> None:
-        """Wait until a signal handler raises, or the server fails; then raise its error."""
-        while not self._thread.wait(0.5):  # Windows cannot interrupt a wait without a timeout
-            pass
-        if self._thread.failure is not None:
-            raise self._thread.failure
+    from flux_cli.sandbox.server import Running as Running
 
 
 def default_directory() -> Path:
@@ -60,7 +35,7 @@ def running(
     free: bool = False,
     allow_remote_webhooks: bool = False,
     log: Callable[[str], None] = lambda _: None,
-) -> Iterator[Running]:
+) -> Iterator["Running"]:
     """Run the service in a daemon thread of this process until the block ends.
 
     Several servers can use the same directory at once: each serves the tasks of all.
@@ -83,10 +58,16 @@ def running(
         UsageError: The port is in use, the host is not this machine, or a fault or the duration is invalid.
         LocalFileError: The directory cannot be used.
     """
-    if not (math.isfinite(seconds) and seconds >= 0):
+    from flux_cli.sandbox.faults import parse_faults
+
+    if not 0 <= seconds < math.inf:
         raise UsageError(f"the duration must be 0 seconds or more, not {seconds}")
     try:
-        from flux_cli.sandbox.server import ServerThread, listen, url_of
+        parsed = parse_faults(faults)
+    except ValueError as error:
+        raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints all faults") from None
+    try:
+        from flux_cli.sandbox.server import Running, listen
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("aiohttp", "PIL"):
             raise
@@ -94,27 +75,14 @@ def running(
     from flux_cli.sandbox.service import SandboxSettings
     from flux_cli.sandbox.store import TaskStore
 
-    settings = SandboxSettings(seconds, key, _parsed(faults), free, allow_remote_webhooks, log)
+    settings = SandboxSettings(seconds, key, parsed, free, allow_remote_webhooks, log)
     sockets = listen(host, port)
-    try:
-        thread = ServerThread(settings, TaskStore(directory, credits), sockets)
-    except BaseException:
-        for each in sockets:
-            each.close()
-        raise
-    thread.start()
-    atexit.register(thread.stop)  # if the block is never left, Python would exit while the thread runs
-    try:
-        yield Running(url_of(sockets[0]), url_of(sockets[1]), thread)
-    finally:
-        thread.stop()
-        atexit.unregister(thread.stop)
-
-
-def _parsed(faults: Sequence[str]) -> "FaultSet":
-    from flux_cli.sandbox.faults import parse_faults
-
-    try:
-        return parse_faults(faults)
-    except ValueError as error:
-        raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints all faults") from None
+    with sockets[0], sockets[1]:
+        server = Running(settings, TaskStore(directory, credits, parsed), sockets)
+        server.start()
+        atexit.register(server.stop)  # if the block is never left, Python would exit while the thread runs
+        try:
+            yield server
+        finally:
+            server.stop()
+            atexit.unregister(server.stop)

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import hmac
 import random
 import re
 import time
@@ -12,18 +11,12 @@ from dataclasses import asdict
 from aiohttp import web
 
 from flux_cli.sandbox.cdn import Cdn
-from flux_cli.sandbox.faults import Fault, FaultSet, Stage, parse_prompt, unknown_names
-from flux_cli.sandbox.injection import Injection, inject
-from flux_cli.sandbox.responses import FAULT, TASK, RequestHandler, error_response, json_response, logged
+from flux_cli.sandbox.faults import Faults, Stage, faults_in
+from flux_cli.sandbox.injection import Occurrence, inject
+from flux_cli.sandbox.responses import TASK, RequestHandler, error_response, json_response, logged
 from flux_cli.sandbox.service import PICTURES_PATH, SandboxService
-from flux_cli.sandbox.tasks import RawJson, Submission, json_id, task_seconds
-from flux_cli.sandbox.validation import (
-    MAX_BODY_BYTES,
-    RejectedError,
-    ValidRequest,
-    parse_object,
-    parse_submission,
-)
+from flux_cli.sandbox.tasks import RawJson, Task
+from flux_cli.sandbox.validation import MAX_BODY_BYTES, RejectedError, parse_object, parse_submission
 
 FETCH_MANY = range(2, 21)
 """How many IDs /fetch-many takes."""
@@ -63,98 +56,93 @@ class Api:
             return await handler(request)
         given = request.headers.get("Authorization", "").strip()
         key = re.sub(r"(?i)^bearer(\s+|$)", "", given)
-        valid = self._settings.key
         if key.startswith("afk_"):
             return error_response(400, OTHER_API)
-        if not key or (valid is not None and not hmac.compare_digest(_bytes(key), _bytes(valid))):
+        if not key or self._settings.key not in (None, key):
             return error_response(401)
         self._service.remember_key(key)
         return await handler(request)
 
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         self._service.stats.submissions += 1
-        valid = await self._parse_submission(request)
-        prompt = str(valid.body["prompt"])
-        faults = parse_prompt(prompt).merged(self._settings.faults)
-        for name in unknown_names(prompt):
-            self._settings.log(f"note: [[{name}]] is ignored: there is no fault {name!r}")
-        subject = hashlib.sha256(_bytes(prompt)).hexdigest()
-        fault = self._service.counter.next(subject, faults, Stage.SUBMISSION)
-        if fault and not faults.accepts(fault[0]):
-            return await self._respond(request, {}, faults, fault)
-        submission = new_submission(valid, faults, self._settings.seconds)
-        request[TASK] = submission.task_id
-        if not await self._service.accept(submission, valid.image_prompt):
+        content = await self._read(request)
+        # In a thread: 27 MiB of base64 would block the event loop.
+        body, image_prompt = await asyncio.to_thread(
+            parse_submission, content, self._settings.allow_remote_webhooks
+        )
+        prompt = str(body["prompt"])
+        faults = {**self._settings.faults, **faults_in(prompt)}
+        fault = self._service.counter.next(str(hash(prompt)), faults, Stage.SUBMISSION)
+        if fault and fault.is_rejection:
+            return await self._respond(request, {}, fault)
+        task = self._new_task(body, faults, image_prompt)
+        request[TASK] = task.task_id
+        if not self._service.accept(task, image_prompt):
             return error_response(402, "no credits left; refill with `flux-cli sandbox --credits 1000`")
-        task_id = json_id(submission, faults)
-        body: dict[str, object] = {"task_id": f"  {task_id} " if "spaced-id" in faults else task_id}
-        if "task-id" in faults:
-            body = {"task_id": RawJson(faults.argument("task-id", "JSON"))}
-        return await self._respond(request, {} if "no-task-id" in faults else body, faults, fault)
+        task_id = f"  {task.json_id} " if "spaced-id" in faults else task.json_id
+        response = {"task_id": RawJson(faults["task-id"]) if "task-id" in faults else task_id}
+        return await self._respond(request, {} if "no-task-id" in faults else response, fault)
+
+    def _new_task(self, body: dict[str, object], faults: Faults, image_prompt: bytes | None) -> Task:
+        """Return the task of a valid request. If it has no seed, one is chosen here and stored."""
+        seed = body.get("seed")
+        task_id = f"9{random.randrange(10**14):014}" if "number-id" in faults else str(uuid.uuid4())  # noqa: S311
+        return Task(
+            task_id=task_id,
+            submitted=time.time(),
+            seconds=float(faults.get("slow") or faults.get("seconds") or self._settings.seconds),
+            seed=seed if isinstance(seed, int) else random.randrange(2**32),  # noqa: S311 - not a secret
+            body=body,
+            faults=faults,
+            image_prompt=hashlib.sha256(image_prompt).hexdigest() if image_prompt else None,
+        )
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:
         self._service.stats.fetches += 1
-        task_id = self._task_id((await self._parse_object(request)).get("task_id"))
+        task_id = _task_id(parse_object(await self._read(request)).get("task_id"))
         if task_id is None:
             return error_response(400, "`task_id` must be text")
         request[TASK] = task_id
-        submission = await self._service.find(task_id)
-        faults = self._service.faults(submission) if submission else self._settings.faults
-        fault = self._service.counter.next(task_id, faults, Stage.FETCH)
-        if submission is None and not fault:
+        task = self._service.find(task_id)
+        fault = self._service.counter.next(task_id, task.faults if task else self._settings.faults, Stage.FETCH)
+        if task is None and not fault:
             return error_response(404, "unknown task")
-        body = await self._describe(request, submission) if submission else {}
-        return await self._respond(request, body, faults, fault)
+        return await self._respond(request, await self._describe(request, task) if task else {}, fault)
 
     async def _fetch_many(self, request: web.Request) -> web.StreamResponse:
         """Respond for several tasks, in reverse order: the service guarantees none."""
         self._service.stats.fetches += 1
-        values = (await self._parse_object(request)).get("task_ids")
-        task_ids = [self._task_id(each) for each in values] if isinstance(values, list) else [None]
+        values = parse_object(await self._read(request)).get("task_ids")
+        task_ids = [_task_id(each) for each in values] if isinstance(values, list) else [None]
         if None in task_ids:
             return error_response(400, "`task_ids` must be a list of texts")
         if len(task_ids) not in FETCH_MANY:
             return error_response(400, f"`task_ids` takes {FETCH_MANY[0]} to {FETCH_MANY[-1]} IDs")
         request[TASK] = f"{len(task_ids)} tasks"
         tasks: list[dict[str, object]] = []
-        injected: tuple[FaultSet, tuple[Fault, int] | None] = self._settings.faults, None
+        injected: Occurrence | None = None
         for task_id in filter(None, reversed(task_ids)):
-            submission = await self._service.find(task_id)
-            faults = self._service.faults(submission) if submission else self._settings.faults
-            if injected[1] is None:  # one fault per response; those of the other tasks happen later
-                fault = self._service.counter.next(task_id, faults, Stage.FETCH, also=("left-out",))
-                if fault and fault[0].name == "left-out":
+            task = self._service.find(task_id)
+            if injected is None:  # one fault per response; those of the other tasks happen later
+                faults = task.faults if task else self._settings.faults
+                fault = self._service.counter.next(task_id, faults, Stage.FETCH, also="left-out")
+                if fault and fault.name == "left-out":
                     continue
-                injected = faults, fault
+                injected = fault
             unknown: dict[str, object] = {"task_id": task_id, "errors": [{"msg": "unknown task"}]}
-            tasks.append(await self._describe(request, submission) if submission else unknown)
-        return await self._respond(request, {"tasks": tasks}, *injected)
+            tasks.append(await self._describe(request, task) if task else unknown)
+        return await self._respond(request, {"tasks": tasks}, injected)
 
     async def _account(self, request: web.Request) -> web.StreamResponse:
-        credits_left, images = await self._service.in_store(self._service.store.account)
+        credits_left, images = self._service.store.account()
         if self._settings.free:
             credits_left = UNLIMITED_CREDITS
         body = {"email": "you@example.com", "credits": credits_left, "total_images": images, "plan": "sandbox"}
-        faults = self._settings.faults
-        return await self._respond(
-            request, body, faults, self._service.counter.next("account", faults, Stage.SUBMISSION)
-        )
+        fault = self._service.counter.next("account", self._settings.faults, Stage.SUBMISSION)
+        return await self._respond(request, body, fault)
 
     async def _stats(self, _: web.Request) -> web.StreamResponse:
         return json_response(asdict(self._service.stats))
-
-    def _task_id(self, value: object) -> str | None:
-        """Return a task ID as text. A number is the ID of a task with the fault `number-id`."""
-        is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**15
-        return str(value) if is_number or isinstance(value, str) else None
-
-    async def _parse_object(self, request: web.Request) -> dict[str, object]:
-        return parse_object(await self._read(request))
-
-    async def _parse_submission(self, request: web.Request) -> ValidRequest:
-        """Parse in a thread: 27 MiB of base64 would block the event loop."""
-        body = await self._read(request)
-        return await asyncio.to_thread(parse_submission, body, self._settings.allow_remote_webhooks)
 
     async def _read(self, request: web.Request) -> bytes:
         if (request.content_length or 0) > MAX_BODY_BYTES:
@@ -167,34 +155,15 @@ class Api:
         except web.RequestPayloadError:
             raise RejectedError("the body does not match its header") from None
 
-    async def _describe(self, request: web.Request, submission: Submission) -> dict[str, object]:
-        return await self._service.describe(submission, self._service.images_url_for(request), time.time())
+    async def _describe(self, request: web.Request, task: Task) -> dict[str, object]:
+        return await self._service.describe(task, self._service.images_url_for(request), time.time())
 
-    async def _respond(
-        self, request: web.Request, body: object, faults: FaultSet, fault: tuple[Fault, int] | None
-    ) -> web.StreamResponse:
-        """Return the response, altered by the fault if there is one."""
-        response = json_response(body)
-        if fault is None:
-            return response
-        request[FAULT] = fault[0].name
+    async def _respond(self, request: web.Request, body: object, fault: Occurrence | None) -> web.StreamResponse:
         location = f"{self._service.images_url_for(request)}{request.path}"
-        return await inject(Injection(request, response, faults, *fault, location))
+        return await inject(request, json_response(body), fault, location)
 
 
-def new_submission(valid: ValidRequest, faults: FaultSet, seconds: float) -> Submission:
-    """Return the task of a valid request. If it has no seed, one is chosen here and stored."""
-    seed = valid.body.get("seed")
-    task_id = f"9{random.randrange(10**14):014}" if "number-id" in faults else str(uuid.uuid4())  # noqa: S311
-    return Submission(
-        task_id=task_id,
-        submitted=time.time(),
-        seconds=task_seconds(faults, seconds),
-        seed=seed if isinstance(seed, int) else random.randrange(2**32),  # noqa: S311 - not a secret
-        body=valid.body,
-        image_prompt=valid.digest,
-    )
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
+def _task_id(value: object) -> str | None:
+    """Return a task ID as text. A number is the ID of a task with the fault `number-id`."""
+    is_number = type(value) is int and 0 <= value < 10**15
+    return str(value) if is_number or isinstance(value, str) else None

@@ -1,11 +1,14 @@
 """The images' origin: another port, as the service's images are on another host. No key must be sent to it."""
 
+import hashlib
+import time
+
 from aiohttp import web
 
 from flux_cli.sandbox.faults import Stage
 from flux_cli.sandbox.formats import file_format
-from flux_cli.sandbox.injection import Injection, inject
-from flux_cli.sandbox.responses import FAULT, TASK, logged, ranged_response
+from flux_cli.sandbox.injection import inject
+from flux_cli.sandbox.responses import TASK, logged
 from flux_cli.sandbox.service import SandboxService
 
 EXPIRED = '<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>\n'
@@ -36,21 +39,17 @@ class Cdn:
         name = request.match_info["name"]
         task_id = name.removesuffix("-original")
         again = request.query.get("again")
-        submission = await self._service.find(task_id)
-        if submission is None or not self._service.has_picture(submission) or again not in AGAIN:
+        task = self._service.find(task_id)
+        if task is None or not task.has_picture(time.time()) or again not in AGAIN:
             return _missing()
         request[TASK] = task_id
-        faults = self._service.faults(submission)
-        if "expired-url" in faults and request.query.get("fresh") != "1":
-            self._service.expire(submission)
+        if "expired-url" in task.faults and request.query.get("fresh") != "1":
+            self._service.expire(task)
             return web.Response(text=EXPIRED, status=403, content_type="application/xml")
-        fault = None if again else self._service.counter.next(task_id, faults, Stage.IMAGE)
-        picture = await self._service.picture(submission, original=name != task_id)
-        response = ranged_response(request, picture, file_format(faults).content_type)
-        if fault is None:
-            return response
-        request[FAULT] = fault[0].name
-        return await inject(Injection(request, response, faults, *fault, f"{request.path}?again=1", picture))
+        fault = None if again else self._service.counter.next(task_id, task.faults, Stage.IMAGE)
+        content = await self._service.picture(task, original=name != task_id)
+        response = ranged_response(request, content, file_format(task.faults).content_type)
+        return await inject(request, response, fault, f"{request.path}?again=1", content)
 
     async def _not_found(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text=LEAKED, status=400) if self._leaks(request) else _missing()
@@ -67,3 +66,19 @@ class Cdn:
 
 def _missing() -> web.Response:
     return web.Response(text="no such picture\n", status=404)
+
+
+def ranged_response(request: web.Request, content: bytes, content_type: str) -> web.Response:
+    """Return a file, or the requested range of it unless `If-Range` names another version."""
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    headers = {"ETag": etag, "Accept-Ranges": "bytes"}
+    if "Range" not in request.headers or request.headers.get("If-Range", etag) != etag:
+        return web.Response(body=content, content_type=content_type, headers=headers)
+    try:
+        start, end, _ = request.http_range.indices(len(content))
+    except ValueError:
+        start = end = len(content)
+    if start >= end:
+        return web.Response(status=416, headers=headers | {"Content-Range": f"bytes */{len(content)}"})
+    headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+    return web.Response(body=content[start:end], status=206, content_type=content_type, headers=headers)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flux_cli.sandbox.faults import FaultSet
+from flux_cli.sandbox.faults import Faults
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,7 @@ _FORMATS = {
 }
 
 
-def file_format(faults: FaultSet) -> FileFormat:
+def file_format(faults: Faults) -> FileFormat:
     """Return the format of a task's pictures."""
-    for name in ("jpeg-as-png", "webp", "gif"):
-        if name in faults:
-            return _FORMATS[name]
-    return _FORMATS.get(faults.argument("format", "FORMAT"), PNG)
+    alone = (name for name in ("jpeg-as-png", "webp", "gif") if name in faults)
+    return _FORMATS.get(next(alone, faults.get("format", "")), PNG)

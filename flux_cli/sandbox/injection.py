@@ -1,10 +1,13 @@
-"""Fault injection: the handlers that alter a response, one per `kind` in the table of faults."""
+"""Fault injection: which fault happens, and the handlers that alter a response."""
 
 import asyncio
 import gzip
 import json
+import socket
+import struct
+import sys
 import zlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from time import time
@@ -12,27 +15,40 @@ from typing import cast
 
 from aiohttp import web
 
-from flux_cli.sandbox.faults import Fault, FaultSet, Stage
+from flux_cli.sandbox.faults import FAULTS, Faults, Stage
 from flux_cli.sandbox.recent import Recent
-from flux_cli.sandbox.responses import (
-    TRICKLE_SECONDS,
-    NoResponse,
-    error_response,
-    hang,
-    html_page,
-    json_response,
-    raw_response,
-    repeat,
-    reset,
-)
+from flux_cli.sandbox.responses import FAULT, NoResponse, error_response, json_response
 from flux_cli.sandbox.tasks import reason_in
 
 HUGE_JSON_BYTES = 64 * 1024 * 1024
 HUGE_IMAGE_BYTES = 300 * 1024 * 1024
 DEPTH = 100_000
+TRICKLE_SECONDS = 0.2
 MAX_COUNTS = 10_000
 JSON = "application/json"
 _CHUNK = 256 * 1024
+_NO_LINGER = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+_GATEWAY_PAGE = (
+    "<!DOCTYPE html>\n<html><head><title>{0} {1}</title></head>\n"
+    "<body><center><h1>{0} {1}</h1></center><hr><center>sandbox</center></body></html>\n"
+)
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """A fault that happens now: its name, its arguments by name, and how often it has happened before."""
+
+    name: str
+    arguments: Mapping[str, str]
+    count: int
+
+    @property
+    def is_rejection(self) -> bool:
+        """Whether a submission with this fault is neither accepted nor charged."""
+        if self.name != "http":
+            return self.name in ("rate-limit", "rejected", "redirect")
+        code = int(self.arguments["CODE"])
+        return code in (301, 302, 307, 308) or (400 <= code < 500 and code not in (408, 409, 425))
 
 
 class FaultCounter:
@@ -41,52 +57,42 @@ class FaultCounter:
     def __init__(self) -> None:
         self._counts: Recent[tuple[str, str], int] = Recent(MAX_COUNTS)
 
-    def next(
-        self, subject: str, faults: FaultSet, stage: Stage, also: tuple[str, ...] = ()
-    ) -> tuple[Fault, int] | None:
-        """Count and return the fault that happens now, and how often it happened before; None for no fault.
+    def next(self, subject: str, faults: Faults, stage: Stage, also: str = "") -> Occurrence | None:
+        """Count and return the fault that happens now, if any.
 
-        It is the first in the table that has a handler, or is in `also`, and has not happened TIMES times. After
-        the last fault of a submission the counts are reset, so that the same prompt can be used again.
+        It is the first in the table that has a handler, or is `also`, and has not happened TIMES times. After the
+        last fault of a submission the counts are reset, so that the same prompt can be used again.
         """
-        candidates = [fault for fault in faults.at(stage) if fault.kind or fault.name in also]
-        for fault in candidates:
-            default = "1" if fault.kind == "rate-limit" else "inf"
-            count = self._counts.get((subject, fault.name), 0)
-            if count < float(faults.argument(fault.name, "TIMES", default)):
-                self._counts[subject, fault.name] = count + 1
-                return fault, count
+        candidates = [
+            name
+            for name, fault in FAULTS.items()
+            if name in faults and fault.stage is stage and (name in HANDLERS or name == also)
+        ]
+        for name in candidates:
+            arguments = FAULTS[name].arguments(faults[name])
+            count = self._counts.get((subject, name), 0)
+            if count < float(arguments.get("TIMES", "1" if name.endswith("rate-limit") else "inf")):
+                self._counts[subject, name] = count + 1
+                return Occurrence(name, arguments, count)
         if stage is Stage.SUBMISSION:
-            for fault in candidates:
-                self._counts.pop((subject, fault.name), None)
+            for name in candidates:
+                self._counts.pop((subject, name), None)
         return None
 
 
 @dataclass(frozen=True)
 class Injection:
-    """A response to alter.
-
-    Attributes:
-        request: The request.
-        response: The response without the fault.
-        faults: All faults, for the arguments.
-        fault: The one that happens.
-        count: How often it happened before.
-        location: The default target of a redirect.
-        file: The whole file; the response may be a range of it.
-    """
+    """A response to alter. `location` is the default target of a redirect; a download may be a range of `file`."""
 
     request: web.Request
     response: web.Response
-    faults: FaultSet
-    fault: Fault
-    count: int
+    fault: Occurrence
     location: str
     file: bytes = b""
 
     def argument(self, name: str, default: str = "") -> str:
         """Return an argument of the fault."""
-        return self.faults.argument(self.fault.name, name, default)
+        return self.fault.arguments.get(name, default)
 
     @property
     def body(self) -> bytes:
@@ -105,21 +111,55 @@ class Injection:
         more = {name.replace("_", "-"): value for name, value in headers.items()}
         return usual | more | ({} if length is None else {"Content-Length": str(length)})
 
+    def write(self, content: bytes) -> None:
+        """Write bytes to the connection, which need not be HTTP, unless the client has disconnected."""
+        if self.request.transport is not None:
+            self.request.transport.write(content)
+
     def raw(self, body: bytes, length: int | None = None, **headers: str) -> NoResponse:
-        """Return a raw response with this body and Content-Length."""
-        return raw_response(self.request, self.headers(length, **headers), body, self.response.status)
+        """Write header and body unchanged, even if they contradict each other, and close the connection."""
+        fields = {**self.headers(length, **headers), "Connection": "close"}
+        status_line = f"HTTP/1.1 {self.response.status} {self.response.reason}"
+        self.write("\r\n".join([status_line, *map(": ".join, fields.items()), "", ""]).encode() + body)
+        return NoResponse()
 
     def altered(self, body: bytes) -> web.Response:
         """Return the response with another body."""
         return web.Response(body=body, status=self.response.status, headers=self.headers())
 
+    async def stream(
+        self, pieces: Iterable[bytes], length: int | None = None, pause: float = 0.0
+    ) -> web.StreamResponse:
+        """Send a body piece by piece, with a Content-Length or in chunks."""
+        response = web.StreamResponse(status=self.response.status, headers=self.headers(length))
+        if length is None:
+            response.enable_chunked_encoding()
+        await response.prepare(self.request)
+        for piece in pieces:
+            await response.write(piece)
+            await asyncio.sleep(pause)
+        return response
+
+    async def repeat(self, part: bytes, seconds: float) -> NoResponse:
+        """Write a part at this interval until the client disconnects."""
+        while self.request.transport is not None and not self.request.transport.is_closing():
+            self.write(part)
+            await asyncio.sleep(seconds)
+        return NoResponse()
+
 
 Outcome = web.StreamResponse | Coroutine[None, None, web.StreamResponse]
+FaultHandler = Callable[[Injection], Outcome]
 
 
-async def inject(injection: Injection) -> web.StreamResponse:
-    """Return the altered response."""
-    outcome = HANDLERS[injection.fault.kind](injection)
+async def inject(
+    request: web.Request, response: web.Response, fault: Occurrence | None, location: str, file: bytes = b""
+) -> web.StreamResponse:
+    """Return a response, altered by the fault if there is one. The arguments are those of `Injection`."""
+    if fault is None:
+        return response
+    request[FAULT] = fault.name
+    outcome = HANDLERS[fault.name](Injection(request, response, fault, location, file))
     return outcome if isinstance(outcome, web.StreamResponse) else await outcome
 
 
@@ -131,9 +171,16 @@ def _http(injection: Injection) -> web.StreamResponse:
         injection.response.set_status(status)
         return injection.response
     if status >= 502:
-        return html_page(status)
+        return _html(status)
     headers = {"Location": injection.location} if status < 400 else {}
     return error_response(status, f"the prompt asked for status {status}", headers=headers)
+
+
+def _html(status: int) -> web.Response:
+    """Return an HTML page like that of a gateway."""
+    response = web.Response(status=status, content_type="text/html")
+    response.text = _GATEWAY_PAGE.format(status, response.reason)
+    return response
 
 
 def _redirect(status: int, url: str) -> web.StreamResponse:
@@ -172,14 +219,29 @@ def _padded(injection: Injection) -> web.StreamResponse:
     return injection.altered(b"<!-- gateway -->\n" + injection.body + b"\n<!-- 12 ms -->\n")
 
 
+def _reset(injection: Injection) -> web.StreamResponse:
+    """Reset the connection: the client sees ECONNRESET, not an orderly end."""
+    if injection.request.transport is not None:
+        connection = injection.request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        injection.request.transport.abort()
+    return NoResponse()
+
+
 def _reset_halfway(injection: Injection) -> web.StreamResponse:
     injection.raw(injection.half, len(injection.body))
-    return reset(injection.request)
+    return _reset(injection)
+
+
+async def _hang(_: Injection) -> web.StreamResponse:
+    """Send nothing for an hour; the handler is cancelled when the client disconnects."""
+    await asyncio.sleep(3600)
+    return NoResponse()
 
 
 async def _hang_halfway(injection: Injection) -> web.StreamResponse:
     injection.raw(injection.half, len(injection.body))
-    return await hang()
+    return await _hang(injection)
 
 
 def _gzip(injection: Injection, share: int = 1) -> web.StreamResponse:
@@ -203,76 +265,52 @@ def _changed_file(injection: Injection) -> web.StreamResponse:
 
 
 def _damaged(injection: Injection) -> web.StreamResponse:
-    body, middle = injection.body, len(injection.body) // 2
-    return injection.altered(
-        body[:middle] + bytes(byte ^ 0xFF for byte in body[middle : middle + 1]) + body[middle + 1 :]
-    )
+    half = injection.half
+    wrong, rest = injection.body[len(half) : len(half) + 1], injection.body[len(half) + 1 :]
+    return injection.altered(half + bytes(byte ^ 0xFF for byte in wrong) + rest)
 
 
 def _early_hints(injection: Injection) -> web.StreamResponse:
-    if injection.request.transport is not None:
-        injection.request.transport.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
+    injection.write(b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n")
     return injection.response
 
 
 async def _slow_header(injection: Injection) -> web.StreamResponse:
-    if injection.request.transport is not None:
-        injection.request.transport.write(b"HTTP/1.1 200 OK\r\nX-Padding: ")
-    return await repeat(injection.request, b"x", TRICKLE_SECONDS)
+    injection.write(b"HTTP/1.1 200 OK\r\nX-Padding: ")
+    return await injection.repeat(b"x", TRICKLE_SECONDS)
 
 
-async def _trickle(injection: Injection) -> web.StreamResponse:
+def _trickle(injection: Injection) -> Outcome:
     body = b" " * 100_000 if injection.response.content_type == JSON else injection.body
-    response = web.StreamResponse(headers=injection.headers(len(body)))
-    await response.prepare(injection.request)
-    for index in range(len(body)):
-        await response.write(body[index : index + 1])
-        await asyncio.sleep(TRICKLE_SECONDS)
-    return response
+    return injection.stream(_pieces(body, 1), len(body), TRICKLE_SECONDS)
 
 
-async def _huge(injection: Injection, start: bytes, size: int, end: bytes) -> web.StreamResponse:
-    response = web.StreamResponse(headers=injection.headers(size))
-    await response.prepare(injection.request)
-    await response.write(start)
-    for left in range(size - len(start) - len(end), 0, -_CHUNK):
-        await response.write(b"x" * min(left, _CHUNK))
-    await response.write(end)
-    return response
+def _pieces(body: bytes, size: int) -> Iterator[bytes]:
+    return (body[start : start + size] for start in range(0, len(body), size))
 
 
-async def _chunked(injection: Injection) -> web.StreamResponse:
-    response = web.StreamResponse(status=injection.response.status, headers=injection.headers())
-    response.enable_chunked_encoding()
-    await response.prepare(injection.request)
-    for start in range(0, len(injection.body), 16 * 1024):
-        await response.write(injection.body[start : start + 16 * 1024])
-    return response
-
-
-def _cut_chunked(injection: Injection) -> web.StreamResponse:
-    return injection.raw(b"%x\r\n%b\r\n" % (len(injection.half), injection.half), Transfer_Encoding="chunked")
+def _huge(injection: Injection, start: bytes, size: int, end: bytes = b"") -> Outcome:
+    times, rest = divmod(size - len(start) - len(end), _CHUNK)
+    return injection.stream([start, *[b"x" * _CHUNK] * times, b"x" * rest, end], size)
 
 
 def _flaky(injection: Injection) -> Outcome:
     handlers: tuple[FaultHandler, ...] = (
-        lambda _: html_page(503),
-        HANDLERS["reset"],
+        lambda _: _html(503),
+        _reset,
         _rate_limit,
-        HANDLERS["html"],
+        lambda _: _html(200),
         lambda _: error_response(500),
-        HANDLERS["cut-json"],
-        lambda _: html_page(504),
+        lambda injection: injection.raw(injection.half, len(injection.body)),
+        lambda _: _html(504),
     )
-    return handlers[injection.count % len(handlers)](injection)
+    return handlers[injection.fault.count % len(handlers)](injection)
 
 
-FaultHandler = Callable[[Injection], Outcome]
-
-HANDLERS: Mapping[str, FaultHandler] = {
+_HANDLERS: Mapping[str, FaultHandler] = {
     "http": _http,
-    "html": lambda _: html_page(200),
-    "reset": lambda injection: reset(injection.request),
+    "html": lambda _: _html(200),
+    "reset": _reset,
     "lost-reply": lambda _: NoResponse(),
     "empty": lambda injection: web.Response(body=b"", content_type=injection.response.content_type),
     "truncated-json": lambda injection: injection.raw(injection.half, len(injection.half)),
@@ -284,22 +322,28 @@ HANDLERS: Mapping[str, FaultHandler] = {
     "redirect": lambda injection: _redirect(307, injection.argument("URL", injection.location)),
     "rate-limit": _rate_limit,
     "early-hints": _early_hints,
-    "endless-continue": lambda injection: repeat(injection.request, b"HTTP/1.1 100 Continue\r\n\r\n", 0.05),
+    "endless-continue": lambda injection: injection.repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 0.05),
     "slow-header": _slow_header,
     "trickle": _trickle,
-    "hang": lambda _: hang(),
+    "hang": _hang,
     "huge-answer": lambda injection: _huge(
         injection, injection.body[:-1] + b', "padding": "', HUGE_JSON_BYTES, b'"}'
     ),
     "deep-json": lambda _: _json_text("[" * DEPTH + "]" * DEPTH),
     "rejected": _rejected,
-    "flaky": _flaky,
+    "fetch-flaky": _flaky,
+    "html-image": lambda _: _html(200),
     "json-image": lambda _: json_response({"message": "the picture is not here"}),
-    "reset-halfway": _reset_halfway,
+    "empty-image": lambda injection: web.Response(body=b"", content_type=injection.response.content_type),
+    "image-reset": _reset_halfway,
+    "cut-download": lambda injection: injection.raw(injection.half, len(injection.body)),
+    "short-length": lambda injection: injection.raw(injection.half, len(injection.half)),
     "no-length": lambda injection: injection.raw(injection.body),
     "cut-no-length": lambda injection: injection.raw(injection.half),
-    "chunked": _chunked,
-    "cut-chunked": _cut_chunked,
+    "chunked": lambda injection: injection.stream(_pieces(injection.body, 16 * 1024)),
+    "cut-chunked": lambda injection: injection.raw(
+        b"%x\r\n%b\r\n" % (len(injection.half), injection.half), Transfer_Encoding="chunked"
+    ),
     "gzip": _gzip,
     "cut-gzip": lambda injection: _gzip(injection, 2),
     "content-encoding": lambda injection: injection.raw(
@@ -312,10 +356,17 @@ HANDLERS: Mapping[str, FaultHandler] = {
     "changed-file": _changed_file,
     "damaged-image": _damaged,
     "trailing-data": lambda injection: injection.altered(injection.body + bytes(64 * 1024)),
-    "hang-halfway": _hang_halfway,
-    "huge-image": lambda injection: _huge(injection, injection.half[:_CHUNK], HUGE_IMAGE_BYTES, b""),
+    "image-hang": _hang_halfway,
+    "huge-image": lambda injection: _huge(injection, injection.half[:_CHUNK], HUGE_IMAGE_BYTES),
     "image-redirect": lambda injection: _redirect(302, injection.argument("URL", injection.location)),
     "utf8-redirect": lambda injection: _redirect(302, f"{injection.request.path}?again=größe"),
     "redirect-loop": lambda injection: _redirect(302, injection.request.path),
 }
-"""The handler of each `kind`."""
+"""A handler by the name of its fault, and of that fault with a prefix at another stage."""
+
+HANDLERS: Mapping[str, FaultHandler] = {
+    name: handler
+    for name in FAULTS
+    if (handler := _HANDLERS.get(name) or _HANDLERS.get(name.removeprefix("fetch-").removeprefix("image-")))
+}
+"""The handler of each fault that alters a response; the others change only the content."""

@@ -3,9 +3,9 @@
 import asyncio
 import io
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 
 from PIL import Image, ImageOps
 
@@ -13,7 +13,8 @@ from flux_cli.api.request import ULTRA
 from flux_cli.sandbox import caption
 from flux_cli.sandbox.recent import Recent
 from flux_cli.sandbox.scenery import landscape, palette_for, random_for
-from flux_cli.sandbox.tasks import Submission
+from flux_cli.sandbox.store import TaskStore
+from flux_cli.sandbox.tasks import Task
 
 DEFAULT_SIZE = (1024, 768)
 DEFAULT_RATIO = "16:9"
@@ -23,47 +24,6 @@ MAX_PIXELS = 2 * ULTRA_PIXELS
 DEFAULT_STRENGTH = 0.4
 CACHED_PICTURES = 12
 THREADS = 2
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What to render.
-
-    Attributes:
-        model: Changes the scene, and is written on it.
-        prompt: Chooses the colours, and is written on it.
-        width: In pixels.
-        height: In pixels.
-        seed: The seed of the request, or the one chosen for it.
-        image_prompt: The bytes of an image to blend in, or None.
-        strength: The image prompt's share, 0 to 1.
-        captioned: Whether the prompt is written on it; the original has no caption.
-    """
-
-    model: str
-    prompt: str
-    width: int
-    height: int
-    seed: int
-    image_prompt: bytes | None
-    strength: float
-    captioned: bool
-
-    @classmethod
-    def from_request(
-        cls, body: Mapping[str, object], seed: int, image_prompt: bytes | None, captioned: bool
-    ) -> "Scene":
-        """Return the scene of a valid request."""
-        strength = body.get("image_prompt_strength")
-        return cls(
-            str(body["model"]),
-            str(body["prompt"]),
-            *size_of(body),
-            seed=seed,
-            image_prompt=image_prompt,
-            strength=float(strength) if isinstance(strength, int | float) else DEFAULT_STRENGTH,
-            captioned=captioned,
-        )
 
 
 def size_of(body: Mapping[str, object]) -> tuple[int, int]:
@@ -89,17 +49,21 @@ def _size_for_ratio(across: int, down: int) -> tuple[int, int]:
     return round(height * across / down), height
 
 
-def render(scene: Scene, image_format: str) -> bytes:
-    """Return the picture's bytes in one of Pillow's formats."""
-    chance = random_for(scene.model, scene.prompt, scene.width, scene.height, scene.seed)
-    picture = landscape(scene.width, scene.height, palette_for(scene.prompt, chance), chance)
-    if scene.image_prompt is not None:
-        picture = _blended(picture, scene.image_prompt, scene.strength)
-    if scene.captioned:
-        seed = str(scene.seed)
-        seed = seed if len(seed) <= 24 else f"{seed[:22]}…"
-        details = f"{scene.model}  ·  {scene.width} x {scene.height}  ·  seed {seed}"
-        caption.draw_caption(picture, scene.prompt, details)
+def render(
+    body: Mapping[str, object], seed: int, image_prompt: bytes | None, *, captioned: bool, image_format: str
+) -> bytes:
+    """Return the picture of a valid request in one of Pillow's formats; the original is not `captioned`."""
+    model, prompt = str(body["model"]), str(body["prompt"])
+    width, height = size_of(body)
+    chance = random_for(model, prompt, width, height, seed)
+    picture = landscape(width, height, palette_for(prompt, chance), chance)
+    if image_prompt is not None:
+        strength = body.get("image_prompt_strength")
+        share = float(strength) if isinstance(strength, int | float) else DEFAULT_STRENGTH
+        picture = _blended(picture, image_prompt, share)
+    if captioned:
+        number = str(seed) if len(str(seed)) <= 24 else f"{str(seed)[:22]}…"
+        caption.draw_caption(picture, prompt, f"{model}  ·  {width} x {height}  ·  seed {number}")
     caption.draw_tag(picture)
     file = io.BytesIO()
     if image_format == "GIF":
@@ -127,23 +91,21 @@ def _blended(picture: Image.Image, image_prompt: bytes, strength: float) -> Imag
 class Renderer:
     """Renders pictures in threads and keeps the newest; for one event loop."""
 
-    def __init__(self, image_prompt_of: Callable[[Submission], Awaitable[bytes | None]]) -> None:
-        self._image_prompt_of = image_prompt_of
+    def __init__(self, store: TaskStore) -> None:
+        self._store = store
         self._threads = ThreadPoolExecutor(THREADS, "sandbox-picture")
-        self._pictures: Recent[tuple[str, bool, str], asyncio.Task[bytes]] = Recent(CACHED_PICTURES)
+        self._pictures: Recent[tuple[str, bool], asyncio.Future[bytes]] = Recent(CACHED_PICTURES)
 
     def close(self) -> None:
         """Start no more pictures."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def picture(self, submission: Submission, original: bool, image_format: str) -> bytes:
+    async def picture(self, task: Task, original: bool, image_format: str) -> bytes:
         """Return a task's picture in one of Pillow's formats: with the caption, or the original."""
-        key = (submission.task_id, original, image_format)
+        key = (task.task_id, original)
         if key not in self._pictures or (self._pictures[key].done() and self._pictures[key].exception()):
-            self._pictures[key] = asyncio.ensure_future(self._render(submission, original, image_format))
+            draw = partial(render, captioned=not original, image_format=image_format)
+            self._pictures[key] = asyncio.get_running_loop().run_in_executor(
+                self._threads, draw, task.body, task.seed, self._store.image_prompt(task)
+            )
         return await asyncio.shield(self._pictures[key])
-
-    async def _render(self, submission: Submission, original: bool, image_format: str) -> bytes:
-        image_prompt = await self._image_prompt_of(submission)
-        scene = Scene.from_request(submission.body, submission.seed, image_prompt, captioned=not original)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, render, scene, image_format)

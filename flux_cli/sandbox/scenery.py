@@ -4,7 +4,7 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageDraw
@@ -28,58 +28,39 @@ class Palette:
     ridges: tuple[str, str, str]
     words: frozenset[str]
 
-    @classmethod
-    def parse(cls, words: str, colours: str) -> "Palette":
-        """Return a palette of seven colours."""
+
+def _palettes(table: str) -> Iterator[Palette]:
+    """Yield the palettes in a table: seven colours, and on the next line the words."""
+    lines = table.strip().splitlines()
+    for colours, words in zip(lines[::2], lines[1::2], strict=True):
         top, middle, horizon, sun, far, between, near = colours.split()
-        return cls((top, middle, horizon), sun, (far, between, near), frozenset(words.split()))
+        yield Palette((top, middle, horizon), sun, (far, between, near), frozenset(words.split()))
 
 
-PALETTES = [
-    Palette.parse(words, colours)
-    for words, colours in (
-        (
-            "sunflower gold field wheat honey summer lemon yellow sun",
-            "#1f4e79 #f2b04a #ffe3a1 #fff6d8 #f0b43c #9c7a1e #2f3d1c",
-        ),
-        (
-            "sunset dusk evening dream purple violet love magic",
-            "#2b1b4d #c2477f #ffb27a #ffe9c9 #c4566f #6b2d5c #1d1233",
-        ),
-        (
-            "ocean sea wave water river lake blue fish ship rain whale lighthouse",
-            "#0d2b45 #3b7ea1 #cfe8e5 #ffffff #5fa3b5 #1f5f7a #08202f",
-        ),
-        (
-            "forest tree green leaf jungle garden mountain spring fox meadow",
-            "#dbe9d8 #b9d3b0 #f4f1d0 #fffdf0 #8fb48a #3f7355 #12302a",
-        ),
-        (
-            "night moon star space galaxy city dark robot cyber midnight",
-            "#05081c #1b2a5c #5b6fae #f4f0da #3c4f8f #1c2857 #060a1d",
-        ),
-        (
-            "winter snow ice frost arctic glass white cloud fog",
-            "#7d9cc0 #c9d9ea #f7f4f0 #ffffff #bdd0e2 #7897b8 #2f4763",
-        ),
-        (
-            "fire desert lava autumn red orange dragon dune mars volcano",
-            "#5a1a1a #d9622b #ffc46b #fff0c4 #d9753a #8c2f22 #2a0e12",
-        ),
-        (
-            "rose flower blossom pink cherry portrait girl cat cake candy",
-            "#f6c1c7 #f9d9cf #fff3e4 #ffffff #ee9fb0 #b9617f #56304f",
-        ),
-        (
-            "aurora north neon teal emerald turquoise crystal",
-            "#041f2b #0b6b6b #8ff0c0 #eafff4 #2fae93 #13595c #041c26",
-        ),
-        (
-            "ink paper sketch mono black grey stone marble street old photo",
-            "#3a3a44 #8d8b90 #e8e2d6 #ffffff #9a958f #55525a #1b1a20",
-        ),
-    )
-]
+PALETTES = list(
+    _palettes("""
+#1f4e79 #f2b04a #ffe3a1 #fff6d8 #f0b43c #9c7a1e #2f3d1c
+    sunflower gold field wheat honey summer lemon yellow sun
+#2b1b4d #c2477f #ffb27a #ffe9c9 #c4566f #6b2d5c #1d1233
+    sunset dusk evening dream purple violet love magic
+#0d2b45 #3b7ea1 #cfe8e5 #ffffff #5fa3b5 #1f5f7a #08202f
+    ocean sea wave water river lake blue fish ship rain whale lighthouse
+#dbe9d8 #b9d3b0 #f4f1d0 #fffdf0 #8fb48a #3f7355 #12302a
+    forest tree green leaf jungle garden mountain spring fox meadow
+#05081c #1b2a5c #5b6fae #f4f0da #3c4f8f #1c2857 #060a1d
+    night moon star space galaxy city dark robot cyber midnight
+#7d9cc0 #c9d9ea #f7f4f0 #ffffff #bdd0e2 #7897b8 #2f4763
+    winter snow ice frost arctic glass white cloud fog
+#5a1a1a #d9622b #ffc46b #fff0c4 #d9753a #8c2f22 #2a0e12
+    fire desert lava autumn red orange dragon dune mars volcano
+#f6c1c7 #f9d9cf #fff3e4 #ffffff #ee9fb0 #b9617f #56304f
+    rose flower blossom pink cherry portrait girl cat cake candy
+#041f2b #0b6b6b #8ff0c0 #eafff4 #2fae93 #13595c #041c26
+    aurora north neon teal emerald turquoise crystal
+#3a3a44 #8d8b90 #e8e2d6 #ffffff #9a958f #55525a #1b1a20
+    ink paper sketch mono black grey stone marble street old photo
+""")
+)
 
 
 def palette_for(prompt: str, rng: random.Random) -> Palette:

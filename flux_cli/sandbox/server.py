@@ -10,25 +10,18 @@ from typing import Any
 
 from aiohttp import web
 
-from flux_cli.errors import UsageError
+from flux_cli.errors import UsageError, os_reason
 from flux_cli.sandbox.api import Api
 from flux_cli.sandbox.cdn import Cdn
-from flux_cli.sandbox.service import SandboxService, SandboxSettings, Stats
+from flux_cli.sandbox.service import SandboxService, SandboxSettings
 from flux_cli.sandbox.store import TaskStore
 from flux_cli.sandbox.webhooks import WebhookSender
 
 IDLE_SECONDS = 60.0
 """A connection that sends nothing, or an incomplete request, is closed after this time."""
 BACKLOG = 1024
-WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
-
-
-def url_of(listening: socket.socket) -> str:
-    """Return a socket's URL, without a slash at the end."""
-    host, port = listening.getsockname()[:2]
-    if host in WILDCARDS:
-        host = "127.0.0.1" if host == WILDCARDS[0] else "::1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound to
+"""The addresses that mean all addresses of this machine, and one of those."""
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, socket.socket]:
@@ -49,42 +42,49 @@ def listen(host: str, port: int) -> tuple[socket.socket, socket.socket]:
             raise
     except (OSError, UnicodeError) as error:
         ports = f"ports {port} and {port + 1}" if port else "a port"
-        reason = (
-            (getattr(error, "strerror", None) or str(error)).partition(" (")[0].lower()
-        )  # Python appends the address
+        reason = os_reason(error) if isinstance(error, OSError) else str(error)
+        reason = reason.partition(" (")[0]  # Python appends the address
         raise UsageError(f"cannot listen on {ports} of {host}: {reason}", "try another --port") from error
     return api, images
 
 
-class ServerThread(threading.Thread):
-    """Serves until `stop` is called. A daemon, so that it does not keep the interpreter alive."""
+class Running(threading.Thread):
+    """A running server, until `stop` is called. A daemon, so that it does not keep the interpreter alive.
+
+    Attributes:
+        url: The API's origin, without a slash at the end.
+        images_url: The images' origin: another port, to which no key must be sent.
+        stats: Its counts so far; they are updated while it runs.
+    """
 
     def __init__(
         self, settings: SandboxSettings, store: TaskStore, sockets: tuple[socket.socket, socket.socket]
     ) -> None:
         super().__init__(name="sandbox", daemon=True)
-        self.stats = Stats()
-        self.failure: Exception | None = None
-        self._settings = settings
-        self._store = store
+        self.url, self.images_url = map(_url_of, sockets)
+        any_address = sockets[1].getsockname()[0] in WILDCARDS
+        self._service = SandboxService(settings, store, self.images_url, any_address)
+        self.stats = self._service.stats
         self._sockets = sockets
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
+        self._failure: Exception | None = None
+        # `join` cannot be used: if a signal handler raises in it, Python 3.11 considers the running thread dead,
+        # and the interpreter exits while it runs.
         self._ended = threading.Event()
 
-    def wait(self, seconds: float) -> bool:
-        """Wait for the server to end, at most `seconds`; return whether it has.
+    def wait(self) -> None:
+        """Wait until a signal handler raises, or the server fails; then raise its error."""
+        while not self._ended.wait(0.5):  # Windows cannot interrupt a wait without a timeout
+            pass
+        if self._failure is not None:
+            raise self._failure
 
-        `join` cannot be used: if a signal handler raises in it, Python 3.11 considers the running thread dead, and
-        the interpreter exits while it runs.
-        """
-        return self._ended.wait(seconds)
-
-    def stop(self, timeout: float = 5.0) -> None:
-        """Stop the server and wait for its end, at most `timeout` seconds."""
+    def stop(self) -> None:
+        """Stop the server and wait for its end, at most 5 s."""
         with contextlib.suppress(RuntimeError):  # the loop has ended already
             self._loop.call_soon_threadsafe(self._stop.set)
-        self.wait(timeout)
+        self._ended.wait(5)
 
     def run(self) -> None:
         """Serve until `stop` is called."""
@@ -93,43 +93,45 @@ class ServerThread(threading.Thread):
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve())
         except Exception as error:
-            self.failure = error
+            self._failure = error
         finally:
             for each in self._sockets:
                 each.close()  # otherwise clients would connect and wait forever
             self._ended.set()
 
     async def _serve(self) -> None:
-        images = self._sockets[1]
-        any_address = images.getsockname()[0] in WILDCARDS
-        service = SandboxService(self._settings, self._store, self.stats, url_of(images), any_address)
         runners = [
             web.AppRunner(
                 application,
                 handle_signals=False,
                 access_log=None,
-                logger=_Logger(self._settings.log),
+                logger=_Logger(self._service.settings.log),
                 keepalive_timeout=IDLE_SECONDS,
                 shutdown_timeout=0.01,
                 handler_cancellation=True,
             )
-            for application in (Api(service).application(), Cdn(service).application())
+            for application in (Api(self._service).application(), Cdn(self._service).application())
         ]
         for runner, listening in zip(runners, self._sockets, strict=True):
             await runner.setup()
             await web.SockSite(runner, listening, backlog=BACKLOG).start()
-        sender = WebhookSender(service)
-        sending = asyncio.create_task(sender.run())
+        sending = asyncio.create_task(WebhookSender(self._service).run())
         try:
             await self._stop.wait()
         finally:
-            sender.stop()
+            sending.cancel()
             await asyncio.gather(*(runner.cleanup() for runner in runners), sending, return_exceptions=True)
-            service.close()
+            self._service.close()
 
     def _log_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Log an exception outside of the handlers (mostly: out of file descriptors) and continue."""
-        self._settings.log(f"note: {context.get('message')}: {context.get('exception')!r}")
+        self._service.settings.log(f"note: {context.get('message')}: {context.get('exception')!r}")
+
+
+def _url_of(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    host = WILDCARDS.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Logger(logging.Logger):

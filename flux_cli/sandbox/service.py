@@ -2,24 +2,21 @@
 
 import asyncio
 import re
-import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from flux_cli.sandbox.faults import FaultSet
+from flux_cli.sandbox.faults import Faults
 from flux_cli.sandbox.formats import file_format
 from flux_cli.sandbox.injection import FaultCounter
 from flux_cli.sandbox.recent import Recent
 from flux_cli.sandbox.render import Renderer
 from flux_cli.sandbox.store import TaskStore
-from flux_cli.sandbox.tasks import Submission, describe
+from flux_cli.sandbox.tasks import Task, describe
 
-CACHED_TASKS = 4096
 REMEMBERED = 1000
 """How many keys and expired URLs are remembered."""
 MIN_KEY_LENGTH = 8
@@ -27,22 +24,19 @@ MIN_KEY_LENGTH = 8
 PICTURES_PATH = "/pictures"
 """Where the API's origin serves pictures, for host-relative URLs."""
 
-_TASK_ID = re.compile(r"[0-9a-f-]{36}|[0-9]{15}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
-
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class SandboxSettings:
     """How a server behaves; see `running`."""
 
-    seconds: float = 3.0
-    key: str | None = None
-    faults: FaultSet = field(default_factory=FaultSet)
-    free: bool = False
-    allow_remote_webhooks: bool = False
-    log: Callable[[str], None] = lambda _: None
+    seconds: float
+    key: str | None
+    faults: Faults
+    free: bool
+    allow_remote_webhooks: bool
+    log: Callable[[str], None]
 
 
 @dataclass
@@ -69,64 +63,46 @@ class Stats:
 
 
 class SandboxService:
-    """The state of one server, for its event loop. The store and the renderer work in threads."""
+    """The state of one server, for its event loop.
 
-    def __init__(
-        self, settings: SandboxSettings, store: TaskStore, stats: Stats, images_url: str, any_address: bool
-    ) -> None:
+    Attributes:
+        images_url: The images' origin, without a slash at the end.
+        webhook_changed: Set when an event may be due earlier than before.
+    """
+
+    def __init__(self, settings: SandboxSettings, store: TaskStore, images_url: str, any_address: bool) -> None:
         self.settings = settings
-        self.stats = stats
-        self.images_url = images_url
-        self.counter = FaultCounter()
-        self.webhook_added = asyncio.Event()
         self.store = store
-        self.renderer = Renderer(self._image_prompt)
+        self.images_url = images_url
+        self.stats = Stats()
+        self.counter = FaultCounter()
+        self.webhook_changed = asyncio.Event()
+        self.renderer = Renderer(store)
         self._any_address = any_address
-        self._store_thread = ThreadPoolExecutor(1, "sandbox-store")
-        self._tasks: Recent[str, Submission] = Recent(CACHED_TASKS)
         self._keys: Recent[str, None] = Recent(REMEMBERED)
         self._expired: Recent[str, None] = Recent(REMEMBERED)
         self.remember_key(settings.key or "")
 
     def close(self) -> None:
-        """Start no more pictures, finish the store's work, and close the store."""
+        """Start no more pictures and close the store."""
         self.renderer.close()
-        self._store_thread.shutdown()
         self.store.close()
 
-    async def in_store(self, work: Callable[[], R]) -> R:
-        """Run a function in the store's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._store_thread, work)
-
-    def in_store_later(self, work: Callable[[], object]) -> None:
-        """Run a function in the store's thread, before the service closes."""
-        self._store_thread.submit(work)
-
-    async def accept(self, submission: Submission, image_prompt: bytes | None) -> bool:
+    def accept(self, task: Task, image_prompt: bytes | None) -> bool:
         """Store a task; return False if no credits are left."""
-        has_webhook = "webhook_url" in submission.body and "webhook-never" not in self.faults(submission)
-        due, free = submission.submitted if has_webhook else None, self.settings.free
-        if not await self.in_store(lambda: self.store.accept(submission, image_prompt, due, free)):
+        has_webhook = "webhook_url" in task.body and "webhook-never" not in task.faults
+        due, price = task.submitted if has_webhook else None, 0 if self.settings.free else 1
+        if not self.store.accept(task, image_prompt, due, price):
             return False
         self.stats.accepted += 1
-        self._tasks[submission.task_id] = submission
         if has_webhook:
-            self.webhook_added.set()
+            self.webhook_changed.set()
         return True
 
-    async def find(self, task_id: str) -> Submission | None:
+    def find(self, task_id: str) -> Task | None:
         """Return a task that this server, or another one with the same directory, has accepted."""
-        if not _TASK_ID.fullmatch(task_id):  # SQLite rejects half of a surrogate pair
-            return None
-        submission = self._tasks.get(task_id) or await self.in_store(lambda: self.store.find(task_id))
-        if submission is None or "unknown-task" in self.faults(submission):
-            return None
-        self._tasks[task_id] = submission
-        return submission
-
-    def faults(self, submission: Submission) -> FaultSet:
-        """Return a task's faults together with the server's."""
-        return submission.faults.merged(self.settings.faults)
+        task = self.store.find(task_id)
+        return None if task and "unknown-task" in task.faults else task
 
     def images_url_for(self, request: web.Request) -> str:
         """Return the images' origin under the host name of an API request.
@@ -136,38 +112,31 @@ class SandboxService:
         name = _HOST_NAME.match(request.host) if self._any_address else None
         return f"http://{name[0]}:{urlsplit(self.images_url).port}" if name else self.images_url
 
-    async def describe(self, submission: Submission, images_url: str, now: float) -> dict[str, object]:
+    async def describe(self, task: Task, images_url: str, now: float) -> dict[str, object]:
         """Return the object that describes a task at `now` (Unix time), with its pictures at `images_url`."""
-        faults = self.faults(submission)
-        picture_format = file_format(faults)
+        picture_format = file_format(task.faults)
         base = images_url
-        if "protocol-relative" in faults:
+        if "protocol-relative" in task.faults:
             base = base.removeprefix("http:")
-        if "host-relative" in faults:
+        if "host-relative" in task.faults:
             base = PICTURES_PATH
         end = f".{picture_format.extension}"
-        if "expired-url" in faults:
-            end += f"?fresh={int(submission.task_id in self._expired)}"
-        urls = f"{base}/{submission.task_id}{end}", f"{base}/{submission.task_id}-original{end}"
-        if "data-url" in faults and submission.has_picture(faults, now):
-            from base64 import b64encode
+        if "expired-url" in task.faults:
+            end += f"?fresh={int(task.task_id in self._expired)}"
+        urls = f"{base}/{task.task_id}{end}", f"{base}/{task.task_id}-original{end}"
+        if "data-url" in task.faults and task.has_picture(now):
+            picture = b64encode(await self.picture(task, original=False)).decode()
+            urls = (f"data:{picture_format.content_type};base64,{picture}",) * 2
+        return describe(task, now, urls)
 
-            picture = await self.picture(submission, original=False)
-            urls = (f"data:{picture_format.content_type};base64,{b64encode(picture).decode()}",) * 2
-        return describe(submission, faults, now, urls)
-
-    async def picture(self, submission: Submission, original: bool) -> bytes:
+    async def picture(self, task: Task, original: bool) -> bytes:
         """Return the bytes of a task's picture."""
-        picture_format = file_format(self.faults(submission))
-        return picture_format.content or await self.renderer.picture(submission, original, picture_format.pillow)
+        picture_format = file_format(task.faults)
+        return picture_format.content or await self.renderer.picture(task, original, picture_format.pillow)
 
-    def has_picture(self, submission: Submission) -> bool:
-        """Return whether a task has a picture now."""
-        return submission.has_picture(self.faults(submission), time.time())
-
-    def expire(self, submission: Submission) -> None:
+    def expire(self, task: Task) -> None:
         """Remember that a client got a 403 for the expired URL: the next URL works."""
-        self._expired[submission.task_id] = None
+        self._expired[task.task_id] = None
 
     def remember_key(self, key: str) -> None:
         """Remember a key, to recognise it in requests to the images' origin."""
@@ -177,8 +146,3 @@ class SandboxService:
     def contains_key(self, texts: Iterable[str]) -> bool:
         """Return whether one of the texts contains a remembered key."""
         return any(key in text for text in texts for key in self._keys)
-
-    async def _image_prompt(self, submission: Submission) -> bytes | None:
-        if submission.image_prompt is None:
-            return None
-        return await self.in_store(lambda: self.store.image_prompt(submission))

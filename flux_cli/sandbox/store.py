@@ -4,24 +4,20 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from flux_cli.errors import LocalFileError
-from flux_cli.sandbox.tasks import Submission
+from flux_cli.sandbox.faults import Faults, faults_in
+from flux_cli.sandbox.tasks import Task
 from flux_cli.storage.filesystem import make_directory
 
-START_CREDITS = 1000
 KEPT_SECONDS = 7 * 24 * 3600
 """Older tasks are deleted when a server starts, to bound the file's size."""
 BUSY_SECONDS = 10.0
-SCHEMA_VERSION = 1
-_NOT_WRITABLE = "set XDG_STATE_HOME to a writable directory"
-_DAMAGED = "remove it to start over; it contains only the tasks of the sandbox"
 
 _SCHEMA = """
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS tasks (
     task_id TEXT PRIMARY KEY,
     submitted REAL NOT NULL,
@@ -39,6 +35,9 @@ CREATE TABLE IF NOT EXISTS image_prompts (digest TEXT PRIMARY KEY, bytes BLOB NO
 CREATE TABLE IF NOT EXISTS account (
     only INTEGER PRIMARY KEY CHECK (only = 1), credits INTEGER NOT NULL, total_images INTEGER NOT NULL
 );
+INSERT OR IGNORE INTO account VALUES (1, 1000, 0);
+PRAGMA user_version = 1;
+COMMIT;
 """
 
 
@@ -46,7 +45,7 @@ CREATE TABLE IF NOT EXISTS account (
 class DueWebhook:
     """An event to post: its number within the task (from 0), and how often posting it has failed."""
 
-    submission: Submission
+    task: Task
     event: int
     tries: int
 
@@ -58,140 +57,126 @@ class TaskStore:
     (synchronous=NORMAL): only a crash of the machine loses the newest tasks, which cost nothing.
     """
 
-    def __init__(self, directory: Path, credits: int | None = None) -> None:  # noqa: A002 - the service's word
+    def __init__(self, directory: Path, credits_now: int | None, faults: Faults) -> None:
         """Open or create the file.
 
         Args:
             directory: Created with mode 0700 if it is missing.
-            credits: The new balance; None keeps the stored one (1000 at first).
+            credits_now: The new balance; None keeps the stored one (1000 at first).
+            faults: Those of the server, which all tasks have; if a prompt has the same, its arguments win.
 
         Raises:
             LocalFileError: The directory or the file cannot be used.
         """
+        self._faults = faults
         path = directory / "tasks.sqlite3"
         try:
             make_directory(directory, 0o700)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._database = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                path, timeout=BUSY_SECONDS, isolation_level="IMMEDIATE", check_same_thread=False
             )
-            self._prepare(credits)
+            self._database.row_factory = sqlite3.Row
+            self._prepare(credits_now)
         except (OSError, sqlite3.Error) as error:
-            cannot_write = isinstance(error, OSError | sqlite3.OperationalError)
+            is_damaged = not isinstance(error, OSError | sqlite3.OperationalError)
+            hint = "remove it to start over; it contains only the tasks of the sandbox"
             raise LocalFileError(
-                f"cannot use {path}: {error}", _NOT_WRITABLE if cannot_write else _DAMAGED
+                f"cannot use {path}: {error}", hint if is_damaged else "set XDG_STATE_HOME to a writable directory"
             ) from error
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
-    def accept(
-        self, submission: Submission, image_prompt: bytes | None, webhook_due: float | None, free: bool = False
-    ) -> bool:
-        """Store a task and charge a credit, unless it is free; return False, storing nothing, if none is left."""
-        with self._transaction() as database:
-            price = 0 if free else 1
+    def accept(self, task: Task, image_prompt: bytes | None, webhook_due: float | None, price: int) -> bool:
+        """Store a task and charge its price in credits; return False, storing nothing, if they do not suffice."""
+        with self._database as database:
             charged = database.execute(
-                "UPDATE account SET credits = credits - :cost, total_images = total_images + 1"
-                " WHERE credits >= :cost",
-                {"cost": price},
+                "UPDATE account SET credits = credits - :price, total_images = total_images + 1"
+                " WHERE credits >= :price",
+                {"price": price},
             )
             if not charged.rowcount:
                 return False
+            seed = hex(task.seed)  # SQLite's integers have 64 bits, a seed can have more
+            body = json.dumps(task.body)
             database.execute(
                 "INSERT INTO tasks (task_id, submitted, seconds, seed, body, image_prompt, webhook_due)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    submission.task_id,
-                    submission.submitted,
-                    submission.seconds,
-                    hex(submission.seed),  # SQLite's integers have 64 bits, a seed can have more
-                    json.dumps(submission.body),
-                    submission.image_prompt,
-                    webhook_due,
-                ),
+                (task.task_id, task.submitted, task.seconds, seed, body, task.image_prompt, webhook_due),
             )
             if image_prompt is not None:
                 database.execute(
-                    "INSERT OR IGNORE INTO image_prompts VALUES (?, ?)", (submission.image_prompt, image_prompt)
+                    "INSERT OR IGNORE INTO image_prompts VALUES (?, ?)", (task.image_prompt, image_prompt)
                 )
         return True
 
-    def find(self, task_id: str) -> Submission | None:
-        """Return a task, or None if no task with that ID was accepted."""
-        row = self._database.execute(
-            "SELECT task_id, submitted, seconds, seed, body, image_prompt FROM tasks WHERE task_id = ?", (task_id,)
-        ).fetchone()
-        return _submission(row) if row else None
+    def find(self, task_id: str) -> Task | None:
+        """Return a task, or None if no server with this file has accepted it."""
+        if not task_id.isascii():  # SQLite rejects half of a surrogate pair
+            return None
+        row = self._database.execute("SELECT * FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
+        return self._task(row) if row else None
 
-    def image_prompt(self, submission: Submission) -> bytes | None:
+    def image_prompt(self, task: Task) -> bytes | None:
         """Return the bytes of a task's image prompt, if it has one."""
-        row = self._database.execute(
-            "SELECT bytes FROM image_prompts WHERE digest = ?", (submission.image_prompt,)
-        ).fetchone()
-        return bytes(row[0]) if row else None
+        find = "SELECT bytes FROM image_prompts WHERE digest = ?"
+        row = self._database.execute(find, (task.image_prompt,)).fetchone()
+        return row[0] if row else None
 
     def account(self) -> tuple[int, int]:
         """Return the credits left and the number of images."""
         credits_left, images = self._database.execute("SELECT credits, total_images FROM account").fetchone()
-        return int(credits_left), int(images)
+        return credits_left, images
 
     def claim_webhook(self, now: float, lease: float) -> DueWebhook | None:
         """Claim one event that is due; other servers cannot claim it until `now + lease` (seconds).
 
         Call `settle_webhook` afterwards. If the server ends before that, another one claims the event.
         """
-        row = self._database.execute(
-            "UPDATE tasks SET webhook_due = ? WHERE task_id = ("
-            " SELECT task_id FROM tasks WHERE webhook_due <= ? ORDER BY webhook_due LIMIT 1)"
-            " RETURNING task_id, submitted, seconds, seed, body, image_prompt, webhook_event, webhook_tries",
-            (now + lease, now),
-        ).fetchone()
-        return DueWebhook(_submission(row[:6]), *row[6:]) if row else None
+        with self._database as database:
+            rows = database.execute(
+                "UPDATE tasks SET webhook_due = ? WHERE task_id = ("
+                " SELECT task_id FROM tasks WHERE webhook_due <= ? ORDER BY webhook_due LIMIT 1)"
+                " RETURNING *",
+                (now + lease, now),
+            ).fetchall()
+        if not rows:
+            return None
+        (row,) = rows
+        return DueWebhook(self._task(row), row["webhook_event"], row["webhook_tries"])
 
     def next_webhook(self) -> float | None:
         """Return the Unix time at which the next event is due; None if there is none."""
-        due = self._database.execute("SELECT min(webhook_due) FROM tasks WHERE webhook_due IS NOT NULL").fetchone()
-        return due[0] if due else None
+        find = "SELECT min(webhook_due) FROM tasks WHERE webhook_due IS NOT NULL"
+        due: float | None = self._database.execute(find).fetchone()[0]
+        return due
 
     def settle_webhook(self, task_id: str, due: float | None, event: int, tries: int) -> None:
         """Store when (None: never) and which event of a task is posted next."""
-        self._database.execute(
-            "UPDATE tasks SET webhook_due = ?, webhook_event = ?, webhook_tries = ? WHERE task_id = ?",
-            (due, event, tries, task_id),
-        )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._database
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        self._database.execute("COMMIT")
+        with self._database as database:
+            database.execute(
+                "UPDATE tasks SET webhook_due = ?, webhook_event = ?, webhook_tries = ? WHERE task_id = ?",
+                (due, event, tries, task_id),
+            )
 
     def _prepare(self, credits_now: int | None) -> None:
         self._database.execute("PRAGMA synchronous = NORMAL")
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, SCHEMA_VERSION):
-            raise sqlite3.DatabaseError(f"its schema version is {version}, not {SCHEMA_VERSION}")
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, 1):
+            raise sqlite3.DatabaseError(f"its schema version is {version}, not 1")
         if version == 0:
-            self._create_tables()
-        oldest = time.time() - KEPT_SECONDS
-        if credits_now is not None:
-            self._database.execute("UPDATE account SET credits = ?", (credits_now,))
-        if self._database.execute("SELECT 1 FROM tasks WHERE submitted < ? LIMIT 1", (oldest,)).fetchone():
-            self._delete_before(oldest)
-
-    def _create_tables(self) -> None:
-        self._enter_wal()
-        with self._transaction() as database:
-            for statement in _SCHEMA.split(";"):
-                database.execute(statement)
-            database.execute("INSERT OR IGNORE INTO account VALUES (1, ?, 0)", (START_CREDITS,))
-            database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._enter_wal()
+            self._database.executescript(_SCHEMA)
+        with self._database as database:
+            if credits_now is not None:
+                database.execute("UPDATE account SET credits = ?", (credits_now,))
+            if database.execute("DELETE FROM tasks WHERE submitted < ?", (time.time() - KEPT_SECONDS,)).rowcount:
+                database.execute(
+                    "DELETE FROM image_prompts WHERE digest NOT IN"
+                    " (SELECT image_prompt FROM tasks WHERE image_prompt IS NOT NULL)"
+                )
 
     def _enter_wal(self) -> None:
         """Switch to WAL. SQLite ignores its busy timeout here if two servers start at once."""
@@ -205,15 +190,14 @@ class TaskStore:
                     raise
                 time.sleep(0.01)
 
-    def _delete_before(self, oldest: float) -> None:
-        with self._transaction() as database:
-            database.execute("DELETE FROM tasks WHERE submitted < ?", (oldest,))
-            database.execute(
-                "DELETE FROM image_prompts WHERE digest NOT IN"
-                " (SELECT image_prompt FROM tasks WHERE image_prompt IS NOT NULL)"
-            )
-
-
-def _submission(row: tuple[str, float, float, str, str, str | None]) -> Submission:
-    task_id, submitted, seconds, seed, body, image_prompt = row
-    return Submission(task_id, submitted, seconds, int(seed, 16), json.loads(body), image_prompt)
+    def _task(self, row: sqlite3.Row) -> Task:
+        body = json.loads(row["body"])
+        return Task(
+            row["task_id"],
+            row["submitted"],
+            row["seconds"],
+            int(row["seed"], 16),
+            body,
+            {**self._faults, **faults_in(body["prompt"])},
+            row["image_prompt"],
+        )

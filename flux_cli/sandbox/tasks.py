@@ -8,11 +8,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
-from flux_cli.sandbox.faults import FaultSet, parse_prompt
+from flux_cli.sandbox.faults import Faults
 
-TASK_TYPE = "flux-imagine"
 MODERATED_AT = 0.1
 """The share of its duration after which a moderated task fails."""
 FAILURES = ("fail", "moderated", "hostile-text", "failed-status")
@@ -26,8 +24,8 @@ HOSTILE_TEXT = (
 
 
 @dataclass(frozen=True)
-class Submission:
-    """An accepted request, as it is stored.
+class Task:
+    """An accepted request.
 
     Attributes:
         task_id: A UUID, or digits.
@@ -35,6 +33,7 @@ class Submission:
         seconds: The task's duration.
         seed: The request's seed, or the one chosen for it.
         body: The request without its image prompt.
+        faults: Those of its prompt and of the server.
         image_prompt: The SHA-256 of the image prompt's bytes, in hex, or None.
     """
 
@@ -43,94 +42,85 @@ class Submission:
     seconds: float
     seed: int
     body: Mapping[str, object]
+    faults: Faults
     image_prompt: str | None = None
 
-    @cached_property
-    def faults(self) -> FaultSet:
-        """The faults in its prompt."""
-        return parse_prompt(str(self.body["prompt"]))
+    @property
+    def json_id(self) -> object:
+        """Its ID as it appears in JSON."""
+        return int(self.task_id) if "number-id" in self.faults else self.task_id
 
-    def ends_at(self, faults: FaultSet) -> float:
-        """Return the Unix time at which the task finishes or fails; infinity if it never does."""
-        share = MODERATED_AT if "moderated" in faults else 1.0
-        return math.inf if "never" in faults else self.submitted + share * self.seconds
+    @property
+    def end(self) -> float:
+        """The Unix time at which it finishes or fails; infinity if it never does."""
+        share = MODERATED_AT if "moderated" in self.faults else 1.0
+        return math.inf if "never" in self.faults else self.submitted + share * self.seconds
 
-    def has_ended(self, faults: FaultSet, now: float) -> bool:
-        """Return whether the task has finished or failed at `now`."""
-        return now >= self.ends_at(faults)
+    @property
+    def fails(self) -> bool:
+        """Whether it fails at its end."""
+        return any(name in self.faults for name in FAILURES)
 
-    def has_picture(self, faults: FaultSet, now: float) -> bool:
-        """Return whether the task has a picture at `now`."""
-        return self.has_ended(faults, now) and not any(name in faults for name in (*FAILURES, "no-image"))
+    def has_picture(self, now: float) -> bool:
+        """Return whether there is a picture at a Unix time."""
+        return now >= self.end and not self.fails and "no-image" not in self.faults
 
 
-class RawJson(str):
+@dataclass
+class RawJson:
     """JSON text to insert into a response unchanged."""
 
-    __slots__ = ()
+    text: str
 
 
 def to_json(value: object) -> str:
     """Return a value as JSON, with `RawJson` in it unchanged."""
-    found: list[RawJson] = []
+    raw: list[str] = []
 
-    def marked(value: object) -> object:
-        if isinstance(value, RawJson):
-            found.append(value)
-            return f"\x00raw {len(found) - 1}\x00"
-        if isinstance(value, dict):
-            return {key: marked(item) for key, item in value.items()}
-        return [marked(item) for item in value] if isinstance(value, list) else value
+    def mark(item: RawJson) -> str:
+        raw.append(item.text)
+        return f"\x00raw {len(raw) - 1}\x00"
 
-    text = json.dumps(marked(value))
-    for index, raw in enumerate(found):
-        text = text.replace(f'"\\u0000raw {index}\\u0000"', raw)
+    text = json.dumps(value, default=mark)
+    for index, each in enumerate(raw):
+        text = text.replace(f'"\\u0000raw {index}\\u0000"', each)
     return text
 
 
-def json_id(submission: Submission, faults: FaultSet) -> object:
-    """Return a task's ID as it appears in JSON."""
-    return int(submission.task_id) if "number-id" in faults else submission.task_id
+def describe(task: Task, now: float, urls: tuple[str, str]) -> dict[str, object]:
+    """Return the object that `/fetch` and the webhooks send for a task at a Unix time.
 
-
-def describe(submission: Submission, faults: FaultSet, now: float, urls: tuple[str, str]) -> dict[str, object]:
-    """Return the object that `/fetch` and the webhooks send for a task.
-
-    Args:
-        submission: The task.
-        faults: Its faults and those of the server.
-        now: Unix time, in seconds.
-        urls: The URLs of the picture and of the original.
+    `urls` are those of the picture and of the original.
     """
-    task = {"task_id": json_id(submission, faults), "task_type": TASK_TYPE}
-    if not submission.has_ended(faults, now):
-        return task | {"status": "processing"} | _progress(submission, faults, now)
-    if any(name in faults for name in FAILURES):
-        return task | {"status": faults.argument("failed-status", "WORD", "failed")} | _failure(faults)
-    result = _result(submission, faults, now, urls)
+    faults = task.faults
+    usual = {"task_id": task.json_id, "task_type": "flux-imagine"}
+    if now < task.end:
+        return usual | {"status": "processing"} | _progress(task, now)
+    if task.fails:
+        return usual | {"status": faults.get("failed-status", "failed")} | _failure(faults)
+    result = usual | _result(task, now, urls)
     if "nested-result" in faults:
-        return {"task_id": task["task_id"], faults.argument("nested-result", "KEY", "data"): {**task, **result}}
-    return task | result
+        return {"task_id": task.json_id, faults["nested-result"] or "data": result}
+    return result
 
 
-def _result(submission: Submission, faults: FaultSet, now: float, urls: tuple[str, str]) -> dict[str, object]:
-    word = "completed" if "completed" in faults else faults.argument("finished-status", "WORD", "finished")
+def _result(task: Task, now: float, urls: tuple[str, str]) -> dict[str, object]:
+    faults = task.faults
+    word = "completed" if "completed" in faults else faults.get("finished-status", "finished")
     status = {} if "no-status" in faults else {"status": word, "percentage": 100}
-    late = now < submission.ends_at(faults) + float(faults.argument("late-image", "SECONDS", "0"))
-    if "no-image" in faults or late:
+    if "no-image" in faults or now < task.end + float(faults.get("late-image", "0")):
         return status or {"status": word}
-    image, original = urls
-    if "image-url" in faults:
-        image = original = faults.argument("image-url", "URL")
+    image, original = (faults["image-url"],) * 2 if "image-url" in faults else urls
     if "url-list" in faults:
-        return {faults.argument("url-list", "KEY", "image_urls"): [image, original]} | status
+        return {faults["url-list"] or "image_urls": [image, original]} | status
     if "no-original" in faults:
         return {"image_url": image} | status
     return {"original_image_url": original, "image_url": image} | status
 
 
-def _progress(submission: Submission, faults: FaultSet, now: float) -> dict[str, object]:
-    share = max(0.0, now - submission.submitted) / submission.seconds if submission.seconds else math.inf
+def _progress(task: Task, now: float) -> dict[str, object]:
+    faults = task.faults
+    share = max(0.0, now - task.submitted) / task.seconds if task.seconds else math.inf
     if "never" in faults:
         share = 1 - math.exp(-share)
     if "percentage-backwards" in faults:
@@ -139,21 +129,21 @@ def _progress(submission: Submission, faults: FaultSet, now: float) -> dict[str,
     if "string-percentage" in faults:
         progress["percentage"] = str(progress["percentage"])
     if "percentage" in faults:
-        progress["percentage"] = RawJson(faults.argument("percentage", "JSON"))
+        progress["percentage"] = RawJson(faults["percentage"])
     if "no-percentage" in faults:
         del progress["percentage"]
     if "status" in faults:
-        progress["status"] = faults.argument("status", "WORD")
+        progress["status"] = faults["status"]
     return progress
 
 
-def _failure(faults: FaultSet) -> dict[str, object]:
+def _failure(faults: Faults) -> dict[str, object]:
     reason = "the prompt asked for this failure"
     if "moderated" in faults:
         reason = "Content Moderated: the prompt or the picture was rejected by moderation"
     elif "hostile-text" in faults:
         reason = HOSTILE_TEXT
-    return reason_in(faults.argument("fail", "FIELD", "errors"), reason)
+    return reason_in(faults.get("fail") or "errors", reason)
 
 
 def reason_in(field: str, reason: str) -> dict[str, object]:
@@ -164,8 +154,3 @@ def reason_in(field: str, reason: str) -> dict[str, object]:
         "none": {},
     }
     return forms.get(field, {field: reason})
-
-
-def task_seconds(faults: FaultSet, default: float) -> float:
-    """Return how many seconds a task with these faults takes."""
-    return float(faults.argument("slow", "SECONDS") or faults.argument("seconds", "SECONDS") or default)

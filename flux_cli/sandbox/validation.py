@@ -1,19 +1,15 @@
 """Validation of what clients send: JSON bodies, the request's fields, image prompts, webhook URLs."""
 
 import base64
-import binascii
-import hashlib
 import io
 import ipaddress
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import urlsplit
 
 from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, violations
 from flux_cli.pictures.formats import PROMPT_TYPES, sniff
-from flux_cli.sandbox.faults import parse_prompt
+from flux_cli.sandbox.faults import check, faults_in
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
 """An image prompt of 20 MiB is 27 MiB of base64; a larger body gets a 413."""
@@ -28,15 +24,6 @@ class RejectedError(Exception):
         super().__init__(*reasons)
         self.status = status
         self.reasons = reasons
-
-
-@dataclass(frozen=True)
-class ValidRequest:
-    """A valid submission: its body without the image prompt, and the image prompt's bytes and SHA-256."""
-
-    body: Mapping[str, object]
-    image_prompt: bytes | None
-    digest: str | None
 
 
 def parse_object(body: bytes) -> dict[str, object]:
@@ -58,33 +45,30 @@ def _reject_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def parse_submission(body: bytes, allow_remote_webhooks: bool) -> ValidRequest:
-    """Return a submission, validated as the service does.
+def parse_submission(content: bytes, allow_remote_webhooks: bool) -> tuple[dict[str, object], bytes | None]:
+    """Return the body of a submission without its image prompt, and the bytes of that.
 
     Raises:
-        RejectedError: With a reason for each violation.
+        RejectedError: With a reason for each violation, as the service rejects it.
     """
-    fields = parse_object(body)
-    reasons = violations(fields)
-    if isinstance(url := fields.get("webhook_url"), str) and not (allow_remote_webhooks or is_loopback_url(url)):
+    body = parse_object(content)
+    reasons = violations(body)
+    if isinstance(url := body.get("webhook_url"), str) and not (allow_remote_webhooks or _is_loopback_url(url)):
         reasons.append("`webhook_url` is on another machine: start the sandbox with --allow-remote-webhooks")
     if reasons:
         raise RejectedError(*reasons)
     try:
-        parse_prompt(str(fields["prompt"]))
+        check(faults_in(str(body["prompt"])))
     except ValueError as error:
         raise RejectedError(f"invalid fault in `prompt`: {error}") from None
-    encoded = fields.pop("image_prompt", None)
-    if encoded is None:
-        return ValidRequest(fields, None, None)
-    image_prompt = _decode_image_prompt(str(encoded))
-    return ValidRequest(fields, image_prompt, hashlib.sha256(image_prompt).hexdigest())
+    encoded = body.pop("image_prompt", None)
+    return body, None if encoded is None else _decode_image_prompt(str(encoded))
 
 
 def _decode_image_prompt(encoded: str) -> bytes:
     try:
         image_prompt = base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError):
+    except ValueError:
         raise RejectedError("`image_prompt` is not base64") from None
     if len(image_prompt) > MAX_IMAGE_PROMPT_BYTES:
         raise RejectedError(f"`image_prompt` is larger than {MAX_IMAGE_PROMPT_BYTES // 2**20} MiB")
@@ -112,8 +96,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def is_loopback_url(url: str) -> bool:
-    """Return whether a URL's host is this machine."""
+def _is_loopback_url(url: str) -> bool:
     try:
         return is_loopback(urlsplit(url).hostname or "")
     except ValueError:

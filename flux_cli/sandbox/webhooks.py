@@ -14,10 +14,9 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from flux_cli.sandbox.faults import FaultSet
 from flux_cli.sandbox.service import SandboxService
 from flux_cli.sandbox.store import DueWebhook
-from flux_cli.sandbox.tasks import Submission, to_json
+from flux_cli.sandbox.tasks import Task, to_json
 
 POST_SECONDS = 5.0
 CLAIM_SECONDS = 2 * POST_SECONDS
@@ -31,7 +30,7 @@ MAX_CONCURRENT = 20
 GRACE_SECONDS = 0.5
 """How long a stopping server waits for its posts; the event of a cancelled one is posted again later."""
 
-Next = tuple[float | None, int, int]
+NextEvent = tuple[float | None, int, int]
 """When an event is due (Unix time; None: never), its number, and how often posting it has failed."""
 
 
@@ -40,79 +39,63 @@ class WebhookSender:
 
     def __init__(self, service: SandboxService) -> None:
         self._service = service
-        self._posts: set[asyncio.Task[Next]] = set()
-        self._stopping = False
+        self._posts: set[asyncio.Task[NextEvent]] = set()
 
     async def run(self) -> None:
-        """Post events until `stop`; unfinished ones go back to the store."""
+        """Post events until this is cancelled; unfinished ones go back to the store."""
         timeout = aiohttp.ClientTimeout(total=POST_SECONDS)
         async with aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session:
-            while not self._stopping:
-                await self._wait()
-                await self._post_due(session)
-            if self._posts:
-                await asyncio.wait(self._posts, timeout=GRACE_SECONDS)
-            for post in self._posts:
-                post.cancel()
-            await asyncio.gather(*self._posts, return_exceptions=True)
-
-    def stop(self) -> None:
-        """Make `run` return soon. It is not cancelled: an event that is being claimed would stay claimed."""
-        self._stopping = True
-        self._service.webhook_added.set()
-
-    async def _wait(self) -> None:
-        """Return when an event is due, or a task with a webhook was accepted here."""
-        while len(self._posts) >= MAX_CONCURRENT and not self._stopping:
-            await asyncio.wait(self._posts, timeout=CHECK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if not self._stopping:
-            self._service.webhook_added.clear()
-        due = await self._service.in_store(self._service.store.next_webhook)
-        pause = CHECK_SECONDS if due is None else min(CHECK_SECONDS, due - time.time())
-        if pause > 0:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._service.webhook_added.wait()
+            try:
+                while True:
+                    await self._post_due(session)
+            finally:
+                if self._posts:
+                    await asyncio.wait(self._posts, timeout=GRACE_SECONDS)
+                for post in self._posts:
+                    post.cancel()
+                await asyncio.gather(*self._posts, return_exceptions=True)
 
     async def _post_due(self, session: aiohttp.ClientSession) -> None:
-        store = self._service.store
-        while len(self._posts) < MAX_CONCURRENT:
-            due = await self._service.in_store(lambda: store.claim_webhook(time.time(), CLAIM_SECONDS))
-            if due is None:
-                return
-            post = asyncio.ensure_future(self._deliver(session, due))
+        """Start to post what is due, and wait until something else may be due."""
+        store, changed = self._service.store, self._service.webhook_changed
+        changed.clear()
+        while len(self._posts) < MAX_CONCURRENT and (due := store.claim_webhook(time.time(), CLAIM_SECONDS)):
+            post = asyncio.create_task(self._deliver(session, due))
             self._posts.add(post)
             post.add_done_callback(partial(self._settle, due))
+        later = store.next_webhook() if len(self._posts) < MAX_CONCURRENT else None
+        pause = CHECK_SECONDS if later is None else min(CHECK_SECONDS, later - time.time())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await changed.wait()
 
-    def _settle(self, due: DueWebhook, post: "asyncio.Task[Next]") -> None:
+    def _settle(self, due: DueWebhook, post: "asyncio.Task[NextEvent]") -> None:
         """Store the next event; one whose post was cancelled, even before it began, is due again."""
         self._posts.discard(post)
         following = (time.time(), due.event, due.tries) if post.cancelled() else post.result()
-        store, task_id = self._service.store, due.submission.task_id
-        self._service.in_store_later(lambda: store.settle_webhook(task_id, *following))
-        self._service.webhook_added.set()  # the next event can be due before the next check
+        self._service.store.settle_webhook(due.task.task_id, *following)
+        self._service.webhook_changed.set()  # the next event can be due before the next check
 
-    async def _deliver(self, session: aiohttp.ClientSession, due: DueWebhook) -> Next:
+    async def _deliver(self, session: aiohttp.ClientSession, due: DueWebhook) -> NextEvent:
         """Post one event and return the next one."""
-        submission, now = due.submission, time.time()
-        faults = self._service.faults(submission)
-        ended = submission.has_ended(faults, now)
-        delivered = await self._post(session, submission, now)
-        if delivered and "webhook-twice" in faults:
-            await self._post(session, submission, now)
-        if delivered and ended and "webhook-out-of-order" in faults:
-            await self._post(session, submission, submission.submitted + submission.seconds / 2)
+        task, now = due.task, time.time()
+        ended = now >= task.end
+        delivered = await self._post(session, task, now)
+        if delivered and "webhook-twice" in task.faults:
+            await self._post(session, task, now)
+        if delivered and ended and "webhook-out-of-order" in task.faults:
+            await self._post(session, task, task.submitted + task.seconds / 2)
         if not delivered and due.tries < len(BACKOFF):
             return time.time() + BACKOFF[due.tries], due.event, due.tries + 1
-        return None if ended else next_event(submission, faults, due.event), due.event + 1, 0
+        return None if ended else next_event(task, due.event), due.event + 1, 0
 
-    async def _post(self, session: aiohttp.ClientSession, submission: Submission, now: float) -> bool:
+    async def _post(self, session: aiohttp.ClientSession, task: Task, now: float) -> bool:
         """Post a task's description at `now`; return whether the response was 2xx."""
-        url, headers = str(submission.body["webhook_url"]), {"Content-Type": "application/json"}
-        faults, secret = self._service.faults(submission), submission.body.get("webhook_secret")
-        if secret is not None and "webhook-no-secret" not in faults:
-            headers["x-webhook-secret"] = "wrong" if "webhook-wrong-secret" in faults else str(secret)
-        body = to_json(await self._service.describe(submission, self._service.images_url, now))
+        url, headers = str(task.body["webhook_url"]), {"Content-Type": "application/json"}
+        secret = task.body.get("webhook_secret")
+        if secret is not None and "webhook-no-secret" not in task.faults:
+            headers["x-webhook-secret"] = "wrong" if "webhook-wrong-secret" in task.faults else str(secret)
+        body = to_json(await self._service.describe(task, self._service.images_url, now))
         try:
             async with session.post(url, data=body.encode(), headers=headers, allow_redirects=False) as response:
                 outcome, delivered = str(response.status), response.ok
@@ -121,13 +104,12 @@ class WebhookSender:
         self._service.stats.webhooks += delivered
         self._service.stats.webhook_failures += not delivered
         parts = urlsplit(url)
-        self._service.settings.log(f"webhook to {parts.hostname}:{parts.port} {outcome} {submission.task_id}")
+        self._service.settings.log(f"webhook to {parts.hostname}:{parts.port} {outcome} {task.task_id}")
         return delivered
 
 
-def next_event(submission: Submission, faults: FaultSet, event: int) -> float | None:
+def next_event(task: Task, event: int) -> float | None:
     """Return the Unix time at which the event after the given one is due; None if there is none."""
-    end = submission.ends_at(faults)
     if event + 1 < len(UPDATES_AT):
-        return min(end, submission.submitted + UPDATES_AT[event + 1] * submission.seconds)
-    return end if math.isfinite(end) else None
+        return min(task.end, task.submitted + UPDATES_AT[event + 1] * task.seconds)
+    return task.end if math.isfinite(task.end) else None

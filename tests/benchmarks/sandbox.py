@@ -42,12 +42,12 @@ print(up - begin, time.perf_counter() - up)
 """
 DRAWING = """
 import time
-from flux_cli.sandbox.render import Scene, render
+from flux_cli.sandbox.render import render
 body = {"model": "flux-pro", "prompt": "a sunflower field in the wind"}
 times = []
 for seed in range(11):
     begin = time.perf_counter()
-    render(Scene.from_request(body, seed, None, True), "PNG")
+    render(body, seed, None, captioned=True, image_format="PNG")
     times.append(time.perf_counter() - begin)
 print(sorted(times)[5])
 """

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from flux_cli.sandbox import Running, running
+from flux_cli.sandbox import running
+from flux_cli.sandbox.server import Running
 
 KEY = "plain-key-0123456789"
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageStat
 
-from flux_cli.sandbox.render import Scene, render, size_of
+from flux_cli.sandbox.render import render, size_of
 from tests.sandbox.conftest import Api, exchange
 
 ULTRA = "flux-pro-1.1-ultra"
@@ -25,7 +25,7 @@ def opened(content: bytes) -> Image.Image:
 def rendered(seed: int = 1, image_prompt: bytes | None = None, captioned: bool = True, **body: object) -> bytes:
     """Render the picture of a request: small, unless it says otherwise."""
     request = {"model": "flux-pro", "prompt": "x", "width": 256, "height": 256, **body}
-    return render(Scene.from_request(request, seed, image_prompt, captioned), "PNG")
+    return render(request, seed, image_prompt, captioned=captioned, image_format="PNG")
 
 
 def solid(colour: str, kind: str = "PNG", size: tuple[int, int] = (64, 48)) -> bytes:
@@ -94,10 +94,9 @@ def test_the_same_request_and_seed_give_the_same_bytes(shared: Api) -> None:
 def test_another_process_renders_the_same_bytes() -> None:
     """Nothing depends on hash seeds, time or addresses."""
     code = (
-        "import sys; from flux_cli.sandbox.render import Scene, render;"
+        "import sys; from flux_cli.sandbox.render import render;"
         "body = {'model': 'flux-pro', 'prompt': 'x', 'width': 256, 'height': 256};"
-        "scene = Scene.from_request(body, 1, None, True);"
-        "sys.stdout.buffer.write(render(scene, 'PNG'))"
+        "sys.stdout.buffer.write(render(body, 1, None, captioned=True, image_format='PNG'))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == rendered()
 

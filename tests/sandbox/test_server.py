@@ -15,8 +15,9 @@ from typing import Any, cast
 import pytest
 
 from flux_cli.errors import LocalFileError, UsageError
-from flux_cli.sandbox import Running, running
+from flux_cli.sandbox import running
 from flux_cli.sandbox.faults import FAULTS
+from flux_cli.sandbox.server import Running
 from flux_cli.sandbox.validation import is_loopback
 from tests.conftest import Cli, interrupt
 from tests.sandbox.conftest import Api, Start, exchange

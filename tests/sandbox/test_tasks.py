@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pytest
 
 from flux_cli.api.task import Status, read_task
-from flux_cli.sandbox.faults import FAULTS, REASON_FIELDS, Stage, parse_prompt
-from flux_cli.sandbox.tasks import HOSTILE_TEXT, Submission, describe, task_seconds, to_json
+from flux_cli.sandbox.faults import FAULTS, REASON_FIELDS, Stage, faults_in
+from flux_cli.sandbox.tasks import HOSTILE_TEXT, Task, describe, to_json
 
 REASON = "the prompt asked for this failure"
 URLS = ("http://cdn/t.png", "http://cdn/t-original.png")
@@ -34,8 +34,8 @@ ELSEWHERE = {
 
 def at(share: float, prompt: str) -> dict[str, object]:
     """Return the JSON object of a task after this share of its duration."""
-    task = Submission("t", 1000.0, 10.0, 1, {"prompt": prompt})
-    found: dict[str, object] = json.loads(to_json(describe(task, task.faults, 1000 + 10 * share, URLS)))
+    task = Task("t", 1000.0, 10.0, 1, {"prompt": prompt}, faults_in(prompt))
+    found: dict[str, object] = json.loads(to_json(describe(task, 1000 + 10 * share, URLS)))
     return found
 
 
@@ -130,13 +130,8 @@ def test_progress() -> None:
     backwards = [at(share, "[[percentage-backwards]]")["percentage"] for share in shares]
     assert backwards == [0, 30, 44, 10, 77]
     assert at(1000, "[[never]]")["percentage"] == 99
-    task = Submission("t", 0, 10, 1, {"prompt": "[[percentage 1e400]]"})
-    assert '"percentage": 1e400' in to_json(describe(task, task.faults, 5, URLS))
-
-
-def test_duration() -> None:
-    """Two faults change it."""
-    assert [task_seconds(parse_prompt(text), 3) for text in ("", "[[slow 0]]", "[[seconds 7]]")] == [3, 0, 7]
+    task = Task("t", 0, 10, 1, {}, {"percentage": "1e400"})
+    assert '"percentage": 1e400' in to_json(describe(task, 5, URLS))
 
 
 def test_every_fault_is_tested() -> None:

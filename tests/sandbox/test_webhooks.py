@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from flux_cli.sandbox import running, webhooks
-from flux_cli.sandbox.faults import FAULTS, Stage, parse_prompt
-from flux_cli.sandbox.tasks import Submission
+from flux_cli.sandbox.faults import FAULTS, Stage, faults_in
+from flux_cli.sandbox.tasks import Task
 from tests.conftest import wait_until
 from tests.sandbox.conftest import Api, Start, exchange
 
@@ -84,8 +84,8 @@ def test_schedule() -> None:
     """Updates at the start and halfway, then the result; none after a failure's end, and no end for `never`."""
 
     def times(prompt: str) -> list[float | None]:
-        task = Submission("t", 100, 10, 1, {"prompt": prompt})
-        return [webhooks.next_event(task, parse_prompt(prompt), event) for event in (0, 1)]
+        task = Task("t", 100, 10, 1, {}, faults_in(prompt))
+        return [webhooks.next_event(task, event) for event in (0, 1)]
 
     assert times("") == [105, 110]
     assert times("[[moderated]]") == [101, 101]
