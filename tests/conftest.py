@@ -85,13 +85,6 @@ def cli(tmp_path: Path) -> Cli:
     return new_cli(tmp_path)
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A scripted server, whose `routes` a test sets."""
-    with Server() as running:
-        yield running
-
-
 @dataclass
 class Service:
     """The sandbox, running in the test's own process, and what it has seen."""

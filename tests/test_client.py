@@ -21,7 +21,6 @@ from flux_cli.api.task import Status
 from flux_cli.api.transport import Dispatch, NotSentError, Response, Transport
 from flux_cli.errors import (
     BadResponseError,
-    ExitCode,
     FluxError,
     NotAllowedError,
     OutcomeUnknownError,
@@ -50,7 +49,6 @@ class Scripted(Transport):
         seconds: float,
         dispatch: Dispatch | None = None,
     ) -> Response:
-        """Note the request; return or raise the next reply."""
         self.requests.append((path, body))
         reply = self.replies.pop(0)
         if isinstance(reply, FluxError):
@@ -64,12 +62,10 @@ def reply(code: int, body: object = b"", /, **headers: str) -> Response:
 
 
 def submitted(response: Response) -> str:
-    """Return the ID that a submission gets with this response."""
     return Client(Scripted(response)).submit(BODY, Dispatch())
 
 
 def errors(*messages: str) -> dict[str, object]:
-    """Return the body of the service's own rejections."""
     return {"errors": [{"msg": message} for message in messages]}
 
 
@@ -79,19 +75,13 @@ def errors(*messages: str) -> dict[str, object]:
 @pytest.mark.parametrize(
     "response",
     [
-        reply(200, {"task_id": ID}),
-        reply(201, {"task_id": ID}),
+        *(reply(code, {"task_id": ID}) for code in (200, 201, 303, 409, 429)),
+        *(reply(code, {"task_id": ID, "error": "odd"}) for code in (200, 400, 500)),
         reply(202, {"data": {"task_id": f" {ID} "}}),
-        reply(200, {"task_id": ID, "error": "odd"}),
         reply(200, b"Notice: slow\n" + json.dumps({"task_id": ID}).encode()),
         reply(200, PAGE + json.dumps({"task_id": ID}).encode()),
         reply(200, b'{"task_id": "' + ID.encode() + b'", "status": "pen'),
         reply(200, [{"task_id": ID}]),
-        reply(500, {"task_id": ID, "error": "something else failed"}),
-        reply(303, {"task_id": ID}),
-        reply(409, {"task_id": ID}),
-        reply(429, {"task_id": ID}),
-        reply(400, {"task_id": ID, "error": "odd"}),
     ],
 )
 def test_an_id_is_used(response: Response) -> None:
@@ -101,69 +91,50 @@ def test_an_id_is_used(response: Response) -> None:
 
 def test_an_id_can_be_a_number() -> None:
     """Also in a body that is truncated after it."""
-    assert submitted(reply(200, {"task_id": 42})) == "42"
-    assert submitted(reply(200, b'{"task_id": 42, "sta')) == "42"
+    assert submitted(reply(200, {"task_id": 42})) == submitted(reply(200, b'{"task_id": 42, "sta')) == "42"
 
 
-REJECTIONS: list[tuple[Response, type[FluxError], ExitCode, str, str | None]] = [
-    (reply(400, errors("no such model; it was not found")), UsageError, ExitCode.USAGE, "no such model", None),
-    (reply(401, {}), NotAllowedError, ExitCode.NOT_ALLOWED, "rejected the key: HTTP 401", "flux-cli login"),
-    (reply(402, {}), NotAllowedError, ExitCode.NOT_ALLOWED, "out of credits", "flux-cli account"),
-    (reply(403, PAGE), ForbiddenError, ExitCode.NOT_ALLOWED, "HTTP 403, an HTML page", "flux-cli login"),
-    (reply(404, PAGE), EndpointError, ExitCode.USAGE, "takes no submissions", "--api-url"),
-    (reply(410), EndpointError, ExitCode.USAGE, "takes no submissions", "--api-url"),
-    (reply(405), EndpointError, ExitCode.USAGE, "takes no submissions", "--api-url"),
-    (reply(413, PAGE), UsageError, ExitCode.USAGE, "too large", "image prompt"),
-    (reply(415), UsageError, ExitCode.USAGE, "rejected the request: HTTP 415", None),
-    (reply(418), UsageError, ExitCode.USAGE, "HTTP 418", None),
+AFK = errors("This key starts with afk_, this endpoint is v1")
+MOVED = "https://www.example/flux-imagine"
+REJECTIONS: list[tuple[Response, type[FluxError], str, str]] = [
+    (reply(400, errors("no such model; it was not found")), UsageError, "no such model", ""),
+    *((reply(code, AFK), NotAllowedError, "starts with afk_", "v1 key") for code in (400, 401)),
+    (reply(401, {}), NotAllowedError, "rejected the key: HTTP 401", "flux-cli login"),
+    (reply(402, {}), NotAllowedError, "out of credits", "flux-cli account"),
+    (reply(403, PAGE), ForbiddenError, "HTTP 403, an HTML page", "flux-cli login"),
+    *((reply(code, PAGE), EndpointError, "takes no submissions", "--api-url") for code in (404, 405, 410)),
+    *(
+        (reply(code, Location=MOVED), EndpointError, f"a redirect to {MOVED}", "--api-url")
+        for code in (301, 302, 307, 308)
+    ),
+    (reply(413, PAGE), UsageError, "too large", "image prompt"),
+    (reply(415), UsageError, "rejected the request: HTTP 415", ""),
+    (reply(418), UsageError, "HTTP 418", ""),
     (
         reply(422, {"detail": [{"loc": ["body", "steps"], "msg": "too many"}]}),
         UsageError,
-        ExitCode.USAGE,
         "HTTP 422, body.steps: too many",
-        None,
+        "",
     ),
-    (reply(429, {}, **{"Retry-After": "7"}), RateLimitedError, ExitCode.SERVICE_DOWN, "HTTP 429", "wait"),
-    *(
-        (
-            reply(code, Location="https://www.example/flux-imagine"),
-            EndpointError,
-            ExitCode.USAGE,
-            "a redirect to https://www.example/flux-imagine",
-            "--api-url",
-        )
-        for code in (301, 302, 307, 308)
-    ),
-    (reply(200, {"error": "prompt was moderated"}), UsageError, ExitCode.USAGE, "prompt was moderated", None),
-    (reply(200, errors("a", "b")), UsageError, ExitCode.USAGE, "a; b", None),
-    (reply(200, {"error": "no", "id": "request-1"}), UsageError, ExitCode.USAGE, "no", None),
-    (reply(201, {"status": "Error", "message": "no"}), UsageError, ExitCode.USAGE, "no", None),
-    (reply(200, {"success": False, "message": "no"}), UsageError, ExitCode.USAGE, "no", None),
-    (reply(200, {"status": False, "message": "no"}), UsageError, ExitCode.USAGE, "no", None),
-    *(
-        (
-            reply(code, errors("This key starts with afk_, this endpoint is v1")),
-            NotAllowedError,
-            ExitCode.NOT_ALLOWED,
-            "starts with afk_",
-            "v1 key",
-        )
-        for code in (400, 401)
-    ),
+    (reply(429, {}, **{"Retry-After": "7"}), RateLimitedError, "HTTP 429", "wait"),
+    (reply(200, {"error": "prompt was moderated"}), UsageError, "prompt was moderated", ""),
+    (reply(200, errors("a", "b")), UsageError, "a; b", ""),
+    (reply(200, {"error": "no", "id": "request-1"}), UsageError, "no", ""),
+    (reply(201, {"status": "Error", "message": "no"}), UsageError, "no", ""),
+    (reply(200, {"success": False, "message": "no"}), UsageError, "no", ""),
+    (reply(200, {"status": False, "message": "no"}), UsageError, "no", ""),
 ]
+EXIT_CODES = {UsageError: 2, EndpointError: 2, ForbiddenError: 3, NotAllowedError: 3, RateLimitedError: 5}
 
 
-@pytest.mark.parametrize(("response", "kind", "code", "message", "hint"), REJECTIONS)
-def test_rejected_submissions(
-    response: Response, kind: type[FluxError], code: ExitCode, message: str, hint: str | None
-) -> None:
+@pytest.mark.parametrize(("response", "kind", "message", "hint"), REJECTIONS)
+def test_rejected_submissions(response: Response, kind: type[FluxError], message: str, hint: str) -> None:
     """Nothing was accepted: the error says why, and what to do."""
     with pytest.raises(kind) as raised:
         submitted(response)
-    assert raised.type is kind
-    assert raised.value.exit_code == code
+    assert (raised.type, raised.value.exit_code) == (kind, EXIT_CODES[kind])
     assert message in raised.value.message
-    assert (hint or "") in (raised.value.hint or "")
+    assert hint in (raised.value.hint or "")
 
 
 @pytest.mark.parametrize(
@@ -173,17 +144,11 @@ def test_rejected_submissions(
         reply(204),
         reply(200, PAGE),
         reply(200, PAGE + b'{"error": "of the page"}'),
-        reply(200, {}),
-        reply(200, {"message": "queued"}),
-        reply(200, {"error": None}),
-        reply(200, {"error": 5}),
-        reply(200, {"task_id": None}),
-        reply(200, {"task_id": "a b"}),
+        *(reply(200, body) for body in ({}, {"message": "queued"}, {"error": None}, {"error": 5}, "text", None)),
+        *(reply(200, {"task_id": task_id}) for task_id in (None, "a b")),
         reply(200, b'{"task_id": "' + ID[:20].encode()),
         reply(200, b'{"task_id": 12'),
         reply(200, b'{"prompt": "\\"task_id\\": \\"5\\"", '),
-        reply(200, "text"),
-        reply(200, None),
     ],
 )
 def test_unknown_outcomes(response: Response) -> None:
@@ -212,7 +177,6 @@ def test_a_submission_without_response(error: FluxError, kind: type[FluxError]) 
 
 @given(st.integers(100, 999), st.binary(max_size=100), st.text(max_size=20))
 def test_any_response_to_a_submission_is_an_id_or_an_error(code: int, content: bytes, content_type: str) -> None:
-    """Nothing but a FluxError is raised."""
     try:
         assert submitted(Response(code, {"Content-Type": content_type}, content))
     except FluxError as error:
@@ -223,7 +187,6 @@ def test_any_response_to_a_submission_is_an_id_or_an_error(code: int, content: b
 
 
 def fetched(response: Response, task_id: str = ID) -> Any:
-    """Return what a status check returns or raises with this response."""
     try:
         return Client(Scripted(response)).fetch(task_id)
     except FluxError as error:
@@ -240,40 +203,30 @@ def test_any_2xx_is_a_response(code: int) -> None:
 
 
 def test_urls_are_resolved() -> None:
-    """Against the API's URL."""
     assert fetched(reply(200, {"image_url": "/x.png"})).image_url == "https://api.example/x.png"
 
 
 @pytest.mark.parametrize(
     ("response", "kind"),
     [
-        (reply(400, errors("Task not found")), UnknownTaskError),
-        (reply(404, errors("no")), UnknownTaskError),
-        (reply(410, {}), UnknownTaskError),
-        (reply(200, {"status": "Task not found"}), UnknownTaskError),
-        (reply(200, {"error": "task not found"}), UnknownTaskError),
-        (reply(200, {"message": "Task not found"}), UnknownTaskError),
+        *((reply(code, errors("Task not found")), UnknownTaskError) for code in (400, 404, 410)),
+        *((reply(200, {name: "Task not found"}), UnknownTaskError) for name in ("status", "error", "message")),
         (reply(404, PAGE), ServiceDownError),
         (reply(400, errors("no")), UsageError),
         (reply(400, errors("the key starts with afk_")), NotAllowedError),
-        (reply(401, {}), NotAllowedError),
-        (reply(402, {}), NotAllowedError),
+        *((reply(code, {}), NotAllowedError) for code in (401, 402)),
         (reply(403, {}), ForbiddenError),
         (reply(429, {}), RateLimitedError),
         *((reply(code, PAGE), ServiceDownError) for code in (408, 425, 500, 502, 503, 504)),
         *((reply(code), BadResponseError) for code in (204, 307, 405, 418)),
+        *((reply(200, body), BadResponseError) for body in (PAGE, {}, [1, 2], {"message": "hello"})),
         (reply(200, [{"task_id": ID, "status": "x"}] * 2), BadResponseError),
-        (reply(200, PAGE), BadResponseError),
         (reply(200, PAGE + b'<script>{"error": "of the page", "status": "failed"}</script>'), BadResponseError),
-        (reply(200, {}), BadResponseError),
-        (reply(200, [1, 2]), BadResponseError),
-        (reply(200, {"message": "hello"}), BadResponseError),
         (reply(200, {"task_id": "another", "status": "finished"}), BadResponseError),
         (reply(200, {"data": {"task_id": 7, "status": "finished"}}), BadResponseError),
     ],
 )
 def test_status_checks_that_fail(response: Response, kind: type[FluxError]) -> None:
-    """Each response that is not a task is one kind of error."""
     assert type(fetched(response)) is kind
 
 
@@ -289,7 +242,6 @@ def test_status_checks_that_fail(response: Response, kind: type[FluxError]) -> N
     ],
 )
 def test_what_a_message_quotes(response: Response, message: str) -> None:
-    """The status code, and the reason if there is one."""
     assert fetched(response).message == message
 
 
@@ -364,8 +316,7 @@ def test_no_account() -> None:
 @pytest.mark.parametrize("url", ["https://api.apiframe.pro", "https://API.apiframe.pro:443/"])
 def test_a_key_of_the_other_api(url: str) -> None:
     """It is rejected for the default URL only; another URL may take it."""
-    with pytest.raises(NotAllowedError) as raised:
+    with pytest.raises(NotAllowedError, match=r"^the key starts with afk_: [^0-9]*$"):
         check_key_kind("afk_0123456789", url)
-    assert "0123456789" not in raised.value.message
     check_key_kind("afk_0123456789", "https://api.example")
     check_key_kind("0123456789afk_", url)

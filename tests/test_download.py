@@ -40,7 +40,7 @@ from flux_cli.pictures.formats import (
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saved, Saver, Transfer
 from flux_cli.storage.files import temporary
-from tests.conftest import KEY, Cli
+from tests.conftest import Cli
 from tests.faults.table import is_whole, records
 from tests.server import Action, Reply, Request, Server, finished, http, in_turn, png, reply
 
@@ -282,7 +282,8 @@ class Attempts:
 
 @pytest.fixture
 def attempts(server: Server, tmp_path: Path) -> Attempts:
-    return Attempts(server, tmp_path)
+    (tmp_path / "pictures").mkdir()
+    return Attempts(server, tmp_path / "pictures")
 
 
 @pytest.fixture(params=[0, download.IN_MEMORY_BYTES], ids=["file", "memory"])
@@ -675,13 +676,6 @@ def test_a_missing_original_is_tried_alone(attempts: Attempts) -> None:
 # A run
 
 
-@pytest.fixture
-def flux_at(cli: Cli, server: Server) -> Cli:
-    """The command with the scripted server as its service."""
-    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-    return cli
-
-
 def result(name: str, original: str = "original") -> Callable[[Request], bytes]:
     """Return the reply that the task is finished, with two pictures of these names."""
     return lambda request: reply(
@@ -698,47 +692,47 @@ def without(word: str, otherwise: bytes) -> Callable[[Request], bytes]:
     return lambda request: otherwise if word in request.path else http(200, png())
 
 
-def test_a_run_resumes_a_transfer(flux_at: Cli, server: Server) -> None:
+def test_a_run_resumes_a_transfer(cli: Cli, server: Server) -> None:
     """The partial file survives from one attempt to the next."""
     server.routes = {"/image": in_turn(cut(**TAG), rest(TAG))}
-    done = flux_at("imagine", "x")
+    done = cli("imagine", "x")
     assert done.code == 0, done.stderr
     assert [request.headers.get("range") for request in server.requests("/image")] == [None, "bytes=20000-"]
-    assert flux_at.files() == ["x-task-0.png"]
-    assert (flux_at.cwd / "x-task-0.png").read_bytes() == BIG
+    assert cli.files() == ["x-task-0.png"]
+    assert (cli.cwd / "x-task-0.png").read_bytes() == BIG
 
 
-def test_an_original_that_is_not_there(flux_at: Cli, server: Server) -> None:
+def test_an_original_that_is_not_there(cli: Cli, server: Server) -> None:
     """The picture itself is saved and its path printed; the error is about the original alone."""
     server.routes = {"/image": without("original", http(302, Location="file:///x")), "/fetch": result("x")}
-    done = flux_at("imagine", "x", "--original")
+    done = cli("imagine", "x", "--original")
     assert done.code == 5
     assert "the original" in done.stderr
     assert "flux-cli wait task-0" in done.stderr
-    assert done.lines == flux_at.files() == ["x-task-0.png"]
-    (record,) = records(flux_at)
+    assert done.lines == cli.files() == ["x-task-0.png"]
+    (record,) = records(cli)
     assert record.path is not None
     server.routes = {"/fetch": result("x")}
-    assert flux_at("wait", "task-0", "--original").code == 0
-    assert flux_at.files() == ["x-task-0-original.png", "x-task-0.png"]
+    assert cli("wait", "task-0", "--original").code == 0
+    assert cli.files() == ["x-task-0-original.png", "x-task-0.png"]
 
 
-def test_an_expired_original(flux_at: Cli, server: Server) -> None:
+def test_an_expired_original(cli: Cli, server: Server) -> None:
     """Its URL is refreshed as the picture's own is."""
     server.routes = {
         "/image": without("old", http(403)),
         "/fetch": in_turn(result("x", "old"), result("x", "new")),
     }
-    assert flux_at("imagine", "x", "--original").code == 0
-    assert [is_whole(flux_at.cwd / name) for name in flux_at.files()] == [True, True]
+    assert cli("imagine", "x", "--original").code == 0
+    assert [is_whole(cli.cwd / name) for name in cli.files()] == [True, True]
 
 
-def test_expired_url_while_the_service_is_down(flux_at: Cli, server: Server) -> None:
+def test_expired_url_while_the_service_is_down(cli: Cli, server: Server) -> None:
     """The first URL has expired, and the service fails for a moment: the picture is still saved."""
     server.routes = {
         "/image": without("stale", http(403)),
         "/fetch": in_turn(result("stale"), http(503), http(200, b"<html>"), result("fresh")),
     }
-    done = flux_at("imagine", "x")
+    done = cli("imagine", "x")
     assert done.code == 0, done.stderr
     assert server.submissions == 1
