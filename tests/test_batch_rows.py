@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flux_cli.batch import reader
 from flux_cli.batch.reader import RowFile
-from flux_cli.batch.rows import Checks, Row, parse
+from flux_cli.batch.rows import Row, check, parse
 from flux_cli.batch.shards import Shard
 from flux_cli.errors import FluxError, UsageError
 
@@ -25,7 +25,7 @@ def read(content: str | bytes, format_name: str = "jsonl") -> RowFile:
     """Return a file with this content, as it is read."""
     encoded = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     file = reader.read("-", io.BytesIO(encoded), format_name)
-    return RowFile("rows", file.format, file.lines, file.header, file.header_line, file.errors)
+    return RowFile("rows", file.format, file.rows, file.header, file.header_line, file.errors)
 
 
 def good(content: str | bytes, format_name: str = "jsonl", shard: str = "1/1") -> list[Row]:
@@ -41,8 +41,8 @@ def messages(
     """Return everything that is wrong with a file."""
     file = read(content, format_name)
     rows, errors = parse(file, Shard.parse(shard), DIRECTORY, ignore_unknown=ignore_unknown)
-    checks = Checks(file, DIRECTORY, DEFAULTS, validate=True)
-    errors += [error for row in rows for error in checks.errors(row)]
+    for row in rows:
+        errors += [file.error(row.line, each) for each in check(row, DIRECTORY, DEFAULTS, validate=True)]
     found = sorted(errors, key=lambda error: error.line)
     return [error.message.replace("stdin:", "rows:", 1) for error in found]
 
@@ -199,7 +199,7 @@ def test_an_endless_file_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MAX_BYTES", 1000)
     with pytest.raises(FluxError, match="is larger than"):
         reader.read("/dev/zero", io.BytesIO(), "text")
-    assert len(reader.read("-", io.BytesIO(b"x" * 1000), "text").lines) == 1
+    assert len(reader.read("-", io.BytesIO(b"x" * 1000), "text").rows) == 1
 
 
 def test_key_is_the_id_or_the_content() -> None:

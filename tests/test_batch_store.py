@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal, state
+from flux_cli.batch.attempt import Attempt, RowState
 from flux_cli.batch.claims import Claim, Owner
-from flux_cli.batch.plan import BatchPlan, BatchSettings, KnownRow, RowCounts, RowState, UnresolvedRow
+from flux_cli.batch.plan import BatchPlan, BatchSettings, RowCounts
 from flux_cli.batch.results import ResultsFile, digest
 from flux_cli.batch.rows import Row
 from flux_cli.batch.shards import Shard
@@ -47,7 +48,7 @@ class Batch:
         """Begin a run: claim the rows, read the state, return the store."""
         self.claim = Claim(self.directory / STATE_NAME, self.service, Shard(), owner)
         self.claim.acquire(lambda _: None)
-        number = self.load().next_number
+        number = self.load().next_run
         return BatchStore(self.directory, self.service, number, self.claim, history)  # type: ignore[arg-type]
 
     def end(self, store: BatchStore) -> None:
@@ -66,9 +67,9 @@ class Batch:
         """Return what is known of rows."""
         return state.load(self.directory, self.service, [row(key) for key in keys], "batch", history)
 
-    def known(self, key: str) -> KnownRow | None:
+    def known(self, key: str) -> Attempt | None:
         """Return what is known of a row."""
-        return self.load(key).known.get(key)
+        return self.load(key).attempts.get(key)
 
     def state(self, key: str) -> RowState:
         """Return the state of a row."""
@@ -207,10 +208,10 @@ def test_counts_of_rows() -> None:
     counts.handle(Submitted(job("b", "T3")))
     assert (counts.done, counts.failed, counts.unknown, counts.left, counts.not_saved) == (2, 1, 1, 3, 2)
     assert (counts.ended, counts.running, counts.not_sent, counts.exit_code) == (7, 2, 16, 9)
-    assert counts.failed_rows == [UnresolvedRow("a", 7, ExitCode.TASK_FAILED)]
+    assert (counts.unknown_lines, counts.codes) == ([7], {4, 9})
 
 
-SETTINGS = BatchSettings(SERVICE, Path("out"), "/out", {"model": "flux-pro"}, {"model": "flux-pro"})
+SETTINGS = BatchSettings(Path("out"), "/out", {"model": "flux-pro"}, {"model": "flux-pro"})
 
 
 @pytest.mark.parametrize(
@@ -229,7 +230,7 @@ def test_rows_whose_values_have_changed(
     request_before: dict[str, object] | None, random_seeds: bool, changed: int
 ) -> None:
     """A finished row is not submitted again for that, only counted."""
-    known = {"a": KnownRow(RowState.DONE, "T1", request_before, "-")}
+    known = {"a": Attempt(RowState.DONE, "T1", request_before, result={"path": "-"})}
     plan = BatchPlan([row("a")], replace(SETTINGS, random_seeds=random_seeds), known)
     assert (plan.counts.changed, plan.counts.done_before, plan.submissions, list(plan.jobs())) == (
         changed,
@@ -244,19 +245,19 @@ def test_rows_whose_values_have_changed(
     [
         (None, {}, [None]),
         (None, {"max_tasks": 0}, []),
-        (KnownRow(RowState.NEW), {}, [None]),
-        (KnownRow(RowState.SUBMITTED, "T1"), {"retry_failed": True, "retry_unknown": True}, ["T1"]),
-        (KnownRow(RowState.FAILED, "T1"), {"retry_unknown": True}, []),
-        (KnownRow(RowState.FAILED, "T1"), {"retry_failed": True}, [None]),
-        (KnownRow(RowState.UNKNOWN), {"retry_failed": True}, []),
-        (KnownRow(RowState.UNKNOWN), {"retry_unknown": True}, [None]),
-        (KnownRow(RowState.DONE, "T1", path="/missing.png"), {"retry_failed": True}, []),
-        (KnownRow(RowState.DONE, "T1", path="/missing.png"), {"refetch": True}, ["T1"]),
-        (KnownRow(RowState.DONE, "T1", path="-"), {"refetch": True}, []),
+        (Attempt(RowState.NEW), {}, [None]),
+        (Attempt(RowState.SUBMITTED, "T1"), {"retry_failed": True, "retry_unknown": True}, ["T1"]),
+        (Attempt(RowState.FAILED, "T1"), {"retry_unknown": True}, []),
+        (Attempt(RowState.FAILED, "T1"), {"retry_failed": True}, [None]),
+        (Attempt(RowState.UNKNOWN), {"retry_failed": True}, []),
+        (Attempt(RowState.UNKNOWN), {"retry_unknown": True}, [None]),
+        (Attempt(RowState.DONE, "T1", result={"path": "/missing.png"}), {"retry_failed": True}, []),
+        (Attempt(RowState.DONE, "T1", result={"path": "/missing.png"}), {"refetch": True}, ["T1"]),
+        (Attempt(RowState.DONE, "T1", result={"path": "-"}), {"refetch": True}, []),
     ],
 )
 def test_what_a_run_does_with_a_row(
-    known: KnownRow | None, changes: dict[str, Any], task_ids: list[str | None]
+    known: Attempt | None, changes: dict[str, Any], task_ids: list[str | None]
 ) -> None:
     """It is submitted, waited for, or left as it is."""
     plan = BatchPlan([row("a")], replace(SETTINGS, **changes), {"a": known} if known else {})
@@ -331,7 +332,6 @@ def test_age_of_a_submission(
     content = "".join(json.dumps(each) + "\n" for each in (*first, line))
     (batch.directory / STATE_NAME / "journal-000001-x.jsonl").write_text(content)
     monkeypatch.setattr("time.time", lambda: 1000.0)
-    assert journal.files(batch.directory / "missing") == []
     known = batch.known("a")
     assert known is not None
     assert (known.state, known.age, known.request) == (RowState.UNKNOWN, age, None)
@@ -639,11 +639,11 @@ def test_lines_that_count(tmp_path: Path, content: bytes, status: str, left: byt
     """The last about a row does, but a picture stays; the others are removed, and nothing else is."""
     results = ResultsFile(tmp_path)
     results.path.write_bytes(content)
-    found = results.read({"a"})
+    found = results.read({b'"a"'})
     assert list(found) == [(SERVICE, "a")]
     assert found[SERVICE, "a"]["status"] == status
     assert "raw" not in found[SERVICE, "a"]
-    assert list(results.read({"c"})) == []
+    assert list(results.read({b'"c"'})) == []
     before = results.path.stat().st_ino
     results.tidy()
     assert results.path.read_bytes() == left
@@ -742,9 +742,9 @@ def test_what_the_history_adds(
         for change in recorded:
             HistoryStore(history, SERVICE).commit([replace(change, job=made)])
         found = batch.load("a", "b", history=history)
-    known = found.known["a"]
-    assert (known.state, known.task_id, known.number is not None) == expected
-    assert list(found.known) == ["a"]
+    known = found.attempts["a"]
+    assert (known.state, known.task_id, known.record_number is not None) == expected
+    assert list(found.attempts) == ["a"]
     if missing is None:
         assert found.missing == []
     else:
@@ -828,4 +828,4 @@ def test_what_was_accepted_is_never_new(tmp_path_factory: pytest.TempPathFactory
         assert found is RowState.DONE
     elif {"a", "t", "f"} & states:
         assert found in (RowState.SUBMITTED, RowState.FAILED, RowState.UNKNOWN)
-    assert journal.read(batch.directory / STATE_NAME).next_number <= len(runs) + 1
+    assert journal.read(batch.directory / STATE_NAME).next_run <= len(runs) + 1

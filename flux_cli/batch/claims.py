@@ -221,7 +221,7 @@ class Claim:
         return free
 
     def _refused(self, other: _Found) -> LocalFileError:
-        which = f"shard {other.shard} of " if other.shard.of > 1 else ""
+        which = f"shard {other.shard} of " if other.shard.count > 1 else ""
         return LocalFileError(
             f"another flux-cli is running {which}the batch in {self._directory.parent}: {other.owner}",
             "wait until it ends, or stop it; then resume with the same command",
@@ -241,7 +241,7 @@ class Claim:
             return self.path.stat().st_mtime
 
     def _others(self) -> list[_Found]:
-        with local_errors(self._directory):
+        with local_errors(self._directory, "read"):
             while True:
                 names = set(os.listdir(self._directory))
                 with contextlib.suppress(FileNotFoundError):  # one was removed after the listing

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from pathlib import Path
 
 from flux_cli.api.request import Body, random_seed
 from flux_cli.api.task import Status
+from flux_cli.batch.attempt import Attempt, RowState, state_of
 from flux_cli.batch.rows import Row, target_for
 from flux_cli.batch.shards import Shard
 from flux_cli.engine.events import Ended, Event, Submitted
@@ -19,135 +19,63 @@ from flux_cli.storage.filesystem import local_errors
 from flux_cli.storage.record import STDOUT
 
 
-class RowState(Enum):
-    """The state of a row, which decides what a run does with it."""
-
-    NEW = auto()
-    """None of its submissions was accepted: submit it."""
-    SUBMITTED = auto()
-    """It is charged and its picture is not saved: wait for it."""
-    DONE = auto()
-    FAILED = auto()
-    """Its task failed, or the service rejected the request: resubmit it only on request."""
-    UNKNOWN = auto()
-    """It was sent and got no usable response: resubmit it only on request."""
-
-
-def state_of(status: Status, task_id: str | None, path: object, exit_code: int | None) -> RowState:
-    """Return the state of a row after its last submission.
-
-    A submission that was rejected because of the key, the credits or the rate limit leaves the row new.
-    """
-    if status is Status.UNKNOWN:
-        return RowState.UNKNOWN
-    if status is Status.UNSENT:
-        return RowState.NEW
-    if status is Status.FAILED:
-        return RowState.FAILED if task_id or exit_code == ExitCode.USAGE else RowState.NEW
-    return RowState.DONE if status is Status.FINISHED and path else RowState.SUBMITTED
-
-
-@dataclass(frozen=True)
-class KnownRow:
-    """What is known about a row from earlier runs.
-
-    Attributes:
-        state: Its state.
-        task_id: The ID of its task, or None.
-        request: The request that was sent, without secrets, or None if that is not known.
-        path: Where the picture was saved, or None.
-        exit_code: The exit code of a row that failed, or None.
-        age: Seconds since its submission, or None.
-        number: The number of its record in the history, or None.
-    """
-
-    state: RowState
-    task_id: str | None = None
-    request: Mapping[str, object] | None = None
-    path: str | None = None
-    exit_code: int | None = None
-    age: float | None = None
-    number: int | None = None
-
-
 @dataclass(frozen=True)
 class BatchSettings:
-    """How a run treats the rows.
+    """How a run treats the rows."""
 
-    Attributes:
-        service: The name of the service in the history.
-        directory: Where the pictures go.
-        name: The name of the batch in the history: the directory as an absolute path.
-        defaults: The fields of rows that do not set them, as they are sent.
-        recorded: These fields as they are recorded.
-        secret: The webhook secret of rows that do not set one.
-        random_seeds: Whether rows that set no seed get a random one each.
-        shard: The rows of this run.
-        retry_failed, retry_unknown: Whether such rows are resubmitted.
-        refetch: Whether missing pictures are downloaded again.
-        max_tasks: The most submissions, or None.
-        force: Whether existing files may be replaced.
-    """
-
-    service: str
     directory: Path
     name: str
+    """The name of the batch in the history: the directory as an absolute path."""
     defaults: Body
+    """The fields of rows that do not set them, as they are sent."""
     recorded: Mapping[str, object]
+    """These fields as they are recorded."""
     secret: str | None = None
+    """The webhook secret of rows that do not set one."""
     random_seeds: bool = False
+    """Whether rows that set no seed get a random one each."""
     shard: Shard = field(default_factory=Shard)
     retry_failed: bool = False
     retry_unknown: bool = False
     refetch: bool = False
+    """Whether missing pictures are downloaded again."""
     max_tasks: int | None = None
+    """The most submissions, or None."""
     force: bool = False
-
-
-@dataclass(frozen=True)
-class UnresolvedRow:
-    """A row that failed or has an unknown outcome: its key, its line in the file, and its exit code."""
-
-    key: str
-    line: int
-    exit_code: ExitCode
+    """Whether existing files may be replaced."""
 
 
 @dataclass
 class RowCounts:
-    """How many rows have which state.
-
-    Attributes:
-        total: All rows of this run's shard.
-        done_before: Finished by earlier runs. For `changed` of them the file or the flags now have other values;
-            the pictures of `missing` of them no longer exist.
-        running: Tasks that are charged and have not ended.
-        done: Finished by this run.
-        left: Tasks that are still running when this run ends.
-        not_saved: Finished tasks whose pictures could not be saved; a later run tries again.
-        failed_rows, unknown_rows: The rows with these states, from this run or before.
-    """
+    """How many rows have which state."""
 
     total: int = 0
+    """All rows of this run's shard."""
     done_before: int = 0
+    """Finished by earlier runs."""
     changed: int = 0
+    """Those of them for which the file or the flags now have other values."""
     missing: int = 0
+    """Those of them whose pictures no longer exist."""
     running: int = 0
+    """Tasks that are charged and have not ended."""
     done: int = 0
+    """Finished by this run."""
     left: int = 0
+    """Tasks that are still running when this run ends."""
     not_saved: int = 0
-    failed_rows: list[UnresolvedRow] = field(default_factory=list)
-    unknown_rows: list[UnresolvedRow] = field(default_factory=list)
-
-    @property
-    def failed(self) -> int:
-        """Rows whose task failed, or whose request was rejected."""
-        return len(self.failed_rows)
+    """Finished tasks whose pictures could not be saved; a later run tries again."""
+    failed: int = 0
+    """Rows whose task failed, or whose request was rejected, in this run or before."""
+    unknown_lines: list[int] = field(default_factory=list)
+    """The lines in the file of rows with an unknown outcome, from this run or before."""
+    codes: set[ExitCode] = field(default_factory=set)
+    """The exit codes of failed and unknown rows."""
 
     @property
     def unknown(self) -> int:
         """Rows whose outcome is unknown."""
-        return len(self.unknown_rows)
+        return len(self.unknown_lines)
 
     @property
     def ended(self) -> int:
@@ -162,7 +90,7 @@ class RowCounts:
     @property
     def exit_code(self) -> ExitCode:
         """The worst exit code of the failed and unknown rows."""
-        return worst(row.exit_code for row in (*self.failed_rows, *self.unknown_rows))
+        return worst(self.codes)
 
     def handle(self, event: Event) -> None:
         """Update the counts."""
@@ -172,15 +100,20 @@ class RowCounts:
             self.running -= event.job.task_id is not None
             self._count(event.job, event.result)
 
+    def unsuccessful(self, state: RowState, line: int, code: ExitCode) -> None:
+        """Count a row that failed or has an unknown outcome, with its line in the file and its exit code."""
+        self.codes.add(code)
+        if state is RowState.FAILED:
+            self.failed += 1
+        else:
+            self.unknown_lines.append(line)
+
     def _count(self, job: Job, result: Result) -> None:
         state = state_of(result.status, result.task_id, result.path, result.exit_code)
-        row = UnresolvedRow(job.row or "", job.line or 0, result.exit_code)
         if state is RowState.DONE:
             self.done += 1
-        elif state is RowState.FAILED:
-            self.failed_rows.append(row)
-        elif state is RowState.UNKNOWN:
-            self.unknown_rows.append(row)
+        elif state in (RowState.FAILED, RowState.UNKNOWN):
+            self.unsuccessful(state, job.line or 0, result.exit_code)
         elif state is RowState.SUBMITTED and result.status is Status.FINISHED:
             self.not_saved += 1
         elif state is RowState.SUBMITTED:
@@ -188,33 +121,28 @@ class RowCounts:
 
 
 class BatchPlan:
-    """What a run does with the rows of a batch.
+    """What a run does with the rows of a batch."""
 
-    Attributes:
-        settings: How the rows are treated.
-        counts: The counts, which include the rows that need nothing more.
-        submissions: How many rows will be submitted.
-    """
-
-    def __init__(self, rows: Iterable[Row], settings: BatchSettings, known: Mapping[str, KnownRow]) -> None:
+    def __init__(self, rows: Iterable[Row], settings: BatchSettings, attempts: Mapping[str, Attempt]) -> None:
+        """`attempts` are what is known about the rows, by their keys."""
         self.settings = settings
         self.counts = RowCounts()
-        self._steps: list[tuple[Row, KnownRow | None]] = []
-        new = 0
+        """The counts, which include the rows that need nothing more."""
+        self.submissions = 0
+        """How many rows will be submitted."""
+        self._steps: list[tuple[Row, Attempt | None]] = []
         for row in rows:
             self.counts.total += 1
-            record = known.get(row.key)
-            state = self._state(record)
-            if state is RowState.NEW:
-                new += 1
-                if settings.max_tasks is None or new <= settings.max_tasks:
+            attempt = attempts.get(row.key)
+            if attempt is None or self._is_new(attempt):
+                if settings.max_tasks is None or self.submissions < settings.max_tasks:
+                    self.submissions += 1
                     self._steps.append((row, None))
-            elif state is RowState.SUBMITTED:
+            elif attempt.state is RowState.SUBMITTED or self._is_refetched(attempt):
                 self.counts.running += 1
-                self._steps.append((row, record))
-            elif record is not None:
-                self._count_before(row, record)
-        self.submissions = new if settings.max_tasks is None else min(new, settings.max_tasks)
+                self._steps.append((row, attempt))
+            else:
+                self._count_before(row, attempt)
 
     def occupied(self) -> Iterator[tuple[Row, Path]]:
         """Yield each row to submit whose `output` names an existing file, and the path of this file.
@@ -222,8 +150,8 @@ class BatchPlan:
         Raises:
             LocalFileError: A directory cannot be read.
         """
-        for row, record in self._steps:
-            if record is None and row.output is not None and not self.settings.force:
+        for row, attempt in self._steps:
+            if attempt is None and row.output is not None and not self.settings.force:
                 target = target_for(row, self.settings.directory, force=False)
                 path = target.directory / target.template
                 with local_errors(path):
@@ -233,9 +161,9 @@ class BatchPlan:
     def jobs(self) -> Iterator[Job]:
         """Yield a job for each row to submit or to wait for, in the order of the file."""
         recorded: Mapping[str, object]
-        for row, record in self._steps:
-            if record is not None and record.request is not None:
-                recorded = record.request
+        for row, attempt in self._steps:
+            if attempt is not None and attempt.request is not None:
+                recorded = attempt.request
             else:
                 body, recorded, source = bodies(row, self.settings)
             job = Job(
@@ -246,49 +174,43 @@ class BatchPlan:
                 row=row.key,
                 line=row.line,
             )
-            if record is None:
+            if attempt is None:
                 job.request, job.image_prompt = body, source
             else:
-                job.task_id, job.number, job.age = record.task_id, record.number, record.age
+                job.task_id, job.number, job.age = attempt.task_id, attempt.record_number, attempt.age
             yield job
 
-    def _state(self, record: KnownRow | None) -> RowState:
-        """Return a row's state under the settings: a row to resubmit counts as new."""
-        if record is None:
-            return RowState.NEW
-        again = {RowState.FAILED: self.settings.retry_failed, RowState.UNKNOWN: self.settings.retry_unknown}
-        if again.get(record.state):
-            return RowState.NEW
-        if record.state is RowState.DONE and self.settings.refetch and record.task_id and self._is_missing(record):
-            return RowState.SUBMITTED
-        return record.state
+    def _is_new(self, attempt: Attempt) -> bool:
+        """Return whether a row is submitted, for the first time or again."""
+        retried = {RowState.FAILED: self.settings.retry_failed, RowState.UNKNOWN: self.settings.retry_unknown}
+        return attempt.state is RowState.NEW or retried.get(attempt.state, False)
 
-    def _count_before(self, row: Row, record: KnownRow) -> None:
-        counts = self.counts
-        if record.state is RowState.DONE:
-            counts.done_before += 1
-            counts.changed += self._has_changed(row, record)
-            counts.missing += self._is_missing(record)
-        elif record.state is RowState.FAILED:
-            failed = ExitCode(record.exit_code) if record.exit_code else ExitCode.TASK_FAILED
-            counts.failed_rows.append(UnresolvedRow(row.key, row.line, failed))
+    def _is_refetched(self, attempt: Attempt) -> bool:
+        is_done = attempt.state is RowState.DONE and attempt.task_id is not None
+        return is_done and self.settings.refetch and self._is_missing(attempt)
+
+    def _count_before(self, row: Row, attempt: Attempt) -> None:
+        if attempt.state is RowState.DONE:
+            self.counts.done_before += 1
+            self.counts.changed += self._has_changed(row, attempt)
+            self.counts.missing += self._is_missing(attempt)
         else:
-            counts.unknown_rows.append(UnresolvedRow(row.key, row.line, ExitCode.OUTCOME_UNKNOWN))
+            self.counts.unsuccessful(attempt.state, row.line, attempt.exit_code)
 
-    def _has_changed(self, row: Row, record: KnownRow) -> bool:
-        if record.request is None:
+    def _has_changed(self, row: Row, attempt: Attempt) -> bool:
+        if attempt.request is None:
             return False
         now = {**self.settings.recorded, **row.fields}
-        names = {*now, *record.request} - {"image_prompt", "webhook_secret"}
+        names = {*now, *attempt.request} - {"image_prompt", "webhook_secret"}
         if self.settings.random_seeds and "seed" not in row.fields:
             names.discard("seed")
-        return any(now.get(name) != record.request.get(name) for name in names)
+        return any(now.get(name) != attempt.request.get(name) for name in names)
 
-    def _is_missing(self, record: KnownRow) -> bool:
+    def _is_missing(self, attempt: Attempt) -> bool:
         """Return whether a saved picture is gone. The batch directory may have been moved since it was saved."""
-        if record.path is None or record.path == STDOUT or os.path.lexists(record.path):
+        if attempt.path is None or attempt.path == STDOUT or os.path.lexists(attempt.path):
             return False
-        parts = Path(record.path).parts
+        parts = Path(attempt.path).parts
         return not any(
             os.path.lexists(self.settings.directory.joinpath(*parts[start:])) for start in range(1, len(parts))
         )

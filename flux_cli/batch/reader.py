@@ -41,51 +41,44 @@ _COLUMN_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 class BadRowError(UsageError):
-    """A row cannot be used. `message` has the file, the line and the reason; `line` is the line's number."""
+    """A row that starts in a line of the file cannot be used."""
 
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
+    def __init__(self, file_name: str, line: int, message: str, column: int | None = None) -> None:
+        super().__init__(f"{file_name}:{line}: {'' if column is None else f'column {column}: '}{message}")
         self.line = line
 
 
-class Line(NamedTuple):
+class RawRow(NamedTuple):
     """A row as it was read: the line where it starts, and its text, its CSV cells, or why it cannot be read."""
 
-    number: int
+    line: int
     content: str | Sequence[str] | BadRowError
 
 
 @dataclass(frozen=True)
 class RowFile:
-    """A batch file that has been read.
-
-    Attributes:
-        name: What messages call the file.
-        format: One of `FORMATS`.
-        lines: Its rows in order, without blank ones and without a CSV header.
-        header: The column names of a CSV or TSV file, from the line `header_line`.
-        errors: What makes the file as a whole unusable.
-    """
+    """A batch file that has been read."""
 
     name: str
+    """What messages call it."""
     format: str
-    lines: Sequence[Line]
+    rows: Sequence[RawRow]
+    """Its rows in order, without blank ones and without a CSV header."""
     header: Sequence[str] = ()
+    """The column names of a CSV or TSV file, from the line `header_line`."""
     header_line: int = 1
     errors: Sequence[BadRowError] = ()
+    """What makes the file as a whole unusable."""
 
     def error(self, line: int, message: str, column: int | None = None) -> BadRowError:
         """Return an error about a line and, if it is known, a column."""
-        return _error(self.name, line, message, column)
+        return BadRowError(self.name, line, message, column)
 
 
 def read(source: str, stdin: BinaryIO, format_name: str | None = None) -> RowFile:
     """Read a batch file, or `stdin` for `-`.
 
-    Args:
-        source: The path, or `-`.
-        stdin: Standard input.
-        format_name: One of `FORMATS`, or None to use the extension, or for a pipe the first line.
+    `format_name` is one of `FORMATS`, or None to use the extension, or for a pipe the first line.
 
     Raises:
         LocalFileError: The file cannot be read.
@@ -99,8 +92,8 @@ def read(source: str, stdin: BinaryIO, format_name: str | None = None) -> RowFil
         raise LocalFileError(f"{name} is larger than {MAX_BYTES >> 30} GiB", "split it into several files")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UsageError(f"{name} is UTF-16", "save it as UTF-8")
-    texts = _decoded(name, content.removeprefix(_BOM))
-    first = _first_text(texts).strip()
+    lines = _decoded(name, content.removeprefix(_BOM))
+    first = _first_text(lines).strip()
     detected = _detected_format(first)
     chosen = (
         format_name or _FORMAT_OF_EXTENSION.get(Path(source).suffix.lower()) or (detected if is_pipe else None)
@@ -117,10 +110,9 @@ def read(source: str, stdin: BinaryIO, format_name: str | None = None) -> RowFil
     if chosen == "text" and detected == "jsonl" and format_name is None:
         chosen = "jsonl"
     if chosen in ("csv", "tsv"):
-        return _read_table(name, chosen, texts)
-    return RowFile(
-        name, chosen, [line for line in texts if not isinstance(line.content, str) or line.content.strip()]
-    )
+        return _read_table(name, chosen, lines)
+    rows = [line for line in lines if not isinstance(line.content, str) or line.content.strip()]
+    return RowFile(name, chosen, rows)
 
 
 def _content(source: str, stdin: BinaryIO) -> tuple[bytes, bool]:
@@ -138,22 +130,21 @@ def _content(source: str, stdin: BinaryIO) -> tuple[bytes, bool]:
     return content, is_pipe
 
 
-def _decoded(name: str, content: bytes) -> list[Line]:
-    with contextlib.suppress(UnicodeDecodeError):
-        return [Line(number, text) for number, text in enumerate(content.decode().split("\n"), 1)]
+def _decoded(name: str, content: bytes) -> list[RawRow]:
+    """Return all lines of a file, which are the rows unless it is a table."""
     lines = []
     for number, line in enumerate(content.split(b"\n"), 1):
         try:
-            lines.append(Line(number, line.decode()))
+            lines.append(RawRow(number, line.decode()))
         except UnicodeDecodeError as error:
             column = len(line[: error.start].decode()) + 1
-            lines.append(Line(number, _error(name, number, "this is not UTF-8 text", column)))
+            lines.append(RawRow(number, BadRowError(name, number, "this is not UTF-8 text", column)))
     return lines
 
 
-def _first_text(texts: Sequence[Line]) -> str:
+def _first_text(lines: Sequence[RawRow]) -> str:
     """Return the first line that is not blank."""
-    return next((line.content for line in texts if isinstance(line.content, str) and line.content.strip()), "")
+    return next((line.content for line in lines if isinstance(line.content, str) and line.content.strip()), "")
 
 
 def _detected_format(first: str) -> str:
@@ -184,41 +175,34 @@ def _cells(line: str, delimiter: str) -> list[str]:
         return []
 
 
-def _read_table(name: str, format_name: str, texts: Sequence[Line]) -> RowFile:
+def _read_table(name: str, format_name: str, lines: Sequence[RawRow]) -> RowFile:
     """Read CSV or TSV: the first line that is not blank names the columns."""
     skipped = 0
-    delimiter = "\t" if format_name == "tsv" else None
-    if match := _SEPARATOR_LINE.fullmatch(_first_text(texts[:1]).rstrip("\r")):
+    delimiter = "\t" if format_name == "tsv" else _delimiter(_first_text(lines))
+    if match := _SEPARATOR_LINE.fullmatch(_first_text(lines[:1]).rstrip("\r")):
         delimiter, skipped = match[1], 1
-    elif delimiter is None:
-        delimiter = _delimiter(_first_text(texts))
-    undecodable: list[BadRowError] = []
 
-    def decodable() -> Iterator[str]:
-        for line in texts[skipped:]:
+    def texts() -> Iterator[str]:
+        for line in lines[skipped:]:
             if isinstance(line.content, BadRowError):
-                undecodable.append(line.content)
-                return
+                raise line.content
             yield f"{line.content}\n"
 
-    reader = csv.reader(decodable(), delimiter=delimiter, strict=True)
-    lines: list[tuple[int, list[str]]] = []
+    reader = csv.reader(texts(), delimiter=delimiter, strict=True)
+    table: list[tuple[int, list[str]]] = []
+    errors = []
     start = 1 + skipped
-    errors = undecodable
     try:
         for cells in reader:
             if "".join(cells).strip():
-                lines.append((start, cells))
+                table.append((start, cells))
             start = reader.line_num + 1 + skipped
+    except BadRowError as error:
+        errors = [error]
     except csv.Error as error:
-        if not undecodable:
-            errors = [_error(name, start, f"invalid CSV: {error}")]
-    if not lines:
+        errors = [BadRowError(name, start, f"invalid CSV: {error}")]
+    if not table:
         return RowFile(name, format_name, [], errors=errors)
-    header_line, header = lines[0]
-    rows = [Line(number, cells) for number, cells in lines[1:]]
+    header_line, header = table[0]
+    rows = [RawRow(line, cells) for line, cells in table[1:]]
     return RowFile(name, format_name, rows, [cell.strip() for cell in header], header_line, errors)
-
-
-def _error(name: str, line: int, message: str, column: int | None = None) -> BadRowError:
-    return BadRowError(f"{name}:{line}: {'' if column is None else f'column {column}: '}{message}", line)

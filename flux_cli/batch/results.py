@@ -7,18 +7,16 @@ line too, because hosts that share a file system may overwrite each other's line
 
 import contextlib
 import hashlib
-import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 
-from flux_cli.batch.journal import ROW_PREFIX, Key, encoded
+from flux_cli.batch.attempt import Object
+from flux_cli.batch.journal import Key, decoded, key_of
 from flux_cli.storage.files import place, sync, temporary
 from flux_cli.storage.filesystem import local_errors, lock
 from flux_cli.storage.paths import RESULTS_NAME
-
-Object = Mapping[str, object]
 
 
 class ResultsFile:
@@ -30,24 +28,17 @@ class ResultsFile:
     def __init__(self, directory: Path) -> None:
         self.path = directory / RESULTS_NAME
 
-    def read(self, rows: Collection[str] | None = None) -> dict[Key, Object]:
-        """Return the object that counts for each row, without the response; only for `rows`, if given."""
+    def read(self, rows: Collection[bytes] | None = None) -> dict[Key, Object]:
+        """Return the object that counts for each row, without the response.
+
+        Only for `rows`, if given, whose keys are encoded.
+        """
         found: dict[Key, Object] = {}
-        with local_errors(self.path):
-            try:
-                content = self.path.read_bytes()
-            except FileNotFoundError:
-                return found
-        wanted = None if rows is None else {encoded(row) for row in rows}
-        for line in content.split(b"\n"):
-            match = ROW_PREFIX.match(line)
-            if match and wanted is not None and match[1] not in wanted:
-                continue
-            key, value = _parsed(line)
-            if key is None or value is None or (rows is not None and key[1] not in rows):
-                continue
-            if key not in found or _replaces(value, found[key]):
-                found[key] = {name: each for name, each in value.items() if name != "raw"}
+        with local_errors(self.path, "read"), contextlib.suppress(FileNotFoundError):
+            for line in self.path.read_bytes().split(b"\n"):
+                value = decoded(line, rows)
+                if value is not None and _replaces(value, found.get(key_of(value))):
+                    found[key_of(value)] = {name: each for name, each in value.items() if name != "raw"}
         return found
 
     def compare(self, lines: Collection[bytes]) -> tuple[bool, bool]:
@@ -81,16 +72,15 @@ class ResultsFile:
             counting: dict[Key, tuple[int, Object]] = {}
             superseded = set()
             for index, line in enumerate(_lines(file)):
-                key, value = _parsed(line)
-                if key is not None and value is not None:
-                    earlier, status = counting.get(key, (-1, {}))
-                    replaces = earlier < 0 or _replaces(value, status)
-                    superseded.add(earlier if replaces else index)
-                    if replaces:
-                        counting[key] = index, {"status": value.get("status")}
+                value = decoded(line)
+                if value is not None:
+                    superseded.add(index)
+                    _, earlier = counting.get(key_of(value), (index, None))
+                    if _replaces(value, earlier):
+                        counting[key_of(value)] = index, {"status": value.get("status")}
                 elif not line.strip() or (line.startswith(b'{"row": ') and not line.rstrip().endswith(b"}")):
                     superseded.add(index)
-            superseded.discard(-1)
+            superseded.difference_update(index for index, _ in counting.values())
             if superseded:
                 with temporary(self.path.parent) as new:
                     for index, line in enumerate(_lines(file)):
@@ -121,16 +111,8 @@ def digest(line: bytes) -> bytes:
     return hashlib.blake2b(line, digest_size=8).digest()
 
 
-def _parsed(line: bytes) -> tuple[Key | None, Object | None]:
-    try:
-        value = json.loads(line)
-        return (str(value["service"]), str(value["row"])), value
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None, None
-
-
-def _replaces(later: Object, earlier: Object) -> bool:
-    return later.get("status") == "finished" or earlier.get("status") != "finished"
+def _replaces(later: Object, earlier: Object | None) -> bool:
+    return earlier is None or later.get("status") == "finished" or earlier.get("status") != "finished"
 
 
 def _lines(file: FileIO) -> Iterator[bytes]:

@@ -11,10 +11,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from flux_cli.api.request import JsonValue, flag, parse_text, shown, violations
-from flux_cli.batch.reader import COLUMNS, OWN_COLUMNS, BadRowError, Line, RowFile
+from flux_cli.batch.reader import COLUMNS, OWN_COLUMNS, BadRowError, RawRow, RowFile
 from flux_cli.batch.shards import Shard
 from flux_cli.errors import UsageError, closest
 from flux_cli.pictures import image_prompt, naming
@@ -24,29 +23,27 @@ MAX_NAME_BYTES = 255
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BLANK = re.compile(r"[ \t\r\n]*")
 
+ColumnOf = Callable[[str], int | None]
+
 
 @dataclass(frozen=True)
 class Row:
-    """One row.
-
-    Attributes:
-        position: Its number among the rows, from 1; blank lines do not count.
-        line: The line of the file where it starts, from 1.
-        key: How later runs recognise it: its `id`, or `#`, a hash of its content and its number among the rows
-            with this content. So rows can be added and moved without becoming new ones.
-        fields: The request fields that it sets.
-        output: The name that it sets for its picture, or None.
-        has_id: Whether it has an `id`.
-        column_of: Returns the column of a name, or None.
-    """
+    """One row."""
 
     position: int
+    """Its number among the rows, from 1; blank lines do not count."""
     line: int
+    """The line of the file where it starts, from 1."""
     key: str
+    """How later runs recognise it: its `id`, or `#`, a hash of its content and its number among the rows with this
+    content. So rows can be added and moved without becoming new ones."""
     fields: Mapping[str, JsonValue]
+    """The request fields that it sets."""
     output: str | None
+    """The name that it sets for its picture, or None."""
     has_id: bool
-    column_of: Callable[[str], int | None] = field(repr=False)
+    column_of: ColumnOf = field(repr=False)
+    """Returns the column of a name, or None."""
 
     def name_of(self, name: str) -> str:
         """Return how a message names a field: by its column or, if the row does not set it, by its flag."""
@@ -61,70 +58,48 @@ def parse(
 ) -> tuple[list[Row], list[BadRowError]]:
     """Return the rows of a shard, in order, and their errors, before the rules of the request are checked.
 
-    Args:
-        file: The file.
-        shard: The rows to return.
-        directory: The batch directory.
-        ignore_unknown: Ignore columns that do not exist instead of reporting them.
+    Unknown columns are errors unless they are ignored.
     """
     parser = _Parser(file, ignore_unknown=ignore_unknown)
     errors = [*file.errors, *parser.header_errors()]
     if errors:
         return [], errors
-    parsed = {}
-    for position, line in enumerate(file.lines, 1):
-        if shard.has(position):
-            parsed[position] = values = parser.values(line)
-            if not isinstance(values, _Values):
-                errors += values
-    summaries = [parser.summary(line) for line in file.lines]
-    errors += _conflicts(file, parser, summaries, directory)
-    return _with_keys(file, parser, summaries, parsed), sorted(errors, key=lambda error: error.line)
-
-
-class _Summary(NamedTuple):
-    """The values of a row that can conflict with other rows, unchecked; empty for a row that cannot be read."""
-
-    id: str = ""
-    output: str = ""
-    prompt: object = None
-
-
-@dataclass(frozen=True)
-class _Values:
-    """The values of a row by column name, without empty ones."""
-
-    given: Mapping[str, JsonValue]
-    column_of: Callable[[str], int | None]
-
-    def own(self, name: str) -> str:
-        return str(self.given.get(name, "")).strip()
-
-    def fields(self) -> dict[str, JsonValue]:
-        return {name: value for name, value in self.given.items() if name not in OWN_COLUMNS}
-
-
-def _with_keys(
-    file: RowFile,
-    parser: "_Parser",
-    summaries: Sequence[_Summary],
-    parsed: Mapping[int, _Values | list[BadRowError]],
-) -> list[Row]:
-    """Return the parsed rows with their keys, which count the rows of all shards with equal content."""
-    prompts = {summaries[position - 1].prompt for position in parsed if not summaries[position - 1].id}
-    occurrences: dict[bytes, int] = {}
+    own = {position: parser.row(position, raw) for position, raw in enumerate(file.rows, 1) if shard.has(position)}
+    prompts = {str(row.fields.get("prompt")) for row in own.values() if isinstance(row, Row) and not row.has_id}
     rows = []
-    for position, (line, summary) in enumerate(zip(file.lines, summaries, strict=True), 1):
-        values = parsed.get(position)
-        if values is None and not summary.id and summary.prompt in prompts:
-            values = parser.values(line)
-        if isinstance(values, _Values):
-            fields = values.fields()
-            key = values.own("id") or _content_key(fields, occurrences)
-            if position in parsed:
-                output, has_id = values.own("output") or None, bool(values.own("id"))
-                rows.append(Row(position, line.number, key, fields, output, has_id, values.column_of))
-    return rows
+    occurrences: dict[bytes, int] = {}
+    lines: dict[tuple[str, str], int] = {}
+    for position, raw in enumerate(file.rows, 1):
+        unchecked = parser.unchecked(raw)
+        row = own.get(position)
+        if row is None and str(unchecked.get("prompt")) in prompts:  # it may have the same content
+            row = parser.row(position, raw)
+        if isinstance(row, Row):
+            if not row.has_id:
+                row = replace(row, key=_content_key(row.fields, occurrences))
+            if position in own:
+                rows.append(row)
+        elif row and position in own:
+            errors += row
+        for name, value in _unique_values(unchecked, directory):
+            first = lines.setdefault((name, value), raw.line)
+            if first != raw.line and not (name == "output" and os.path.isdir(value)):
+                errors.append(parser.conflict(position, raw, name, f"{first}: {shown(value)}"))
+    return rows, sorted(errors, key=lambda error: error.line)
+
+
+def _unique_values(values: Mapping[str, object], directory: Path) -> Iterator[tuple[str, str]]:
+    """Yield the values of a row that no other row may have: its ID and, unless it is a directory, its output."""
+    if own_id := _text(values, "id"):
+        yield "id", own_id
+    output = _text(values, "output")
+    if output and not output.endswith(("/", os.sep)) and "{" not in output:
+        yield "output", os.path.normpath(directory / output)
+
+
+def _text(values: Mapping[str, object], name: str) -> str:
+    value = values.get(name)
+    return "" if value is None else str(value).strip()
 
 
 def _content_key(fields: Mapping[str, JsonValue], occurrences: dict[bytes, int]) -> str:
@@ -136,7 +111,7 @@ def _content_key(fields: Mapping[str, JsonValue], occurrences: dict[bytes, int])
 
 
 class _Parser:
-    """Turns the lines of one file into values."""
+    """Parses the rows of one file."""
 
     def __init__(self, file: RowFile, *, ignore_unknown: bool) -> None:
         self._file = file
@@ -158,66 +133,61 @@ class _Parser:
         if "prompt" not in header:
             yield self._file.error(line, "there is no column `prompt`; the first line has to name the columns")
 
-    def values(self, line: Line) -> _Values | list[BadRowError]:
-        """Return the values of a row, or its errors."""
-        if isinstance(line.content, BadRowError):
-            return [line.content]
-        if not isinstance(line.content, str):
-            return self._from_cells(line.number, line.content)
+    def row(self, position: int, raw: RawRow) -> Row | list[BadRowError]:
+        """Return a row, or its errors; the key is empty if it has no `id`."""
+        if isinstance(raw.content, BadRowError):
+            return [raw.content]
+        if not isinstance(raw.content, str):
+            return self._from_cells(position, raw.line, raw.content)
         if self._file.format == "jsonl":
-            return self._from_json(line.number, line.content.rstrip("\r"))
-        text = line.content.strip()
+            return self._from_json(position, raw.line, raw.content.rstrip("\r"))
+        text = raw.content.strip()
         if "\r" in text:
-            return [self._file.error(line.number, "a carriage return does not end a line; use LF or CRLF")]
-        return _Values({"prompt": text}, lambda _: None)
+            return [self._file.error(raw.line, "a carriage return does not end a line; use LF or CRLF")]
+        return self._checked(position, raw.line, {"prompt": text}, lambda _: None)
 
-    def summary(self, line: Line) -> _Summary:
-        """Return the values of a row that can conflict with other rows."""
-        content = line.content
-        if isinstance(content, BadRowError):
-            return _Summary()
-        if not isinstance(content, str):
-            cells = [self._cell(content, name) for name in ("id", "output", "prompt")]
-            return _Summary(cells[0].strip(), cells[1].strip(), cells[2])
+    def unchecked(self, raw: RawRow) -> Mapping[str, object]:
+        """Return the values of a row, whether or not they are valid; none if it cannot be read."""
+        if isinstance(raw.content, BadRowError):
+            return {}
+        if not isinstance(raw.content, str):
+            return dict(zip(self._file.header, raw.content, strict=False))
         if self._file.format == "text":
-            return _Summary(prompt=content.strip())
+            return {"prompt": raw.content.strip()}
         try:
-            values = json.loads(content)
+            values = json.loads(raw.content)
         except (ValueError, RecursionError):
-            return _Summary()
-        if not isinstance(values, dict):
-            return _Summary()
-        own_id, output = (
-            "" if (value := values.get(name)) is None else str(value).strip() for name in OWN_COLUMNS
-        )
-        prompt = values.get("prompt")
-        return _Summary(own_id, output, prompt if isinstance(prompt, str | int | float) else None)
+            return {}
+        return values if isinstance(values, dict) else {}
 
-    def _cell(self, cells: Sequence[str], name: str) -> str:
-        column = self._columns.get(name, 0)
-        return cells[column - 1] if 0 < column <= len(cells) else ""
+    def conflict(self, position: int, raw: RawRow, name: str, other: str) -> BadRowError:
+        """Return the error of a row with the same value as an earlier one."""
+        row = self.row(position, raw)
+        column = row.column_of(name) if isinstance(row, Row) else None
+        where = f"`{name}`" if column is None else f"column {column} (`{name}`)"
+        return self._file.error(raw.line, f"{where} is the same as in line {other}")
 
-    def _from_json(self, number: int, text: str) -> _Values | list[BadRowError]:
+    def _from_json(self, position: int, line: int, text: str) -> Row | list[BadRowError]:
         try:
             values = json.loads(text, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             what = f"not JSON: {error.msg[:1].lower()}{error.msg[1:]}"
-            return [self._file.error(number, what, error.colno)]
+            return [self._file.error(line, what, error.colno)]
         except (ValueError, RecursionError) as error:
             # Python's message about long numbers names a setting of Python.
             what = "a number has too many digits" if "digits" in str(error) else str(error)[:200]
-            return [self._file.error(number, what, 1)]
+            return [self._file.error(line, what, 1)]
         if not isinstance(values, dict):
-            return [self._file.error(number, 'not a JSON object such as {"prompt": "a red kite"}', 1)]
+            return [self._file.error(line, 'not a JSON object such as {"prompt": "a red kite"}', 1)]
         given = {name: value for name, value in values.items() if value is not None}
-        return self._checked(number, given, lambda name: _key_columns(text).get(name))
+        return self._checked(position, line, given, lambda name: _key_columns(text).get(name))
 
-    def _from_cells(self, number: int, cells: Sequence[str]) -> _Values | list[BadRowError]:
+    def _from_cells(self, position: int, line: int, cells: Sequence[str]) -> Row | list[BadRowError]:
         header = self._file.header
         if len(cells) > len(header):
             columns = "1 column" if len(header) == 1 else f"{len(header)} columns"
             what = f"{len(cells)} cells for {columns}; text that contains the delimiter needs quotes"
-            return [self._file.error(number, what, len(header) + 1)]
+            return [self._file.error(line, what, len(header) + 1)]
         given: dict[str, object] = {}
         errors = []
         for name, cell in zip(header, cells, strict=False):
@@ -227,14 +197,14 @@ class _Parser:
                 given[name] = cell if name in OWN_COLUMNS else parse_text(name, cell)
             except ValueError as error:
                 what = f"`{name}` {error}, not `{shown(cell)}`"
-                errors.append(self._file.error(number, what, self._columns[name]))
-        return errors or self._checked(number, given, self._columns.get)
+                errors.append(self._file.error(line, what, self._columns[name]))
+        return errors or self._checked(position, line, given, self._columns.get)
 
     def _checked(
-        self, number: int, given: Mapping[str, object], column_of: Callable[[str], int | None]
-    ) -> _Values | list[BadRowError]:
+        self, position: int, line: int, given: Mapping[str, object], column_of: ColumnOf
+    ) -> Row | list[BadRowError]:
         """Check the types of the values, which the rules of the request assume to be correct."""
-        values: dict[str, JsonValue] = {}
+        fields: dict[str, JsonValue] = {}
         errors = []
         for name, value in given.items():
             if name not in COLUMNS:
@@ -245,90 +215,48 @@ class _Parser:
                 what = f"`{name}` takes no {'list' if isinstance(value, list) else 'object'}"
             elif isinstance(value, str) and _SURROGATE.search(value):
                 what = f"`{name}` contains half a surrogate pair, which cannot be sent"
-            elif name in OWN_COLUMNS and (isinstance(value, bool | float) or "\0" in str(value)):
+            elif name not in OWN_COLUMNS:
+                fields[name] = value
+                continue
+            elif isinstance(value, bool | float) or "\0" in str(value):
                 what = f"`{name}` takes text"
             else:
-                values[name] = value
                 continue
-            errors.append(self._file.error(number, what, column_of(name)))
-        return errors or _Values(values, column_of)
+            errors.append(self._file.error(line, what, column_of(name)))
+        own_id, output = _text(given, "id"), _text(given, "output")
+        return errors or Row(position, line, own_id, fields, output or None, bool(own_id), column_of)
 
 
-def _conflicts(
-    file: RowFile, parser: _Parser, summaries: Sequence[_Summary], directory: Path
-) -> Iterator[BadRowError]:
-    """Yield an error for each row of the whole file with the same `id` or `output` as an earlier row."""
-    ids: dict[str, int] = {}
-    outputs: dict[str, int] = {}
-    for line, summary in zip(file.lines, summaries, strict=True):
-        if summary.id and (first := ids.setdefault(summary.id, line.number)) != line.number:
-            yield _conflict(file, parser, line, "id", f"{first}: {shown(summary.id)}")
-        if summary.output and not summary.output.endswith(("/", os.sep)) and "{" not in summary.output:
-            path = os.path.normpath(directory / summary.output)
-            if (first := outputs.setdefault(path, line.number)) != line.number and not os.path.isdir(path):
-                yield _conflict(file, parser, line, "output", f"{first}: {path}")
+def check(row: Row, directory: Path, defaults: Mapping[str, JsonValue], *, validate: bool) -> Iterator[str]:
+    """Yield what is wrong with a row in this batch directory.
 
-
-def _conflict(file: RowFile, parser: _Parser, line: Line, name: str, what: str) -> BadRowError:
-    values = parser.values(line)
-    column = values.column_of(name) if isinstance(values, _Values) else None
-    where = f"`{name}`" if column is None else f"column {column} (`{name}`)"
-    return file.error(line.number, f"{where} is the same as in line {what}")
-
-
-class Checks:
-    """Checks single rows against all rules.
-
-    Args:
-        file: The file.
-        directory: The batch directory.
-        defaults: The fields of rows that do not set them.
-        validate: Whether the rules of the service are checked; local ones always are.
+    `defaults` are the fields of rows that do not set them. `validate` adds the rules of the service to local ones.
     """
+    if row.has_id and row.key.startswith("#"):
+        yield f"{row.name_of('id')} must not begin with #"
+    if validate:
+        yield from violations({**defaults, **row.fields}, row.name_of)
+    source = row.fields.get("image_prompt")
+    if isinstance(source, str) and (problem := image_prompt.problem(source)):
+        yield f"{row.name_of('image_prompt')} {problem}"
+    if row.output is not None and (problem := _output_problem(row, row.output, directory)):
+        yield f"{row.name_of('output')} {problem}"
 
-    def __init__(
-        self, file: RowFile, directory: Path, defaults: Mapping[str, JsonValue], *, validate: bool
-    ) -> None:
-        self._file = file
-        self._directory = directory
-        self._root = Path(os.path.normpath(directory))
-        self._defaults = defaults
-        self._validate = validate
 
-    def errors(self, row: Row) -> Iterator[BadRowError]:
-        """Yield the errors of a row."""
-        for message in (*self._broken_id(row), *self._broken_fields(row), *self._broken_output(row)):
-            yield self._file.error(row.line, message)
-
-    def _broken_id(self, row: Row) -> Iterator[str]:
-        if row.has_id and row.key.startswith("#"):
-            yield f"{row.name_of('id')} must not begin with #"
-
-    def _broken_fields(self, row: Row) -> Iterator[str]:
-        if self._validate:
-            yield from violations({**self._defaults, **row.fields}, row.name_of)
-        source = row.fields.get("image_prompt")
-        if isinstance(source, str) and (problem := image_prompt.problem(source)):
-            yield f"{row.name_of('image_prompt')} {problem}"
-
-    def _broken_output(self, row: Row) -> Iterator[str]:
-        if row.output is None:
-            return
-        try:
-            target = target_for(row, self._directory, force=False)
-        except UsageError as error:
-            yield f"{row.name_of('output')} {error.message.removeprefix('`-o` ')}"
-            return
-        path = Path(os.path.normpath(target.directory / target.template))
-        inside = path.relative_to(self._root).parts if path.is_relative_to(self._root) else ()
-        if row.output.startswith("~") or not path.is_relative_to(self._root):
-            yield f"{row.name_of('output')} is outside the batch directory: {shown(row.output)}"
-        elif any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts):
-            yield f"{row.name_of('output')} is too long for a file name: {shown(row.output)}"
-        elif [part.casefold() for part in inside] == [RESULTS_NAME] or (
-            inside and inside[0].casefold() == STATE_NAME
-        ):
-            yield f"{row.name_of('output')} is a name that the batch uses itself: {shown(row.output)}"
+def _output_problem(row: Row, output: str, directory: Path) -> str | None:
+    try:
+        target = target_for(row, directory, force=False)
+    except UsageError as error:
+        return error.message.removeprefix("`-o` ")
+    path, root = (Path(os.path.normpath(each)) for each in (target.directory / target.template, directory))
+    if output.startswith("~") or not path.is_relative_to(root):
+        return f"is outside the batch directory: {shown(output)}"
+    if any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.parts):
+        return f"is too long for a file name: {shown(output)}"
+    inside = [part.casefold() for part in path.relative_to(root).parts]
+    if inside == [RESULTS_NAME] or inside[:1] == [STATE_NAME]:
+        return f"is a name that the batch uses itself: {shown(output)}"
+    return None
 
 
 def target_for(row: Row, directory: Path, *, force: bool) -> naming.Target:

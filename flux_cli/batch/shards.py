@@ -11,10 +11,10 @@ _SHARD = re.compile(r"([0-9]{1,9})/([0-9]{1,9})")
 
 @dataclass(frozen=True)
 class Shard:
-    """Every `of`-th row, starting with the `number`-th. `1/1` is all of them."""
+    """Every `count`-th row, starting with the `index`-th. `1/1` is all of them."""
 
-    number: int = 1
-    of: int = 1
+    index: int = 1
+    count: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
@@ -27,12 +27,12 @@ class Shard:
         return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
+        return f"{self.index}/{self.count}"
 
     def has(self, position: int) -> bool:
         """Return whether the row at this position, from 1, belongs to it."""
-        return position % self.of == self.number % self.of
+        return position % self.count == self.index % self.count
 
     def overlaps(self, other: "Shard") -> bool:
         """Return whether a row can belong to both."""
-        return (self.number - other.number) % gcd(self.of, other.of) == 0
+        return (self.index - other.index) % gcd(self.count, other.count) == 0

@@ -2,14 +2,14 @@
 
 import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal
+from flux_cli.batch.attempt import ENDED, Attempt, Object, RowState, best_of, row_object, state_of
 from flux_cli.batch.claims import Claim
-from flux_cli.batch.journal import Attempt, Entry, Journals, Key
-from flux_cli.batch.plan import KnownRow, RowState, state_of
+from flux_cli.batch.journal import Journals, Key, encoded
 from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import Row
 from flux_cli.engine.result import Result
@@ -19,26 +19,21 @@ from flux_cli.storage.history import HistoryReader
 from flux_cli.storage.paths import STATE_NAME
 from flux_cli.storage.record import Record
 
-ENDED = (RowState.DONE, RowState.FAILED, RowState.UNKNOWN)
-"""Rows in these states have a line in the results."""
-_STATUSES = {RowState.DONE: Status.FINISHED, RowState.FAILED: Status.FAILED, RowState.UNKNOWN: Status.UNKNOWN}
+NO_RESPONSE = "no response is known"
 
 
 @dataclass(frozen=True)
 class BatchState:
-    """What is known about the rows.
+    """What is known about the rows when a run begins."""
 
-    Attributes:
-        known: What is known about each row, by its key.
-        missing: Objects that the results lack.
-        next_number: The number of this run's journal.
-        history_error: Why the history could not be read, or None.
-    """
-
-    known: Mapping[str, KnownRow]
-    missing: Sequence[Mapping[str, object]]
-    next_number: int
+    attempts: Mapping[str, Attempt]
+    """The attempt that determines the state of each row, by the key of the row; rows without one are new."""
+    missing: Sequence[Object]
+    """Objects that the results lack."""
+    next_run: int
+    """The number of this run."""
     history_error: LocalFileError | None = None
+    """Why the history could not be read, or None."""
 
 
 def load(
@@ -49,27 +44,26 @@ def load(
     Raises:
         LocalFileError: The directory cannot be read; or it is from version 0.1.0, and the history cannot be read.
     """
-    keys = {row.key for row in rows}
-    journals, results = _read(directory, keys)
+    journals, results = _read(directory, {encoded(row.key) for row in rows})
     attempts = journals.attempts({key: each for key, each in results.items() if key[0] == service})
-    known: dict[str, KnownRow] = {}
-    missing: list[Mapping[str, object]] = []
+    found: dict[str, Attempt] = {}
+    missing: list[Object] = []
     history_error: LocalFileError | None = None
     for row in rows:
         own = attempts.get((service, row.key))
-        best = journal.best(own) if own else None
-        record = None
+        best = best_of(own) if own else None
         if history is not None and _needs_history(best):
             try:
                 record = history.newest_of_row(service, name, row.key)
             except LocalFileError as error:
                 history, history_error = None, error
-        found, line = _combined(row, service, best, record)
-        if found is not None:
-            known[row.key] = found
-            if line is not None and not _is_recorded(results.get((service, row.key)), found):
-                missing.append(line)
-    return BatchState(known, missing, journals.next_number, history_error)
+            else:
+                best = best if record is None else _with_record(best, record, row, service)
+        if best is not None:
+            found[row.key] = best
+            if best.state in ENDED and not best.is_recorded(results.get((service, row.key))):
+                missing.append(best.result or _unknown(row, service, best.request or {}))
+    return BatchState(found, missing, journals.next_run, history_error)
 
 
 def compact(directory: Path, claim: Claim, own: Path, written: Collection[bytes] | None) -> None:
@@ -94,18 +88,18 @@ def compact(directory: Path, claim: Claim, own: Path, written: Collection[bytes]
         if complete:
             _remove(files, results, claim, tidy=has_others)
             return
-    journals, lines = _read(directory, None)
+    journals, objects = _read(directory, None)
+    attempts = journals.attempts(objects)
     missing = []
-    mentioned = journals.keys
-    for key, attempts in journals.attempts({key: lines[key] for key in lines if key in mentioned}).items():
-        best = journal.best(attempts)
+    for key in journals.keys:
+        best = best_of(attempts[key])
         if best.state not in ENDED:
             return
-        if not _is_recorded(lines.get(key), best.known()):
+        if not best.is_recorded(objects.get(key)):
             if best.result is None:
                 return
             missing.append(best.result)
-    results.append(map(journal.encoded, missing))
+    results.append(map(encoded, missing))
     _remove(journals.files, results, claim, tidy=True)
 
 
@@ -119,12 +113,12 @@ def _remove(files: Iterable[Path], results: ResultsFile, claim: Claim, *, tidy: 
     claim.remove_others()
 
 
-def _read(directory: Path, keys: set[str] | None) -> tuple[Journals, dict[Key, Entry]]:
+def _read(directory: Path, rows: Collection[bytes] | None) -> tuple[Journals, dict[Key, Object]]:
     """Read the journals, then the results: entries are in the results before they leave the journals."""
     while True:
         with contextlib.suppress(FileNotFoundError):
-            journals = journal.read(directory / STATE_NAME, keys)
-            return journals, ResultsFile(directory).read(keys)
+            journals = journal.read(directory / STATE_NAME, rows)
+            return journals, ResultsFile(directory).read(rows)
 
 
 def _needs_history(best: Attempt | None) -> bool:
@@ -134,49 +128,33 @@ def _needs_history(best: Attempt | None) -> bool:
     return not best.journal and best.state is not RowState.DONE
 
 
-def _combined(
-    row: Row, service: str, best: Attempt | None, record: Record | None
-) -> tuple[KnownRow | None, Mapping[str, object] | None]:
-    """Return the state of a row, and its object for the results if it has ended."""
-    if record is not None:
-        from_history = _of_record(record)
-        newer = best is None or (
-            not best.journal and record.task_id != best.task_id and from_history.state is not RowState.NEW
-        )
-        if newer:
-            return from_history, {"row": row.key, "line": row.line, "service": service, **as_json(record)} if (
-                from_history.state in ENDED
-            ) else None
+def _with_record(best: Attempt | None, record: Record, row: Row, service: str) -> Attempt:
+    """Return what is known about a row from the directory and from the history, which comes first for old rows."""
+    recorded = Attempt(
+        state_of(record.status, record.task_id, record.path, record.exit_code),
+        record.task_id,
+        record.request,
+        record.created,
+        record_number=record.number,
+        result=row_object(row.key, row.line, service, _result_of(record)) | {"raw": None},
+    )
     if best is None:
-        return None, None
-    found = best.known()
-    if record is not None and record.task_id == found.task_id:
-        found = replace(found, number=record.number, request=found.request or record.request)
-    if found.state not in ENDED:
-        return found, None
-    if best.result is not None:
-        return found, best.result
-    unknown = Result(
-        Status.UNKNOWN, ExitCode.OUTCOME_UNKNOWN, request=best.request or {}, error="no response is known"
-    )
-    return found, {"row": row.key, "line": row.line, "service": service, **unknown.as_json()}
+        return recorded
+    if record.task_id == best.task_id:
+        best.record_number, best.request = record.number, best.request or record.request
+    elif not best.journal and recorded.state is not RowState.NEW:
+        return recorded
+    return best
 
 
-def _is_recorded(line: Entry | None, found: KnownRow) -> bool:
-    if line is None:
-        return False
-    return line.get("status") == _STATUSES[found.state] and line.get("task_id") == found.task_id
+def _unknown(row: Row, service: str, request: Object) -> Object:
+    """Return the object of a row whose run ended before it knew the outcome."""
+    result = Result(Status.UNKNOWN, ExitCode.OUTCOME_UNKNOWN, request=request, error=NO_RESPONSE)
+    return row_object(row.key, row.line, service, result)
 
 
-def _of_record(record: Record) -> KnownRow:
-    state = state_of(record.status, record.task_id, record.path, record.exit_code)
-    return KnownRow(
-        state, record.task_id, record.request, record.path, record.exit_code, record.age, record.number
-    )
-
-
-def as_json(record: Record) -> dict[str, object]:
-    """Return a row's object as it was printed when the row ended, as far as the history has it."""
+def _result_of(record: Record) -> Result:
+    """Return the result of a submission, as far as the history has it."""
     task = Task(
         record.task_id or "",
         record.status,
@@ -186,7 +164,7 @@ def as_json(record: Record) -> dict[str, object]:
         original_image_url=record.original_image_url,
     )
     codes = {Status.FAILED: record.exit_code or ExitCode.TASK_FAILED, Status.UNKNOWN: ExitCode.OUTCOME_UNKNOWN}
-    result = Result(
+    return Result(
         record.status,
         ExitCode(codes.get(record.status, ExitCode.OK)),
         task=task,
@@ -195,6 +173,5 @@ def as_json(record: Record) -> dict[str, object]:
         original_path=Path(record.original_path) if record.original_path else None,
         request=record.request,
         elapsed=record.ended - record.created if record.ended else None,
-        error=record.error or ("no response is known" if record.status is Status.UNKNOWN else None),
+        error=record.error or (NO_RESPONSE if record.status is Status.UNKNOWN else None),
     )
-    return {**result.as_json(), "raw": None, "request": dict(record.request)}

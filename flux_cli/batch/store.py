@@ -8,16 +8,14 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flux_cli.api.task import recorded_url
+from flux_cli.batch.attempt import ENDED, Object, row_object, state_of
 from flux_cli.batch.claims import Claim
 from flux_cli.batch.journal import ACCEPTED, FINISHED, INTENT, UNSENT, Journal, encoded
-from flux_cli.batch.plan import state_of
-from flux_cli.batch.results import Object, ResultsFile, digest
-from flux_cli.batch.state import ENDED
-from flux_cli.engine.job import Job
-from flux_cli.engine.result import Result
+from flux_cli.batch.results import ResultsFile, digest
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed, Store
 from flux_cli.errors import LocalFileError
 from flux_cli.storage.paths import STATE_NAME
@@ -29,15 +27,15 @@ HISTORY_PAUSE_SECONDS = 5.0
 class BatchStore:
     """Records the changes of a batch's run."""
 
-    def __init__(self, directory: Path, service: str, number: int, claim: Claim, history: Store | None) -> None:
-        """`number` is the number of the journal; `history` also gets all changes."""
+    def __init__(self, directory: Path, service: str, run: int, claim: Claim, history: Store | None) -> None:
+        """`run` is the number of the run; `history` also gets all changes."""
         self._service = service
-        self._journal = Journal(directory / STATE_NAME, service, claim.path.stem, number)
+        self._journal = Journal(directory / STATE_NAME, service, claim.path.stem, run)
         self._results = ResultsFile(directory)
         self._claim = claim
         self._history = HistoryQueue(history)
         self._unwritten: list[Change] = []
-        self._missing_lines: list[bytes] = []
+        self._missing: list[bytes] = []
         self.written: set[bytes] = set()
         """The digests of the lines that this run added to the results."""
         self._open_rows: set[str] = set()
@@ -47,7 +45,7 @@ class BatchStore:
     @property
     def is_complete(self) -> bool:
         """Whether the results have everything that the journal has."""
-        return not (self._open_rows or self._unwritten or self._missing_lines)
+        return not (self._open_rows or self._unwritten or self._missing)
 
     @property
     def journal(self) -> Path:
@@ -68,31 +66,34 @@ class BatchStore:
         """
         self._claim.refresh_if_due()
         all_changes = [*self._unwritten, *changes]
-        results = [self._result(change) for change in all_changes]
+        results: dict[str, bytes] = {}
+        entries = []
+        for change in all_changes:
+            row = change.job.row or ""
+            if isinstance(change, Closed):
+                result = self._result(change)
+                entries.append(self._journal.closed_entry(row, result))
+                if _has_ended(change):
+                    results[row] = result
+            else:
+                entries.append(self._entry(change, row))
         try:
-            self._journal.append(map(self._line, all_changes, results))
+            self._journal.append(entries)
         except LocalFileError:
             self._unwritten = [change for change in all_changes if not isinstance(change, Intent)]
             raise
         self._unwritten = []
-        for change in all_changes:
-            if isinstance(change, Closed) and _has_ended(change.result):
-                self._open_rows.discard(change.job.row or "")
-            else:
-                self._open_rows.add(change.job.row or "")
+        self._open_rows.update(change.job.row or "" for change in all_changes)
+        self._open_rows.difference_update(results)
         intents = [change.job for change in changes if isinstance(change, Intent)]
         if intents and not self._claim.held():
             # In this order, a run that has taken over either reads the intents or is detected here.
-            self._journal.append(self._journal.line(job.row or "", UNSENT) for job in intents)
+            self._journal.append(self._journal.entry(job.row or "", UNSENT) for job in intents)
             raise LocalFileError(
                 "another flux-cli has taken over the batch, because this process was stopped for some time",
                 "see the other process",
             )
-        self._add_lines(
-            result
-            for change, result in zip(all_changes, results, strict=True)
-            if isinstance(change, Closed) and _has_ended(change.result)
-        )
+        self._add(results.values())
         # The history gets the URLs of a finished task with its path.
         self._history.commit([change for change in all_changes if not isinstance(change, Finished)])
 
@@ -101,43 +102,41 @@ class BatchStore:
         if self._unwritten:
             with contextlib.suppress(LocalFileError):
                 self.commit([])
-        self._add_lines([])
+        self._add([])
         self._history.commit([], last=True)
         self._journal.close()
 
     def add_results(self, objects: Iterable[Object]) -> None:
         """Append objects to the results; those that cannot be written are kept for later."""
-        self._add_lines(map(encoded, objects))
+        self._add(map(encoded, objects))
 
-    def _add_lines(self, lines: Iterable[bytes]) -> None:
-        unwritten = [*self._missing_lines, *lines]
+    def _add(self, lines: Iterable[bytes]) -> None:
+        unwritten = [*self._missing, *lines]
         try:
             self._results.append(unwritten)
         except LocalFileError as error:
-            self.results_error, self._missing_lines = error, unwritten
+            self.results_error, self._missing = error, unwritten
         else:
-            self.results_error, self._missing_lines = None, []
+            self.results_error, self._missing = None, []
             self.written.update(map(digest, unwritten))
 
-    def _result(self, change: Change) -> bytes:
-        """Return the line of the results for a change, empty if it is no result."""
-        return encoded(line_of(change.job, self._service, change.result)) if isinstance(change, Closed) else b""
+    def _result(self, change: Closed) -> bytes:
+        """Return the object of a row in the results, encoded. Paths are absolute."""
+        result, job = change.result, change.job
+        result = replace(result, path=_absolute(result.path), original_path=_absolute(result.original_path))
+        return encoded(row_object(job.row or "", job.line, self._service, result))
 
-    def _line(self, change: Change, result: bytes) -> bytes:
-        """Return the line of the journal for a change."""
-        job, journal = change.job, self._journal
-        row = job.row or ""
-        if isinstance(change, Intent):
-            return journal.line(row, INTENT, line=job.line, time=round(time.time(), 3), request=job.recorded)
-        if isinstance(change, Accepted):
-            return journal.line(row, ACCEPTED, task_id=change.task_id)
-        if isinstance(change, Postponed):
-            return journal.line(row, UNSENT)
-        if isinstance(change, Finished):
-            return journal.line(
-                row, FINISHED, task_id=change.task.task_id, image_url=recorded_url(change.task.image_url)
-            )
-        return journal.closed_line(row, result)
+    def _entry(self, change: Intent | Accepted | Postponed | Finished, row: str) -> bytes:
+        job, entry = change.job, self._journal.entry
+        match change:
+            case Intent():
+                return entry(row, INTENT, line=job.line, time=round(time.time(), 3), request=job.recorded)
+            case Accepted(task_id=task_id):
+                return entry(row, ACCEPTED, task_id=task_id)
+            case Postponed():
+                return entry(row, UNSENT)
+            case Finished(task=task):
+                return entry(row, FINISHED, task_id=task.task_id, image_url=recorded_url(task.image_url))
 
 
 class HistoryQueue:
@@ -168,13 +167,10 @@ class HistoryQueue:
             self.error = None
 
 
-def _has_ended(result: Result) -> bool:
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.absolute()
+
+
+def _has_ended(change: Closed) -> bool:
+    result = change.result
     return state_of(result.status, result.task_id, result.path, result.exit_code) in ENDED
-
-
-def line_of(job: Job, service: str, result: Result) -> dict[str, object]:
-    """Return the object about a row in the results. Paths are absolute."""
-    paths = {"path": result.path, "original_path": result.original_path}
-    absolute = {name: str(path.absolute()) for name, path in paths.items() if path is not None}
-    line = {"row": job.row, "line": job.line, "service": service, **result.as_json(), **absolute}
-    return {**line, "request": dict(job.recorded)}

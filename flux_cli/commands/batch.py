@@ -153,20 +153,9 @@ def batch(
     limit = options.timeout_seconds(timeout, default=None)
     own_rows = Shard.parse(shard)
     directory = batching.directory_of(output, config)
-    read = reader.read(file, sys.stdin.buffer, format_name)
-    defaults, recorded = batching.flag_defaults(request, config, file, read.format)
-    rows = batching.checked_rows(
-        read,
-        own_rows,
-        directory,
-        defaults,
-        config,
-        validate=not no_validate,
-        ignore_unknown=ignore_unknown_columns,
-    )
-    choice = None if dry_run else choose(service, config)
+    rows_file = reader.read(file, sys.stdin.buffer, format_name)
+    defaults, recorded = batching.flag_defaults(request, config, file, rows_file.format)
     settings = BatchSettings(
-        service=choice.name if choice else "",
         directory=directory,
         name=batching.absolute_name(directory),
         defaults=defaults,
@@ -180,12 +169,24 @@ def batch(
         max_tasks=max_tasks,
         force=force,
     )
-    if choice is None:
+    rows = batching.checked_rows(
+        rows_file, settings, config, validate=not no_validate, ignore_unknown=ignore_unknown_columns
+    )
+    if dry_run:
         return batching.print_requests(rows, settings)
-    with batching.prepared(rows, read.name, settings) as prepared, connect(choice, settings.secret) as connected:
-        if sidecar is None:
-            sidecar = bool(config.defaults.get("sidecar"))
-        saver = Saver(connected.url, connected.client.trace, original=original)
+    choice = choose(service, config)
+    with (
+        batching.prepared(rows, settings, choice.name, rows_file.name) as (plan, store),
+        connect(choice, settings.secret) as connected,
+    ):
         return batching.run(
-            prepared, connected, saver, service, concurrency=concurrency, timeout=limit, sidecar=sidecar
+            plan,
+            store,
+            connected,
+            Saver(connected.url, connected.client.trace, original=original),
+            file_name=rows_file.name,
+            json=service.json,
+            concurrency=concurrency,
+            timeout=limit,
+            sidecar=bool(config.defaults.get("sidecar")) if sidecar is None else sidecar,
         )

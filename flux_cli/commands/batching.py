@@ -3,19 +3,18 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
-from flux_cli.batch import rows as batch_rows
-from flux_cli.batch import state
+from flux_cli.batch import rows, state
+from flux_cli.batch.attempt import Attempt, RowState
 from flux_cli.batch.claims import claimed
-from flux_cli.batch.plan import BatchPlan, BatchSettings, KnownRow, RowState, bodies
+from flux_cli.batch.plan import BatchPlan, BatchSettings, bodies
 from flux_cli.batch.reader import RowFile
 from flux_cli.batch.results import ResultsFile
-from flux_cli.batch.rows import Checks, Row
-from flux_cli.batch.shards import Shard
+from flux_cli.batch.rows import Row
 from flux_cli.batch.store import BatchStore
 from flux_cli.commands import running
 from flux_cli.commands.service import Service
@@ -24,7 +23,7 @@ from flux_cli.engine.run import Run
 from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import HistoryStore
 from flux_cli.errors import ExitCode, LocalFileError, NotAllowedError, UsageError, worst
-from flux_cli.options import RequestOptions, ServiceOptions
+from flux_cli.options import RequestOptions
 from flux_cli.pictures import image_prompt, naming
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.config import Config
@@ -84,34 +83,29 @@ def flag_defaults(
 
 
 def checked_rows(
-    file: RowFile,
-    shard: Shard,
-    directory: Path,
-    defaults: Body,
-    config: Config,
-    *,
-    validate: bool,
-    ignore_unknown: bool,
+    file: RowFile, settings: BatchSettings, config: Config, *, validate: bool, ignore_unknown: bool
 ) -> list[Row]:
     """Parse and check the rows of a shard, print all errors, and return the rows.
 
     Raises:
         UsageError: There are errors, or no rows.
     """
+    defaults, directory = settings.defaults, settings.directory
     if validate and file.format == "text" and (broken := violations({**defaults, "prompt": "…"}, flag)):
         raise UsageError(broken)  # the same for every row, and caused by the flags
-    found, errors = batch_rows.parse(file, shard, directory, ignore_unknown=ignore_unknown)
+    found, errors = rows.parse(file, settings.shard, directory, ignore_unknown=ignore_unknown)
     found = [_with_config_defaults(row, defaults, config) for row in found]
-    checks = Checks(file, directory, defaults, validate=validate)
     for row in found:
         console.keep_secret(str(row.fields.get("webhook_secret", "")))
-        errors += checks.errors(row)
+        errors += [
+            file.error(row.line, message) for message in rows.check(row, directory, defaults, validate=validate)
+        ]
     for error in sorted(errors, key=lambda error: error.line):
         console.error(error.message)
     if errors:
         bad = len({error.line for error in errors})
         raise UsageError(f"nothing was sent: {_rows(bad)} of {file.name} cannot be used")
-    if not file.lines:
+    if not file.rows:
         raise UsageError(f"{file.name} has no rows")
     return found
 
@@ -133,25 +127,18 @@ def _rows(count: int) -> str:
     return f"{count} row{'' if count == 1 else 's'}"
 
 
-def print_requests(rows: Sequence[Row], settings: BatchSettings) -> ExitCode:
+def print_requests(found: Sequence[Row], settings: BatchSettings) -> ExitCode:
     """Print the request of each row as it would be recorded, without secrets, one per line."""
-    for row in rows:
+    for row in found:
         console.out_json(bodies(row, settings)[1])
     return ExitCode.OK
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A batch that is ready to run: its plan, and where its changes are recorded."""
-
-    plan: BatchPlan
-    file_name: str
-    store: BatchStore
-
-
 @contextlib.contextmanager
-def prepared(rows: Sequence[Row], file_name: str, settings: BatchSettings) -> Iterator[Batch]:
-    """Claim the rows, and yield the batch.
+def prepared(
+    found: Sequence[Row], settings: BatchSettings, service: str, file_name: str
+) -> Iterator[tuple[BatchPlan, BatchStore]]:
+    """Claim the rows; yield what the run does with them, and where it records its changes.
 
     Raises:
         LocalFileError: The directory cannot be used, or another run has claimed the rows.
@@ -162,17 +149,19 @@ def prepared(rows: Sequence[Row], file_name: str, settings: BatchSettings) -> It
     history = _history(required=is_old)
     with local_errors(directory):
         directory.mkdir(exist_ok=True)
-    with claimed(directory, settings.service, settings.shard) as claim:
-        found = state.load(settings.directory, settings.service, rows, settings.name, history)
-        if found.history_error is not None:
-            console.warning(f"{WITHOUT_HISTORY}: {found.history_error.message}")
-        plan = BatchPlan(rows, settings, _recorded(history, settings, found.known))
+    with claimed(directory, service, settings.shard) as claim:
+        known = state.load(settings.directory, service, found, settings.name, history)
+        if known.history_error is not None:
+            console.warning(f"{WITHOUT_HISTORY}: {known.history_error.message}")
+        if history is not None:
+            _record(known.attempts, history, service, settings.name)
+        plan = BatchPlan(found, settings, known.attempts)
         _check_names(file_name, plan)
-        recorder = None if history is None else HistoryStore(history, settings.service)
-        store = BatchStore(settings.directory, settings.service, found.next_number, claim, recorder)
-        store.add_results(found.missing)
+        recorder = None if history is None else HistoryStore(history, service)
+        store = BatchStore(settings.directory, service, known.next_run, claim, recorder)
+        store.add_results(known.missing)
         try:
-            yield Batch(plan, file_name, store)
+            yield plan, store
         finally:
             store.close()
             _report_errors(store)
@@ -195,26 +184,23 @@ def _history(*, required: bool) -> History | None:
         return None
 
 
-def _recorded(
-    history: History | None, settings: BatchSettings, known: Mapping[str, KnownRow]
-) -> Mapping[str, KnownRow]:
-    """Record submitted tasks of other hosts in this history; return the rows with the numbers of their records."""
+def _record(attempts: Mapping[str, Attempt], history: History, service: str, batch: str) -> None:
+    """Record submitted tasks of other hosts in this history."""
     new = {
-        key: (each.task_id, each.request)
-        for key, each in known.items()
-        if each.state is RowState.SUBMITTED and each.number is None
+        row: attempt
+        for row, attempt in attempts.items()
+        if attempt.state is RowState.SUBMITTED and attempt.record_number is None
     }
-    if history is None or not new:
-        return known
-    try:
+    if not new:
+        return
+    requests = [attempt.request or {} for attempt in new.values()]
+    with contextlib.suppress(LocalFileError):  # the rows are in the batch directory
         with history.transaction():
-            requests = [request or {} for _, request in new.values()]
-            numbers = history.begin(settings.service, requests, settings.name, list(new))
-            for number, (task_id, _) in zip(numbers, new.values(), strict=True):
-                history.accepted(number, task_id or "")
-    except LocalFileError:  # the rows are in the batch directory
-        return known
-    return {**known, **{key: replace(known[key], number=number) for key, number in zip(new, numbers, strict=True)}}
+            numbers = history.begin(service, requests, batch, list(new))
+            for number, attempt in zip(numbers, new.values(), strict=True):
+                history.accepted(number, attempt.task_id or "")
+        for number, attempt in zip(numbers, new.values(), strict=True):
+            attempt.record_number = number
 
 
 def _check_names(file_name: str, plan: BatchPlan) -> None:
@@ -236,11 +222,13 @@ def _report_errors(store: BatchStore) -> None:
 
 
 def run(
-    batch: Batch,
+    plan: BatchPlan,
+    store: BatchStore,
     service: Service,
     saver: Saver,
-    options: ServiceOptions,
     *,
+    file_name: str,
+    json: bool,
     concurrency: int,
     timeout: float | None,
     sidecar: bool,
@@ -250,7 +238,7 @@ def run(
     Raises as `Run.run` does, after the summary.
     """
     started = time.monotonic()
-    plan, counts = batch.plan, batch.plan.counts
+    counts = plan.counts
     running.mention_sandbox(service)
     before = after = rejection = None
     if not console.quiet:  # which saves two requests
@@ -262,12 +250,7 @@ def run(
     failed_before = counts.failed
     try:
         with batch_reporting(
-            counts,
-            batch.file_name,
-            service=service.name,
-            json=options.json,
-            force=plan.settings.force,
-            sidecar=sidecar,
+            counts, file_name, service=service.name, json=json, force=plan.settings.force, sidecar=sidecar
         ) as reporter:
 
             def handle(event: Event) -> None:
@@ -281,13 +264,12 @@ def run(
                 picture_patience=PICTURE_SECONDS,
                 stop_reason=rejection,
             )
-            code = Run(service.client, saver, batch.store, handle, settings).run(plan.jobs())
+            code = Run(service.client, saver, store, handle, settings).run(plan.jobs())
         if not console.quiet and rejection is None:
             with contextlib.suppress(NotAllowedError):
                 after = running.credits_left(service)
     finally:
         batch_summary.print_counts(counts, time.monotonic() - started, before, after)
-        batch_summary.print_unresolved(counts, batch.file_name, failed_before)
-    failed = batch.store.results_error
-    codes = [reporter.exit_code(code), counts.exit_code, failed.exit_code if failed else ExitCode.OK]
-    return worst(codes)
+        batch_summary.print_unresolved(counts, file_name, failed_before)
+    failed = store.results_error
+    return worst([reporter.exit_code(code), counts.exit_code, failed.exit_code if failed else ExitCode.OK])

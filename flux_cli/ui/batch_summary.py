@@ -40,8 +40,8 @@ def print_unresolved(counts: RowCounts, name: str, failed_before: int) -> None:
 
     `failed_before` is the number of rows that failed in earlier runs. Failures in this run are already printed.
     """
-    for row in counts.unknown_rows:
-        console.error(f"{name}:{row.line}: the outcome is unknown; it may have been charged")
+    for line in counts.unknown_lines:
+        console.error(f"{name}:{line}: the outcome is unknown; it may have been charged")
     if counts.unknown:
         console.hint("see `flux-cli account`; use --retry-unknown to resubmit these rows (may charge twice)")
     if failed_before:
