@@ -28,6 +28,5 @@ def test_seconds_of_a_duration(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "-1s", "5x", "m", "1h 30m x", "nan", "10 minutes", "1m30", "٣s"])
 def test_what_is_no_duration(text: str) -> None:
-    """The message names what is accepted."""
     with pytest.raises(ValueError, match="takes seconds, or a duration like 90s, 10m or 1h"):
         parse_duration(text)

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -25,7 +26,6 @@ def not_swept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write(path: Path, content: bytes = b"new", *, force: bool = False, exact: bool = False) -> Path:
-    """Put a file in place; return the name that it got."""
     with files.temporary(path.parent) as file:
         file.write(content)
         files.sync(file)
@@ -58,17 +58,17 @@ def test_the_same_size_is_not_the_same_content(tmp_path: Path) -> None:
         assert files.place(file, tmp_path / "x.png", force=False, exact=False) == tmp_path / "x-1.png"
 
 
-def test_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the user can read an incomplete file; a complete one has the umask's permissions."""
+@pytest.mark.parametrize(("private", "mode"), [(False, 0o640), (True, 0o600)])
+def test_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool, mode: int) -> None:
+    """Only the user can read an incomplete file; a complete one has those of the umask, or none more."""
     monkeypatch.setattr(files, "_UMASK", 0o027)
     with files.temporary(tmp_path) as file:
         assert os.stat(file.name).st_mode & 0o777 == 0o600
-        path = files.place(file, tmp_path / "x", force=False, exact=False)
-    assert path.stat().st_mode & 0o777 == 0o640
+        path = files.place(file, tmp_path / "x", force=False, exact=False, private=private)
+    assert path.stat().st_mode & 0o777 == mode
 
 
 def test_reading_the_umask() -> None:
-    """It stays as it is."""
     before = os.umask(0o027)
     assert files._read_umask() == 0o027
     assert os.umask(before) == 0o027
@@ -196,24 +196,23 @@ def test_content_before_name_and_name_before_return(
 ) -> None:
     """The content is synced before the file gets its name, and the directory afterwards."""
     events: list[str] = []
-    real_fsync, real_link, real_replace = os.fsync, os.link, os.replace
 
-    def fsync(descriptor: int) -> None:
-        size = os.fstat(descriptor).st_size
-        events.append("directory" if os.path.isdir(f"/proc/self/fd/{descriptor}") else f"{size} bytes")
-        real_fsync(descriptor)
+    def spy(name: str, described: Callable[..., str]) -> None:
+        real = getattr(os, name)
 
-    def link(source: str, target: Path) -> None:
-        events.append("name")
-        real_link(source, target)
+        def call(*arguments: object) -> None:
+            events.append(described(*arguments))
+            real(*arguments)
 
-    def replace(source: str, target: Path) -> None:
-        events.append("name")
-        real_replace(source, target)
+        monkeypatch.setattr(os, name, call)
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(os, "link", link)
-    monkeypatch.setattr(os, "replace", replace)
+    def synced(descriptor: int) -> str:
+        about = os.fstat(descriptor)
+        return "directory" if stat.S_ISDIR(about.st_mode) else f"{about.st_size} bytes"
+
+    spy("fsync", synced)
+    spy("link", lambda *_: "name")
+    spy("replace", lambda *_: "name")
     write(tmp_path / "x.png", b"12345", force=force)
     assert events == ["5 bytes", "name", "directory"]
 
@@ -328,29 +327,25 @@ def test_names_like_temporary_ones(tmp_path: Path) -> None:
     assert set(os.listdir(tmp_path)) == before
 
 
-def test_umask_000(tmp_path: Path) -> None:
-    """No directory that everybody can write, neither the last one nor its parents."""
+@pytest.mark.parametrize("mode", [0o775, 0o700])
+def test_no_umask_makes_a_directory_writable_by_everybody(tmp_path: Path, mode: int) -> None:
+    """Nor any of its parents."""
     mask = os.umask(0)
     try:
-        make_directory(tmp_path / "a" / "b" / "c")
-        make_directory(tmp_path / "p" / "q", 0o700)
+        make_directory(tmp_path / "a" / "b", mode)
     finally:
         os.umask(mask)
-    assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/b", "a/b/c")] == [0o775] * 3
-    assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("p", "p/q")] == [0o700] * 2
+    assert [(tmp_path / path).stat().st_mode & 0o777 for path in ("a", "a/b")] == [mode] * 2
 
 
 def test_making_directories(tmp_path: Path) -> None:
     """One that exists is fine; a file in its place is not."""
     make_directory(tmp_path)
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="Not a directory"):
-        make_directory(tmp_path / "file")
-    with pytest.raises(OSError, match="Not a directory"):
-        make_directory(tmp_path / "file" / "below")
     (tmp_path / "link").symlink_to("nowhere")
-    with pytest.raises(OSError, match="Not a directory"):
-        make_directory(tmp_path / "link")
+    for path in ("file", "file/below", "link"):
+        with pytest.raises(OSError, match="Not a directory"):
+            make_directory(tmp_path / path)
 
 
 def test_digest(tmp_path: Path) -> None:

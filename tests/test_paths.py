@@ -95,7 +95,6 @@ def test_filesystem_type_by_device(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_unknown_filesystem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a mount table the file system counts as local."""
     monkeypatch.setattr(filesystem, "MOUNTS", str(tmp_path / "none"))
     assert not filesystem.is_shared(tmp_path)
 
