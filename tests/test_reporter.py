@@ -1,17 +1,14 @@
 """The handler of a run's events: what reaches stdout and stderr, and that no failure in it stops a run."""
 
-import io
 import json
-import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
-import pyte
 import pytest
 
 from flux_cli.api.task import Status, Task
@@ -33,11 +30,10 @@ from flux_cli.errors import ExitCode
 from flux_cli.options import PictureOptions
 from flux_cli.ui import console, preview
 from flux_cli.ui.live import LiveDisplay
-from flux_cli.ui.progress import SummaryBar, TaskBars, clock, tracked
-from flux_cli.ui.reporter import Reporter, batch_reporting, display, reporting
+from flux_cli.ui.progress import SummaryBar, TaskBars, TaskLines, clock, tracked
+from flux_cli.ui.reporter import batch_reporting, display, reporting
 from tests.conftest import wait_until
-
-Capture = pytest.CaptureFixture[str]
+from tests.screen import Emulator
 
 
 def jobs(count: int) -> list[Job]:
@@ -55,9 +51,9 @@ def finished(job: Job) -> Result:
     )
 
 
-def failed(job: Job, reason: str = "prompt was moderated") -> Result:
+def failed(job: Job) -> Result:
     """Return the result of a job whose task failed."""
-    return Result(Status.FAILED, ExitCode.TASK_FAILED, task_id=job.task_id, error=reason)
+    return Result(Status.FAILED, ExitCode.TASK_FAILED, task_id=job.task_id, error="prompt was moderated")
 
 
 def timed_out(job: Job) -> Result:
@@ -67,42 +63,47 @@ def timed_out(job: Job) -> Result:
     )
 
 
-def report(
-    some: Sequence[Job],
-    *events: object,
-    quiet: bool = False,
-    as_json: bool = False,
-    actions: PictureOptions | None = None,
-) -> Reporter:
-    """Handle events and close the reporter."""
-    with (
-        mock.patch.object(console, "quiet", quiet),
-        reporting(some, flags="", service="sandbox", json=as_json, actions=actions) as reporter,
-    ):
-        for event in events:
-            reporter.handle(event)  # type: ignore[arg-type] # events, but `object` reads better above
-    return reporter
+Report = Callable[..., tuple[list[str], list[str], ExitCode]]
 
 
-def test_paths_are_printed_in_the_order_of_submission(capfd: Capture) -> None:
+@pytest.fixture
+def report(capfd: pytest.CaptureFixture[str]) -> Report:
+    """Handle events and close the reporter; return the lines on stdout and stderr, and the exit code."""
+
+    def run(
+        some: Sequence[Job], *events: Event, quiet: bool = False, **actions: bool
+    ) -> tuple[list[str], list[str], ExitCode]:
+        options = PictureOptions(**actions)
+        with (
+            mock.patch.object(console, "quiet", quiet),
+            reporting(some, flags="", service="sandbox", actions=options) as reporter,
+        ):
+            for event in events:
+                reporter.handle(event)
+        out, err = capfd.readouterr()
+        return out.splitlines(), err.splitlines(), reporter.exit_code(ExitCode.OK)
+
+    return run
+
+
+def raising(error: BaseException) -> mock.Mock:
+    return mock.Mock(side_effect=error)
+
+
+def test_paths_are_printed_in_the_order_of_submission(capfd: pytest.CaptureFixture[str]) -> None:
     """The second picture waits for the first one; what is over at the end of the run is printed anyway."""
-    first, second, third, fourth = some = jobs(4)
+    first, second, _, fourth = some = jobs(4)
     with reporting(some, flags="", service="sandbox") as reporter:
-        reporter.handle(Ended(second, finished(second)))
-        assert capfd.readouterr().out == ""
-        reporter.handle(Ended(first, finished(first)))
-        assert capfd.readouterr().out == "1.png\n2.png\n"
-        reporter.handle(Ended(fourth, finished(fourth)))
-        assert capfd.readouterr().out == ""
+        for job, printed in ((second, ""), (first, "1.png\n2.png\n"), (fourth, "")):
+            reporter.handle(Ended(job, finished(job)))
+            assert capfd.readouterr().out == printed
     assert capfd.readouterr().out == "4.png\n"
-    assert third
 
 
-def test_lines_of_a_task_without_a_terminal(capfd: Capture) -> None:
+def test_lines_of_a_task_without_a_terminal(report: Report) -> None:
     """One line when it is submitted, one when it is finished, and each reason to retry once."""
     one, two = some = jobs(2)
-    report(
-        some,
+    events = (
         Submitting(one),
         Submitted(one),
         Submitted(two),
@@ -113,7 +114,8 @@ def test_lines_of_a_task_without_a_terminal(capfd: Capture) -> None:
         Ended(one, finished(one)),
         Ended(two, finished(two)),
     )
-    assert capfd.readouterr().err.splitlines() == [
+    _, err, _ = report(some, *events)
+    assert err == [
         "submitted 1a5b8f64-1b78: kite 1",
         "submitted 2a5b8f64-1b78: kite 2",
         "warning: HTTP 503; retrying",
@@ -122,48 +124,49 @@ def test_lines_of_a_task_without_a_terminal(capfd: Capture) -> None:
     ]
 
 
-def test_quiet_prints_errors_and_how_to_resume_only(capfd: Capture) -> None:
+def test_quiet_prints_errors_and_how_to_resume_only(report: Report) -> None:
     """No progress, no warnings, and no hint about tasks of `--no-wait`."""
-    one, two, three = some = jobs(3)
-    report(
-        some,
+    one, two, three, four = some = jobs(4)
+    events = (
         Submitted(one),
         Retrying(one, "HTTP 503"),
         Ended(one, failed(one)),
         Ended(two, timed_out(two)),
         Ended(three, Result(Status.PROCESSING, task_id=three.task_id)),
-        quiet=True,
+        Ended(four, replace(finished(four), warning="4.png contains a JPEG")),
     )
-    assert capfd.readouterr().err.splitlines() == [
+    _, err, _ = report(some, *events, quiet=True)
+    assert err == [
         "error: task 1a5b8f64 failed: prompt was moderated",
         "error: task 2a5b8f64: timed out",
         "hint: already charged; resume with: flux-cli wait 2a5b8f64-1b78",
     ]
+    _, err, _ = report(some, *events[-1:])
+    assert "warning: 4.png contains a JPEG" in err
 
 
-def test_one_hint_resumes_many_tasks(capfd: Capture) -> None:
+def test_one_hint_resumes_many_tasks(report: Report) -> None:
     """`wait --all` gets what the history knows; tasks that it does not know are named."""
     some = jobs(5)
     some[3] = replace(some[3], number=None)
-    lost = some[4]
-    report(some, Unrecorded(lost, "cannot write the history"), *(Ended(job, timed_out(job)) for job in some))
-    lines = capfd.readouterr().err.splitlines()
-    assert [line for line in lines if line.startswith("hint:")] == [
+    lost = Unrecorded(some[4], "cannot write the history")
+    _, err, _ = report(some, lost, *(Ended(job, timed_out(job)) for job in some))
+    assert [line for line in err if line.startswith("hint:")] == [
         "hint: already charged; resume with: flux-cli wait --all",
         "hint: already charged; resume with: flux-cli wait -- 4a5b8f64-1b78 5a5b8f64-1b78",
     ]
-    assert lines[0] == "warning: cannot write the history; task 5a5b8f64-1b78 is missing there"
+    assert err[0] == "warning: cannot write the history; task 5a5b8f64-1b78 is missing there"
 
 
-def test_an_error_that_holds_for_all_is_printed_once(capfd: Capture) -> None:
+def test_an_error_that_holds_for_all_is_printed_once(report: Report) -> None:
     """Without a task ID the messages are the same."""
     some = [Job(None) for _ in range(4)]
     result = Result(Status.UNSENT, ExitCode.NOT_ALLOWED, error="not sent: no credits left", hint="buy some")
-    report(some, *(Ended(job, result) for job in some))
-    assert capfd.readouterr().err == "error: not sent: no credits left\nhint: buy some\n"
+    _, err, _ = report(some, *(Ended(job, result) for job in some))
+    assert err == ["error: not sent: no credits left", "hint: buy some"]
 
 
-def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:
+def test_messages_of_a_batch_name_the_row(capfd: pytest.CaptureFixture[str]) -> None:
     """Except for what holds for all rows; results are printed as they come, with their rows."""
     rows = jobs(4)
     for line, job in enumerate(rows, 2):
@@ -186,59 +189,50 @@ def test_messages_of_a_batch_name_the_row(capfd: Capture) -> None:
     ]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_stdout_rejects_the_picture(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdout_rejects_the_picture(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The run gets the error before it records the end, and the hint says how to get the picture."""
     (job,) = some = jobs(1)
     result = replace(finished(job), path=None, content=b"\x89PNG")
     monkeypatch.setattr(console, "quiet", True)
-    with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        with (
-            reporting(some, flags="", service="sandbox") as reporter,
-            pytest.raises(NotDeliveredError) as raised,
-        ):
-            reporter.handle(Ended(job, result))
-        assert raised.value.exit_code is reporter.exit_code(ExitCode.OK) is ExitCode.LOCAL_FILE
+    with (
+        open("/dev/full", "w") as full,
+        mock.patch.object(sys, "stdout", full),
+        reporting(some, flags="", service="sandbox") as reporter,
+        pytest.raises(NotDeliveredError) as raised,
+    ):
+        reporter.handle(Ended(job, result))
+    assert raised.value.exit_code is reporter.exit_code(ExitCode.OK) is ExitCode.LOCAL_FILE
     assert capfd.readouterr().err.splitlines() == [
         "error: cannot write to stdout: no space left on device",
         "hint: already charged; resume with: flux-cli wait 1a5b8f64-1b78",
     ]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
-def test_an_id_that_stdout_does_not_take_is_on_stderr(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_that_stdout_does_not_take_is_on_stderr(report: Report) -> None:
     """With `--quiet` too."""
     (job,) = some = jobs(1)
-    with open("/dev/full", "w") as full:
-        monkeypatch.setattr(sys, "stdout", full)
-        report(some, Ended(job, Result(Status.PROCESSING, task_id=job.task_id)), quiet=True)
-    assert "flux-cli wait 1a5b8f64-1b78" in capfd.readouterr().err
+    with open("/dev/full", "w") as full, mock.patch.object(sys, "stdout", full):
+        _, err, _ = report(some, Ended(job, Result(Status.PROCESSING, task_id=job.task_id)), quiet=True)
+    assert "flux-cli wait 1a5b8f64-1b78" in err[-1]
 
 
-def test_a_part_that_fails_stops_nothing(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_fails_stops_nothing(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug in the display is one warning; the results are printed."""
-
-    def broken(*_: object) -> None:
-        raise ZeroDivisionError("division by zero")
-
-    monkeypatch.setattr("flux_cli.ui.reporter.TaskLines.handle", broken)
+    monkeypatch.setattr(TaskLines, "handle", raising(ZeroDivisionError("division by zero")))
     one, two = some = jobs(2)
-    reporter = report(some, Ended(one, finished(one)), Ended(two, finished(two)))
-    out, err = capfd.readouterr()
-    assert out == "1.png\n2.png\n"
-    assert err == "warning: unexpected ZeroDivisionError in TaskLines: division by zero\n"
-    assert reporter.exit_code(ExitCode.OK) is ExitCode.OK
+    assert report(some, Ended(one, finished(one)), Ended(two, finished(two))) == (
+        ["1.png", "2.png"],
+        ["warning: unexpected ZeroDivisionError in TaskLines: division by zero"],
+        ExitCode.OK,
+    )
 
 
-def test_a_signal_in_one_part_reaches_the_others_first(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_in_one_part_reaches_the_others_first(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second Ctrl-C while an error is printed loses no hint."""
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("flux_cli.ui.reporter.TaskLines.handle", interrupted)
-    monkeypatch.setattr("flux_cli.ui.reporter.TaskLines.close", interrupted)
+    for method in ("handle", "close"):
+        monkeypatch.setattr(TaskLines, method, raising(KeyboardInterrupt()))
     (job,) = some = jobs(1)
     with (
         pytest.raises(KeyboardInterrupt),
@@ -249,73 +243,51 @@ def test_a_signal_in_one_part_reaches_the_others_first(capfd: Capture, monkeypat
     assert "resume with: flux-cli wait 1a5b8f64-1b78" in capfd.readouterr().err
 
 
-def test_a_sidecar_that_cannot_be_written_is_a_warning(capfd: Capture, tmp_path: Path) -> None:
-    """The picture is saved and its path printed; the exit code is that of the tasks."""
-    (job,) = some = jobs(1)
-    missing = tmp_path / "gone" / "x.png"
-    reporter = report(some, Ended(job, replace(finished(job), path=missing)), actions=PictureOptions(sidecar=True))
-    out, err = capfd.readouterr()
-    assert out == f"{missing}\n"
-    assert "warning: no sidecar: cannot read" in err
-    assert "error:" not in err
-    assert reporter.exit_code(ExitCode.OK) is ExitCode.OK
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_sidecar_that_cannot_be_written_is_a_warning(
+    report: Report, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quiet: bool
+) -> None:
+    """Every path is printed; the exit code is that of the tasks."""
+    some = jobs(2)
+    missing = replace(finished(some[0]), path=tmp_path / "gone" / "x.png")
+    out, err, code = report(some, Ended(some[0], missing), quiet=quiet, sidecar=True)
+    assert (out, code) == ([str(missing.path)], ExitCode.OK)
+    assert ("warning: no sidecar: cannot read" in "\n".join(err)) is not quiet
+    monkeypatch.setattr("flux_cli.pictures.sidecar.write", raising(OSError(28, "No space left on device")))
+    out, err, code = report(some, *(Ended(job, finished(job)) for job in some), quiet=quiet, sidecar=True)
+    assert (out, code) == (["1.png", "2.png"], ExitCode.OK)
+    assert err.count("warning: no sidecar: no space left on device") == (0 if quiet else 2)
+    assert "error:" not in "".join(err)
 
 
-def test_a_preview_that_fails_is_a_warning(capfd: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preview_that_fails_is_a_warning(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     """textual-image divides by zero if the terminal has no size."""
-
-    def broken(_: Path) -> None:
-        raise ZeroDivisionError("integer division or modulo by zero")
-
-    monkeypatch.setattr(preview, "show", broken)
+    monkeypatch.setattr(preview, "show", raising(ZeroDivisionError("integer division or modulo by zero")))
     monkeypatch.setattr("flux_cli.ui.saved.console.is_terminal", lambda stream: stream is sys.stdout)
     (job,) = some = jobs(1)
-    report(some, Ended(job, finished(job)), actions=PictureOptions(preview=True))
-    out, err = capfd.readouterr()
-    assert out == "1.png\n"
-    assert "warning: no preview: ZeroDivisionError" in err
+    out, err, _ = report(some, Ended(job, finished(job)), preview=True)
+    assert out == ["1.png"]
+    assert "warning: no preview: ZeroDivisionError" in "\n".join(err)
 
 
-def test_a_warning_about_the_saved_file_is_printed(capfd: Capture) -> None:
-    """Unless `--quiet`."""
-    (job,) = some = jobs(1)
-    result = replace(finished(job), warning="1.png contains a JPEG")
-    report(some, Ended(job, result))
-    assert "warning: 1.png contains a JPEG\n" in capfd.readouterr().err
-    report(some, Ended(job, result), quiet=True)
-    assert capfd.readouterr().err == ""
+class Terminal(Emulator):
+    """A terminal that is this process's stderr."""
 
-
-class Terminal(io.TextIOWrapper):
-    """A pty, and an emulator that shows what was written to it."""
-
-    def __init__(self, columns: int = 80, lines: int = 24) -> None:
-        self.screen = pyte.Screen(columns, lines)
-        self._stream = pyte.ByteStream(self.screen)
-        self._reader, writer = os.openpty()
-        os.set_blocking(self._reader, False)
-        super().__init__(os.fdopen(writer, "wb", 0), encoding="utf-8", write_through=True)
-        import fcntl
-        import struct
-        import termios
-
-        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> None:
+        super().__init__(columns)
+        self._stream_to_slave = open(self.slave, "w", encoding="utf-8")  # noqa: SIM115 - it stays open
+        monkeypatch.setattr(sys, "stderr", self._stream_to_slave)
 
     def shown(self) -> list[str]:
-        """Return the lines on the screen, without empty ones."""
-        try:
-            while content := os.read(self._reader, 65536):
-                self._stream.feed(content)
-        except BlockingIOError:
+        while self.read():
             pass
-        return [line.rstrip() for line in self.screen.display if line.strip()]
+        return self.text
 
 
 @pytest.mark.parametrize("columns", [80, 40, 20])
 def test_bars_show_each_task_from_the_first_moment(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     """Before it is submitted, while it runs, is retried and saved; the columns keep their places."""
-    terminal = Terminal(columns)
-    monkeypatch.setattr(sys, "stderr", terminal)
+    terminal = Terminal(monkeypatch, columns)
     monkeypatch.setenv("TTY_COMPATIBLE", "0")
     monkeypatch.setenv("COLUMNS", "200")
     one, _ = some = jobs(2)
@@ -343,52 +315,40 @@ def test_bars_show_each_task_from_the_first_moment(monkeypatch: pytest.MonkeyPat
             assert state in line
             ends.add(line.index(state) + len(state))
         assert len(ends) == 1
-        assert terminal.screen.cursor.hidden
+        assert terminal.cursor_hidden
     finally:
         bars.close()
     assert terminal.shown() == []
-    assert not terminal.screen.cursor.hidden
+    assert not terminal.cursor_hidden
 
 
 def test_a_display_without_a_thread_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system may allow no more threads; the run continues."""
-
-    def refused(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(threading.Thread, "start", refused)
+    terminal = Terminal(monkeypatch)
+    monkeypatch.setattr(threading.Thread, "start", raising(RuntimeError("can't start new thread")))
     bars = TaskBars(jobs(2))
     bars.close()
     assert terminal.shown() == ["warning: cannot show the progress: RuntimeError: can't start new thread"]
 
 
 def test_a_display_that_cannot_be_drawn_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cursor is visible afterwards."""
-
-    def broken(*_: object) -> str:
-        raise ZeroDivisionError("division by zero")
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    terminal = Terminal(monkeypatch)
     live = LiveDisplay(lambda *_: "drawn")
     live.start()
     live.redraw()
     assert terminal.shown() == ["drawn"]
-    live._render = broken
+    live._render = raising(ZeroDivisionError("division by zero"))
     live.redraw()
     live.stop()
     assert terminal.shown() == ["warning: cannot show the progress: ZeroDivisionError: division by zero"]
-    assert not terminal.screen.cursor.hidden
+    assert not terminal.cursor_hidden
 
 
 def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts, the reason of a retry for some time, and the oldest tasks in a constant order."""
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    terminal = Terminal(monkeypatch)
     some = jobs(12)
-    counts, bar = parts = display(some)
+    _, bar = parts = display(some)
     assert isinstance(bar, SummaryBar)
 
     def handle(*events: Event) -> None:
@@ -418,21 +378,16 @@ def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) ->
     for part in parts:
         part.close()
     assert terminal.shown() == []
-    assert counts
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.9, "0:00"), (59.9, "0:59"), (60, "1:00"), (3599, "59:59"), (11045, "3:04:05")]
-)
-def test_duration(seconds: float, text: str) -> None:
-    """Minutes and seconds, with hours if there are any."""
-    assert clock(seconds) == text
+def test_clock() -> None:
+    for seconds, text in ((0.9, "0:00"), (59.9, "0:59"), (60, "1:00"), (3599, "59:59"), (11045, "3:04:05")):
+        assert clock(seconds) == text
 
 
 def test_a_bar_for_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows how many have been yielded, and vanishes, also after an error."""
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    terminal = Terminal(monkeypatch)
     items = tracked("abc", "Thumbnails", 3)
     assert next(items) + next(items) == "ab"
     wait_until(lambda: any(line.startswith("Thumbnails") and "1/3" in line for line in terminal.shown()))
