@@ -27,7 +27,6 @@ run()
 
 
 def test_interrupt_during_imports(cli: Cli) -> None:
-    """Exit code 130, and no traceback."""
     command = [sys.executable, "-c", SLOW_IMPORT]
     with subprocess.Popen(command, env=cli.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

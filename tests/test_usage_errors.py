@@ -10,7 +10,7 @@ SEE_HELP = "see `flux-cli --help`"
 DASH = 'put a prompt that begins with a dash after `--`: flux-cli imagine -- "-x"'
 AFTER = "options go after the command: flux-cli {}"
 QUOTES = 'put the prompt in quotes: flux-cli imagine "a red kite"'
-STATUSES = "`--status` must be one of processing, finished, not-saved, failed, unknown, unsent, not"
+STATUSES = "`--status` must be one of processing, finished, failed, unknown, unsent, not-saved, not"
 
 
 def meant(near: str) -> str:
@@ -23,11 +23,7 @@ def meant(near: str) -> str:
     [
         ("imagine x --widht 300", "unknown option `--widht`", meant("--width")),
         ("imagine x --widht=300", "unknown option `--widht`", meant("--width")),
-        (
-            "imagine x --no-prompt-upsamplng",
-            "unknown option `--no-prompt-upsamplng`",
-            meant("--no-prompt-upsampling"),
-        ),
+        ("imagine x --no-ra", "unknown option `--no-ra`", meant("--no-raw")),
         ("wait --lst", "unknown option `--lst`", meant("--last")),
         ("--verison", "unknown option `--verison`", meant("--version")),
         ("--zzzz", "unknown option `--zzzz`", SEE_HELP),
@@ -69,21 +65,12 @@ def test_usage_error(cli: Cli, typed: str, error: str, hint: str) -> None:
     [
         ("imagine x --ar 16:9", "use `--aspect-ratio`"),
         ("imagine x --size 512x512", "use `--width W --height H`, or `--aspect-ratio W:H`"),
-        ("imagine x --num 4", "use `--count`"),
-        ("imagine --prompt x", 'the prompt is an argument: flux-cli imagine "a red kite"'),
-        ("imagine x --negative-prompt fog", "Flux has no negative prompts; describe what you want instead"),
-        ("imagine x --format png", usage_errors.OPTION_ADVICE["--format"]),
         ("imagine x --output-format png", usage_errors.OPTION_ADVICE["--output-format"]),
         ("login --key k", usage_errors.OPTION_ADVICE["--key"]),
         ("status", meant("flux-cli fetch")),
-        ("watch", meant("flux-cli wait")),
         ("download x", meant("flux-cli wait")),
-        ("list", meant("flux-cli history")),
-        ("generate x", meant("flux-cli imagine")),
-        ("auth login", meant("flux-cli login")),
-        ("auth logout", meant("flux-cli logout")),
         ("auth", meant("flux-cli login")),
-        ("key", meant("flux-cli login")),
+        ("auth logout", meant("flux-cli logout")),
         ("version", meant("flux-cli --version")),
         ("cancel x", "the service cannot cancel a task"),
     ],
