@@ -96,7 +96,7 @@ def listen(
         raise MissingExtraError("`flux-cli listen`", "listen") from error
     from flux_cli.commands.service import choose, connect
     from flux_cli.pictures.saving import Saver
-    from flux_cli.webhooks.bridge import Bridge, BridgeSettings
+    from flux_cli.webhooks.bridge import Bridge
     from flux_cli.webhooks.forwarding import check_forward_url
     from flux_cli.webhooks.journal import EventJournal
 
@@ -114,10 +114,19 @@ def listen(
             naming.check(target)
         display = EventDisplay(connected.flags, json=service.json, verbose=service.verbose)
         saver = Saver(connected.url, connected.client.trace, original=output.original)
-        settings = BridgeSettings(target, until, forward_to, secret)
         with contextlib.closing(EventJournal()) as journal, contextlib.closing(display):
             bridge = Bridge(
-                connected.client, saver, _history(), connected.name, display, settings, journal, confirms=has_key
+                connected.client,
+                saver,
+                _history(),
+                connected.name,
+                display,
+                journal,
+                target=target,
+                confirms=has_key,
+                until=until,
+                forward_to=forward_to,
+                secret=secret,
             )
             receiver = ReceiverSettings(secret, bridge.deliver, bridge.rejected, bridge.failed)
             with receiving(host, port, receiver) as url:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -61,26 +60,14 @@ class Display(Protocol):
         """Show that the listener ends after the tasks in progress."""
 
 
-@dataclass(frozen=True)
-class BridgeSettings:
-    """What to do with events.
-
-    Attributes:
-        target: Where pictures go; None to save none.
-        until: End when so many tasks have ended; None for never.
-        forward_to: The URL that events are forwarded to, with `secret` in the header.
-    """
-
-    target: Target | None
-    until: int | None = None
-    forward_to: str | None = None
-    secret: str | None = None
-
-
 class Bridge:
     """Hands webhook events to one run. `deliver`, `rejected` and `failed` may be called from any thread.
 
-    `confirms` is whether there is a key to check the status of tasks; otherwise the events are trusted.
+    Args:
+        target: Where pictures go; None to save none.
+        confirms: Whether there is a key to check the status of tasks; otherwise the events are trusted.
+        until: End when so many tasks have ended; None for never.
+        forward_to: The URL that events are forwarded to, with `secret` in the header.
     """
 
     def __init__(
@@ -90,24 +77,29 @@ class Bridge:
         history: History | None,
         service: str,
         display: Display,
-        settings: BridgeSettings,
         journal: EventJournal,
         *,
+        target: Target | None,
         confirms: bool,
+        until: int | None = None,
+        forward_to: str | None = None,
+        secret: str | None = None,
     ) -> None:
         self._history = history
         self._display = display
-        self._settings = settings
         self._journal = journal
+        self._target = target
         self._confirms = confirms
+        self._until = until
         self._jobs = Source(closed=False)
-        run_settings = RunSettings(
-            concurrency=MAX_CONCURRENT, picture_patience=PICTURE_SECONDS, finish_downloads=True
-        )
+        settings = RunSettings(concurrency=MAX_CONCURRENT, picture_patience=PICTURE_SECONDS, finish_downloads=True)
         store = HistoryStore(history, service, SANDBOX) if history else None
-        self._run = Run(client, saver, store, self._handle, run_settings)
+        self._run = Run(client, saver, store, self._handle, settings)
         self._run.on_stopping = self._stopping
-        self._events: dict[Job, WebhookEvent] = {}  # those whose tasks are being checked or saved
+        self._events: dict[Job, WebhookEvent] = {}
+        """Those whose tasks are being checked or saved."""
+        self._forwarded: set[Job] = set()
+        """Those of these jobs whose events were forwarded."""
         self._seen: OrderedDict[str, tuple[Status, float | None] | None] = OrderedDict()
         """The last event of each task; None if the task has ended."""
         self._started = 0
@@ -115,8 +107,8 @@ class Bridge:
         self._began = time.time()
         self._stdout_error: BrokenPipeError | LocalFileError | None = None
         self._forwarder: Forwarder | None = None
-        if settings.forward_to is not None:
-            self._forwarder = Forwarder(settings.forward_to, settings.secret, self._problem_from_thread)
+        if forward_to is not None:
+            self._forwarder = Forwarder(forward_to, secret, self._problem_from_thread)
         self._closed = threading.Event()
         # Each is counted in one thread only, so that no lock is needed.
         self._bytes_taken = self._bytes_done = 0
@@ -128,9 +120,12 @@ class Bridge:
             return False
         if event.task.status is not Status.PROCESSING:
             self._journal.add(event)
+        self._take(event)
+        return True
+
+    def _take(self, event: WebhookEvent) -> None:
         self._bytes_taken += len(event.body)
         self._run.workers.post(partial(self._arrived, event))
-        return True
 
     def rejected(self, status: int, reason: str) -> None:
         """Report that a request was rejected."""
@@ -145,7 +140,7 @@ class Bridge:
         self._run.workers.post(end)
 
     def run(self, ready: Callable[[], None]) -> ExitCode:
-        """Handle events until `BridgeSettings.until` is reached; return the worst exit code of the tasks.
+        """Handle events until `until` is reached; return the worst exit code of the tasks.
 
         `ready` is called when the run has started and handles signals.
 
@@ -156,8 +151,7 @@ class Bridge:
         """
         self._run.workers.post(ready)
         for event in self._journal.unprocessed:
-            self._bytes_taken += len(event.body)
-            self._run.workers.post(partial(self._arrived, event))
+            self._take(event)
         try:
             if self._forwarder:
                 self._forwarder.start()
@@ -197,7 +191,7 @@ class Bridge:
             return
         self._started += 1
         job = Job(
-            self._settings.target,
+            self._target,
             recorded=record.request if record else {},
             n=self._started,
             task_id=task.task_id,
@@ -213,7 +207,7 @@ class Bridge:
             return True
         if record is None or (record.ended or 0.0) >= self._began:
             return False  # another command saved it during this run, which has not reported it yet
-        saved = record.path is not None or (self._settings.target is None and record.status is Status.FINISHED)
+        saved = record.path is not None or (self._target is None and record.status is Status.FINISHED)
         return saved or (record.status is Status.FAILED and task.status is not Status.FINISHED)
 
     def _remember(self, task_id: str, last: tuple[Status, float | None] | None) -> None:
@@ -225,7 +219,7 @@ class Bridge:
     def _handle(self, event: Event) -> None:
         """Handle an event of the run."""
         if isinstance(event, Downloading) and event.job in self._events:
-            self._forward(self._events[event.job], once=True)
+            self._forward_once(event.job)
         elif isinstance(event, Ended):
             self._ended(event.job, event.result)
 
@@ -234,10 +228,11 @@ class Bridge:
             self._display.stopping()
 
     def _ended(self, job: Job, result: Result) -> None:
-        event = self._events.pop(job)
-        interrupted = result.exit_code >= ExitCode.SIGHUP
         if result.task is not None:  # the service confirmed it, or there is no key to check it
-            self._forward(event, once=True)
+            self._forward_once(job)
+        event = self._events.pop(job)
+        self._forwarded.discard(job)
+        interrupted = result.exit_code >= ExitCode.SIGHUP
         if result.error is None or not result.resumable:
             self._journal.remove(event)
         else:
@@ -246,7 +241,7 @@ class Bridge:
         if result.task is not None and not interrupted:
             self._ended_tasks[event.task.task_id] = result.exit_code
         self._show(result)
-        if self._settings.until is not None and len(self._ended_tasks) >= self._settings.until:
+        if self._until is not None and len(self._ended_tasks) >= self._until:
             self._close()
 
     def _close(self) -> None:
@@ -265,9 +260,14 @@ class Bridge:
     def _done(self, event: WebhookEvent) -> None:
         self._bytes_done += len(event.body)
 
-    def _forward(self, event: WebhookEvent, *, once: bool = False) -> None:
+    def _forward_once(self, job: Job) -> None:
+        if job not in self._forwarded:
+            self._forwarded.add(job)
+            self._forward(self._events[job])
+
+    def _forward(self, event: WebhookEvent) -> None:
         if self._forwarder is not None:
-            self._forwarder.put(event, once=once)
+            self._forwarder.put(event)
 
     def _problem_from_thread(self, message: str) -> None:
         self._run.workers.post(lambda: self._display.problem(message))

@@ -3,7 +3,6 @@
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -15,8 +14,6 @@ from flux_cli.webhooks.secret import SECRET_HEADER
 
 SILENCE_SECONDS = 10.0
 """How long the receiver may be silent."""
-MAX_REMEMBERED = 10_000
-"""Tasks whose last forwarded event is remembered."""
 
 
 class Forwarder:
@@ -29,7 +26,6 @@ class Forwarder:
         self._report = report
         self._queue: queue.SimpleQueue[WebhookEvent | None] = queue.SimpleQueue()
         self._put = self._forwarded = 0
-        self._last: OrderedDict[str, WebhookEvent] = OrderedDict()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
@@ -39,14 +35,8 @@ class Forwarder:
         except RuntimeError as error:
             raise ServiceDownError(f"cannot forward events: {error}") from None
 
-    def put(self, event: WebhookEvent, *, once: bool) -> None:
-        """Forward an event; with `once`, only if it was not forwarded before."""
-        task_id = event.task.task_id
-        if once and self._last.get(task_id) is event:
-            return
-        self._last[task_id] = event
-        if len(self._last) > MAX_REMEMBERED:
-            self._last.popitem(last=False)
+    def put(self, event: WebhookEvent) -> None:
+        """Forward an event."""
         self._put += 1
         self._queue.put(event)
 
