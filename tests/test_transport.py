@@ -18,29 +18,29 @@ from flux_cli.api.request import Body
 from flux_cli.api.transport import Dispatch, NotSentError, Transport, cause
 from flux_cli.errors import BadResponseError, FluxError, NotAllowedError, OutcomeUnknownError, ServiceDownError
 from tests.conftest import wait_until
-from tests.server import Action, Request, Server, Step, http, reply, slowly
+from tests.server import Action, Request, Server, Step, http, reply, slowly, submitted
 
 BODY: Body = {"model": "flux-pro", "prompt": "a cat"}
 
 
+@pytest.fixture
 def client(server: Server) -> Client:
-    """Return a client of a server."""
     return Client(Transport(server.url, "test-key-0123456789"))
 
 
+def kept(request: Request) -> list[Step]:
+    """Report that a task is running, and keep the connection open."""
+    return [reply({"task_id": "task-7", "status": "x"}, Connection="keep-alive"), Action.KEEP]
+
+
 @pytest.mark.parametrize("code", [102, 103])
-def test_a_late_response_is_not_the_next_one(code: int) -> None:
+def test_a_late_response_is_not_the_next_one(server: Server, client: Client, code: int) -> None:
     """An interim response, then a submission: its task ID is not read from bytes left on the connection."""
-
-    def hinted(_: Request) -> list[Step]:
-        late = reply({"task_id": "another-task", "status": "finished"}, Connection="keep-alive")
-        return [f"HTTP/1.1 {code} Hint\r\n\r\n".encode(), 0.3, late, Action.KEEP]
-
-    with Server({"/fetch": hinted}) as server:
-        api = client(server)
-        with pytest.raises(BadResponseError):
-            api.fetch("task-7")
-        assert api.submit(BODY, Dispatch()) == "task-0"
+    late = reply({"task_id": "another-task", "status": "finished"}, Connection="keep-alive")
+    server.routes = {"/fetch": [f"HTTP/1.1 {code} Hint\r\n\r\n".encode(), 0.3, late, Action.KEEP]}
+    with pytest.raises(BadResponseError):
+        client.fetch("task-7")
+    assert client.submit(BODY, Dispatch()) == "task-0"
 
 
 @pytest.mark.parametrize(
@@ -54,15 +54,15 @@ def test_a_late_response_is_not_the_next_one(code: int) -> None:
         (103, 21, "more than 20 interim responses"),
     ],
 )
-def test_interim_responses(code: int, count: int, error: str | None) -> None:
+def test_interim_responses(server: Server, client: Client, code: int, count: int, error: str | None) -> None:
     """They are skipped, as many as are plausible; 101 is none of them."""
     interim = f"HTTP/1.1 {code} Hint\r\nX-Hint: 1\r\n\r\n".encode() * count
-    with Server({"/fetch": interim + reply({"task_id": "task-7", "status": "x"})}) as server:
-        if error is None:
-            assert client(server).fetch("task-7").word == "x"
-        else:
-            with pytest.raises((BadResponseError, ServiceDownError), match=error):
-                client(server).fetch("task-7")
+    server.routes = {"/fetch": interim + reply({"task_id": "task-7", "status": "x"})}
+    if error is None:
+        assert client.fetch("task-7").word == "x"
+    else:
+        with pytest.raises((BadResponseError, ServiceDownError), match=error):
+            client.fetch("task-7")
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,7 @@ def test_interim_responses(code: int, count: int, error: str | None) -> None:
 def test_an_aborted_call(monkeypatch: pytest.MonkeyPatch, scheme: str, used: bool, proxy: bool) -> None:
     """It fails on a new connection, on one that was used before, in a TLS handshake, and behind a proxy."""
     abort = Abort()
-    check: list[Step] = [reply({"task_id": "task-7", "status": "x"}, Connection="keep-alive"), Action.KEEP]
-    with Server({"/fetch": check, "/account": [60.0]}, greeting=[60.0] if scheme == "https" else None) as server:
+    with Server({"/fetch": kept, "/account": [60.0]}, greeting=[60.0] if scheme == "https" else None) as server:
         if proxy:
             monkeypatch.setenv("http_proxy", server.url)
         url = "http://api.example" if proxy else server.url.replace("http:", f"{scheme}:")
@@ -96,10 +95,13 @@ def test_an_aborted_call(monkeypatch: pytest.MonkeyPatch, scheme: str, used: boo
         ([b"HTTP/1.1 402", Action.RESET], OutcomeUnknownError),
     ],
 )
-def test_a_response_that_ends_early(steps: list[Step], kind: type[FluxError]) -> None:
+def test_a_response_that_ends_early(
+    server: Server, client: Client, steps: list[Step], kind: type[FluxError]
+) -> None:
     """A status code with a whole header says whether the submission was rejected."""
-    with Server({"/flux-imagine": steps}) as server, pytest.raises(kind):
-        client(server).submit(BODY, Dispatch())
+    server.routes = {"/flux-imagine": steps}
+    with pytest.raises(kind):
+        client.submit(BODY, Dispatch())
 
 
 @pytest.mark.parametrize(
@@ -125,66 +127,61 @@ def test_plain_reasons(error: Exception, expected: tuple[str, bool]) -> None:
     assert cause(error)[:2] == expected
 
 
-def test_a_call_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_without_a_thread(server: Server, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit on processes it runs in the thread of the caller."""
+    start = threading.Thread.start
 
-    def limited(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
+    def limited(thread: threading.Thread) -> None:
+        if thread.name != "scripted server":
+            raise RuntimeError("can't start new thread")
+        start(thread)
 
-    with Server({"/account": reply({"credits": 5})}) as server, monkeypatch.context() as patch:
-        start = threading.Thread.start
-        patch.setattr(
-            threading.Thread, "start", lambda each: (start if each.name == "scripted server" else limited)(each)
-        )
-        assert client(server).account().credits == 5
+    server.routes = {"/account": reply({"credits": 5})}
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", limited)
+        assert client.account().credits == 5
 
 
-def test_connections_are_reused() -> None:
+def test_connections_are_reused(server: Server, client: Client) -> None:
     """Status checks do not open a connection each."""
-    with Server(
-        {"/fetch": lambda r: [reply({"task_id": r.json()["task_id"]}, Connection="keep-alive"), Action.KEEP]}
-    ) as server:
-        api = client(server)
-        for number in range(5):
-            api.fetch(f"task-{number}")
-        assert (len(server.received), server.connections) == (5, 1)
-        assert server.received[0].headers["content-type"] == "application/json"
+    server.routes = {"/fetch": kept}
+    for _ in range(5):
+        client.fetch("task-7")
+    assert (len(server.received), server.connections) == (5, 1)
+    assert server.received[0].headers["content-type"] == "application/json"
 
 
-def test_a_connection_that_the_service_closed() -> None:
+def test_a_connection_that_the_service_closed(server: Server, client: Client) -> None:
     """A submission does not use it: the outcome would be unknown."""
-    with Server({"/fetch": lambda r: reply({"task_id": r.json()["task_id"]}, Connection="keep-alive")}) as server:
-        api = client(server)
-        for number in range(5):
-            api.fetch("task-7")
-            time.sleep(0.05)
-            assert api.submit(BODY, Dispatch()) == f"task-{number}"
+    server.routes = {"/fetch": reply({"task_id": "task-7"}, Connection="keep-alive")}
+    for number in range(5):
+        client.fetch("task-7")
+        time.sleep(0.05)
+        assert client.submit(BODY, Dispatch()) == f"task-{number}"
 
 
-def test_a_submission_does_not_use_an_idle_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submission_does_not_use_an_idle_connection(
+    server: Server, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A service that closes it at that moment leaves the outcome unknown: here it is reset instead."""
 
-    def check(request: Request) -> list[Step]:
-        return [reply({"task_id": request.json()["task_id"]}, Connection="keep-alive"), Action.KEEP]
-
     def submit(request: Request) -> list[Step]:
-        return [Action.RESET] if server.connections == 1 else [reply({"task_id": f"task-{request.number}"})]
+        return [Action.RESET] if server.connections == 1 else [submitted(request)]
 
-    with Server({"/fetch": check, "/flux-imagine": submit}) as server:
-        api = client(server)
-        api.fetch("task-7")
-        monkeypatch.setattr("flux_cli.api.transport.MAX_IDLE_SECONDS", 0.0)
-        assert api.submit(BODY, Dispatch()) == "task-0"
+    server.routes = {"/fetch": kept, "/flux-imagine": submit}
+    client.fetch("task-7")
+    monkeypatch.setattr("flux_cli.api.transport.MAX_IDLE_SECONDS", 0.0)
+    assert client.submit(BODY, Dispatch()) == "task-0"
 
 
 @pytest.mark.parametrize("slow", [slowly(http(200, b"{}"), 0.05), [60.0]], ids=["trickle", "silence"])
-def test_a_call_ends_within_its_limit(slow: list[Step]) -> None:
+def test_a_call_ends_within_its_limit(server: Server, client: Client, slow: list[Step]) -> None:
     """Then the outcome of a submission is unknown, and a status check may be repeated."""
-    with Server({"/flux-imagine": slow, "/fetch": slow}) as server:
-        with pytest.raises(OutcomeUnknownError, match="no complete response within 1 s"):
-            client(server).submit(BODY, Dispatch(), seconds=1)
-        with pytest.raises(ServiceDownError, match="no complete response within 1 s"):
-            client(server).fetch("task-7", seconds=1)
+    server.routes = {"/flux-imagine": slow, "/fetch": slow}
+    with pytest.raises(OutcomeUnknownError, match="no complete response within 1 s"):
+        client.submit(BODY, Dispatch(), seconds=1)
+    with pytest.raises(ServiceDownError, match="no complete response within 1 s"):
+        client.fetch("task-7", seconds=1)
 
 
 def test_limit_before_anything_is_sent() -> None:
@@ -192,7 +189,7 @@ def test_limit_before_anything_is_sent() -> None:
     with Server(accepts=False) as server:
         dispatch = Dispatch()
         with pytest.raises(NotSentError) as raised:
-            client(server).submit(BODY, dispatch, seconds=0.3)
+            Client(Transport(server.url, "")).submit(BODY, dispatch, seconds=0.3)
         assert (dispatch.sent, raised.value.permanent) == (False, False)
 
 
@@ -206,26 +203,25 @@ def test_nothing_listens() -> None:
         assert not raised.value.permanent
 
 
-def test_cancel_before_anything_is_sent() -> None:
+def test_cancel_before_anything_is_sent(server: Server, client: Client) -> None:
     """A submission that is canceled while it connects never arrives."""
     dispatch = Dispatch()
     assert dispatch.cancel()
-    with Server() as server:
-        with pytest.raises(NotSentError, match="canceled"):
-            client(server).submit(BODY, dispatch)
-        assert server.submissions == 0
+    with pytest.raises(NotSentError, match="canceled"):
+        client.submit(BODY, dispatch)
+    assert server.submissions == 0
 
 
-def test_cancel_after_it_was_sent() -> None:
+def test_cancel_after_it_was_sent(server: Server, client: Client) -> None:
     """That is too late, and it says so."""
     dispatch = Dispatch()
 
     def submit() -> None:
         with contextlib.suppress(OutcomeUnknownError):
-            client(server).submit(BODY, dispatch)
+            client.submit(BODY, dispatch)
 
-    with Server({"/flux-imagine": [60.0]}) as server:
-        threading.Thread(target=submit, daemon=True).start()
-        wait_until(lambda: server.submissions == 1)
-        assert not dispatch.cancel()
-        assert dispatch.sent
+    server.routes = {"/flux-imagine": [60.0]}
+    threading.Thread(target=submit, daemon=True).start()
+    wait_until(lambda: server.submissions == 1)
+    assert not dispatch.cancel()
+    assert dispatch.sent
