@@ -42,12 +42,9 @@ def test_any_body_is_json_or_a_value_error(content: bytes, content_type: str) ->
         ("\ufeff{}", {}),
         ('"\\ud800"', "\ud800"),
         ("[1]", [1]),
-        (' {"a": 1}\r\n\0', {"a": 1}),
-        (')]}\',\n{"a": 1}', {"a": 1}),
-        ('callback({"a": 1});', {"a": 1}),
+        *((text, {"a": 1}) for text in (' {"a": 1}\r\n\0', ')]}\',\n{"a": 1}', 'callback({"a": 1});')),
         ('<br />\n<b>Notice</b>: {closure}() in x.php\n{"a": {"b": 1}}', {"a": {"b": 1}}),
-        ('{"a": 1}{"b": 2}', {"a": 1}),
-        ('data: {"a": 1}\n\n', {"a": 1}),
+        *((text, {"a": 1}) for text in ('{"a": 1}{"b": 2}', 'data: {"a": 1}\n\n')),
     ],
 )
 def test_readable_bodies(text: str, value: object) -> None:
@@ -81,18 +78,13 @@ def test_unreadable_bodies(text: str) -> None:
 @pytest.mark.parametrize(
     ("content_type", "charset"),
     [
-        ("application/json", "utf-8"),
-        ("application/json", "utf-8-sig"),
-        ("application/json", "utf-16"),
-        ("application/json", "utf-16-le"),
+        *(("application/json", charset) for charset in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le")),
         ("application/json; charset=utf-8", "utf-32"),
         ("application/json; charset=utf-16", "utf-8"),
         ("application/json; charset=iso-8859-1", "latin-1"),
         ('application/json; charset="Windows-1252"', "cp1252"),
         ("application/json;charset=Shift_JIS", "shift_jis"),
-        ("application/json; charset=no-such-charset", "utf-8"),
-        ("application/json; charset=punycode", "utf-8"),
-        ("application/json; charset=iso-8859-99", "utf-8"),
+        *((f"application/json; charset={no}", "utf-8") for no in ("no-such-charset", "punycode", "iso-8859-99")),
         ("application/json\r\n; charset", "utf-8"),
     ],
 )

@@ -1,6 +1,7 @@
 """Responses about tasks are interpreted tolerantly; no response causes an exception."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -68,11 +69,14 @@ def test_status_words(status: Status, word: str) -> None:
 @pytest.mark.parametrize("word", SPELLINGS[Status.FINISHED])
 def test_finished_without_a_url(word: str) -> None:
     """Such a task is polled a little longer; with a percentage below 100 the word is about the response."""
-    assert read_task({"status": word}, ID).finished_without_url
-    assert read_task({"status": word, "percentage": 100, "image_url": ""}, ID).finished_without_url
-    assert not read_task({"status": word, "percentage": 40}, ID).finished_without_url
-    assert not read_task({"status": word, "image_url": URL}, ID).finished_without_url
-    assert not read_task({"status": "processing"}, ID).finished_without_url
+    for response, expected in (
+        ({"status": word}, True),
+        ({"status": word, "percentage": 100, "image_url": ""}, True),
+        ({"status": word, "percentage": 40}, False),
+        ({"status": word, "image_url": URL}, False),
+        ({"status": "processing"}, False),
+    ):
+        assert read_task(response, ID).finished_without_url is expected
 
 
 @pytest.mark.parametrize(
@@ -96,52 +100,49 @@ def test_what_a_timeout_message_quotes(response: dict[str, object], remark: str 
 
 # A response about a task
 
-READINGS: list[tuple[dict[str, Any], Status, float | None, str | None]] = [
-    ({"status": "processing", "percentage": 40}, Status.PROCESSING, 40, None),
-    ({"task_id": ID, "task_type": "flux-imagine", "image_url": URL}, Status.FINISHED, 100, None),
-    ({"status": "finished", "image_url": URL, "percentage": 100}, Status.FINISHED, 100, None),
-    ({"status": "processing", "image_url": URL}, Status.FINISHED, 100, None),
-    ({"status": "simmering", "image_url": URL}, Status.FINISHED, 100, None),
-    ({"task_id": ID}, Status.PROCESSING, None, None),
-    ({"task_id": f" {ID} "}, Status.PROCESSING, None, None),
-    ({"percentage": 7}, Status.PROCESSING, 7, None),
-    ({"status": "finished", "image_url": None}, Status.PROCESSING, None, None),
-    ({"status": "finished", "image_url": "  "}, Status.PROCESSING, None, None),
-    ({"status": "finished", "image_url": "null"}, Status.PROCESSING, None, None),
-    ({"status": "finished", "image_url": 5}, Status.PROCESSING, None, None),
-    ({"status": "finished", "images": []}, Status.PROCESSING, None, None),
-    ({"status": "failed", "image_url": URL, "message": "no"}, Status.FAILED, None, "no"),
-    ({"status": "failed"}, Status.FAILED, None, 'the service gave no reason (status "failed")'),
-    ({"errors": [{"msg": "no"}]}, Status.FAILED, None, "no"),
-    ({"success": False, "message": "no"}, Status.FAILED, None, "no"),
-    ({"error": True, "message": "no"}, Status.FAILED, None, "no"),
-    ({"status": False, "message": "no"}, Status.FAILED, None, "no"),
-    ({"status": True, "data": {"percentage": 3}}, Status.PROCESSING, 3, None),
-    ({"status": "done", "error": "moderated"}, Status.FAILED, None, "moderated"),
-    ({"task_id": ID, "message": "in the queue"}, Status.PROCESSING, None, None),
-    ({"status": "processing", "message": "in the queue"}, Status.PROCESSING, None, None),
-    ({"status": "retry", "error": "a worker died"}, Status.PROCESSING, None, None),
-    ({"percentage": 5, "error": "a worker died"}, Status.PROCESSING, 5, None),
-    ({"data": {"status": "processing", "percentage": 40}}, Status.PROCESSING, 40, None),
-    (
-        {"code": 200, "message": "success", "data": {"status": "failed", "fail_reason": "no"}},
-        Status.FAILED,
-        None,
-        "no",
-    ),
-    ({"status": "success", "data": {"status": "processing"}}, Status.PROCESSING, None, None),
-    ({"task": {"state": "running", "percentage": "3"}}, Status.PROCESSING, 3, None),
-    ({"id": "x", "status": "Ready", "result": {"sample": URL}}, Status.FINISHED, 100, None),
-    ({"data": [{"status": "processing"}]}, Status.PROCESSING, None, None),
-    ({"status": "starting", "urls": {"get": "https://api.example/x"}}, Status.PROCESSING, None, None),
+Reading = tuple[Status, float | None, str | None]
+RUNNING, FINISHED, FAILED = (
+    (Status.PROCESSING, None, None),
+    (Status.FINISHED, 100, None),
+    (Status.FAILED, None, "no"),
+)
+READINGS: list[tuple[Reading, dict[str, Any]]] = [
+    ((Status.PROCESSING, 40, None), {"status": "processing", "percentage": 40}),
+    ((Status.PROCESSING, 7, None), {"percentage": 7}),
+    ((Status.PROCESSING, 3, None), {"status": True, "data": {"percentage": 3}}),
+    ((Status.PROCESSING, 5, None), {"percentage": 5, "error": "a worker died"}),
+    ((Status.PROCESSING, 40, None), {"data": {"status": "processing", "percentage": 40}}),
+    ((Status.PROCESSING, 3, None), {"task": {"state": "running", "percentage": "3"}}),
+    (RUNNING, {"task_id": ID}),
+    (RUNNING, {"task_id": f" {ID} "}),
+    *((RUNNING, {"status": "finished", "image_url": url}) for url in (None, "  ", "null", 5)),
+    (RUNNING, {"status": "finished", "images": []}),
+    (RUNNING, {"task_id": ID, "message": "in the queue"}),
+    (RUNNING, {"status": "processing", "message": "in the queue"}),
+    (RUNNING, {"status": "retry", "error": "a worker died"}),
+    (RUNNING, {"status": "success", "data": {"status": "processing"}}),
+    (RUNNING, {"data": [{"status": "processing"}]}),
+    (RUNNING, {"status": "starting", "urls": {"get": "https://api.example/x"}}),
+    (FINISHED, {"task_id": ID, "task_type": "flux-imagine", "image_url": URL}),
+    (FINISHED, {"status": "finished", "image_url": URL, "percentage": 100}),
+    *((FINISHED, {"status": word, "image_url": URL}) for word in ("processing", "simmering")),
+    (FINISHED, {"id": "x", "status": "Ready", "result": {"sample": URL}}),
+    (FAILED, {"status": "failed", "image_url": URL, "message": "no"}),
+    (FAILED, {"errors": [{"msg": "no"}]}),
+    (FAILED, {"success": False, "message": "no"}),
+    (FAILED, {"error": True, "message": "no"}),
+    (FAILED, {"status": False, "message": "no"}),
+    (FAILED, {"status": "done", "error": "no"}),
+    (FAILED, {"code": 200, "message": "success", "data": {"status": "failed", "fail_reason": "no"}}),
+    ((Status.FAILED, None, 'the service gave no reason (status "failed")'), {"status": "failed"}),
 ]
 
 
-@pytest.mark.parametrize(("response", "status", "percentage", "error"), READINGS)
-def test_responses(response: dict[str, Any], status: Status, percentage: float | None, error: str | None) -> None:
+@pytest.mark.parametrize(("reading", "response"), READINGS)
+def test_responses(response: dict[str, Any], reading: Reading) -> None:
     """A URL means finished, a failure has a reason, and everything else is still running."""
     task = read_task(response, ID)
-    assert (task.status, task.percentage, task.error) == (status, percentage, error)
+    assert (task.status, task.percentage, task.error) == reading
 
 
 @pytest.mark.parametrize(
@@ -173,9 +174,7 @@ def test_any_object_is_a_task_or_a_value_error(response: dict[str, Any]) -> None
 # The URL of a picture
 
 PLACES: list[dict[str, Any]] = [
-    {"image_url": URL},
-    {"image_url": [URL, "https://images.example/2.png"]},
-    {"image_url": {"url": URL}},
+    *({"image_url": value} for value in (URL, [URL, "https://images.example/2.png"], {"url": URL})),
     {"image_urls": [URL]},
     {"image_url": "", "images": [{"url": URL, "width": 1}]},
     {"images": [{"image_url": URL}]},
@@ -184,16 +183,13 @@ PLACES: list[dict[str, Any]] = [
     {"result": {"images": [{"url": URL}]}},
     {"image_url": None, "result": {"image_url": URL}},
     {"image_url": URL, "result": {"image_url": None}},
-    {"status": "done", "url": URL},
-    {"status": "done", "output": [URL]},
-    {"status": "done", "result": URL},
+    *({"status": "done", **place} for place in ({"url": URL}, {"output": [URL]}, {"result": URL})),
     {"status": "done", "data": [{"url": URL}]},
 ]
 
 
 @pytest.mark.parametrize("response", PLACES)
 def test_places_of_a_url(response: dict[str, Any]) -> None:
-    """Text, lists and objects, here or one level down."""
     task = read_task(response, ID, API)
     assert (task.status, task.image_url) == (Status.FINISHED, URL)
 
@@ -231,7 +227,6 @@ def test_any_text_is_resolved(url: str) -> None:
 
 
 def test_a_data_url_is_not_recorded() -> None:
-    """It is the picture itself."""
     assert len(recorded_url("data:image/png;base64," + "A" * 10_000) or "") < 100
     assert recorded_url(URL) == URL
     assert recorded_url(None) is None
@@ -240,57 +235,55 @@ def test_a_data_url_is_not_recorded() -> None:
 # Reasons
 
 
-@pytest.mark.parametrize(
-    ("response", "reason"),
-    [
-        ({"errors": [{"msg": "a"}, {"msg": "b"}]}, "a; b"),
-        ({"errors": [{"msg": "a"}, {"msg": "a"}]}, "a"),
-        ({"errors": ["a", None, 5, {}]}, "a"),
-        ({"errors": {"msg": "no"}}, "no"),
-        ({"errors": {"prompt": ["is too long", "is rude"]}}, "prompt: is too long; prompt: is rude"),
-        ({"error": "no"}, "no"),
-        ({"error": {"message": "no"}}, "no"),
-        ({"error": {"error": {"message": "no"}}}, "no"),
-        ({"error": {"code": 5, "details": ["no"]}}, "no"),
-        ({"error": "", "message": "no"}, "no"),
-        ({"error": None, "detail": "no"}, "no"),
-        ({"detail": [{"loc": ["body", "prompt"], "msg": "field required"}]}, "body.prompt: field required"),
-        ({"detail": [{"loc": "prompt", "msg": "a"}, {"msg": "b"}]}, "prompt: a; b"),
-        ({"detail": {"reason": "no"}}, "no"),
-        ({"message": "failed", "reason": "no"}, "no"),
-        ({"message": "failed", "fail_reason": "no"}, "no"),
-        ({"message": "ok", "data": {"error": "no"}}, "no"),
-        ({"message": "no"}, "no"),
-        ({"msg": "no"}, "no"),
-        ({"result": {"message": "no"}}, "no"),
-        ({"error": "half a \ud83d face"}, "half a \ufffd face"),
-        ({"error": "x" * 3000}, "x" * MAX_CHARACTERS),
-        ({"errors": [str(number) for number in range(30)]}, "; ".join(str(number) for number in range(20))),
-        ({"error": [{"message": [{"message": "deep"}]}]}, "deep"),
-        ({"error": [[[["deep"]]]]}, "deep"),
-        ({"error": [[[[["too deep"]]]]]}, None),
-        ({"error": {"error": {"error": {"error": {"error": "deep"}}}}}, "deep"),
-        ({"error": {"error": {"error": {"error": {"error": {"error": "too deep"}}}}}}, None),
-        ({"error": {"a": {"b": {"c": {"d": "deep"}}}}}, "a: b: c: d: deep"),
-        ({"error": {"a": {"b": {"c": {"d": {"e": "too deep"}}}}}}, None),
-        ({"detail": [{"loc": list("abcdefghijkl"), "msg": "no"}]}, "a.b.c.d.e.f.g.h.i.j: no"),
-        ({"detail": [{"loc": ["body", 0, True], "msg": "no"}]}, "body.0: no"),
-        ({"error": 5}, None),
-        ({"error": False, "message": " "}, None),
-        ({"error": "null"}, None),
-        ({}, None),
-        ("no", None),
-        (None, None),
+NO_REASON: list[Any] = [
+    {"error": [[[[["too deep"]]]]]},
+    {"error": {"error": {"error": {"error": {"error": {"error": "too deep"}}}}}},
+    {"error": {"a": {"b": {"c": {"d": {"e": "too deep"}}}}}},
+    *({"error": nothing, "message": " "} for nothing in (5, False, "null", None)),
+    *({}, "no", None),
+]
+REASONS: dict[str | None, list[Any]] = {
+    "no": [
+        {"errors": {"msg": "no"}},
+        {"errors": [{"msg": "no"}, {"msg": "no"}]},
+        {"errors": ["no", None, 5, {}]},
+        {"error": "no"},
+        {"error": {"message": "no"}},
+        {"error": {"error": {"message": "no"}}},
+        {"error": {"code": 5, "details": ["no"]}},
+        {"error": "", "message": "no"},
+        {"error": None, "detail": "no"},
+        {"detail": {"reason": "no"}},
+        *({"message": "failed", name: "no"} for name in ("reason", "fail_reason")),
+        {"message": "ok", "data": {"error": "no"}},
+        *({"message": "no"}, {"msg": "no"}, {"result": {"message": "no"}}),
+        {"error": [{"message": [{"message": "no"}]}]},
+        {"error": [[[["no"]]]]},
+        {"error": {"error": {"error": {"error": {"error": "no"}}}}},
     ],
-)
-def test_reasons(response: object, reason: str | None) -> None:
+    None: NO_REASON,
+    "a; b": [{"errors": [{"msg": "a"}, {"msg": "b"}]}],
+    "prompt: is too long; prompt: is rude": [{"errors": {"prompt": ["is too long", "is rude"]}}],
+    "body.prompt: required": [{"detail": [{"loc": ["body", "prompt"], "msg": "required"}]}],
+    "prompt: a; b": [{"detail": [{"loc": "prompt", "msg": "a"}, {"msg": "b"}]}],
+    "a.b.c.d.e.f.g.h.i.j: no": [{"detail": [{"loc": list("abcdefghijkl"), "msg": "no"}]}],
+    "body.0: no": [{"detail": [{"loc": ["body", 0, True], "msg": "no"}]}],
+    "a: b: c: d: deep": [{"error": {"a": {"b": {"c": {"d": "deep"}}}}}],
+    "half a \ufffd face": [{"error": "half a \ud83d face"}],
+    "x" * MAX_CHARACTERS: [{"error": "x" * 3000}],
+    "; ".join(map(str, range(20))): [{"errors": [str(number) for number in range(30)]}],
+}
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=range(len(REASONS)))
+def test_reasons(reason: str | None) -> None:
     """Wherever a response states them, errors before a mere message."""
-    assert read_reason(response) == reason
+    for response in REASONS[reason]:
+        assert read_reason(response) == reason, response
 
 
 @given(JSON | OBJECTS)
 def test_any_value_has_a_reason_or_none(value: object) -> None:
-    """Never an empty one, never a long one."""
     reason = read_reason(value)
     assert reason is None or 0 < len(reason) <= MAX_CHARACTERS
 
@@ -299,35 +292,22 @@ def test_any_value_has_a_reason_or_none(value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "percentage"),
+    ("percentage", "values"),
     [
-        (40, 40),
-        (40.5, 40.5),
-        ("40", 40),
-        (" 40 %", 40),
-        ("40%", 40),
-        (-5, 0),
-        (101, 100),
-        (10**400, None),
-        ("1e400", None),
-        ("nan", None),
-        (math.inf, None),
-        (True, None),
-        (None, None),
-        ("", None),
-        ("forty", None),
-        ([40], None),
-        ("9" * 5000, None),
+        (40, (40, "40", " 40 %", "40%")),
+        (40.5, (40.5,)),
+        (0, (-5,)),
+        (100, (101,)),
+        (None, (10**400, "1e400", "nan", math.inf, True, None, "", "forty", [40], "9" * 5000)),
     ],
 )
-def test_percentages(value: object, percentage: float | None) -> None:
+def test_percentages(percentage: float | None, values: tuple[object, ...]) -> None:
     """A number or a text that holds one, clamped; anything else is none."""
-    assert read_percentage(value) == percentage
+    assert [read_percentage(value) for value in values] == [percentage] * len(values)
 
 
 @given(JSON)
 def test_any_value_is_a_percentage_or_none(value: object) -> None:
-    """Never a NaN, never out of range."""
     percentage = read_percentage(value)
     assert percentage is None or 0 <= percentage <= 100
 
@@ -338,37 +318,24 @@ NOW = 1_700_000_000.0
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"),
+    ("seconds", "values"),
     [
-        (None, None),
-        ("5", 5),
-        (" 5 ", 5),
-        ("2.5", 2.5),
-        ("-5", 0),
-        ("nan", None),
-        ("inf", 86400),
-        ("-inf", 0),
-        ("9" * 5000, 86400),
-        ("1e999", 86400),
-        ("Tue, 14 Nov 2023 22:13:30 GMT", 10),
-        ("Tue, 14 Nov 2023 22:13:30 -0000", 10),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 86400),
-        ("Fri, 31 Dec 9999 23:59:59 -2359", 86400),
-        ("soon", None),
-        ("", None),
-        ("5, 6", None),
-        ("Tue, 99 Nov 2023 99:99:99 GMT", None),
+        (5, ("5", " 5 ")),
+        (2.5, ("2.5",)),
+        (10, ("Tue, 14 Nov 2023 22:13:30 GMT", "Tue, 14 Nov 2023 22:13:30 -0000")),
+        (0, ("-5", "-inf", "Thu, 01 Jan 1970 00:00:00 GMT")),
+        (86400, ("inf", "9" * 5000, "1e999")),
+        (86400, ("Fri, 31 Dec 9999 23:59:59 GMT", "Fri, 31 Dec 9999 23:59:59 -2359")),
+        (None, (None, "nan", "soon", "", "5, 6", "Tue, 99 Nov 2023 99:99:99 GMT")),
     ],
 )
-def test_retry_after(value: str | None, seconds: float | None) -> None:
+def test_retry_after(seconds: float | None, values: tuple[str | None, ...]) -> None:
     """Seconds or a date, whatever servers really send; never negative, at most a day."""
-    assert parse_retry_after(value, NOW) == seconds
+    assert [parse_retry_after(value, NOW) for value in values] == [seconds] * len(values)
 
 
 @given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,5} \d\d:\d\d:\d\d [-+A-Z0-9]{1,6}"))
 def test_any_retry_after_is_seconds_or_none(value: str) -> None:
-    """Never an exception, never a NaN."""
     seconds = parse_retry_after(value, NOW)
     assert seconds is None or 0 <= seconds <= 86400
 
@@ -382,32 +349,21 @@ def test_task_ids_are_visible_ascii(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("response", "task_id"),
+    ("task_id", "responses"),
     [
-        ({"task_id": ID}, ID),
-        ({"task_id": f" {ID}\n"}, ID),
-        ({"task_id": 42}, "42"),
-        ({"taskId": ID}, ID),
-        ({"data": {"task_id": ID}}, ID),
-        ({"task": {"id": ID}}, ID),
-        ({"result": [{"task_id": ID}]}, ID),
-        ([{"task_id": ID}], ID),
-        ({"task": "flux-imagine"}, None),
-        ({"id": ID, "status": "pending"}, ID),
-        ({"task_id": ID, "error": "odd", "id": "request-1"}, ID),
-        ({"id": "request-1", "error": "no"}, None),
-        ({"task_id": None}, None),
-        ({"task_id": True}, None),
-        ({"task_id": 1.5}, None),
-        ({"task_id": ""}, None),
-        ({"task_id": "a b"}, None),
-        ({"task_id": "\x1b[2J"}, None),
-        ({"task_id": "x" * 300}, None),
-        ({}, None),
-        ([], None),
-        ("text", None),
+        (
+            ID,
+            (
+                *({"task_id": ID}, {"task_id": f" {ID}\n"}, {"taskId": ID}, [{"task_id": ID}]),
+                *({"data": {"task_id": ID}}, {"task": {"id": ID}}, {"result": [{"task_id": ID}]}),
+                *({"id": ID, "status": "pending"}, {"task_id": ID, "error": "odd", "id": "request-1"}),
+            ),
+        ),
+        ("42", ({"task_id": 42},)),
+        (None, ({"task": "flux-imagine"}, {"id": "request-1", "error": "no"}, {}, [], "text", None)),
+        (None, [{"task_id": value} for value in (None, True, 1.5, "", "a b", "\x1b[2J", "x" * 300)]),
     ],
 )
-def test_task_ids_in_responses(response: object, task_id: str | None) -> None:
+def test_task_ids_in_responses(task_id: str | None, responses: Sequence[object]) -> None:
     """A number, spaces around it, one level of nesting; a mere `id` beside an error is the request's."""
-    assert read_task_id(response) == task_id
+    assert [read_task_id(response) for response in responses] == [task_id] * len(responses)
