@@ -28,5 +28,5 @@ def account(*, service: ServiceOptions) -> int:
         console.out_json(values)
     else:
         rows = [(name, "-" if value is None else str(value)) for name, value in values.items()]
-        tables.show(("name", "value"), rows, grow=("value",), header=False)
+        tables.show(("name", "value"), rows, header=False)
     return 0

@@ -195,7 +195,7 @@ def _print(
         if rows and sys.stdout.isatty():
             from flux_cli.ui import tables
 
-            tables.show(("task", "status", "%", "picture"), map(_short_row, rows), grow=("picture",))
+            tables.show(("task", "status", "%", "picture"), map(_short_row, rows))
         else:
             for row in rows:
                 console.out("\t".join(map(console.clean, row)))

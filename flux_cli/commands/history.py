@@ -118,7 +118,7 @@ def history(
         )
     warn_of_problems(opened)
     if what is not None and not json and sys.stdout.isatty():
-        tables.show(("name", "value"), _details(records[0]), grow=("value",), header=False)
+        tables.show(("name", "value"), _details(records[0]), header=False)
     else:
         _print(records, json=json, filtered=any(filters))
     return ExitCode.OK
