@@ -17,8 +17,6 @@ from flux_cli.ui.reporter import reporting
 
 ANNOUNCED_PICTURES = 10
 """The cost of more pictures than this is announced before they are submitted."""
-CREDITS_PER_PICTURE = 1
-"""The price of every Flux model, from the service's page on image credits."""
 ACCOUNT_SECONDS = 5.0
 """The timeout of a request for the credits, which are only displayed."""
 
@@ -69,14 +67,17 @@ def credits_left(service: Service) -> object | None:
 
 
 def announce_cost(pictures: int, service: Service, credits_of: Callable[[Service], object | None]) -> None:
-    """Print the cost of many pictures before they are submitted, and the credits. The sandbox is free."""
+    """Print the cost of many pictures before they are submitted, and the credits.
+
+    Each picture costs one credit (the service's page on image credits); the sandbox is free.
+    """
     if console.quiet or pictures <= ANNOUNCED_PICTURES or service.name == SANDBOX:
         return
     credit = credits_of(service)
     has = "" if credit is None else f"; the account has {console.shortened(str(credit), 20)}"
-    console.note(f"submitting {pictures} pictures for about {pictures * CREDITS_PER_PICTURE} credits{has}")
+    console.note(f"submitting {pictures} pictures for about {pictures} credits{has}")
     try:
-        enough = credit is None or float(str(credit)) >= pictures * CREDITS_PER_PICTURE
+        enough = credit is None or float(str(credit)) >= pictures
     except ValueError:
         return
     if not enough:

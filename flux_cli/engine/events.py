@@ -16,64 +16,57 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Submitting:
+class Event:
+    """Something has happened to a job."""
+
+    job: "Job"
+
+
+class Submitting(Event):
     """The job's request is about to be sent."""
 
-    job: "Job"
 
-
-@dataclass(frozen=True)
-class Submitted:
+class Submitted(Event):
     """The service accepted the job: it has a task ID and is charged."""
 
-    job: "Job"
 
-
-@dataclass(frozen=True)
-class Progress:
+class Progress(Event):
     """As far as is known, the task is still running; `job.task` is None before its first status check."""
 
-    job: "Job"
-
 
 @dataclass(frozen=True)
-class Retrying:
+class Retrying(Event):
     """An operation failed and will be retried."""
 
-    job: "Job"
     message: str
 
 
 @dataclass(frozen=True)
-class Unrecorded:
+class Unrecorded(Event):
     """A change could not be recorded, so only this run knows about it."""
 
-    job: "Job"
     message: str
 
 
 @dataclass(frozen=True)
-class Downloading:
+class Downloading(Event):
     """The bytes of the picture received so far, and the total if the server sent it."""
 
-    job: "Job"
     received: int
     total: int | None
 
 
 @dataclass(frozen=True)
-class Ended:
+class Ended(Event):
     """The job has ended.
 
     If `result.content` is the picture for stdout, a handler that cannot write it raises NotDeliveredError: the
     picture then counts as not saved.
     """
 
-    job: "Job"
     result: "Result"
 
 
-Event = Submitting | Submitted | Progress | Retrying | Unrecorded | Downloading | Ended
 Handler = Callable[[Event], None]
 
 

@@ -14,41 +14,39 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Intent:
-    """The job's request is about to be sent: from now on it may have been accepted and charged."""
-
+class _JobChange:
     job: "Job"
+
+
+class Intent(_JobChange):
+    """The job's request is about to be sent: from now on it may have been accepted and charged."""
 
 
 @dataclass(frozen=True)
-class Accepted:
+class Accepted(_JobChange):
     """The service accepted the job and gave it this ID."""
 
-    job: "Job"
     task_id: str
 
 
 @dataclass(frozen=True)
-class Postponed:
+class Postponed(_JobChange):
     """The request was certainly not accepted, and will be resubmitted."""
 
-    job: "Job"
     error: str
 
 
 @dataclass(frozen=True)
-class Finished:
+class Finished(_JobChange):
     """The service finished the task; its picture is not saved yet."""
 
-    job: "Job"
     task: Task
 
 
 @dataclass(frozen=True)
-class Closed:
+class Closed(_JobChange):
     """The job ended with `result`; the record of a task that is still running stays unchanged."""
 
-    job: "Job"
     result: "Result"
 
 

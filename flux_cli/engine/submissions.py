@@ -36,8 +36,12 @@ MAX_FAILURES = 5
 certainly concerns all of them, such as a rejected key."""
 
 
-class _UnsendableError(FluxError):
-    """A request's image prompt can no longer be read."""
+class _UnsendableError(Exception):
+    """A request's image prompt can no longer be read, for this reason."""
+
+    def __init__(self, reason: FluxError) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class Submissions(Stage):
@@ -108,9 +112,7 @@ class Submissions(Stage):
                 try:
                     image = image_prompt.load_checked(job.image_prompt)
                 except FluxError as error:
-                    unsendable = _UnsendableError(error.message, error.hint)
-                    unsendable.exit_code = error.exit_code
-                    raise unsendable from error
+                    raise _UnsendableError(error) from None
                 body = {**body, "image_prompt": image.encoded()}
                 operation.extend()
             return self._client.submit(body, job.dispatch)
@@ -130,12 +132,12 @@ class Submissions(Stage):
             self._endings.end_running(job)
 
     def _not_accepted(self, job: Job, error: Exception) -> None:
+        if isinstance(error, _UnsendableError):
+            self._endings.end_rejected(job, Status.UNSENT, error.reason)
+            return
         if not isinstance(error, FluxError):
             raise error
         sent, now = self._queues.submitting[job], self._clock()
-        if isinstance(error, _UnsendableError):
-            self._endings.end_rejected(job, Status.UNSENT, error)
-            return
         pause: float | None = None
         if isinstance(error, RateLimitedError):
             pause = self._throttle.rate_limited(now, sent, self._queues.accepted, error.retry_after or 0.0)
