@@ -54,13 +54,12 @@ class Batch:
     def end(self, store: BatchStore) -> None:
         """End a run in good order."""
         store.close()
-        written = store.written if store.is_complete else None
-        state.compact(self.directory, self.claim, store.journal, written)
+        state.compact(self.directory, self.claim, store)
         self.claim.release()
 
     def kill(self, store: BatchStore) -> None:
         """End a run as kill -9 does, but for its claim, which `claims` is about."""
-        store._journal.close()
+        store.journal.close()
         self.claim.release()
 
     def load(self, *keys: str, history: History | None = None) -> state.BatchState:
@@ -211,7 +210,7 @@ def test_counts_of_rows() -> None:
     assert (counts.unknown_lines, counts.codes) == ([7], {4, 9})
 
 
-SETTINGS = BatchSettings(Path("out"), "/out", {"model": "flux-pro"}, {"model": "flux-pro"})
+SETTINGS = BatchSettings(Path("out"), "/out", "rows", {"model": "flux-pro"}, {"model": "flux-pro"})
 
 
 @pytest.mark.parametrize(
@@ -385,12 +384,12 @@ def test_journal_is_removed_when_everything_is_over(batch: Batch) -> None:
     store = batch.start()
     store.commit([INTENT, Intent(job("b"))])
     store.commit([ACCEPTED, Accepted(job("b"), "T2"), done()])
-    assert not store.is_complete
+    assert store.written is None
     batch.end(store)
     assert len(batch.journals()) == 1
     store = batch.start()
     store.commit([failed("b", "T2")])
-    assert store.is_complete
+    assert store.written is not None
     batch.end(store)
     assert batch.journals() == []
     assert [(line["row"], line["status"]) for line in batch.results()] == [("a", "finished"), ("b", "failed")]
@@ -422,7 +421,7 @@ def test_results_are_durable_before_the_journal_is_removed(batch: Batch, monkeyp
     batch.end(store)
     store = batch.start()
     store.commit([INTENT, Accepted(job(), "T2"), done(task_id="T2")])
-    assert store.is_complete
+    assert store.written is not None
     assert [line["status"] for line in batch.results()] == ["failed", "finished"]
     calls: list[tuple[str, object]] = []
     fsync, unlink = os.fsync, os.unlink
@@ -440,7 +439,7 @@ def test_results_are_durable_before_the_journal_is_removed(batch: Batch, monkeyp
     batch.end(store)
     assert [line["status"] for line in batch.results()] == ["finished"]
     synced = ("fsync", (batch.directory / "results.jsonl").stat().st_ino)
-    removed = calls.index(("unlink", str(store.journal)))
+    removed = calls.index(("unlink", str(store.journal.path)))
     assert calls[:removed].count(synced) == 2  # before it got its name, and after
 
 
@@ -562,17 +561,17 @@ def test_the_history_never_stops_a_batch(
     history = BrokenHistory(2, error)
     store = batch.start(history)
     store.commit([INTENT])
-    assert store.history_error is error
+    assert store.history.error is error
     store.commit([ACCEPTED])
     store.commit([done()])
     assert [type(change) for change in history.recorded] == [Intent, Accepted, Closed]
-    assert store.history_error is None
+    assert store.history.error is None
     broken = BrokenHistory(10, error)
     batch.kill(store)
     store = batch.start(broken)
     store.commit([Intent(job("b"))])
     batch.end(store)
-    assert store.history_error is error
+    assert store.history.error is error
 
 
 def test_a_busy_history_is_left_alone_for_some_time(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:

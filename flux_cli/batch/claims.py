@@ -11,6 +11,7 @@ start at the same time, at least one sees the other.
 import contextlib
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -29,27 +30,24 @@ HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 40.0
 """A run whose heartbeat is older counts as dead. It detects this itself before it submits anything more."""
 POLL_SECONDS = 0.5
-CLAIM, MARKER, UNPUBLISHED = ".claim", ".active", ".new"
-"""The suffixes of a claim, of the empty file next to it once it is active, and of one that is being written."""
+CLAIM, UNPUBLISHED = ".claim", ".new"
+"""The suffixes of a claim, and of one that is being written."""
+_STARTING, _ACTIVE = b" ", b"\n"
+"""The last byte of a claim, which each heartbeat writes, before and after it is active."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that has a claim.
-
-    Attributes:
-        host: The name of its host.
-        boot: The ID of the boot of this host, or empty if the system has none.
-        namespace: The namespace of its process ID: containers on one host have their own.
-        pid: Its process ID.
-        start: When the process started, in the unit of the system, or empty if that is not known.
-    """
+    """The process that has a claim."""
 
     host: str
     boot: str
+    """The ID of the boot of the host, or empty if the system has none."""
     namespace: str
+    """The namespace of its process ID: containers on one host have their own."""
     pid: int
     start: str
+    """When it started, in the unit of the system, or empty if that is not known."""
 
     @classmethod
     def current(cls) -> "Owner":
@@ -96,13 +94,13 @@ def _process(pid: int) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class _Found:
-    """The claim of another run: its file, whether it is active, its content and when it was last refreshed."""
+    """The claim of another run, and when it was last refreshed."""
 
     path: Path
-    active: bool
     service: str
     shard: Shard
     owner: Owner
+    active: bool
     refreshed: float
 
 
@@ -118,10 +116,10 @@ class Claim:
         self._service = service
         self._shard = shard
         self._owner = owner or Owner.current()
-        name = f"{_file_name(self._owner.host)}-{self._owner.pid}-{secrets.token_hex(4)}"
-        self.path = directory / f"{name}{CLAIM}"
-        self._marker = directory / f"{name}{MARKER}"
+        host = re.sub(r"[^\w.-]", "_", self._owner.host)[:60] or "host"
+        self.path = directory / f"{host}-{self._owner.pid}-{secrets.token_hex(4)}{CLAIM}"
         self._size = 0
+        self._heartbeat = _STARTING
         self._refreshed = 0.0
 
     def acquire(self, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -138,11 +136,11 @@ class Claim:
             while not self._is_free(first_seen, may_wait=waited <= STALE_SECONDS):
                 sleep(POLL_SECONDS)
                 waited += POLL_SECONDS
-            with local_errors(self._marker):
-                self._marker.touch()
         except BaseException:
             self.release()
             raise
+        self._heartbeat = _ACTIVE
+        self.refresh()
 
     def held(self) -> bool:
         """Return whether the claim still exists. Another run removes it if this one seems to be dead."""
@@ -155,7 +153,7 @@ class Claim:
     def refresh(self) -> None:
         """Send a heartbeat. Errors are ignored: a run that cannot send heartbeats loses its claim."""
         with contextlib.suppress(OSError):
-            _write_at(self.path, self._size, b"\n")
+            _write_at(self.path, self._size, self._heartbeat)
         self._refreshed = time.monotonic()
 
     def refresh_if_due(self) -> None:
@@ -172,32 +170,29 @@ class Claim:
         """Remove the files of dead runs. Call it only if `is_alone`."""
         for name in os.listdir(self._directory):
             path = self._directory / name
-            if path.suffix in (CLAIM, MARKER, UNPUBLISHED) and path not in (self.path, self._marker):
+            if path.suffix in (CLAIM, UNPUBLISHED) and path != self.path:
                 with local_errors(path):
                     path.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Give up the claim."""
-        for path in (self.path, self._marker):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
     def _publish(self) -> None:
-        content = json.dumps(
-            {"service": self._service, "shard": str(self._shard), "owner": asdict(self._owner)}
-        ).encode()
+        values = {"service": self._service, "shard": str(self._shard), "owner": asdict(self._owner)}
+        content = json.dumps(values).encode()
         unpublished = self.path.with_suffix(UNPUBLISHED)
         unpublished.write_bytes(content)
         self._size = len(content)
-        _write_at(unpublished, self._size, b"\n")
+        _write_at(unpublished, self._size, self._heartbeat)
         os.rename(unpublished, self.path)
 
     def _is_free(self, first_seen: dict[Path, float], *, may_wait: bool) -> bool:
         """Return whether no other run claims the rows; remove the claims of dead ones.
 
-        Args:
-            first_seen: The heartbeats of other runs when they were first seen.
-            may_wait: Whether to wait for a run that is not active yet, which usually withdraws.
+        `first_seen` are the first heartbeats of other runs that were seen. `may_wait` is whether to wait for a run
+        that is not active yet, which usually withdraws.
 
         Raises:
             LocalFileError: Another run that claims them is alive.
@@ -213,19 +208,15 @@ class Claim:
             if alive is False:
                 with local_errors(other.path):
                     other.path.unlink(missing_ok=True)
-                    other.path.with_suffix(MARKER).unlink(missing_ok=True)
             elif alive and (other.active or other.path.name < self.path.name or not may_wait):
-                raise self._refused(other)
+                which = f"shard {other.shard} of " if other.shard.count > 1 else ""
+                raise LocalFileError(
+                    f"another flux-cli is running {which}the batch in {self._directory.parent}: {other.owner}",
+                    "wait until it ends, or stop it; then resume with the same command",
+                )
             else:  # not known yet, or the other one has to withdraw
                 free = False
         return free
-
-    def _refused(self, other: _Found) -> LocalFileError:
-        which = f"shard {other.shard} of " if other.shard.count > 1 else ""
-        return LocalFileError(
-            f"another flux-cli is running {which}the batch in {self._directory.parent}: {other.owner}",
-            "wait until it ends, or stop it; then resume with the same command",
-        )
 
     def _verdict(self, other: _Found, now: float) -> bool | None:
         """Return whether another run is alive; None if its heartbeat has to be watched."""
@@ -243,14 +234,10 @@ class Claim:
     def _others(self) -> list[_Found]:
         with local_errors(self._directory, "read"):
             while True:
-                names = set(os.listdir(self._directory))
+                names = sorted(os.listdir(self._directory))
+                paths = [self._directory / name for name in names if name.endswith(CLAIM)]
                 with contextlib.suppress(FileNotFoundError):  # one was removed after the listing
-                    found = [
-                        _read(self._directory / name, active=Path(name).with_suffix(MARKER).name in names)
-                        for name in sorted(names)
-                        if name.endswith(CLAIM) and name != self.path.name
-                    ]
-                    return [claim for claim in found if claim is not None]
+                    return [found for path in paths if path != self.path and (found := _read(path))]
 
 
 def _write_at(path: Path, position: int, content: bytes) -> None:
@@ -264,14 +251,15 @@ def _write_at(path: Path, position: int, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _read(path: Path, *, active: bool) -> _Found | None:
+def _read(path: Path) -> _Found | None:
     """Return a claim, or None if the file is not one. Raises OSError if it cannot be read."""
     with path.open("rb") as file:
         content, refreshed = file.read(100_000), os.fstat(file.fileno()).st_mtime
     try:
         values = json.loads(content)
         owner = Owner(**values["owner"])
-        return _Found(path, active, str(values["service"]), Shard.parse(values["shard"]), owner, refreshed)
+        shard = Shard.parse(values["shard"])
+        return _Found(path, str(values["service"]), shard, owner, content.endswith(_ACTIVE), refreshed)
     except (ValueError, LookupError, TypeError, UsageError):
         return None
 
@@ -294,7 +282,3 @@ def claimed(directory: Path, service: str, shard: Shard, owner: Owner | None = N
     finally:
         over.set()
         claim.release()
-
-
-def _file_name(host: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-." else "_" for letter in host)[:60] or "host"

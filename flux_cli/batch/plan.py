@@ -26,6 +26,8 @@ class BatchSettings:
     directory: Path
     name: str
     """The name of the batch in the history: the directory as an absolute path."""
+    file_name: str
+    """What messages call the file of the rows."""
     defaults: Body
     """The fields of rows that do not set them, as they are sent."""
     recorded: Mapping[str, object]

@@ -12,6 +12,7 @@ from flux_cli.batch.claims import Claim
 from flux_cli.batch.journal import Journals, Key, encoded
 from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import Row
+from flux_cli.batch.store import BatchStore
 from flux_cli.engine.result import Result
 from flux_cli.errors import ExitCode, LocalFileError
 from flux_cli.storage.filesystem import local_errors
@@ -66,15 +67,10 @@ def load(
     return BatchState(found, missing, journals.next_run, history_error)
 
 
-def compact(directory: Path, claim: Claim, own: Path, written: Collection[bytes] | None) -> None:
+def compact(directory: Path, claim: Claim, store: BatchStore) -> None:
     """Remove the journals if the results contain everything in them, and no other run is alive.
 
-    Args:
-        directory: The batch directory.
-        claim: The claim of this run.
-        own: Its journal.
-        written: The digests of the lines that this run added to the results, if all rows of its journal have
-            ended: if it is the only journal, it need not be read.
+    The only journal need not be read if this run has written it and added all of its rows to the results.
 
     Raises:
         LocalFileError: A file cannot be read or written. Nothing is lost.
@@ -83,8 +79,8 @@ def compact(directory: Path, claim: Claim, own: Path, written: Collection[bytes]
         return
     results = ResultsFile(directory)
     files = journal.files(directory / STATE_NAME)
-    if files in ([], [own]) and written is not None:
-        complete, has_others = results.compare(written)
+    if files in ([], [store.journal.path]) and store.written is not None:
+        complete, has_others = results.compare(store.written)
         if complete:
             _remove(files, results, claim, tidy=has_others)
             return

@@ -30,32 +30,21 @@ class BatchStore:
     def __init__(self, directory: Path, service: str, run: int, claim: Claim, history: Store | None) -> None:
         """`run` is the number of the run; `history` also gets all changes."""
         self._service = service
-        self._journal = Journal(directory / STATE_NAME, service, claim.path.stem, run)
+        self.journal = Journal(directory / STATE_NAME, service, claim.path.stem, run)
         self._results = ResultsFile(directory)
         self._claim = claim
-        self._history = HistoryQueue(history)
+        self.history = HistoryQueue(history)
         self._unwritten: list[Change] = []
         self._missing: list[bytes] = []
-        self.written: set[bytes] = set()
-        """The digests of the lines that this run added to the results."""
+        self._written: set[bytes] = set()
         self._open_rows: set[str] = set()
         self.results_error: LocalFileError | None = None
         """Why the results file lacks lines; the next run adds them."""
 
     @property
-    def is_complete(self) -> bool:
-        """Whether the results have everything that the journal has."""
-        return not (self._open_rows or self._unwritten or self._missing)
-
-    @property
-    def journal(self) -> Path:
-        """The journal's file."""
-        return self._journal.path
-
-    @property
-    def history_error(self) -> LocalFileError | None:
-        """Why the history lacks changes, or None."""
-        return self._history.error
+    def written(self) -> set[bytes] | None:
+        """The digests of the lines that this run added to the results; None unless they have all of its rows."""
+        return None if self._open_rows or self._unwritten or self._missing else self._written
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Record changes; return when they are durable in the batch directory.
@@ -72,13 +61,13 @@ class BatchStore:
             row = change.job.row or ""
             if isinstance(change, Closed):
                 result = self._result(change)
-                entries.append(self._journal.closed_entry(row, result))
+                entries.append(self.journal.closed_entry(row, result))
                 if _has_ended(change):
                     results[row] = result
             else:
                 entries.append(self._entry(change, row))
         try:
-            self._journal.append(entries)
+            self.journal.append(entries)
         except LocalFileError:
             self._unwritten = [change for change in all_changes if not isinstance(change, Intent)]
             raise
@@ -88,14 +77,14 @@ class BatchStore:
         intents = [change.job for change in changes if isinstance(change, Intent)]
         if intents and not self._claim.held():
             # In this order, a run that has taken over either reads the intents or is detected here.
-            self._journal.append(self._journal.entry(job.row or "", UNSENT) for job in intents)
+            self.journal.append(self.journal.entry(job.row or "", UNSENT) for job in intents)
             raise LocalFileError(
                 "another flux-cli has taken over the batch, because this process was stopped for some time",
                 "see the other process",
             )
         self._add(results.values())
         # The history gets the URLs of a finished task with its path.
-        self._history.commit([change for change in all_changes if not isinstance(change, Finished)])
+        self.history.commit([change for change in all_changes if not isinstance(change, Finished)])
 
     def close(self) -> None:
         """Write what is left."""
@@ -103,8 +92,8 @@ class BatchStore:
             with contextlib.suppress(LocalFileError):
                 self.commit([])
         self._add([])
-        self._history.commit([], last=True)
-        self._journal.close()
+        self.history.commit([], last=True)
+        self.journal.close()
 
     def add_results(self, objects: Iterable[Object]) -> None:
         """Append objects to the results; those that cannot be written are kept for later."""
@@ -118,7 +107,7 @@ class BatchStore:
             self.results_error, self._missing = error, unwritten
         else:
             self.results_error, self._missing = None, []
-            self.written.update(map(digest, unwritten))
+            self._written.update(map(digest, unwritten))
 
     def _result(self, change: Closed) -> bytes:
         """Return the object of a row in the results, encoded. Paths are absolute."""
@@ -127,7 +116,7 @@ class BatchStore:
         return encoded(row_object(job.row or "", job.line, self._service, result))
 
     def _entry(self, change: Intent | Accepted | Postponed | Finished, row: str) -> bytes:
-        job, entry = change.job, self._journal.entry
+        job, entry = change.job, self.journal.entry
         match change:
             case Intent():
                 return entry(row, INTENT, line=job.line, time=round(time.time(), 3), request=job.recorded)

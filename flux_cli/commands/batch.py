@@ -1,6 +1,7 @@
 """`flux-cli batch`: generate many pictures from a file, resumable at any point."""
 
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from flux_cli.options import RequestOptions, ServiceOptions
 
 app = typer.Typer(add_completion=False)
 
-ROWS = "Rows"
+_row_option = partial(typer.Option, rich_help_panel="Rows")
 DETAILS = """\
 A row sets fields of the request by name, such as prompt, model and width. It can also set id, by which later
 runs recognise it, and output, the name of its picture. A row without an id is recognised by its content, so rows
@@ -58,20 +59,14 @@ def batch(
     ] = None,
     format_name: Annotated[
         str | None,
-        typer.Option(
+        _row_option(
             "--format",
             metavar="FORMAT",
             help="The format of FILE: jsonl, csv, tsv or text. Default: from its extension.",
-            rich_help_panel=ROWS,
         ),
     ] = None,
     ignore_unknown_columns: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-unknown-columns",
-            help="Ignore columns that do not exist, such as notes.",
-            rich_help_panel=ROWS,
-        ),
+        bool, _row_option("--ignore-unknown-columns", help="Ignore columns that do not exist, such as notes.")
     ] = False,
     concurrency: Annotated[
         int,
@@ -84,44 +79,26 @@ def batch(
         ),
     ] = 16,
     retry_failed: Annotated[
-        bool,
-        typer.Option(
-            "--retry-failed", help="Resubmit rows whose tasks failed in an earlier run.", rich_help_panel=ROWS
-        ),
+        bool, _row_option("--retry-failed", help="Resubmit rows whose tasks failed in an earlier run.")
     ] = False,
     retry_unknown: Annotated[
         bool,
-        typer.Option(
-            "--retry-unknown",
-            help="Resubmit rows whose outcome is unknown (may charge twice).",
-            rich_help_panel=ROWS,
-        ),
+        _row_option("--retry-unknown", help="Resubmit rows whose outcome is unknown (may charge twice)."),
     ] = False,
     refetch: Annotated[
         bool,
-        typer.Option(
-            "--refetch",
-            help="Download missing pictures of finished rows again, free of charge.",
-            rich_help_panel=ROWS,
-        ),
+        _row_option("--refetch", help="Download missing pictures of finished rows again, free of charge."),
     ] = False,
     max_tasks: Annotated[
         int | None,
-        typer.Option(
-            "--max-tasks",
-            parser=options.integer(0),
-            metavar="N",
-            help="Submit at most N rows.",
-            rich_help_panel=ROWS,
-        ),
+        _row_option("--max-tasks", parser=options.integer(0), metavar="N", help="Submit at most N rows."),
     ] = None,
     shard: Annotated[
         str,
-        typer.Option(
+        _row_option(
             "--shard",
             metavar="K/N",
             help="Only every N-th row, starting with the K-th. Other shards may run at the same time.",
-            rich_help_panel=ROWS,
         ),
     ] = "1/1",
     request: RequestOptions,
@@ -158,6 +135,7 @@ def batch(
     settings = BatchSettings(
         directory=directory,
         name=batching.absolute_name(directory),
+        file_name=rows_file.name,
         defaults=defaults,
         recorded=recorded,
         secret=request.webhook_secret or config.webhook_secret,
@@ -176,7 +154,7 @@ def batch(
         return batching.print_requests(rows, settings)
     choice = choose(service, config)
     with (
-        batching.prepared(rows, settings, choice.name, rows_file.name) as (plan, store),
+        batching.prepared(rows, settings, choice.name) as (plan, store),
         connect(choice, settings.secret) as connected,
     ):
         return batching.run(
@@ -184,7 +162,6 @@ def batch(
             store,
             connected,
             Saver(connected.url, connected.client.trace, original=original),
-            file_name=rows_file.name,
             json=service.json,
             concurrency=concurrency,
             timeout=limit,

@@ -32,6 +32,7 @@ from flux_cli.storage.history import History
 from flux_cli.storage.paths import STATE_NAME, expanded
 from flux_cli.storage.settings import SEED_RANDOM
 from flux_cli.ui import batch_summary, console
+from flux_cli.ui.batch_summary import counted
 from flux_cli.ui.reporter import batch_reporting
 
 WITHOUT_HISTORY = "the batch continues without the history"
@@ -104,7 +105,7 @@ def checked_rows(
         console.error(error.message)
     if errors:
         bad = len({error.line for error in errors})
-        raise UsageError(f"nothing was sent: {_rows(bad)} of {file.name} cannot be used")
+        raise UsageError(f"nothing was sent: {counted(bad, 'row')} of {file.name} cannot be used")
     if not file.rows:
         raise UsageError(f"{file.name} has no rows")
     return found
@@ -123,10 +124,6 @@ def _with_config_defaults(row: Row, flags: Body, config: Config) -> Row:
     return replace(row, fields={**added, **row.fields}) if added else row
 
 
-def _rows(count: int) -> str:
-    return f"{count} row{'' if count == 1 else 's'}"
-
-
 def print_requests(found: Sequence[Row], settings: BatchSettings) -> ExitCode:
     """Print the request of each row as it would be recorded, without secrets, one per line."""
     for row in found:
@@ -136,7 +133,7 @@ def print_requests(found: Sequence[Row], settings: BatchSettings) -> ExitCode:
 
 @contextlib.contextmanager
 def prepared(
-    found: Sequence[Row], settings: BatchSettings, service: str, file_name: str
+    found: Sequence[Row], settings: BatchSettings, service: str
 ) -> Iterator[tuple[BatchPlan, BatchStore]]:
     """Claim the rows; yield what the run does with them, and where it records its changes.
 
@@ -156,7 +153,7 @@ def prepared(
         if history is not None:
             _record(known.attempts, history, service, settings.name)
         plan = BatchPlan(found, settings, known.attempts)
-        _check_names(file_name, plan)
+        _check_names(plan)
         recorder = None if history is None else HistoryStore(history, service)
         store = BatchStore(settings.directory, service, known.next_run, claim, recorder)
         store.add_results(known.missing)
@@ -167,8 +164,7 @@ def prepared(
             _report_errors(store)
             if plan.counts.ended == plan.counts.total:
                 with contextlib.suppress(LocalFileError):
-                    written = store.written if store.is_complete else None
-                    state.compact(settings.directory, claim, store.journal, written)
+                    state.compact(settings.directory, claim, store)
             if history is not None:
                 history.close()
 
@@ -203,13 +199,14 @@ def _record(attempts: Mapping[str, Attempt], history: History, service: str, bat
             attempt.record_number = number
 
 
-def _check_names(file_name: str, plan: BatchPlan) -> None:
+def _check_names(plan: BatchPlan) -> None:
     """Raise LocalFileError if the `output` of a row to submit is an existing file."""
+    file_name = plan.settings.file_name
     errors = [f"{file_name}:{row.line}: {path} exists" for row, path in plan.occupied()]
     for error in errors:
         console.error(error)
     if errors:
-        what = f"nothing was sent: {_rows(len(errors))} of {file_name} name files that exist"
+        what = f"nothing was sent: {counted(len(errors), 'row')} of {file_name} name files that exist"
         raise LocalFileError(what, "choose other names, or replace the files with --force")
 
 
@@ -217,8 +214,8 @@ def _report_errors(store: BatchStore) -> None:
     if store.results_error is not None:
         console.error(store.results_error.message)
         console.hint("the pictures are saved; a later run adds the missing lines")
-    if store.history_error is not None:
-        console.warning(f"the history lacks rows of this batch: {store.history_error.message}")
+    if store.history.error is not None:
+        console.warning(f"the history lacks rows of this batch: {store.history.error.message}")
 
 
 def run(
@@ -227,7 +224,6 @@ def run(
     service: Service,
     saver: Saver,
     *,
-    file_name: str,
     json: bool,
     concurrency: int,
     timeout: float | None,
@@ -238,7 +234,7 @@ def run(
     Raises as `Run.run` does, after the summary.
     """
     started = time.monotonic()
-    counts = plan.counts
+    counts, settings = plan.counts, plan.settings
     running.mention_sandbox(service)
     before = after = rejection = None
     if not console.quiet:  # which saves two requests
@@ -250,26 +246,26 @@ def run(
     failed_before = counts.failed
     try:
         with batch_reporting(
-            counts, file_name, service=service.name, json=json, force=plan.settings.force, sidecar=sidecar
+            counts, settings.file_name, service=service.name, json=json, force=settings.force, sidecar=sidecar
         ) as reporter:
 
             def handle(event: Event) -> None:
                 counts.handle(event)
                 reporter.handle(event)
 
-            settings = RunSettings(
+            run_settings = RunSettings(
                 timeout=timeout,
                 concurrency=concurrency,
                 patience=PATIENCE_SECONDS,
                 picture_patience=PICTURE_SECONDS,
                 stop_reason=rejection,
             )
-            code = Run(service.client, saver, store, handle, settings).run(plan.jobs())
+            code = Run(service.client, saver, store, handle, run_settings).run(plan.jobs())
         if not console.quiet and rejection is None:
             with contextlib.suppress(NotAllowedError):
                 after = running.credits_left(service)
     finally:
         batch_summary.print_counts(counts, time.monotonic() - started, before, after)
-        batch_summary.print_unresolved(counts, file_name, failed_before)
+        batch_summary.print_unresolved(counts, settings.file_name, failed_before)
     failed = store.results_error
     return worst([reporter.exit_code(code), counts.exit_code, failed.exit_code if failed else ExitCode.OK])

@@ -4,6 +4,11 @@ from flux_cli.batch.plan import RowCounts
 from flux_cli.ui import console
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things, such as `1 row` or `2 rows`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def print_counts(counts: RowCounts, seconds: float, credits_before: object, credits_after: object) -> None:
     """Print the number of rows in each state, the duration, and the credits if they are known."""
     done = counts.done + counts.done_before
@@ -45,23 +50,16 @@ def print_unresolved(counts: RowCounts, name: str, failed_before: int) -> None:
     if counts.unknown:
         console.hint("see `flux-cli account`; use --retry-unknown to resubmit these rows (may charge twice)")
     if failed_before:
-        console.error(
-            "1 row failed in an earlier run"
-            if failed_before == 1
-            else f"{failed_before} rows failed in earlier runs"
-        )
+        runs = "an earlier run" if failed_before == 1 else "earlier runs"
+        console.error(f"{counted(failed_before, 'row')} failed in {runs}")
     if counts.failed:
         console.hint("use --retry-failed to resubmit the failed rows")
     if counts.changed:
-        rows = "1 finished row" if counts.changed == 1 else f"{counts.changed} finished rows"
+        rows = counted(counts.changed, "finished row")
         console.warning(f"not generated again: {rows} with values that have changed since")
     if not console.quiet and counts.missing:
-        pictures = (
-            "picture of 1 finished row is"
-            if counts.missing == 1
-            else f"pictures of {counts.missing} finished rows are"
-        )
-        console.warning(f"the {pictures} missing")
+        pictures, verb = ("picture", "is") if counts.missing == 1 else ("pictures", "are")
+        console.warning(f"the {pictures} of {counted(counts.missing, 'finished row')} {verb} missing")
         console.hint("use --refetch to download the missing pictures again, free of charge")
     if counts.not_saved or counts.left or counts.running or (counts.not_sent and not console.quiet):
         console.hint("resume with the same command")
