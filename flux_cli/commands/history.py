@@ -100,10 +100,10 @@ def history(
     opened = open_readonly()
     states = set(status or ())
     filters = (states, model, since, until, search)
+    if what is not None and any(filters):
+        raise UsageError("FILE or TASK_ID cannot be combined with filters")
     if what is not None:
-        if any(filters):
-            raise UsageError("FILE or TASK_ID cannot be combined with filters")
-        records: Sequence[Record] = _of(what, opened)
+        records = [_of(what, opened)]
     else:
         records = list(
             opened.records(
@@ -139,15 +139,14 @@ def _print(records: "Sequence[Record]", *, json: bool, filtered: bool) -> None:
         console.note("no task matches" if filtered else "the history is empty")
 
 
-def _of(what: str, opened: "HistoryReader") -> "list[Record]":
+def _of(what: str, opened: "HistoryReader") -> "Record":
     """Return the record of a picture or task. Raises LocalFileError if there is none."""
     path = expanded(what)
-    if os.path.isfile(path):  # unlike Path's own, it takes any text
-        record = opened.find_picture(path)
-        if record is None:
-            raise LocalFileError(f"{path} is not a picture in the history")
-        return [record]
-    return [opened.named(what)]
+    if not os.path.isfile(path):  # unlike Path's own, it takes any text
+        return opened.named(what)
+    if record := opened.find_picture(path):
+        return record
+    raise LocalFileError(f"{path} is not a picture in the history")
 
 
 def _when(record: "Record") -> str:

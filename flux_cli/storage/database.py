@@ -71,10 +71,6 @@ _T = TypeVar("_T")
 _WRITABLE = "set XDG_STATE_HOME to a writable directory"
 
 
-class NotHistoryError(ValueError):
-    """The file is a database of another program."""
-
-
 def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
     """Open a history file, creating it (0600, in a directory of 0700) or converting it from version 1.
 
@@ -142,7 +138,7 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         kind = StoreBusyError if _code(error) == sqlite3.SQLITE_BUSY else LocalFileError
         raise kind(f"cannot use the history {path}: {error}", _hint(error)) from error
-    except (sqlite3.DatabaseError, NotHistoryError) as error:
+    except sqlite3.DatabaseError as error:
         raise LocalFileError(
             f"the history {path} is damaged or belongs to another program: {error}",
             "move it away to start a new one; it is never replaced automatically",
@@ -170,7 +166,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
 
     Raises:
         LocalFileError: It is from a newer version of this program.
-        NotHistoryError: It is another program's.
+        DatabaseError: It is another program's.
     """
     began = not connection.in_transaction
     if began:
@@ -188,7 +184,7 @@ def schema_version(connection: sqlite3.Connection) -> int:
             "update flux-cli",
         )
     if application != APPLICATION_ID and (application or version or tables):
-        raise NotHistoryError("not a history")
+        raise sqlite3.DatabaseError("not a history")
     return int(version)
 
 
