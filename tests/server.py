@@ -53,15 +53,18 @@ class Request:
         return parsed
 
 
+def png_file(*chunks: tuple[bytes, bytes], width: int = 1, height: int = 1, color_type: int = 0) -> bytes:
+    """Return a PNG file with these chunks between its header and its end."""
+    header = struct.pack(">IIBBBBB", width, height, 8, color_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in ((b"IHDR", header), *chunks, (b"IEND", b""))
+    )
+
+
 def png(size: int = 0) -> bytes:
     """Return a whole picture of one pixel, with a private chunk of `size` bytes."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    chunks = (b"IHDR", header), (b"prVt", bytes(size)), (b"IDAT", zlib.compress(b"\0\0")), (b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+    return png_file((b"prVt", bytes(size)), (b"IDAT", zlib.compress(b"\0\0")))
 
 
 def http(code: int, body: bytes = b"", /, **headers: str) -> bytes:
