@@ -23,6 +23,8 @@ from types import FrameType
 from typing import IO, Any, NoReturn
 from unittest import mock
 
+import pytest
+
 from flux_cli import main as flux_main
 from flux_cli.api.redaction import Redactor
 from flux_cli.ui import console
@@ -47,7 +49,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass
 class Done:
-    """What a finished command left: its exit code and both streams."""
+    """What a finished command left; bytes that are not UTF-8 become surrogates."""
 
     code: int
     stdout: str
@@ -55,22 +57,18 @@ class Done:
 
     @classmethod
     def of(cls, code: int, stdout: bytes, stderr: bytes) -> "Done":
-        """Make one from bytes; bytes that are not UTF-8 become surrogates."""
         return cls(code, stdout.decode("utf-8", "surrogateescape"), stderr.decode("utf-8", "surrogateescape"))
 
     @property
     def stdout_bytes(self) -> bytes:
-        """Stdout as it was written."""
         return self.stdout.encode("utf-8", "surrogateescape")
 
     @property
     def lines(self) -> list[str]:
-        """The lines on stdout."""
         return self.stdout.splitlines()
 
     @property
     def objects(self) -> list[dict[str, Any]]:
-        """The JSON objects on stdout, one per line."""
         return [json.loads(line) for line in self.lines]
 
 
@@ -83,17 +81,14 @@ class Cli:
 
     @property
     def cwd(self) -> Path:
-        """The working directory of the commands."""
         return self.home / "work"
 
     @property
     def config(self) -> Path:
-        """The config file, whether or not it exists."""
         return self.home / "config" / "flux-cli" / "config.toml"
 
     @property
     def history_file(self) -> Path:
-        """The history's file, whether or not it exists."""
         return self.home / "state" / "flux-cli" / "history.sqlite3"
 
     def __call__(
@@ -107,14 +102,8 @@ class Cli:
     ) -> Done:
         """Run a command to its end in this process, or as a process if the caller is not the main thread.
 
-        Args:
-            arguments: The command line.
-            input: What is on stdin.
-            env: Environment variables beside those of `self.env`.
-            cwd: The working directory; default: `self.cwd`.
-            tty: Which streams say that they are terminals (all of them for True). What a terminal shows is the
-                subject of `tests.screen`.
-            timeout: Seconds after which the command is interrupted and the test fails.
+        `env` is added to `self.env`. The streams in `tty` say that they are terminals (all of them for True); what
+        a terminal shows is the subject of `tests.screen`. After `timeout` seconds the test fails.
         """
         content = input.encode() if isinstance(input, str) else input or b""
         if threading.current_thread() is not threading.main_thread():  # signals and streams belong to the main one
@@ -152,7 +141,6 @@ class Cli:
         timeout: float = 60,
         **popen: Any,
     ) -> Done:
-        """Run a command to its end as a process."""
         if input is not None:
             popen["stdin"] = subprocess.PIPE
         process = self.start(*arguments, env=env, **popen)
@@ -209,84 +197,80 @@ def run(
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
         _environment(env, cwd),
-        _streams(content, out, err, terminals),
         _process_state(["flux-cli", *arguments]),
+        _streams(content, out, err, terminals),
         _limited(timeout),
     ):
         try:
             code = flux_main.main(arguments)
             console.flush()
-        except _ExitedError as exited:
-            code = exited.code
+        except SystemExit as exited:
+            code = int(exited.code or 0)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-        return Done.of(int(code), *map(_content, (out, err)))
+        out.seek(0)
+        err.seek(0)
+        return Done.of(int(code), out.read(), err.read())
+
+
+@contextlib.contextmanager
+def _environment(env: Mapping[str, str], cwd: Path) -> Iterator[None]:
+    try:
+        with mock.patch.dict(os.environ, env, clear=True), contextlib.chdir(cwd):
+            time.tzset()
+            yield
+    finally:
+        time.tzset()
+
+
+@contextlib.contextmanager
+def _process_state(argv: list[str]) -> Iterator[None]:
+    """Give the command the state of a new process, and restore ours."""
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", argv)
+            patch.setattr(os, "_exit", sys.exit)  # completion ends the process without cleaning up
+            patch.setattr(console, "_redactor", Redactor())
+            patch.setattr(console, "quiet", False)
+            for name, value in SHORT_PAUSES.items():
+                patch.setattr(name, value)
+            yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 class _Stream(io.TextIOWrapper):
     """A standard stream that may claim to be a terminal."""
 
-    terminal = False
+    def __init__(self, descriptor: int, mode: str, *, terminal: bool, **options: Any) -> None:
+        binary: Any = open(descriptor, mode)  # noqa: SIM115 - the text stream closes it
+        super().__init__(binary, encoding="utf-8", **options)
+        self._terminal = terminal
 
     def isatty(self) -> bool:
-        return self.terminal
-
-
-def _stream(descriptor: int, mode: str, **options: Any) -> _Stream:
-    binary: Any = open(descriptor, mode)  # noqa: SIM115 - the text stream closes it
-    return _Stream(binary, encoding="utf-8", **options)
-
-
-class _ExitedError(BaseException):
-    """Raised instead of ending the process."""
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-class _OverdueError(BaseException):
-    """The command takes too long. No Exception, so that the command cannot handle it."""
-
-
-@contextlib.contextmanager
-def _environment(env: Mapping[str, str], cwd: Path) -> Iterator[None]:
-    before, before_cwd = dict(os.environ), os.open(".", os.O_RDONLY)
-    try:
-        _set_environment(env)
-        os.chdir(cwd)
-        yield
-    finally:
-        _set_environment(before)
-        os.fchdir(before_cwd)
-        os.close(before_cwd)
-
-
-def _set_environment(env: Mapping[str, str]) -> None:
-    zone = os.environ.get("TZ")
-    os.environ.clear()
-    os.environ.update(env)
-    if os.environ.get("TZ") != zone:
-        time.tzset()
+        return self._terminal
 
 
 @contextlib.contextmanager
 def _streams(content: bytes, out: IO[bytes], err: IO[bytes], terminals: Collection[str]) -> Iterator[None]:
-    before = sys.stdin, sys.stdout, sys.stderr
     reading, writing = os.pipe()
     threading.Thread(target=_feed, args=(writing, content), daemon=True).start()
-    stdin = _stream(reading, "rb")
-    stdout = _stream(os.dup(out.fileno()), "wb")
-    stderr = _stream(os.dup(err.fileno()), "wb", errors="backslashreplace", line_buffering=True)
-    for name, stream in zip(STREAMS, (stdin, stdout, stderr), strict=True):
-        stream.terminal = name in terminals
-    sys.stdin, sys.stdout, sys.stderr = stdin, stdout, stderr
+    line_wise: Any = {"errors": "backslashreplace", "line_buffering": True}
+    streams = {
+        "stdin": _Stream(reading, "rb", terminal="stdin" in terminals),
+        "stdout": _Stream(os.dup(out.fileno()), "wb", terminal="stdout" in terminals),
+        "stderr": _Stream(os.dup(err.fileno()), "wb", terminal="stderr" in terminals, **line_wise),
+    }
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            yield
     finally:
-        sys.stdin, sys.stdout, sys.stderr = before
-        for stream in (stdin, stdout, stderr):
+        for stream in streams.values():
             with contextlib.suppress(OSError, ValueError):
                 stream.close()
 
@@ -296,31 +280,8 @@ def _feed(descriptor: int, content: bytes) -> None:
         pipe.write(content)
 
 
-def _content(file: IO[bytes]) -> bytes:
-    file.seek(0)
-    return file.read()
-
-
-@contextlib.contextmanager
-def _process_state(argv: list[str]) -> Iterator[None]:
-    """Give the command the state of a new process, and restore ours."""
-
-    def leave(code: int) -> NoReturn:  # completion ends the process without cleaning up
-        raise _ExitedError(code)
-
-    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(mock.patch.object(sys, "argv", argv))
-            stack.enter_context(mock.patch.object(os, "_exit", leave))
-            stack.enter_context(mock.patch.object(console, "_redactor", Redactor()))
-            stack.enter_context(mock.patch.object(console, "quiet", False))
-            for name, value in SHORT_PAUSES.items():
-                stack.enter_context(mock.patch(name, value))
-            yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+class _OverdueError(BaseException):
+    """The command takes too long. No Exception, so that the command cannot handle it."""
 
 
 @contextlib.contextmanager

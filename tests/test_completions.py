@@ -63,7 +63,6 @@ class ShellHome(Cli):
     """A home for running shells, with files and a history."""
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
-        """Run a program of any name to its end."""
         done = subprocess.run(
             arguments, cwd=self.cwd, env={**self.env, **(env or {})}, stdin=subprocess.DEVNULL, capture_output=True
         )
@@ -83,7 +82,6 @@ class ShellHome(Cli):
 def remember(
     history: Path, prompts: dict[str, str], status: Status = Status.FINISHED, path: Path | str | None = None
 ) -> None:
-    """Record tasks that are over, the oldest first."""
     opened = History(history)
     with opened.transaction():
         for task_id, prompt in prompts.items():
@@ -126,20 +124,17 @@ def opened(home: ShellHome, shell: str, columns: int = 120) -> Iterator[Screen]:
 
 
 def clear(screen: Screen) -> None:
-    """Clear line and screen, and wait for the prompt."""
     screen.until(lambda shown: any(line.startswith(">") for line in shown))
     screen.type("\x15\x0c")
     until_shown(screen, [">"])
 
 
 def until_shown(screen: Screen, lines: list[str]) -> None:
-    """Read until the screen shows exactly these lines."""
     screen.until(lambda shown: shown == lines)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_tab(home: ShellHome, shell: str) -> None:
-    """One TAB completes commands, flags, models, ratios with colons, faults, files and IDs."""
     with opened(home, shell) as screen:
         for typed, completed in TYPED.items():
             screen.type(typed + "\t")
@@ -150,7 +145,6 @@ def test_tab(home: ShellHome, shell: str) -> None:
 @pytest.mark.slow
 @pytest.mark.needs("fish")
 def test_fish(home: ShellHome) -> None:
-    """Fish has the same candidates as the other shells."""
     for typed, completed in TYPED.items():
         code = f"source {SCRIPTS}/flux-cli.fish; complete -C $argv[1]"
         done = home.run("fish", "--no-config", "-c", code, typed)
@@ -160,7 +154,6 @@ def test_fish(home: ShellHome) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_nothing_to_offer(home: ShellHome, shell: str) -> None:
-    """A TAB for a prompt or a number does not offer files."""
     with opened(home, shell) as screen:
         screen.type("flux-cli imagine pic\t--seed \tZ")
         until_shown(screen, ["> flux-cli imagine pic--seed Z"])
@@ -176,7 +169,6 @@ def test_zsh_lists_tasks(home: ShellHome) -> None:
 
 @pytest.mark.needs("fish")
 def test_fish_lists_tasks(home: ShellHome) -> None:
-    """Newest first, with status and prompt."""
     code = f"source {SCRIPTS}/flux-cli.fish; complete -C 'flux-cli wait '"
     done = home.run("fish", "--no-config", "-c", code)
     assert done.lines == [f"{task_id}\tfinished: {PROMPTS[task_id]}" for task_id in (NEWEST, NEW, OLD, OLDEST)]
@@ -256,7 +248,6 @@ def test_bash_inserts_words_only(home: ShellHome) -> None:
 
 
 def test_bash_cuts_wide_characters(home: ShellHome) -> None:
-    """They take two columns each."""
     remember(home.history_file, {"cc0e01": "猫" * 50, "cc0e02": "ab" + "猫" * 50})
     with opened(home, "bash", 40) as screen:
         screen.type("flux-cli wait cc\t\t\t")
@@ -265,7 +256,6 @@ def test_bash_cuts_wide_characters(home: ShellHome) -> None:
 
 
 def test_zsh_lists_commands(home: ShellHome) -> None:
-    """In the order of the help, with descriptions."""
     with opened(home, "zsh") as screen:
         screen.type(f"flux-cli {SHOW_ALL['zsh']}")
         expected = [f"{name:7}  -- {summary}" for name, summary in COMMANDS.items()]
@@ -274,7 +264,6 @@ def test_zsh_lists_commands(home: ShellHome) -> None:
 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_source_the_script(home: ShellHome, shell: str) -> None:
-    """`source <(flux-cli --show-completion SHELL)` works in a start-up file."""
     (home.home / ".bashrc").write_text("PS1='> '\n")
     (home.home / ".zshrc").write_text("PS1='> '\nautoload -Uz compinit\ncompinit -u -D\n")
     with opened(home, shell) as screen:
@@ -285,7 +274,6 @@ def test_source_the_script(home: ShellHome, shell: str) -> None:
 
 
 def test_show_completion(cli: Cli) -> None:
-    """`--show-completion` prints the files that are installed."""
     for shell, name in SCRIPT_NAMES.items():
         assert cli("--show-completion", shell).stdout == (SCRIPTS / name).read_text()
     done = cli("--show-completion", "csh")
@@ -351,7 +339,6 @@ def test_candidates(home: ShellHome, line: str, expected: list[str]) -> None:
 
 
 def test_candidates_of_show(home: ShellHome) -> None:
-    """Only tasks whose picture exists."""
     for name, status, path in (
         ("dd01", Status.PROCESSING, None),
         ("dd02", Status.FAILED, None),
@@ -367,7 +354,6 @@ def test_candidates_of_show(home: ShellHome) -> None:
 
 
 def test_many_tasks(home: ShellHome) -> None:
-    """The newest fill one screen; a prefix finds the others."""
     remember(home.history_file, {f"cc0e{n:04}-0000": f"prompt {n}" for n in range(300)})
     assert home.words("flux-cli wait ") == [f"cc0e{n:04}-0000" for n in range(299, 299 - MAX_TASKS, -1)]
     assert home.words("flux-cli wait cc0e010") == [f"cc0e{n:04}-0000" for n in range(109, 99, -1)]
@@ -398,7 +384,6 @@ def test_unsafe_task_ids_are_not_offered(home: ShellHome) -> None:
 
 
 def test_control_characters_in_a_prompt(home: ShellHome) -> None:
-    """They are escaped, and stay inside the description."""
     remember(home.history_file, {"dd01": "red\x1b[31m\nword\tdd02\tfake\u202e kite"})
     assert home.answer("flux-cli wait dd") == [
         ["word", "dd01", "finished: red\\x1b[31m word dd02 fake\\u202e kite"]
@@ -431,7 +416,6 @@ def test_completion_never_writes(home: ShellHome, state: str) -> None:
 
 
 def test_imports(home: ShellHome) -> None:
-    """Only the command on the line; neither requests nor rich."""
     env = {"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": "flux-cli wait "}
     code = (
         "import atexit, os, sys\nos._exit = sys.exit\n"
@@ -447,7 +431,6 @@ def test_imports(home: ShellHome) -> None:
 
 
 def test_summaries() -> None:
-    """The help of each command starts with its summary."""
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     context = group.make_context("flux-cli", [], resilient_parsing=True)

@@ -42,7 +42,6 @@ REPLIES: dict[str, dict[str, Reply]] = {
 def on_terminal(
     cli: Cli, *arguments: str, columns: int = 80, code: int | None = 0, env: dict[str, str] | None = None
 ) -> str:
-    """Run a command whose streams are terminals; return what it wrote to both."""
     done = cli(*arguments, tty=True, env={"TERM": "xterm-256color", "COLUMNS": str(columns), **(env or {})})
     assert code in (done.code, None), done.stderr
     return done.stdout + done.stderr
@@ -59,7 +58,6 @@ def assert_clean(text: str) -> str:
 @pytest.mark.parametrize("flags", [(), ("-v",)], ids=" ".join)
 @pytest.mark.parametrize("response", REPLIES)
 def test_nothing_raw_reaches_a_terminal(cli: Cli, server: Server, response: str, flags: tuple[str, ...]) -> None:
-    """With bars and colours, whatever the prompt and the service say."""
     server.routes = REPLIES[response]
     text = assert_clean(on_terminal(cli, "imagine", ARGUMENT, "--no-validate", *flags, code=None))
     assert "Traceback" not in text

@@ -29,7 +29,6 @@ from tests.test_imagine import SMALL
 
 
 def entries(page: Path) -> list[dict[str, Any]]:
-    """Return the data of a page."""
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.DOTALL)
     found: list[dict[str, Any]] = json.loads(data)
     return found
@@ -68,7 +67,6 @@ class Made:
 
 @pytest.fixture
 def made(cli: Cli) -> Made:
-    """An empty history to add pictures to."""
     return Made(cli)
 
 
@@ -123,7 +121,6 @@ def test_sidecars_alone_are_enough(flux: Cli) -> None:
     ],
 )
 def test_errors(cli: Cli, arguments: list[str], code: int, message: str) -> None:
-    """One line, and nothing is written, not even a history."""
     if arguments[-1:] == ["missing/x.html"]:
         Made(cli).add("x")
     before = cli.files()
@@ -177,7 +174,6 @@ def test_the_page_is_self_contained(made: Made) -> None:
 
 
 def test_without_pillow(made: Made, tmp_path: Path) -> None:
-    """The page shows the files, and a line names the extra."""
     made.add("a kite")
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['PIL'] = None\n")
     done = made.cli.process("gallery", env={"PYTHONPATH": str(tmp_path)})
@@ -198,7 +194,6 @@ NAMES = ["a b.png", "a#b?c.png", "100%.png", "javascript:alert(1).png", "ü.png"
 
 
 def test_urls(made: Made) -> None:
-    """Relative to the page, with any characters in the names."""
     for name in NAMES:
         made.add("x", name)
     (made.cli.cwd / "pages").mkdir()
@@ -249,7 +244,6 @@ def test_the_command_makes_the_same_request(cli: Cli, request_: Mapping[str, Any
 
 
 def test_command_with_an_image_prompt() -> None:
-    """The file or URL, or `-` for stdin."""
     image = {"source": "/a b.png", "sha256": "0", "type": "image/png", "bytes": 1}
     picture = history_picture(prompt="x", image_prompt=image, webhook_url="https://e.org", webhook_secret="s")
     assert command(picture) == "flux-cli imagine --model flux-pro --image-prompt '/a b.png' --sandbox x"
@@ -289,7 +283,6 @@ def test_a_foreign_sidecar_with_a_special_prompt() -> None:
 
 
 def test_a_foreign_service_is_not_used(cli: Cli) -> None:
-    """The page of a directory with a hostile sidecar contains no URL of a service."""
     Image.new("RGB", (8, 8)).save(cli.cwd / "x.png")
     write_sidecar(cli.cwd / "x.png", {"model": "flux-pro", "prompt": "a kite"}, "https://evil.example")
     (entry,) = built(cli, ".")
@@ -298,7 +291,6 @@ def test_a_foreign_service_is_not_used(cli: Cli) -> None:
 
 
 def batch_result(path: Path, **values: Any) -> str:
-    """Return a line of a batch's results."""
     result = {"row": "1", "line": 1, "service": "sandbox", "task_id": "t1", "path": str(path), "seed": None}
     return json.dumps({**result, "model": "flux-pro", "prompt": path.stem, **values}) + "\n"
 
@@ -401,7 +393,6 @@ def test_any_text_is_one_word_for_a_shell(text: str) -> None:
 
 
 def test_open_opens_the_page(made: Made, tmp_path: Path) -> None:
-    """`--open` hands the page to the default browser, after its path was printed."""
     made.add("a kite")
     log = tmp_path / "opened"
     for name in ("xdg-open", "open"):

@@ -36,7 +36,6 @@ REQUESTS: list[tuple[Mapping[str, Any], tuple[int, int]]] = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium, headless."""
     path = tool("chromium", "chromium-browser", "google-chrome")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -61,7 +60,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page_file(original: Path, tmp_path: Path) -> Path:
-    """A copy of the page with its pictures."""
     return shutil.copytree(original, tmp_path / "copy") / "gallery.html"
 
 
@@ -76,7 +74,6 @@ class Browsing:
         self.requests: list[str] = []
 
     def open(self, path: Path, width: int = 1280, height: int = 800, **options: Any) -> Page:
-        """Return the page at `path` once it is there."""
         context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
         context.set_offline(True)
         page = context.new_page()
@@ -99,7 +96,6 @@ def browsing(browser: Browser) -> Iterator[Browsing]:
 
 
 def shown(page: Page) -> list[str]:
-    """Return the prompts of the cards, in order."""
     return page.locator("#grid .prompt").all_text_contents()
 
 
@@ -116,7 +112,6 @@ def choose(page: Page, name: str, option: str) -> list[str]:
 
 
 def test_search_filter_and_sort(browsing: Browsing, page_file: Path) -> None:
-    """Each narrows or orders the cards, also together; the count follows."""
     page = browsing.open(page_file)
     count = page.get_by_role("status").first
     kites = [f"a kite, number {n}" for n in range(5)]
@@ -139,7 +134,6 @@ def test_search_filter_and_sort(browsing: Browsing, page_file: Path) -> None:
 
 
 def test_the_large_view_by_keyboard(browsing: Browsing, page_file: Path) -> None:
-    """Enter opens it, the arrows turn, Home and End jump, Escape closes it and restores the focus."""
     page = browsing.open(page_file)
     page.keyboard.press("/")
     expect(page.get_by_label("Search")).to_be_focused()
@@ -195,7 +189,6 @@ def test_filter_changes_while_the_view_closes(browsing: Browsing, page_file: Pat
 
 
 def test_the_large_view_shows_the_file_and_its_facts(browsing: Browsing, page_file: Path) -> None:
-    """The real file at its full size, by its relative URL, with its facts."""
     page = browsing.open(page_file)
     search(page, "dunes")
     page.get_by_role("button", name="wide dunes at night").click()
@@ -222,7 +215,6 @@ def test_the_large_view_shows_the_file_and_its_facts(browsing: Browsing, page_fi
 
 
 def test_a_moved_file_leaves_its_thumbnail(browsing: Browsing, page_file: Path) -> None:
-    """And a message; the browser reports an error about the file."""
     (page_file.parent / "kite.png").unlink()
     browsing.expected.add("Failed to load resource: net::ERR_FILE_NOT_FOUND")
     page = browsing.open(page_file)
@@ -252,7 +244,6 @@ def test_copy_puts_the_command_on_the_clipboard(browsing: Browsing, page_file: P
 
 
 def test_prompts_cannot_inject_markup(browsing: Browsing, page_file: Path) -> None:
-    """They are shown as they are, in the card and in the large view, and nothing in them runs."""
     page = browsing.open(page_file)
     for text in INJECTIONS:
         assert text in shown(page)
@@ -383,7 +374,6 @@ def test_two_thousand_pictures(browsing: Browsing, tmp_path: Path) -> None:
 
 
 def test_without_thumbnails_the_files_are_shown(browsing: Browsing, tmp_path: Path) -> None:
-    """A page made without Pillow works under its policy."""
     path = tmp_path / "a b#.png"
     Image.new("RGB", (100, 50)).save(path)
     picture = Picture(path, {"model": "flux-pro", "prompt": "a kite"}, None, None)

@@ -19,7 +19,6 @@ SERVERS = ("flux-cli sandbox", "flux-cli listen")
 
 
 def leaves(group: Any, path: str = "flux-cli") -> dict[str, Any]:
-    """Return all commands without subcommands, by how they are called."""
     found: dict[str, Any] = {}
     for name in group.list_commands(None):
         command = group.get_command(None, name)
@@ -28,19 +27,16 @@ def leaves(group: Any, path: str = "flux-cli") -> dict[str, Any]:
 
 
 def examples() -> dict[str, list[str]]:
-    """Return the examples of each command, by its path."""
     commands = {"": PROGRAM, "config": PROGRAM.get_command(None, "config")}
     commands |= {path.removeprefix("flux-cli "): command for path, command in leaves(PROGRAM).items()}
     return {path: re.findall(r"^\$ (.+)$", each.epilog or "", flags=re.M) for path, each in commands.items()}
 
 
 def test_number_of_examples() -> None:
-    """Every command has two to four, subcommands and the program included."""
     assert {path: lines for path, lines in examples().items() if not 2 <= len(lines) <= 4} == {}
 
 
 def test_every_option_has_a_description() -> None:
-    """Sentences with a full stop."""
     for path, command in leaves(PROGRAM).items():
         assert command.help, path
         for parameter in command.params:
@@ -49,21 +45,18 @@ def test_every_option_has_a_description() -> None:
 
 
 def shown(cli: Cli, path: str, columns: int) -> str:
-    """Return a help page for a terminal of a width."""
     done = cli(*path.split(), "--help", env={"COLUMNS": str(columns), "LC_ALL": "C.UTF-8"})
     assert (done.code, done.stderr) == (0, "")
     return done.stdout
 
 
 def names(text: str) -> set[str]:
-    """Return the flags, models, variables and commands in a page."""
     words = r"(?<![\w-])(--[a-z][a-z-]*|-[a-z]\b|flux-[a-z0-9.-]*[a-z0-9]|[A-Z]+_[A-Z_]+)"
     return set(re.findall(words, text)) | set(re.findall(r"^  ([a-z]+)(?:  |$)", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("path", examples())
 def test_names_are_never_cut(cli: Cli, path: str) -> None:
-    """A narrow page has the same names as a wide one, and no line is wider than the terminal."""
     wide = shown(cli, path, 200)
     assert "--help" in names(wide)
     for columns in (30, 40, 60, 80):
@@ -87,7 +80,6 @@ def test_no_program_text_in_help(cli: Cli) -> None:
 
 @pytest.mark.parametrize("path", ["imagine", "config", "config set"])
 def test_help_command(cli: Cli, path: str) -> None:
-    """`flux-cli help COMMAND` prints the page of `flux-cli COMMAND --help`, on a terminal too."""
     for tty in (False, True):
         assert cli("help", *path.split(), tty=tty) == cli(*path.split(), "--help", tty=tty)
         assert cli("help", tty=tty) == cli("--help", tty=tty) == cli(tty=tty)
@@ -160,7 +152,6 @@ def test_examples_run(stage: Cli, service: Service, subtests: pytest.Subtests, p
 
 
 def run_example(stage: Cli, service: Service, example: str) -> None:
-    """Run one example of the help."""
     task_id = (stage.cwd / "task-id").read_text()
     command = example.replace(DOCUMENTED_ID, task_id).replace(DOCUMENTED_ID[:8], task_id[:8])
     command = command.replace("/var/www", str(stage.home))
@@ -191,7 +182,6 @@ def run_example(stage: Cli, service: Service, example: str) -> None:
 
 
 def serve(stage: Cli, command: str) -> None:
-    """Run an example that serves until Ctrl-C, on a free port."""
     with (stage.home / "output").open("w+b") as output:
         process = subprocess.Popen(
             ["bash", "-c", f"{command} --port 0"],

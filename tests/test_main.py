@@ -49,7 +49,6 @@ def test_ignored_interrupt_stays_ignored(cli: Cli) -> None:
 
 @pytest.mark.parametrize("path", ["", *SUMMARIES, "config set"])
 def test_optimised_python_keeps_the_help(cli: Cli, path: str) -> None:
-    """`python -OO` removes docstrings, which are no help texts."""
     arguments = [*path.split(), "--help"]
     command = [sys.executable, "-OO", "-m", "flux_cli", *arguments]
     done = subprocess.run(command, env={**cli.env, "COLUMNS": "80"}, capture_output=True, text=True, check=True)

@@ -45,19 +45,16 @@ def jobs(count: int) -> list[Job]:
 
 
 def finished(job: Job) -> Result:
-    """Return the result of a job whose picture was saved."""
     return Result(
         Status.FINISHED, path=Path(f"{job.n}.png"), task_id=job.task_id, request=job.recorded, elapsed=3.21
     )
 
 
 def failed(job: Job) -> Result:
-    """Return the result of a job whose task failed."""
     return Result(Status.FAILED, ExitCode.TASK_FAILED, task_id=job.task_id, error="prompt was moderated")
 
 
 def timed_out(job: Job) -> Result:
-    """Return the result of a job whose task still runs."""
     return Result(
         Status.PROCESSING, ExitCode.GAVE_UP_WAITING, task_id=job.task_id, error="timed out", resumable=True
     )
@@ -91,7 +88,6 @@ def raising(error: BaseException) -> mock.Mock:
 
 
 def test_paths_are_printed_in_the_order_of_submission(capfd: pytest.CaptureFixture[str]) -> None:
-    """The second picture waits for the first one; what is over at the end of the run is printed anyway."""
     first, second, _, fourth = some = jobs(4)
     with reporting(some, flags="", service="sandbox") as reporter:
         for job, printed in ((second, ""), (first, "1.png\n2.png\n"), (fourth, "")):
@@ -101,7 +97,6 @@ def test_paths_are_printed_in_the_order_of_submission(capfd: pytest.CaptureFixtu
 
 
 def test_lines_of_a_task_without_a_terminal(report: Report) -> None:
-    """One line when it is submitted, one when it is finished, and each reason to retry once."""
     one, two = some = jobs(2)
     events = (
         Submitting(one),
@@ -209,7 +204,6 @@ def test_stdout_rejects_the_picture(capfd: pytest.CaptureFixture[str], monkeypat
 
 
 def test_an_id_that_stdout_does_not_take_is_on_stderr(report: Report) -> None:
-    """With `--quiet` too."""
     (job,) = some = jobs(1)
     with open("/dev/full", "w") as full, mock.patch.object(sys, "stdout", full):
         _, err, _ = report(some, Ended(job, Result(Status.PROCESSING, task_id=job.task_id)), quiet=True)
@@ -386,7 +380,6 @@ def test_clock() -> None:
 
 
 def test_a_bar_for_items(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It shows how many have been yielded, and vanishes, also after an error."""
     terminal = Terminal(monkeypatch)
     items = tracked("abc", "Thumbnails", 3)
     assert next(items) + next(items) == "ab"

@@ -28,13 +28,11 @@ def progress(percentage: int) -> dict[str, Reply]:
 
 @pytest.fixture
 def running(server: Server) -> Server:
-    """A server whose tasks run until its routes are removed."""
     server.routes = progress(40)
     return server
 
 
 def bars(count: int) -> Callable[[list[str]], bool]:
-    """Return a condition: so many lines show a percentage."""
     return lambda lines: sum(bool(re.search(r"\d+%", line)) for line in lines) == count
 
 
@@ -111,7 +109,6 @@ def test_without_a_utf_8_locale_nothing_breaks(flux: Cli) -> None:
     [("/fetch", signal.SIGTERM), ("/fetch", signal.SIGHUP), ("/image", signal.SIGINT)],
 )
 def test_the_cursor_comes_back(cli: Cli, running: Server, phase: str, number: int) -> None:
-    """Every signal leaves a visible cursor, and the ID on the screen."""
     if phase == "/image":
         running.routes = {"/image": [http(200, png(300_000))[:200_000], 60.0]}
     screen = Screen(cli, "imagine", "x")
@@ -141,7 +138,6 @@ def test_a_terminal_that_is_closed(cli: Cli, running: Server) -> None:
 
 
 def shell(cli: Cli) -> Screen:
-    """Return a shell with job control in which `flux-cli` is a command."""
     path = f"{FLUX_CLI.parent}:{cli.env['PATH']}"
     screen = Screen(cli, "--norc", "--noprofile", "-i", env={"PATH": path, "PS1": "$ "}, program=["bash"])
     screen.until(lambda lines: lines[-1:] == ["$"])
@@ -155,7 +151,6 @@ def leave(screen: Screen) -> None:
 
 @pytest.mark.needs("bash")
 def test_ctrl_z_restores_the_terminal_and_fg_draws_again(cli: Cli, running: Server) -> None:
-    """The shell gets a clean line and a visible cursor; the bar comes back in the foreground only."""
     screen = shell(cli)
     screen.type("flux-cli imagine kite\n")
     screen.until(lambda lines: lines[-1].startswith("kite ") and "40%" in lines[-1])

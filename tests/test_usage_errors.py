@@ -14,7 +14,6 @@ STATUSES = "`--status` must be one of processing, finished, failed, unknown, uns
 
 
 def meant(near: str) -> str:
-    """Return the hint that suggests something."""
     return f"did you mean `{near}`?"
 
 
@@ -54,7 +53,6 @@ def meant(near: str) -> str:
     ],
 )
 def test_usage_error(cli: Cli, typed: str, error: str, hint: str) -> None:
-    """The error, then what to do; nothing else, and exit code 2."""
     done = cli(*typed.split())
     assert (done.code, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [f"error: {error}", f"hint: {hint}"]
@@ -85,14 +83,12 @@ def test_habits_from_other_tools(cli: Cli, typed: str, hint: str) -> None:
     "typed", ["imagine x --forc", "batch x --retry-unknwon", "logot", "config unst", "imagine --no-validat"]
 )
 def test_no_destructive_guess(cli: Cli, typed: str) -> None:
-    """A typo never leads to a suggestion to overwrite, remove or pay twice."""
     done = cli(*typed.split())
     assert done.code == 2
     assert "did you mean" not in done.stderr
 
 
 def test_every_habit_leads_somewhere(cli: Cli) -> None:
-    """Each suggested command exists, and each suggested option belongs to a command."""
     help_of_all = "".join(cli(*command, "--help").stdout for command in ([], ["imagine"], ["batch"]))
     assert [ours for ours in usage_errors.OPTION_HABITS.values() if f" {ours}" not in help_of_all] == []
     commands = [ours for ours in usage_errors.COMMAND_HABITS.values() if not ours.startswith("--")]
@@ -108,7 +104,6 @@ def test_long_arguments_are_cut(cli: Cli, arguments: list[str]) -> None:
 
 
 def test_environment_variables_are_named(cli: Cli) -> None:
-    """Instead of the flags that they replace."""
     done = cli("imagine", "x", env={"FLUX_CLI_SANDBOX": "nope"})
     assert (done.code, done.stderr.splitlines()[0]) == (2, "error: FLUX_CLI_SANDBOX must be 1 or 0, not `nope`")
     done = cli("imagine", "x", "--dry-run", env={"FLUX_CLI_MODEL": "nope"})
@@ -119,7 +114,6 @@ def test_environment_variables_are_named(cli: Cli) -> None:
     "arguments", [["\x1b[2J\n"], ["models", "\x1b[2J\n"], ["history", "--\x1b[2J"], ["imagine", "-\x1b\n"]]
 )
 def test_control_characters_are_escaped(cli: Cli, arguments: list[str]) -> None:
-    """Whatever was typed or pasted."""
     done = cli(*arguments)
     assert (done.code, len(done.stderr.splitlines())) == (2, 2)
     assert "\x1b" not in done.stderr

@@ -59,7 +59,7 @@ class Row:
         """What the history says."""
         return STATUSES[self.path].get(self.code, OTHERWISE[self.path])
 
-    def server(self, directory: Path) -> AbstractContextManager[Server | sandbox.Running]:
+    def server(self, directory: Path) -> "AbstractContextManager[Server | sandbox.Running]":
         """Return a server with the fault."""
         if isinstance(self.how, str):
             return sandbox.running(directory, seconds=0.05)
