@@ -24,10 +24,7 @@ MAX_STDIN_BYTES = 16 << 20
 def open_history(*, required: bool = False) -> "HistoryReader":
     """Open the history, for writing if possible, otherwise for reading. It is not created.
 
-    If it cannot be read, a warning is printed, unless it is `required`.
-
-    Raises:
-        LocalFileError: The history is required and cannot be read.
+    If it cannot be read, LocalFileError is raised if it is `required`; otherwise a warning is printed.
     """
     from flux_cli.storage.history import History, HistoryReader, open_readonly
     from flux_cli.storage.paths import history_files, state_directory
@@ -89,10 +86,7 @@ def warn_of_problems(history: "HistoryReader") -> None:
 def resolve_ids(task_ids: Sequence[str], history: "HistoryReader") -> "dict[str, Record | None]":
     """Return the complete IDs for IDs or prefixes, each with its record in the history if there is one.
 
-    An ID that is not in the history is returned unchanged.
-
-    Raises:
-        UsageError: A prefix is ambiguous.
+    An ID that is not in the history is returned unchanged. Raises UsageError if a prefix is ambiguous.
     """
     found: dict[str, Record | None] = {}
     for task_id in task_ids:
@@ -155,12 +149,9 @@ def _check_service(records: "Mapping[str, Record | None]", options: ServiceOptio
 
 
 def read_ids(arguments: Sequence[str]) -> list[str]:
-    """Return the IDs from arguments or, for `-`, stdin: plain, or JSON Lines with `task_id`.
+    """Return the IDs from arguments or, for `-`, stdin: plain, or JSON Lines with `task_id`; each one once.
 
-    Duplicates are removed, and the order is kept. An empty stdin has no IDs.
-
-    Raises:
-        UsageError: There are no arguments, one cannot be an ID, or a line cannot be read.
+    Raises UsageError if there are no arguments, one cannot be an ID, or a line cannot be read.
     """
     if not arguments:
         raise UsageError("no task IDs", "give IDs, - to read them from stdin, `--last` or `--all`")

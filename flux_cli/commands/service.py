@@ -28,12 +28,9 @@ _SANDBOX_KEY = "sandbox-key"
 class Choice:
     """The service that a command uses, checked as far as is possible offline.
 
-    Attributes:
-        url: The URL of its API; None for the embedded sandbox.
-        key: The API key; empty if there is none and the command does not require one.
-        flags: What a later command needs to reach the same service, with a space before it, or nothing.
-        secrets: Webhook secrets that must not be printed: the service may return them in responses.
-        verbose: Whether requests and responses are printed.
+    `url` is None for the embedded sandbox. `key` is empty if there is none and the command does not require one.
+    `flags` are what a later command needs to reach the same service, with a space before them, or empty. `secrets`
+    must not be printed: the service may return webhook secrets in responses.
     """
 
     url: str | None
@@ -50,14 +47,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Service:
-    """A service that is ready for requests.
-
-    Attributes:
-        client: Sends the requests.
-        name: Its name in the history: its URL, or `sandbox`.
-        url: The URL of its API.
-        flags: What a later command needs to reach it again, with a space before it, or nothing.
-    """
+    """A service that is ready for requests. `name` is the one in the history; for `flags` see `Choice`."""
 
     client: Client
     name: str
@@ -68,9 +58,8 @@ class Service:
 def choose(options: ServiceOptions, config: Config, *, keyless: bool = False) -> Choice:
     """Choose the service. With `keyless`, a key is not required.
 
-    Raises:
-        NotAllowedError: There is no key, or it belongs to the service's other API.
-        UsageError: The URL or the key cannot be used, or both `--sandbox` and `--api-url` were given.
+    Raises NotAllowedError if there is no key, or it belongs to the service's other API, and UsageError if the URL
+    or the key cannot be used, or both `--sandbox` and `--api-url` were given.
     """
     url_flag, sandbox_flag = "api_url" in options.from_flags, "sandbox" in options.from_flags
     if url_flag and sandbox_flag:

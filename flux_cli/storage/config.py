@@ -81,20 +81,12 @@ _OWN = tuple(name for name, setting in SETTINGS.items() if not setting.per_model
 
 
 def config_path() -> Path:
-    """Return where the config file is, whether or not it exists.
-
-    Raises:
-        LocalFileError: There is no home directory, nor a variable that names another place.
-    """
+    """Return where the config file is, whether or not it exists. Raises LocalFileError without a home."""
     return config_directory() / "config.toml"
 
 
 def load() -> Config:
-    """Read the config file; an absent one is an empty one. Nothing is written.
-
-    Raises:
-        LocalFileError: It cannot be read, is not TOML, or contains an invalid value.
-    """
+    """Read the config file, if there is one. Raises LocalFileError if it is unreadable or has an invalid value."""
     try:
         path = config_path()
     except LocalFileError:  # no home: there is no file, and only writing one is an error
@@ -154,9 +146,8 @@ def unset(name: str) -> bool:
 def edit(command: Sequence[str]) -> bool:
     """Let an editor change a copy of the file; if it is valid, it replaces the file. Return whether it changed.
 
-    Raises:
-        LocalFileError: The editor failed, the copy is invalid, or another process has changed the file. The file
-            is left alone then, and a changed copy is kept.
+    Raises LocalFileError if the editor failed, the copy is invalid, or another process has changed the file,
+    which is left alone then. A changed copy is kept.
     """
     import tempfile
 
@@ -204,9 +195,7 @@ def _run_editor(command: Sequence[str]) -> None:
 def find_key(config: Config) -> str:
     """Return the API key: from the environment, otherwise from the config file.
 
-    Raises:
-        NotAllowedError: There is none.
-        UsageError: It cannot be a key.
+    Raises NotAllowedError if there is none, and UsageError if it cannot be a key.
     """
     key = trim_key(os.environ.get(KEY_VARIABLE, "")) or config.api_key
     if not key:

@@ -74,11 +74,8 @@ _WRITABLE = "set XDG_STATE_HOME to a writable directory"
 def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
     """Open a history file, creating it (0600, in a directory of 0700) or converting it from version 1.
 
-    `shared` says that several hosts can see the file.
-
-    Raises:
-        LocalFileError: It cannot be opened or is from a newer version.
-        StoreBusyError: Another process is creating or converting it, for longer than `WAIT_SECONDS`.
+    `shared` says that several hosts can see it. Raises LocalFileError if it cannot be opened or is from a newer
+    version, and StoreBusyError if another process creates or converts it for longer than `WAIT_SECONDS`.
     """
     with translated(path):
         make_directory(path.parent, 0o700)
@@ -101,13 +98,10 @@ def open_for_writing(path: Path, *, shared: bool) -> sqlite3.Connection:
 
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
-    """Open a history file without writing to it or beside it. Works in a read-only directory.
+    """Open a history file without writing to it or beside it. Raises LocalFileError if that cannot be done.
 
     SQLite would create the two files of its write-ahead log even for a reader. So if there is neither a log nor a
     journal, which means that no process has the file open, it is opened as immutable.
-
-    Raises:
-        LocalFileError: It cannot be opened or is from a newer version.
     """
     with translated(path):
         immutable = not any(path.with_name(f"{path.name}-{each}").exists() for each in ("wal", "journal"))
@@ -164,9 +158,7 @@ def _code(error: sqlite3.Error) -> int:
 def schema_version(connection: sqlite3.Connection) -> int:
     """Return the version of the file's schema, 0 for an empty file.
 
-    Raises:
-        LocalFileError: It is from a newer version of this program.
-        DatabaseError: It is another program's.
+    Raises LocalFileError for one of a newer version, and DatabaseError for one of another program.
     """
     began = not connection.in_transaction
     if began:

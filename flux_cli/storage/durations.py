@@ -8,11 +8,7 @@ _PART = r"(?a)(\d+(?:\.\d+)?)([dhms])"
 
 
 def parse_duration(text: str) -> float:
-    """Return seconds; a number without a unit is in seconds, `inf` is no limit.
-
-    Raises:
-        ValueError: The text is no duration, or a negative one.
-    """
+    """Return seconds; a number without a unit is in seconds, `inf` is no limit. Raises ValueError for others."""
     value = text.strip().lower()
     parts = re.findall(_PART, value)
     try:
@@ -30,10 +26,8 @@ def parse_duration(text: str) -> float:
 def parse_moment(text: str, now: float) -> float:
     """Return the Unix time (seconds) of a date, a date with a time, `today`, `yesterday`, or a duration ago.
 
-    A date is its first second; without an offset the local time zone counts. A number needs a unit.
-
-    Raises:
-        ValueError: The text is none of these.
+    A date is its first second; without an offset the local time zone counts. A number needs a unit. Raises
+    ValueError for other text.
     """
     from datetime import datetime, timedelta  # 3 ms, and only a few options need it
 

@@ -36,10 +36,7 @@ def temporary(directory: Path, *, buffered: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file in `directory`; at the end it is removed, unless it was put in place.
 
     It is locked while it is open, so that `sweep` recognises what a killed process left behind. Unless it is
-    `buffered`, its `write` may write less than all.
-
-    Raises:
-        LocalFileError: The directory cannot be written.
+    `buffered`, its `write` may write less than all. Raises LocalFileError if the directory cannot be written.
     """
     with local_errors(directory):
         sweep(directory)

@@ -37,8 +37,7 @@ def local_errors(path: Path, action: str = "write", hint: str | None = None) -> 
 def lock(file: BinaryIO, *, wait: bool) -> bool:
     """Lock an open file until it is closed or the process ends; return False if another process has it locked.
 
-    Raises:
-        OSError: The file system has no locks (some mounts of NFS and Lustre).
+    Raises OSError if the file system has no locks (some mounts of NFS and Lustre).
     """
     if sys.platform == "win32":
         import msvcrt
@@ -61,8 +60,7 @@ def lock(file: BinaryIO, *, wait: bool) -> bool:
 def make_directory(path: Path, mode: int = 0o775) -> None:
     """Create a directory with all its parents, unless it exists. No umask makes them writable by everybody.
 
-    Raises:
-        OSError: It cannot be created, or is not a directory.
+    Raises OSError if it cannot be created, or is not a directory.
     """
     if path.is_dir():
         return

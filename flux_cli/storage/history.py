@@ -134,10 +134,8 @@ class HistoryReader:
     def lookup(self, prefix: str) -> Record | None:
         """Return the newest record of the task with this ID, or whose ID has this prefix; None if there is none.
 
-        A text shorter than `PREFIX_LENGTH` matches only as a whole ID.
-
-        Raises:
-            UsageError: Several tasks have the prefix.
+        A text shorter than `PREFIX_LENGTH` matches only as a whole ID. Raises UsageError if several tasks have
+        the prefix.
         """
         whole = self.find(prefix)
         if whole is not None or len(prefix) < PREFIX_LENGTH:
@@ -164,16 +162,10 @@ class HistoryReader:
         since: float | None = None,
         until: float | None = None,
     ) -> Iterator[Record]:
-        """Yield submissions, newest first.
+        """Yield submissions, newest first: those with one of `statuses` or, if `unsaved`, finished without a file.
 
-        Args:
-            limit: At most this many.
-            statuses: Those with one of these statuses; with `unsaved`, finished tasks without a file, too.
-            unsaved: See `statuses`.
-            search: Those with this text in the prompt, task ID or path, ignoring ASCII case.
-            model: Those of this model.
-            since: Those recorded at this time or later (Unix time, seconds).
-            until: Those recorded before this time.
+        `search` is for text in the prompt, task ID or path, ignoring ASCII case. `since` and `until` are Unix
+        times (seconds); one that was recorded at `until` is left out.
         """
         conditions, values = ["TRUE"], list[object]()
         if statuses or unsaved:
@@ -273,11 +265,7 @@ class History(HistoryReader):
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        """Open the history, creating this host's file (0600) if there is none.
-
-        Raises:
-            LocalFileError: It cannot be opened, is damaged, is not a history, or is from a newer version.
-        """
+        """Open the history, creating this host's file (0600). Raises LocalFileError if it cannot be used."""
         self.path = path or history_path()
         self._connection = database.open_for_writing(self.path, shared=is_shared(self.path.parent))
         super().__init__(_File(self.path, self._connection), _other_hosts(self.path))
@@ -394,11 +382,7 @@ class History(HistoryReader):
 
 
 def open_readonly() -> HistoryReader:
-    """Open all histories without writing anything, or an empty one if there are none.
-
-    Raises:
-        LocalFileError: The file that this host writes exists and cannot be read.
-    """
+    """Open all histories without writing. Raises LocalFileError if this host's file exists and cannot be read."""
     try:
         path = history_path()
     except LocalFileError:  # no home, so there is nothing to read

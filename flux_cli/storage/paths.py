@@ -52,11 +52,7 @@ def _platformdirs_decides() -> bool:
 
 
 def _xdg(variable: str, default: str) -> Path:
-    """Return what platformdirs returns on Linux, except if there is no home: it would make a directory called `~`.
-
-    Raises:
-        LocalFileError: There is neither a home directory nor the variable.
-    """
+    """Return what platformdirs returns on Linux; without a home it would be `~`, and LocalFileError is raised."""
     base = os.environ.get(variable, "")
     if not os.path.isabs(base):  # the XDG specification: a relative path is ignored
         base = os.path.join(os.path.expanduser("~"), default)

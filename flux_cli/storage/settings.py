@@ -182,9 +182,8 @@ _AROUND_KEYS = " \t\r\n\v\f\0\u00a0\u200b\ufeff\udcef\udcbb\udcbf"
 def check_key(text: str) -> str:
     """Return the key, trimmed, if it can be sent as a header.
 
-    Raises:
-        UsageError: It is empty or contains a space, a line break, a control or a non-ASCII character; the message
-            does not repeat it.
+    Raises UsageError, whose message does not repeat it, if it is empty or has a space, a line break, a control or
+    a non-ASCII character.
     """
     key = trim_key(text)
     if not key:
@@ -200,10 +199,8 @@ def check_key(text: str) -> str:
 def check_api_url(text: str) -> str:
     """Return the service's URL in one spelling: the history tells services apart by it.
 
-    Scheme and host are in lower case; the scheme's default port and trailing slashes are left out.
-
-    Raises:
-        UsageError: It is not an http or https URL with a host, or it has a user name, a query or a fragment.
+    Scheme and host are in lower case; the scheme's default port and trailing slashes are left out. Raises
+    UsageError if it is not an http or https URL with a host, or if it has a user name, a query or a fragment.
     """
     from urllib.parse import urlsplit
 
