@@ -40,26 +40,21 @@ class Log:
         self.react: Callable[[Result], object] = lambda _: None
 
     def update(self, result: Result) -> None:
-        """Keep a result."""
         percentage = result.task.percentage if result.task else None
         self.lines.append((result.task_id, result.status.value, percentage))
         self.results.append(result)
         self.react(result)
 
     def repeated(self, task: Task) -> None:
-        """Keep that an event was repeated."""
         self.lines.append((task.task_id, "repeated"))
 
     def rejected(self, status: int, reason: str) -> None:
-        """Keep a rejection."""
         self.lines.append((status, reason))
 
     def problem(self, message: str) -> None:
-        """Keep a problem."""
         self.lines.append((message,))
 
     def stopping(self) -> None:
-        """Keep that it stops."""
         self.lines.append(("stopping",))
 
 
@@ -74,14 +69,12 @@ class Listener:
         self.history: History | None = None
 
     def bridge(self, **options: Any) -> Bridge:
-        """Return a bridge with a journal of its own."""
         self.journal = EventJournal(self.directory)
         client, saver = cast(Client, self.client), cast(Saver, self.saver)
         options = {"target": PICTURES, "confirms": True, **options}
         return Bridge(client, saver, self.history, SERVICE, self.log, self.journal, **options)
 
     def run(self, *events: WebhookEvent, **options: Any) -> ExitCode:
-        """Handle events; return the exit code."""
         made = self.bridge(**options)
         for each in events:
             assert made.deliver(each)
@@ -91,7 +84,6 @@ class Listener:
         return code
 
     def checked(self) -> list[str]:
-        """Return the tasks whose status was checked."""
         return [task_id for _, group in self.client.checks for task_id in group]
 
 
@@ -102,7 +94,6 @@ def listener(tmp_path: Path) -> Listener:
 
 
 def event(task_id: str, status: str = "finished", percentage: int | None = None) -> WebhookEvent:
-    """Return an event about a task."""
     body: dict[str, object] = {"task_id": task_id, "status": status, "percentage": percentage}
     if status == "finished":
         body["image_url"] = "https://cdn.test/of-the-event.png"
@@ -162,7 +153,6 @@ def test_what_an_event_says_is_confirmed(
 def test_the_end_after_so_many_tasks(listener: Listener) -> None:
     """With the worst exit code of them; a task that the service does not know is none of them."""
     unknown = UnknownTaskError("not found")
-    unknown.for_task = True  # type: ignore[attr-defined] # for the scripted client
     listener.client.fetches = {"a": [unknown], "b": [{"status": "failed"}], "c": [finished()]}
     assert listener.run(*map(event, "abc"), target=None, until=2) == 4
     assert sorted(each.task_id or "" for each in listener.log.results) == ["a", "b", "c"]
@@ -286,7 +276,6 @@ def test_a_flood(listener: Listener) -> None:
 
 
 def test_a_server_that_cannot_go_on(listener: Listener) -> None:
-    """Its error ends the run."""
     made = listener.bridge()
     with pytest.raises(LookupError):
         made.run(lambda: made.failed(LookupError()))
@@ -316,7 +305,6 @@ def test_forwarding_an_event(code: int, secret: str | None) -> None:
 def test_what_is_forwarded(listener: Listener) -> None:
     """Running tasks as they are, ended ones once they are confirmed; no repeats."""
     unknown = UnknownTaskError("not found")
-    unknown.for_task = True  # type: ignore[attr-defined] # for the scripted client
     listener.client.fetches = {"made-up": [unknown], "": [finished()]}
     events = [
         event("a", "x", 1),
@@ -349,7 +337,6 @@ def test_forwarding_does_not_wait_for_the_picture(listener: Listener) -> None:
 
 
 def test_events_that_are_not_forwarded(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are counted."""
     monkeypatch.setattr(bridge_module, "FORWARD_SECONDS", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         url = f"http://127.0.0.1:{hanging.getsockname()[1]}/"

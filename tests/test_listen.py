@@ -46,7 +46,6 @@ class Listening:
     err: Path
 
     def post(self, body: object, secret: str | None = SECRET) -> int:
-        """Send a webhook and return the status code of the response."""
         headers = {} if secret is None else {"x-webhook-secret": secret}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return requests.post(self.url, data=content, headers=headers, timeout=20).status_code
@@ -99,7 +98,6 @@ def submitted(flux: Cli, prompt: str = "a kite", *arguments: str) -> str:
 
 
 def finished(task_id: str, **fields: object) -> dict[str, object]:
-    """Return the body of a webhook about a finished task."""
     return {"task_id": task_id, "task_type": "flux-imagine", "image_url": "https://127.0.0.1:1/no.png", **fields}
 
 
@@ -210,7 +208,6 @@ def test_sources_of_the_secret(
     ],
 )
 def test_invalid_command_lines(flux: Cli, arguments: list[str], secret: str, code: int, says: str) -> None:
-    """Nothing is started."""
     (flux.cwd / "empty").write_text("")
     done = flux("listen", "--port", "0", *arguments, env={"FLUX_CLI_WEBHOOK_SECRET": secret})
     assert done.code == code, done.stderr
@@ -229,7 +226,6 @@ def test_port_in_use(flux: Cli) -> None:
 
 
 def test_missing_extra(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command that installs it."""
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.delitem(sys.modules, "flux_cli.webhooks.receiver")
     done = cli("listen")
@@ -238,7 +234,6 @@ def test_missing_extra(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.text(min_size=1), st.text())
 def test_comparing_secrets(secret: str, other: str) -> None:
-    """Whatever characters they contain."""
     with contextlib.suppress(UsageError):
         secret = check_secret(secret)
         sent = secret.encode().decode("utf-8", "surrogateescape")
@@ -367,7 +362,6 @@ def test_kill(flux: Cli, listen: Listen) -> None:
 
 
 def test_journal(tmp_path: Path) -> None:
-    """It keeps unhandled events, in order, of processes that have ended."""
     events = [read_event(json.dumps(finished(f"task-{n}")).encode()) for n in range(4)]
     first = EventJournal(tmp_path)
     for event in events[:3]:
@@ -406,7 +400,6 @@ class Received:
 
     @property
     def settings(self) -> ReceiverSettings:
-        """The settings of the receiver."""
         return ReceiverSettings(
             self.secret,
             self.deliver,
@@ -416,18 +409,15 @@ class Received:
         )
 
     def deliver(self, event: WebhookEvent) -> bool:
-        """Keep an event."""
         self.events.append(event)
         return self.accepts
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
         parts = urlsplit(self.url)
         return str(parts.hostname), int(parts.port or 0)
 
     def connect(self) -> socket.socket:
-        """Open a connection."""
         return socket.create_connection(self.address, timeout=20)
 
     def talk(self, content: bytes, *, half_close: bool = False) -> bytes:
@@ -457,7 +447,6 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 def head(*headers: str, path: str = "/webhook") -> bytes:
-    """Return the header of a POST with the right secret."""
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"x-webhook-secret: {SECRET}", *headers, "", ""]
     return "\r\n".join(lines).encode()
 
@@ -708,7 +697,6 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(["task_id", "status", "percentage", "image_url", "errors"]), json_values))
 def test_any_object(said: dict[str, Any]) -> None:
-    """It is an event, or a ValueError."""
     body = json.dumps(said).encode()
     try:
         event = read_event(body)
@@ -720,6 +708,5 @@ def test_any_object(said: dict[str, Any]) -> None:
 
 @given(st.binary())
 def test_any_bytes(body: bytes) -> None:
-    """They are an event, or a ValueError."""
     with contextlib.suppress(ValueError):
         assert read_event(body).body == body

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from flux_cli.api.client import Client
+from flux_cli.api.client import Client, UnknownTaskError
 from flux_cli.api.request import Body
 from flux_cli.api.task import Status, Task, read_task
 from flux_cli.api.transport import Dispatch
@@ -31,7 +31,6 @@ class Clock:
         self.now = 1000.0
 
     def __call__(self) -> float:
-        """Return the time."""
         return self.now
 
 
@@ -51,12 +50,10 @@ class ManualWorkers(Workers):
         self._busy = 0
 
     def reserve(self, count: int) -> int:
-        """Return how many operations could start."""
         self._starved_since = None
         return min(count, self.limit - self._busy)
 
     def start(self, operation: Operation) -> None:
-        """Do the work now, and report it later."""
         self.started.append(operation)
         self._busy += 1
         self.seconds = 0.1
@@ -73,7 +70,6 @@ class ManualWorkers(Workers):
         self._at(self.seconds, report)
 
     def post(self, report: Callable[[], None]) -> None:
-        """Report at once."""
         self._at(0.0, report)
 
     def wait(self, seconds: float) -> None:
@@ -87,11 +83,9 @@ class ManualWorkers(Workers):
 
     @property
     def reports_waiting(self) -> bool:
-        """Whether a report is due."""
         return bool(self._due) and self._due[0][0] <= self._clock.now
 
     def stop(self) -> None:
-        """Do nothing: there are no threads."""
         self.stopped.set()
 
     def _at(self, seconds: float, report: Callable[[], None]) -> None:
@@ -122,7 +116,6 @@ class ScriptedClient:
         self._fetched: dict[str, int] = {}
 
     def submit(self, body: Body, dispatch: Dispatch, seconds: float = 0.0) -> str:
-        """Send a submission."""
         self.workers.seconds = self.seconds
         if not (self.submissions and _not_sent(self.submissions, len(self.sent))):
             dispatch.send()
@@ -133,7 +126,6 @@ class ScriptedClient:
         return str(step) if step is not None else f"task-{next(self._numbers)}"
 
     def fetch_many(self, task_ids: Sequence[str], seconds: float = 0.0) -> dict[str, Task | FluxError]:
-        """Check statuses."""
         self.workers.seconds = self.seconds
         self.checks.append((self.clock.now, list(task_ids)))
         found: dict[str, Task | FluxError] = {}
@@ -141,7 +133,7 @@ class ScriptedClient:
             script = self.fetches.get(task_id) or self.fetches.get("") or [finished()]
             number = self._fetched[task_id] = self._fetched.get(task_id, -1) + 1
             step = _step(script, number)
-            if isinstance(step, FluxError) and getattr(step, "for_task", False):
+            if isinstance(step, UnknownTaskError):
                 found[task_id] = step
             elif isinstance(step, Exception):
                 raise step
@@ -159,12 +151,10 @@ def _not_sent(script: Sequence[Step], number: int) -> bool:
 
 
 def finished(url: str = "https://cdn.test/x.png") -> Mapping[str, object]:
-    """Return the response about a finished task."""
     return {"status": "finished", "image_url": url}
 
 
 def running(percentage: float | None = None, **fields: object) -> Mapping[str, object]:
-    """Return the response about a running task."""
     return {"status": "processing", "percentage": percentage, **fields}
 
 
@@ -182,7 +172,6 @@ class ScriptedSaver:
     attempts: list[tuple[float, str | None]] = field(default_factory=list)
 
     def save(self, task: Task, transfer: Transfer, on_bytes: OnBytes) -> Saved:
-        """Make one attempt."""
         step = self.script[min(len(self.attempts), len(self.script) - 1)] if self.script else None
         self.attempts.append((self.client.clock.now, task.image_url))
         if callable(step):
@@ -203,7 +192,6 @@ class MemoryStore:
     commits: int = 0
 
     def commit(self, changes: Sequence[Change]) -> None:
-        """Keep the changes, or raise."""
         self.commits += 1
         error = self.script.pop(0) if self.script else None
         if error is not None:
@@ -257,7 +245,6 @@ class Outcome:
 
 
 def new_jobs(count: int = 1, **fields: Any) -> list[Job]:
-    """Return jobs to be submitted."""
     target = Target(Path("pictures"))
     return [
         Job(target, request={"prompt": f"p{n}"}, recorded={"prompt": f"p{n}"}, n=n, **fields)
@@ -266,7 +253,6 @@ def new_jobs(count: int = 1, **fields: Any) -> list[Job]:
 
 
 def known_jobs(*task_ids: str) -> list[Job]:
-    """Return jobs for tasks that exist."""
     return [Job(Target(Path("pictures")), task_id=task_id, number=n) for n, task_id in enumerate(task_ids, 1)]
 
 
@@ -277,7 +263,6 @@ def new_run(
     store: MemoryStore | None = None,
     handle: Callable[[Event], None] = lambda _: None,
 ) -> Run:
-    """Return a run that uses the scripted parts."""
     return Run(
         cast(Client, client),
         cast(Saver, saver),

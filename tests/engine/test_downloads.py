@@ -2,26 +2,16 @@
 
 from pathlib import Path
 
-import pytest
-
 from flux_cli.engine.downloads import CHECK_EVERY, EXPIRED_SECONDS, NextAttempt, next_attempt
 from flux_cli.engine.job import Job
-from flux_cli.errors import FluxError, LocalFileError
 from flux_cli.pictures.download import DownloadError, Retry
 from flux_cli.pictures.naming import Target
 
 TRANSIENT, EXPIRED = DownloadError("HTTP 503"), DownloadError("HTTP 404", Retry.EXPIRED)
 
 
-def job(attempts: int = 0, began: float | None = None) -> Job:
-    """Return a job after so many attempts."""
-    return Job(Target(Path()), download_attempts=attempts, download_began=began)
-
-
-@pytest.mark.parametrize("error", [LocalFileError("disk full"), DownloadError("too large", Retry.FINAL)])
-def test_no_attempt_can_help(error: FluxError) -> None:
-    """The job ends."""
-    assert next_attempt(job(), error, 100.0, None)[0] is NextAttempt.NONE
+def job(began: float | None = None) -> Job:
+    return Job(Target(Path()), download_began=began)
 
 
 def test_transient_errors_back_off_and_check_now_and_then() -> None:

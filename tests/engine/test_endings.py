@@ -39,7 +39,6 @@ class Ending:
         getattr(self.queues, queue)[self.job] = 100.0
 
     def result(self) -> Result:
-        """Return how the job ended."""
         self.outbox.commit()
         (ended,) = self.seen
         assert isinstance(ended, Ended)
@@ -89,6 +88,7 @@ def test_the_end_of_the_run(reason: BaseException, code: ExitCode, text: str, un
     """An unknown outcome is the worst of the ends, except for a signal."""
     for queue, fields, expected in (
         ("to_submit", {}, (Status.UNSENT, code, f"{text} before it was sent")),
+        ("to_submit", {"last_error": "429"}, (Status.UNSENT, code, f"{text} before it was sent: 429")),
         ("submitting", {}, (Status.UNSENT, code, f"{text} before it was sent: no connection yet")),
         ("submitting", {"dispatch": SENT}, (Status.UNKNOWN, unknown, LOST.message)),
         ("running", {"task_id": "a"}, (Status.PROCESSING, code, text)),

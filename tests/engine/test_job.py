@@ -33,7 +33,6 @@ def test_what_is_known_of_a_job(
 
 
 def test_the_object_of_a_result() -> None:
-    """All keys, always."""
     empty = Result(Status.UNSENT, ExitCode.LOCAL_FILE, error="disk full").as_json()
     assert {name: value for name, value in empty.items() if value is not None} == {
         "status": "unsent",

@@ -16,7 +16,6 @@ INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """Restore the handlers."""
     before = {number: signal.getsignal(number) for number in (INT, TERM, HUP)}
     yield
     for number, handler in before.items():

@@ -19,7 +19,6 @@ from tests.server import png
 
 
 def reported(outcome: Outcome) -> list[tuple[int, int | None]]:
-    """Return the bytes that were reported of a download."""
     return [(event.received, event.total) for event in outcome.events if isinstance(event, Downloading)]
 
 

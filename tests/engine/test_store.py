@@ -21,14 +21,12 @@ URLS = {"image_url": "https://cdn.test/x.png", "original_image_url": "https://cd
 
 @pytest.fixture
 def history(tmp_path: Path) -> Iterator[History]:
-    """An empty history."""
     opened = History(tmp_path / "history.sqlite3")
     yield opened
     opened.close()
 
 
 def shown(history: History, *names: str) -> list[tuple[Any, ...]]:
-    """Return these fields of all records, the oldest first."""
     return [tuple(getattr(record, name) for name in names) for record in reversed(list(history.records()))]
 
 

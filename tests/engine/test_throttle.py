@@ -14,7 +14,6 @@ EVER = 10.0**9
 
 
 def accept(throttle: Throttle, times: int, running: int = 0) -> None:
-    """Note so many acceptances."""
     for _ in range(times):
         throttle.accepted(running)
 

@@ -16,7 +16,6 @@ from flux_cli.engine.workers import Operation, Workers
 
 @pytest.fixture
 def workers() -> Iterator[Workers]:
-    """Workers that end with the test."""
     made = Workers()
     yield made
     made.stop()
@@ -30,7 +29,6 @@ class Outcomes:
         self.values: list[Any] = []
 
     def start(self, work: Callable[[Operation], Any], seconds: float | None = None) -> bool:
-        """Start an operation, if a thread is free."""
         late = TimeoutError("it took too long")
         if not self._workers.reserve(1):
             return False
@@ -38,7 +36,6 @@ class Outcomes:
         return True
 
     def wait(self, count: int) -> list[Any]:
-        """Wait for so many outcomes."""
         until = time.monotonic() + 20
         while len(self.values) < count:
             assert time.monotonic() < until
@@ -167,7 +164,6 @@ def test_threads_and_operations_end_with_the_run(workers: Workers) -> None:
 def test_an_operation_that_has_ended_cannot_run_out_of_time(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It reports once."""
     outcomes = Outcomes(workers)
     outcomes.start(lambda _: 1, 60.0)
     outcomes.wait(1)

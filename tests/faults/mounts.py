@@ -21,7 +21,6 @@ def tmpfs(path: Path, size: str = "1m") -> Iterator[Path]:
 
 
 def mount(*arguments: str) -> None:
-    """Mount, or skip the test."""
     if os.geteuid() != 0:
         pytest.skip("NOT TESTED: a file system that is full or read-only, since only root can mount one")
     mounted = subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
@@ -30,7 +29,6 @@ def mount(*arguments: str) -> None:
 
 
 def make_read_only(path: Path) -> None:
-    """Make a file system that `tmpfs` mounted read-only."""
     mount("-o", "remount,ro", str(path))
 
 

@@ -56,19 +56,15 @@ class Row:
 
     @property
     def status(self) -> Status:
-        """What the history says."""
         return STATUSES[self.path].get(self.code, OTHERWISE[self.path])
 
     def server(self, directory: Path) -> "AbstractContextManager[Server | sandbox.Running]":
-        """Return a server with the fault."""
         if isinstance(self.how, str):
             return sandbox.running(directory, seconds=0.05)
         return self.how if isinstance(self.how, Server) else Server({self.path: self.how})
 
 
 def row(path: str) -> Callable[..., Row]:
-    """Return a function that makes rows about a request: `(fault, how, code, *says, **others)`."""
-
     def make(fault: str, how: str | Reply | Server, code: int = 0, *says: str, **others: object) -> Row:
         return Row(path, fault, how, code, says, **others)  # type: ignore[arg-type]
 

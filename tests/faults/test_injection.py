@@ -54,8 +54,6 @@ TIMES = {
 
 
 def raises(kind: type[Exception], *arguments: object) -> Callable[[], None]:
-    """Return a function that raises an exception."""
-
     def effect() -> None:
         raise kind(*arguments)
 
@@ -63,8 +61,6 @@ def raises(kind: type[Exception], *arguments: object) -> Callable[[], None]:
 
 
 def kills(*numbers: int) -> Callable[[], None]:
-    """Return a function that sends signals to this process."""
-
     def effect() -> None:
         for number in numbers:
             os.kill(os.getpid(), number)
@@ -73,7 +69,6 @@ def kills(*numbers: int) -> Callable[[], None]:
 
 
 def is_worker(thread: threading.Thread) -> bool:
-    """Return whether a thread is one of the engine."""
     target = getattr(thread, "_target", None)
     return getattr(target, "__module__", "").startswith("flux_cli.engine")
 

@@ -42,7 +42,6 @@ class Killer:
         self.due: dict[str, float] = {}
 
     def server(self) -> Server:
-        """Return the server."""
         return Server({"/flux-imagine": self.submit, "/fetch": self.fetch, "/image": self.image})
 
     def reached(self, prompt: str, moment: str) -> None:
@@ -52,7 +51,6 @@ class Killer:
             threading.Timer(self.random.uniform(0, MOMENTS[moment]), process.kill).start()
 
     def submit(self, request: Request) -> Iterator[Step]:
-        """Accept a submission."""
         prompt = request.json()["prompt"]
         task_id = f"task-{prompt.replace(' ', '-')}"
         self.reached(prompt, "submission received")
@@ -61,14 +59,12 @@ class Killer:
         self.reached(prompt, "response sent")
 
     def fetch(self, request: Request) -> Iterator[Step]:
-        """Report a task's status."""
         task_id = request.json()["task_id"]
         self.reached(self.task_ids[task_id], "checked")
         done = time.monotonic() >= self.due[task_id]
         yield reply(finished(task_id, request.origin) if done else {"task_id": task_id, "status": "processing"})
 
     def image(self, request: Request) -> Iterator[Step]:
-        """Send a picture in two halves."""
         prompt = self.task_ids[Path(request.path).stem]
         self.reached(prompt, "picture begun")
         yield http(200, PICTURE)[: len(PICTURE) // 2]

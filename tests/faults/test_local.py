@@ -36,7 +36,6 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def flux(cli: Cli, server: Server) -> Cli:
-    """The command with a key, pointed at the server."""
     cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
     return cli
 
@@ -144,7 +143,6 @@ def test_a_file_size_limit(flux: Cli) -> None:
 
 
 def test_a_read_only_file_system(flux: Cli, server: Server) -> None:
-    """It is detected before anything is sent."""
     with tmpfs(flux.cwd / "ro") as directory:
         make_read_only(directory)
         for output in ("ro/", "ro/x.png", "ro/{seed}.{ext}", "ro/new/"):
@@ -196,7 +194,6 @@ def test_no_home(homeless: Cli, server: Server) -> None:
 
 
 def test_no_home_but_the_variables(homeless: Cli, tmp_path: Path) -> None:
-    """They are enough."""
     homeless.env |= {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
     assert homeless("imagine", "x", "-o", "x.png").code == 0
     assert homeless("show").lines == [str(homeless.cwd / "x.png")]
@@ -213,7 +210,6 @@ def test_a_read_only_home(state: Path, flux: Cli, server: Server) -> None:
 
 
 def test_umask_000(flux: Cli) -> None:
-    """No directory that everybody can write."""
     mask = os.umask(0)
     try:
         assert flux("imagine", "x", "-o", "a/b/").code == 0
@@ -281,14 +277,12 @@ def test_a_history_that_stdout_does_not_take(flux: Cli) -> None:
 
 
 def test_picture_to_a_closed_stdout(flux: Cli, server: Server) -> None:
-    """It is rejected before anything is submitted."""
     done = run_in_shell(flux, "flux-cli imagine x -o - >&-")
     assert (done.code, server.submissions) == (6, 0)
     assert done.stderr.startswith("error: stdout is closed")
 
 
 def test_closed_stdin(flux: Cli, server: Server) -> None:
-    """It counts as empty, and nothing is sent."""
     assert run_in_shell(flux, "flux-cli imagine <&-").code == 2
     assert run_in_shell(flux, "flux-cli wait - <&-").code == 0
     assert server.submissions == 0
@@ -313,27 +307,23 @@ def test_a_prompt_that_is_not_utf_8(flux: Cli, server: Server) -> None:
 
 
 def damaged(path: Path) -> None:
-    """Overwrite all its pages except the first."""
     History(path).close()
     content = path.read_bytes()
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
 
 
 def newer(path: Path) -> None:
-    """Give it a format that does not exist yet."""
     History(path).close()
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
 
 
 def of_another_program(path: Path) -> None:
-    """Put another program's database in its place."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE recipes (name TEXT)")
 
 
 def no_database(path: Path) -> None:
-    """Put something else in its place."""
     path.write_bytes(b"not a database at all, " * 1000)
 
 

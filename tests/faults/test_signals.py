@@ -51,7 +51,6 @@ At = Callable[[Phase], "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def at(cli: Cli) -> Iterator[At]:
-    """Return a function that takes a command to a phase."""
     with Server() as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
 
@@ -96,7 +95,6 @@ def test_before_anything_is_sent(cli: Cli) -> None:
 
 
 def test_while_the_prompt_is_read(cli: Cli) -> None:
-    """There is no message."""
     cli.env |= {"APIFRAME_API_KEY": KEY}
     for number, code in SIGNALS.items():
         process = cli.start("imagine", stdin=subprocess.PIPE)
@@ -136,7 +134,6 @@ def test_a_second_signal_at_any_moment_after_the_first(at: At, pause: float) -> 
 
 
 def ignore_hangup() -> None:
-    """Ignore SIGHUP, as nohup does."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
