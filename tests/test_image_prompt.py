@@ -20,13 +20,11 @@ from tests.server import Server, http, png
 
 @cache
 def picture(name: str) -> bytes:
-    """Return a small picture of a format."""
     file = io.BytesIO()
     Image.effect_noise((40, 30), 80).convert("RGB").save(file, name)
     return file.getvalue()
 
 
-COMPLETE = ["PNG", "JPEG", "WEBP"]
 UNUSABLE = [
     (b"", "an empty file"),
     (b"a kite", "a file of another kind"),
@@ -48,38 +46,25 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
 
 
 def data_url(content: bytes, head: str = "data:image/png;base64,") -> str:
-    """Return a data: URL."""
     return head + base64.b64encode(content).decode()
 
 
-def sources(content: bytes, directory: Path, stdin: io.BytesIO, server: Server) -> list[str]:
-    """Provide some bytes in every way; return the sources."""
-    path = directory / "in put.bin"
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
+def test_every_kind_of_source(name: str, tmp_path: Path, stdin: io.BytesIO, server: Server) -> None:
+    """The bytes are the same, and complete."""
+    content = picture(name)
+    path = tmp_path / "in put.bin"
     path.write_bytes(content)
     stdin.write(content)
     stdin.seek(0)
     server.routes = {"/in": http(200, content)}
-    file_url = path.as_uri()
-    return [
-        str(path),
-        "-",
-        data_url(content),
-        data_url(content, "DATA:;BASE64,"),
-        file_url,
-        file_url.replace("file://", "FILE://localhost"),
-        f"{server.url}/in",
-        server.url.replace("http", "HTTP") + "/in?a=1",
-    ]
-
-
-@pytest.mark.parametrize("name", COMPLETE)
-def test_every_kind_of_source(name: str, tmp_path: Path, stdin: io.BytesIO) -> None:
-    """The bytes are the same, and complete."""
-    with Server() as server:
-        for source in sources(picture(name), tmp_path, stdin, server):
-            image = image_prompt.load_checked(source)
-            assert image.content == picture(name)
-            assert base64.b64decode(image.encoded()) == picture(name)
+    for source in (
+        *(str(path), "-", path.as_uri(), path.as_uri().replace("file://", "FILE://localhost")),
+        *(data_url(content), data_url(content, "DATA:;BASE64,")),
+        *(f"{server.url}/in", server.url.replace("http", "HTTP") + "/in?a=1"),
+    ):
+        image = image_prompt.load_checked(source)
+        assert image.content == base64.b64decode(image.encoded()) == content
 
 
 @pytest.mark.parametrize(("content", "message"), UNUSABLE, ids=[message for _, message in UNUSABLE])
@@ -101,9 +86,10 @@ def test_unusable_images(content: bytes, message: str, tmp_path: Path, stdin: io
     [(b"", FluxError), (b"<html>", UsageError), (png()[:-12], ServiceDownError), (png(21 * 2**20), UsageError)],
     ids=["empty", "page", "incomplete", "large"],
 )
-def test_unusable_images_from_a_url(content: bytes, kind: type[FluxError]) -> None:
+def test_unusable_images_from_a_url(server: Server, content: bytes, kind: type[FluxError]) -> None:
     """A download that breaks off may be repeated; what is no image is a usage error."""
-    with Server({"/in": http(200, content)}) as server, pytest.raises(kind):
+    server.routes = {"/in": http(200, content)}
+    with pytest.raises(kind):
         image_prompt.load_checked(f"{server.url}/in")
 
 
@@ -138,37 +124,29 @@ def test_unusable_sources(source: str, kind: type[FluxError], message: str) -> N
         assert len(image_prompt.problem(source) or "") in range(1, 150)
 
 
-def test_credentials_are_used_and_not_recorded() -> None:
+def test_credentials_are_used_and_not_recorded(server: Server) -> None:
     """They go to the URL's own origin, not to where it redirects; queries are used and not recorded either."""
-    with Server() as elsewhere, Server() as server:
-        elsewhere.routes = {"/in": http(200, png())}
+    with Server({"/in": http(200, png())}) as elsewhere:
         server.routes = {"/in": http(302, Location=f"{elsewhere.url}/in")}
         public = f"{server.url}/in"
         url = public.replace("://", "://me:p%40ss@") + "?token=hush#top"
         image = image_prompt.load_checked(url)
         (first,), (second,) = server.requests("/in"), elsewhere.requests("/in")
+        image_prompt.load_checked(f"{elsewhere.url}/in")
+        without_a_user = elsewhere.requests("/in")[1]
     assert first.path == "/in?token=hush"
     assert first.headers["authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
-    assert "authorization" not in second.headers
+    assert "authorization" not in {**second.headers, **without_a_user.headers}
     assert image.source == image.described()["source"] == image_prompt.description(url)["source"] == public
 
 
-def test_no_credentials_without_a_user() -> None:
-    """A URL without a user name sends none."""
-    with Server({"/in": http(200, png())}) as server:
-        image_prompt.load_checked(f"{server.url}/in")
-        assert "authorization" not in server.requests("/in")[0].headers
-
-
 @pytest.mark.parametrize("code", [401, 404, 500])
-def test_messages_do_not_show_credentials(code: int) -> None:
+def test_messages_do_not_show_credentials(server: Server, code: int) -> None:
     """Nor the query."""
-    with Server({"/in": http(code)}) as server:
-        url = server.url.replace("://", "://me:hush@") + "/in?token=hush"
-        with pytest.raises(
-            ServiceDownError, match=f"cannot be downloaded from {server.url}/in: HTTP {code}"
-        ) as raised:
-            image_prompt.load(url)
+    server.routes = {"/in": http(code)}
+    with pytest.raises(ServiceDownError) as raised:
+        image_prompt.load(server.url.replace("://", "://me:hush@") + "/in?token=hush")
+    assert f"cannot be downloaded from {server.url}/in: HTTP {code}" in raised.value.message
     assert "hush" not in raised.value.message
 
 
@@ -183,22 +161,17 @@ def test_descriptions(tmp_path: Path) -> None:
     assert image_prompt.description(str(path))["bytes"] == len(png(5)) - 3
     assert "incomplete" in (image_prompt.problem(str(path)) or "")
     path.unlink()
-    assert image_prompt.description(str(path)) == {
-        "type": None,
-        "bytes": None,
-        "sha256": None,
-        "source": str(path),
-    }
+    unknown = dict.fromkeys(("type", "bytes", "sha256"))
+    assert image_prompt.description(str(path)) == {**unknown, "source": str(path)}
     assert image_prompt.description(data_url(png()))["source"] is None
     assert image_prompt.problem("-")
 
 
 def test_the_limit_is_exact(tmp_path: Path, stdin: io.BytesIO, monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte more is too large, and no more than that is read."""
-    size = len(png())
     path = tmp_path / "in.png"
+    monkeypatch.setattr(image_prompt, "MAX_IMAGE_PROMPT_BYTES", len(png()))
     for extra, accepted in ((0, True), (1, False), (100, False)):
-        monkeypatch.setattr(image_prompt, "MAX_IMAGE_PROMPT_BYTES", size)
         path.write_bytes(png() + bytes(extra))
         stdin.seek(0)
         stdin.write(png() + bytes(extra))
@@ -206,13 +179,14 @@ def test_the_limit_is_exact(tmp_path: Path, stdin: io.BytesIO, monkeypatch: pyte
         for source in (str(path), "-"):
             image = image_prompt.load(source)
             assert (image.violation() is None) == accepted
-            assert len(image.content) <= size + 1
+            assert len(image.content) <= len(png()) + 1
 
 
-def test_a_slow_download_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_download_is_an_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole download has a time limit, even if bytes keep arriving."""
     monkeypatch.setattr(image_prompt, "DOWNLOAD_SECONDS", -1.0)
-    with Server({"/in": http(200, png())}) as server, pytest.raises(ServiceDownError, match="took more than"):
+    server.routes = {"/in": http(200, png())}
+    with pytest.raises(ServiceDownError, match="took more than"):
         image_prompt.load(f"{server.url}/in")
 
 
