@@ -3,6 +3,7 @@
 import base64
 import json
 import ssl
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -36,59 +37,53 @@ def at(cli: Cli, url: str) -> Cli:
     return cli
 
 
-def credentials(request: Request) -> str | None:
-    """Return what a request says about who sent it."""
-    return request.headers.get("authorization")
+def credentials(requests: Iterable[Request]) -> set[str | None]:
+    """Return what requests say about who sent them."""
+    return {request.headers.get("authorization") for request in requests}
 
 
 # Who receives them
 
 
-def test_the_key_goes_to_the_api_only(keyed: Cli) -> None:
+def test_the_key_goes_to_the_api_only(keyed: Cli, server: Server) -> None:
     """It is sent raw, whatever .netrc says. The images' hosts get neither credentials nor a referrer."""
-    with Server({"/image": http(200, png())}) as second, Server() as images, Server() as api:
+    with Server({"/image": http(200, png())}) as second, Server() as images:
         images.routes = {"/image": http(302, Location=f"{second.url}/image/x.png")}
-        api.routes = {"/fetch": lambda r: reply(finished(r.json()["task_id"], images.url))}
+        server.routes = {"/fetch": lambda r: reply(finished(r.json()["task_id"], images.url))}
         for command in ("imagine x", "imagine x --original", "wait task-0", "fetch task-0 -o again/"):
-            assert at(keyed, api.url)(*command.split()).code == 0
-    assert {credentials(request) for request in api.received} == {KEY}
+            assert keyed(*command.split()).code == 0
+    assert credentials(server.received) == {KEY}
     assert second.requests("/image")
-    for host in (images, second):
-        assert {credentials(request) for request in host.received} == {None}
-        for request in host.received:
-            assert set(request.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
-            assert request.headers["accept-encoding"] == "identity"
+    for request in (*images.received, *second.received):
+        assert set(request.headers) <= {"host", "user-agent", "accept", "accept-encoding", "connection"}
+        assert request.headers["accept-encoding"] == "identity"
 
 
-def test_credentials_in_an_image_url(keyed: Cli) -> None:
+def test_credentials_in_an_image_url(keyed: Cli, server: Server) -> None:
     """They do not become a header."""
-    with Server() as api:
-        api.routes = {
-            "/fetch": lambda r: reply(finished("task-0", r.origin.replace("//", "//user:password@"))),
-        }
-        assert at(keyed, api.url)("imagine", "x").code == 0
-        assert with_key(api) == []
+    server.routes = {"/fetch": lambda r: reply(finished("task-0", r.origin.replace("//", "//user:password@")))}
+    assert keyed("imagine", "x").code == 0
+    assert with_key(server) == []
 
 
 @pytest.mark.parametrize(("code", "exit_code"), [(301, 2), (302, 2), (303, 9), (307, 2), (308, 2)])
-def test_redirects_of_the_api(keyed: Cli, code: int, exit_code: int) -> None:
+def test_redirects_of_the_api(keyed: Cli, server: Server, code: int, exit_code: int) -> None:
     """They are not followed, even on the same host: a submission could be sent twice."""
-    with Server() as elsewhere, Server() as api:
-        api.routes = {"/flux-imagine": http(code, Location=f"{elsewhere.url}/flux-imagine")}
-        assert at(keyed, api.url)("imagine", "x").code == exit_code
-        api.routes = {"/account": http(code, Location=f"{elsewhere.url}/account")}
-        assert at(keyed, api.url)("account").code == 1
-        assert (elsewhere.received, api.submissions) == ([], 1)
+    with Server() as elsewhere:
+        server.routes = {
+            path: http(code, Location=f"{elsewhere.url}{path}") for path in ("/flux-imagine", "/account")
+        }
+        assert keyed("imagine", "x").code == exit_code
+        assert keyed("account").code == 1
+        assert (elsewhere.received, server.submissions) == ([], 1)
 
 
-def test_webhook_secret_needs_webhook_url(keyed: Cli) -> None:
+def test_webhook_secret_needs_webhook_url(keyed: Cli, server: Server) -> None:
     """It is sent in the body, as documented, not in a header."""
-    with Server() as api:
-        at(keyed, api.url)("imagine", "x")
-        at(keyed, api.url)("imagine", "x", "--webhook-url", "http://127.0.0.1:9/hook")
-    without, with_url = api.requests("/flux-imagine")
-    assert "webhook_secret" not in without.json()
-    assert with_url.json()["webhook_secret"] == SECRET
+    keyed("imagine", "x")
+    keyed("imagine", "x", "--webhook-url", "http://127.0.0.1:9/hook")
+    without, with_url = (request.json() for request in server.requests("/flux-imagine"))
+    assert (without.get("webhook_secret"), with_url["webhook_secret"]) == (None, SECRET)
 
 
 # Where they appear
@@ -129,15 +124,13 @@ REPLIES: dict[str, dict[str, Reply]] = {
 
 @pytest.mark.parametrize("flags", [(), ("--json", "-v", "--debug")], ids=" ".join)
 @pytest.mark.parametrize("reply", REPLIES)
-def test_secrets_are_never_printed(keyed: Cli, reply: str, flags: tuple[str, ...]) -> None:
+def test_secrets_are_never_printed(keyed: Cli, server: Server, reply: str, flags: tuple[str, ...]) -> None:
     """They are on neither stream and in no file, whatever the service responds."""
-    with Server(REPLIES[reply]) as api:
-        at(keyed, api.url)
-        for command in ("imagine x --webhook-url http://127.0.0.1:9/", "fetch task-0", "history"):
-            done = keyed(*command.split(), *(flags if command != "history" else ()))
-            for stream in (done.stdout, done.stderr):
-                assert_absent(stream.encode())
-        assert api.received
+    server.routes = REPLIES[reply]
+    for command in ("imagine x --webhook-url http://127.0.0.1:9/", "fetch task-0", "history"):
+        done = keyed(*command.split(), *(flags if command != "history" else ()))
+        assert_absent((done.stdout + done.stderr).encode())
+    assert server.received
     for path in keyed.home.rglob("*"):
         if path.is_file():
             assert_absent(path.read_bytes())
@@ -173,8 +166,8 @@ def test_proxies(keyed: Cli) -> None:
         done = at(keyed, origin)("imagine", "x", "-v", env=variables)
         assert done.code == 0, done.stderr
         assert "proxy-password" not in done.stderr
-        assert credentials(proxy.requests(f"{origin}/flux-imagine")[0]) == KEY
-        assert credentials(proxy.requests("http://images.example/")[0]) is None
+        assert credentials(proxy.requests(f"{origin}/")) == {KEY}
+        assert credentials(proxy.requests("http://images.example/")) == {None}
         proxy_authorization = f"Basic {base64.b64encode(b'proxy-user:proxy-password').decode()}"
         assert {request.headers.get("proxy-authorization") for request in proxy.received} == {proxy_authorization}
     done = at(keyed, origin)("imagine", "x", "-v", "--debug", env=variables)
@@ -206,26 +199,30 @@ def test_embedded_sandbox_bypasses_proxies(cli: Cli) -> None:
     assert done.code == 0, done.stderr
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    """A certificate authority that no system trusts."""
-    return trustme.CA()
+AUTHORITY = trustme.CA()
+"""A certificate authority that no system trusts."""
 
 
-def context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
+def context(name: str = "127.0.0.1") -> ssl.SSLContext:
     """Return the TLS settings of a server with a certificate of the authority."""
     settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name).configure_cert(settings)
+    AUTHORITY.issue_cert(name).configure_cert(settings)
     return settings
 
 
+@pytest.fixture
+def bundle(tmp_path: Path) -> str:
+    """The file with the authority."""
+    path = str(tmp_path / "authority.pem")
+    AUTHORITY.cert_pem.write_to_path(path)
+    return path
+
+
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_custom_ca(keyed: Cli, authority: trustme.CA, tmp_path: Path, variable: str) -> None:
+def test_custom_ca(keyed: Cli, bundle: str, variable: str) -> None:
     """It is used for the API and for pictures; without it there is one connection, and nothing is sent."""
-    bundle = tmp_path / "authority.pem"
-    authority.cert_pem.write_to_path(str(bundle))
-    with Server(tls=context(authority)) as api:
-        done = at(keyed, api.url)("imagine", "x", env={variable: str(bundle)})
+    with Server(tls=context()) as api:
+        done = at(keyed, api.url)("imagine", "x", env={variable: bundle})
         assert done.code == 0, done.stderr
         before = api.connections
         done = keyed("imagine", "x")
@@ -235,22 +232,18 @@ def test_custom_ca(keyed: Cli, authority: trustme.CA, tmp_path: Path, variable: 
         assert (api.submissions, api.connections - before) == (1, 1)
 
 
-def test_certificate_of_another_host(keyed: Cli, authority: trustme.CA, tmp_path: Path) -> None:
+def test_certificate_of_another_host(keyed: Cli, bundle: str) -> None:
     """It is rejected, without a retry."""
-    bundle = tmp_path / "authority.pem"
-    authority.cert_pem.write_to_path(str(bundle))
-    with Server(tls=context(authority, "elsewhere.example")) as api:
-        done = at(keyed, api.url)("imagine", "x", env={"REQUESTS_CA_BUNDLE": str(bundle)})
+    with Server(tls=context("elsewhere.example")) as api:
+        done = at(keyed, api.url)("imagine", "x", env={"REQUESTS_CA_BUNDLE": bundle})
         assert (done.code, api.submissions, api.connections) == (5, 0, 1)
         assert "its certificate is not trusted" in done.stderr
 
 
-def test_http_is_upgraded_to_https(keyed: Cli, authority: trustme.CA, tmp_path: Path) -> None:
+def test_http_is_upgraded_to_https(keyed: Cli, bundle: str) -> None:
     """A picture's URL and its redirects use https if the API does. The pictures' server speaks nothing else."""
-    bundle = tmp_path / "authority.pem"
-    authority.cert_pem.write_to_path(str(bundle))
-    keyed.env["REQUESTS_CA_BUNDLE"] = str(bundle)
-    with Server(tls=context(authority)) as images, Server(tls=context(authority)) as api:
+    keyed.env["REQUESTS_CA_BUNDLE"] = bundle
+    with Server(tls=context()) as images, Server(tls=context()) as api:
         http_url = f"http://127.0.0.1:{images.port}"
         api.routes = {"/image": http(302, Location=f"{http_url}/image/redirected.png")}
         assert at(keyed, api.url)("imagine", "x").code == 0
@@ -260,12 +253,11 @@ def test_http_is_upgraded_to_https(keyed: Cli, authority: trustme.CA, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["webhook_secret", "webhookSecret", "x-webhook-secret", "WEBHOOK_SECRET"])
-def test_a_webhook_secret_in_a_response_is_never_printed(cli: Cli, name: str) -> None:
+def test_a_webhook_secret_in_a_response_is_never_printed(cli: Cli, server: Server, name: str) -> None:
     """Also one that this machine does not know, because another one submitted the task."""
     echo = {"request": [{name: "hush", "webhook_url": "https://example.com"}]}
-    with Server({"/fetch": lambda r: reply({**finished(r.json()["task_id"], r.origin), **echo})}) as server:
-        cli.env["APIFRAME_API_KEY"] = KEY
-        done = at(cli, server.url)("fetch", "task-0", "--json", "-v")
+    server.routes = {"/fetch": lambda r: reply({**finished(r.json()["task_id"], r.origin), **echo})}
+    done = cli("fetch", "task-0", "--json", "-v")
     (task,) = done.objects
     assert "hush" not in done.stderr
     assert task["raw"]["request"] == [{name: "[redacted]", "webhook_url": "https://example.com"}]
