@@ -13,7 +13,7 @@ from urllib.parse import quote
 from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.gallery.collection import Picture, Thumbnail
 from flux_cli.gallery.command import command, note
-from flux_cli.storage.files import place, sync, temporary
+from flux_cli.storage.files import write_file
 
 MARK = b'<meta name="generator" content="flux-cli">'
 """In the head of each page, to distinguish it from other files."""
@@ -48,10 +48,7 @@ def write(path: Path, pictures: Sequence[Picture], thumbnails: Sequence[Thumbnai
         LocalFileError: It cannot be written.
     """
     content = html(pictures, thumbnails, path.parent).encode()
-    with temporary(path.parent) as file:
-        file.write(content)
-        sync(file)
-        place(file, path, force=True, exact=True)
+    write_file(path, content, force=True)
 
 
 def thumbnails_in(path: Path) -> dict[tuple[str, str], Thumbnail]:

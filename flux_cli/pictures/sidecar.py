@@ -12,7 +12,7 @@ from pathlib import Path
 
 from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.pictures.image_prompt import public_source
-from flux_cli.storage.files import place, sha256_of, sync, temporary
+from flux_cli.storage.files import sha256_of, write_file
 
 VERSION = 1
 """The value of `flux_cli_sidecar`, which also marks the file as a sidecar."""
@@ -75,10 +75,9 @@ def write(
         "sha256": sha256,
         "request": kept,
     }
-    with temporary(path.parent) as part:
-        part.write(json.dumps(content, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace") + b"\n")
-        sync(part)
-        return place(part, path, force=force, exact=True)
+    text = json.dumps(content, ensure_ascii=False, indent=2)
+    write_file(path, text.encode("utf-8", "backslashreplace") + b"\n", force=force)
+    return path
 
 
 def read(path: Path) -> Sidecar:

@@ -325,13 +325,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _write(path: Path, content: bytes) -> None:
     """Replace the file in one step. A symbolic link, as dotfile managers make them, stays one."""
-    from flux_cli.storage import files  # 5 ms
+    from flux_cli.storage.files import write_file  # 5 ms
 
-    target = path.resolve() if path.is_symlink() else path
     try:
-        with files.temporary(target.parent) as file, local_errors(target):
-            file.write(content)
-            files.sync(file)
-            files.place(file, target, force=True, exact=True, private=True)
+        write_file(path.resolve() if path.is_symlink() else path, content, force=True, private=True)
     except LocalFileError as error:
         raise LocalFileError(error.message, _ELSEWHERE) from None

@@ -59,6 +59,14 @@ def sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def write_file(path: Path, content: bytes, *, force: bool, private: bool = False) -> None:
+    """Write a whole file or nothing. Raises LocalFileError as `place` does, or if the disk is full."""
+    with local_errors(path), temporary(path.parent) as file:
+        file.write(content)
+        sync(file)
+        place(file, path, force=force, exact=True, private=private)
+
+
 def place(file: BinaryIO, path: Path, *, force: bool, exact: bool, private: bool = False) -> Path:
     """Give a finished temporary file its name, in one step; return the name that it got.
 
