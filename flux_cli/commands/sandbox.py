@@ -2,9 +2,7 @@
 
 import contextlib
 import shlex
-import shutil
 import sys
-import textwrap
 import time
 from typing import Annotated
 
@@ -15,13 +13,11 @@ from flux_cli import sandbox as service
 from flux_cli.commands import SUMMARIES
 from flux_cli.errors import UsageError
 from flux_cli.sandbox.faults import FAULTS, RULES, Stage
-from flux_cli.ui import console
+from flux_cli.ui import console, help, tables  # noqa: A004 - a module
 
 app = typer.Typer(add_completion=False)
 
 DEFAULT_PORT = 8788
-_COLUMN = 30
-"""The column of the effects in the list of faults on a terminal."""
 
 
 @app.command(
@@ -93,7 +89,7 @@ def sandbox(
         faults=fault or (),
         credits=credits_now,
         allow_remote_webhooks=allow_remote_webhooks,
-        log=_log,
+        log=lambda line: console.note(f"{time.strftime('%H:%M:%S')} {line}"),
     ) as running:
         console.out(running.url)
         console.out(f"export FLUX_CLI_API_URL={running.url}")
@@ -113,31 +109,14 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _log(line: str) -> None:
-    console.note(f"{time.strftime('%H:%M:%S')} {line}")
-
-
 def _print_faults() -> None:
-    """Print the table: one line with tabs per fault in a pipe, sections on a terminal."""
+    """Print the table: one line with tabs per fault in a pipe, a list per stage on a terminal."""
     if not sys.stdout.isatty():
-        from flux_cli.ui import tables
-
         tables.show((), ((fault.usage, fault.stage, fault.effect) for fault in FAULTS.values()))
         return
-    lines = [line for stage in Stage for line in _section(stage)]
-    console.out_bytes("\n".join([*lines, *RULES, ""]).encode())
-
-
-def _section(stage: Stage) -> list[str]:
-    """Return the lines of a stage's faults, wrapped to the terminal's width."""
-    width = max(50, shutil.get_terminal_size().columns)
-    lines = [f"Faults of {stage}:"]
-    for fault in FAULTS.values():
-        if fault.stage is not stage:
-            continue
-        effect = textwrap.wrap(fault.effect, width - _COLUMN)
-        if len(fault.usage) + 4 > _COLUMN:
-            effect.insert(0, "")
-        lines.append(f"  {fault.usage:<{_COLUMN - 2}}{effect[0]}".rstrip())
-        lines += [" " * _COLUMN + line for line in effect[1:]]
-    return [*lines, ""]
+    for stage in Stage:
+        console.out(f"Faults of {stage}:")
+        faults = [(fault.usage, fault.effect) for fault in FAULTS.values() if fault.stage is stage]
+        console.out_bytes(f"{help.listing(faults)}\n\n".encode())
+    for rule in RULES:
+        console.out(rule)

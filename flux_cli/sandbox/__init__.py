@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flux_cli.errors import MissingExtraError, UsageError
+from flux_cli.sandbox.faults import parse_faults
 from flux_cli.storage.paths import state_directory
 
 if TYPE_CHECKING:
@@ -42,14 +43,11 @@ def running(
 
     Args:
         directory: Holds the tasks; created with mode 0700 if it is missing.
-        host: The address to listen on.
         port: The API's port; images use the next one. 0 picks two free ports.
         seconds: The duration of a task without `[[slow]]`.
         key: The only valid key; None accepts any.
         faults: Faults of every request, such as `("http 503", "slow 10")`.
         credits: The new balance; None keeps the stored one (1000 at first).
-        free: Charge no credits.
-        allow_remote_webhooks: Post webhooks to other hosts too.
         log: Called from the server's thread with a line per request or warning, which can contain control
             characters that a client sent.
 
@@ -58,8 +56,6 @@ def running(
         UsageError: The port is in use, the host is not this machine, or a fault or the duration is invalid.
         LocalFileError: The directory cannot be used.
     """
-    from flux_cli.sandbox.faults import parse_faults
-
     if not 0 <= seconds < math.inf:
         raise UsageError(f"the duration must be 0 seconds or more, not {seconds}")
     try:
@@ -67,18 +63,20 @@ def running(
     except ValueError as error:
         raise UsageError(str(error), "`flux-cli sandbox --list-faults` prints all faults") from None
     try:
-        from flux_cli.sandbox.server import Running, listen
+        from flux_cli.sandbox.server import WILDCARDS, Running, listen, url_of
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("aiohttp", "PIL"):
             raise
         raise MissingExtraError("the sandbox", "sandbox") from error
-    from flux_cli.sandbox.service import SandboxSettings
+    from flux_cli.sandbox.service import SandboxService
     from flux_cli.sandbox.store import TaskStore
 
-    settings = SandboxSettings(seconds, key, parsed, free, allow_remote_webhooks, log)
-    sockets = listen(host, port)
-    with sockets[0], sockets[1]:
-        server = Running(settings, TaskStore(directory, credits, parsed), sockets)
+    with listen(host, port) as api, listen(host, port + 1 if port else 0) as images:
+        store, any_address = TaskStore(directory, credits, parsed), images.getsockname()[0] in WILDCARDS
+        service = SandboxService(
+            store, url_of(images), any_address, seconds, key, parsed, free, allow_remote_webhooks, log
+        )
+        server = Running(service, api, images)
         server.start()
         atexit.register(server.stop)  # if the block is never left, Python would exit while the thread runs
         try:

@@ -9,11 +9,12 @@ import uuid
 from dataclasses import asdict
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from flux_cli.sandbox.cdn import Cdn
 from flux_cli.sandbox.faults import Faults, Stage, faults_in
 from flux_cli.sandbox.injection import Occurrence, inject
-from flux_cli.sandbox.responses import TASK, RequestHandler, error_response, json_response, logged
+from flux_cli.sandbox.responses import TASK, error_response, json_response, logged
 from flux_cli.sandbox.service import PICTURES_PATH, SandboxService
 from flux_cli.sandbox.tasks import RawJson, Task
 from flux_cli.sandbox.validation import MAX_BODY_BYTES, RejectedError, parse_object, parse_submission
@@ -33,12 +34,11 @@ class Api:
 
     def __init__(self, service: SandboxService) -> None:
         self._service = service
-        self._settings = service.settings
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
         application = web.Application(
-            middlewares=[logged(self._settings.log), self._authorized], client_max_size=MAX_BODY_BYTES
+            middlewares=[logged(self._service.log), self._authorized], client_max_size=MAX_BODY_BYTES
         )
         router = application.router
         router.add_post("/flux-imagine", self._submit)
@@ -50,7 +50,7 @@ class Api:
         return application
 
     @web.middleware
-    async def _authorized(self, request: web.Request, handler: RequestHandler) -> web.StreamResponse:
+    async def _authorized(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Require a key: bare, as in the service's documentation, or after `Bearer`, as in the official SDK."""
         if request.path == STATS_PATH or request.path.startswith(f"{PICTURES_PATH}/"):
             return await handler(request)
@@ -58,7 +58,7 @@ class Api:
         key = re.sub(r"(?i)^bearer(\s+|$)", "", given)
         if key.startswith("afk_"):
             return error_response(400, OTHER_API)
-        if not key or self._settings.key not in (None, key):
+        if not key or self._service.key not in (None, key):
             return error_response(401)
         self._service.remember_key(key)
         return await handler(request)
@@ -68,10 +68,10 @@ class Api:
         content = await self._read(request)
         # In a thread: 27 MiB of base64 would block the event loop.
         body, image_prompt = await asyncio.to_thread(
-            parse_submission, content, self._settings.allow_remote_webhooks
+            parse_submission, content, self._service.allow_remote_webhooks
         )
         prompt = str(body["prompt"])
-        faults = {**self._settings.faults, **faults_in(prompt)}
+        faults = {**self._service.faults, **faults_in(prompt)}
         fault = self._service.counter.next(str(hash(prompt)), faults, Stage.SUBMISSION)
         if fault and fault.is_rejection:
             return await self._respond(request, {}, fault)
@@ -90,7 +90,7 @@ class Api:
         return Task(
             task_id=task_id,
             submitted=time.time(),
-            seconds=float(faults.get("slow") or faults.get("seconds") or self._settings.seconds),
+            seconds=float(faults.get("slow") or faults.get("seconds") or self._service.seconds),
             seed=seed if isinstance(seed, int) else random.randrange(2**32),  # noqa: S311 - not a secret
             body=body,
             faults=faults,
@@ -100,11 +100,9 @@ class Api:
     async def _fetch(self, request: web.Request) -> web.StreamResponse:
         self._service.stats.fetches += 1
         task_id = _task_id(parse_object(await self._read(request)).get("task_id"))
-        if task_id is None:
-            return error_response(400, "`task_id` must be text")
         request[TASK] = task_id
-        task = self._service.find(task_id)
-        fault = self._service.counter.next(task_id, task.faults if task else self._settings.faults, Stage.FETCH)
+        task = self._service.store.find(task_id)
+        fault = self._service.counter.next(task_id, task.faults if task else self._service.faults, Stage.FETCH)
         if task is None and not fault:
             return error_response(404, "unknown task")
         return await self._respond(request, await self._describe(request, task) if task else {}, fault)
@@ -113,18 +111,15 @@ class Api:
         """Respond for several tasks, in reverse order: the service guarantees none."""
         self._service.stats.fetches += 1
         values = parse_object(await self._read(request)).get("task_ids")
-        task_ids = [_task_id(each) for each in values] if isinstance(values, list) else [None]
-        if None in task_ids:
-            return error_response(400, "`task_ids` must be a list of texts")
-        if len(task_ids) not in FETCH_MANY:
-            return error_response(400, f"`task_ids` takes {FETCH_MANY[0]} to {FETCH_MANY[-1]} IDs")
-        request[TASK] = f"{len(task_ids)} tasks"
+        if not isinstance(values, list) or len(values) not in FETCH_MANY:
+            return error_response(400, f"`task_ids` must be a list of {FETCH_MANY[0]} to {FETCH_MANY[-1]} IDs")
+        request[TASK] = f"{len(values)} tasks"
         tasks: list[dict[str, object]] = []
         injected: Occurrence | None = None
-        for task_id in filter(None, reversed(task_ids)):
-            task = self._service.find(task_id)
+        for task_id in reversed([_task_id(each) for each in values]):
+            task = self._service.store.find(task_id)
             if injected is None:  # one fault per response; those of the other tasks happen later
-                faults = task.faults if task else self._settings.faults
+                faults = task.faults if task else self._service.faults
                 fault = self._service.counter.next(task_id, faults, Stage.FETCH, also="left-out")
                 if fault and fault.name == "left-out":
                     continue
@@ -134,11 +129,10 @@ class Api:
         return await self._respond(request, {"tasks": tasks}, injected)
 
     async def _account(self, request: web.Request) -> web.StreamResponse:
-        credits_left, images = self._service.store.account()
-        if self._settings.free:
-            credits_left = UNLIMITED_CREDITS
-        body = {"email": "you@example.com", "credits": credits_left, "total_images": images, "plan": "sandbox"}
-        fault = self._service.counter.next("account", self._settings.faults, Stage.SUBMISSION)
+        stored, images = self._service.store.account()
+        left = UNLIMITED_CREDITS if self._service.free else stored
+        body = {"email": "you@example.com", "credits": left, "total_images": images, "plan": "sandbox"}
+        fault = self._service.counter.next("account", self._service.faults, Stage.SUBMISSION)
         return await self._respond(request, body, fault)
 
     async def _stats(self, _: web.Request) -> web.StreamResponse:
@@ -163,7 +157,8 @@ class Api:
         return await inject(request, json_response(body), fault, location)
 
 
-def _task_id(value: object) -> str | None:
-    """Return a task ID as text. A number is the ID of a task with the fault `number-id`."""
-    is_number = type(value) is int and 0 <= value < 10**15
-    return str(value) if is_number or isinstance(value, str) else None
+def _task_id(value: object) -> str:
+    """Return a task ID as text; a number is the ID of a task with the fault `number-id`."""
+    if isinstance(value, str) or (type(value) is int and 0 <= value < 10**15):
+        return str(value)
+    raise RejectedError("a task ID must be text")

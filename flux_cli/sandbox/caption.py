@@ -1,6 +1,7 @@
 """The text on a picture: the prompt, the request's details, and the tag SANDBOX."""
 
 import unicodedata
+from bisect import bisect_right
 from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
@@ -96,11 +97,8 @@ def _shortened(text: str, font: Font, width: int) -> str:
 
 def _fitting(text: str, font: Font, width: float) -> int:
     """Return how many leading characters fit into `width` pixels; at least one."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if font.getlength(text[:middle]) <= width else (low, middle - 1)
-    return low
+    counts = range(1, len(text) + 1)
+    return max(1, bisect_right(counts, width, key=lambda count: font.getlength(text[:count])))
 
 
 def _displayable(prompt: str, size: int) -> tuple[str, Font]:

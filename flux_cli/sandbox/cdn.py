@@ -13,6 +13,7 @@ from flux_cli.sandbox.service import SandboxService
 
 EXPIRED = '<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>\n'
 LEAKED = "a key was sent to the images' origin: the API's key belongs to the API's origin only\n"
+MISSING = "no such picture\n"
 AGAIN = (None, "1", "größe")
 """The values of `again` in the URLs of redirects; any other comes from a wrongly decoded `Location`."""
 _USUAL_HEADERS = ("host", "accept", "accept-encoding", "user-agent", "connection", "range", "if-range")
@@ -26,7 +27,7 @@ class Cdn:
 
     def application(self) -> web.Application:
         """Return the aiohttp application."""
-        application = web.Application(middlewares=[logged(self._service.settings.log)])
+        application = web.Application(middlewares=[logged(self._service.log)])
         application.router.add_get("/{name}.{extension}", self.picture)
         application.router.add_route("*", "/{anything:.*}", self._not_found)
         return application
@@ -39,12 +40,12 @@ class Cdn:
         name = request.match_info["name"]
         task_id = name.removesuffix("-original")
         again = request.query.get("again")
-        task = self._service.find(task_id)
+        task = self._service.store.find(task_id)
         if task is None or not task.has_picture(time.time()) or again not in AGAIN:
-            return _missing()
+            return web.Response(text=MISSING, status=404)
         request[TASK] = task_id
         if "expired-url" in task.faults and request.query.get("fresh") != "1":
-            self._service.expire(task)
+            self._service.expired[task_id] = None
             return web.Response(text=EXPIRED, status=403, content_type="application/xml")
         fault = None if again else self._service.counter.next(task_id, task.faults, Stage.IMAGE)
         content = await self._service.picture(task, original=name != task_id)
@@ -52,7 +53,11 @@ class Cdn:
         return await inject(request, response, fault, f"{request.path}?again=1", content)
 
     async def _not_found(self, request: web.Request) -> web.StreamResponse:
-        return web.Response(text=LEAKED, status=400) if self._leaks(request) else _missing()
+        return (
+            web.Response(text=LEAKED, status=400)
+            if self._leaks(request)
+            else web.Response(text=MISSING, status=404)
+        )
 
     def _leaks(self, request: web.Request) -> bool:
         """Count and log a request that contains a key, in its Authorization header or anywhere else."""
@@ -60,12 +65,8 @@ class Cdn:
         if "Authorization" not in request.headers and not self._service.contains_key([request.raw_path, *texts]):
             return False
         self._service.stats.leaked_keys += 1
-        self._service.settings.log(f"WARNING: {LEAKED.strip()}; {request.method} got a 400")
+        self._service.log(f"WARNING: {LEAKED.strip()}; {request.method} got a 400")
         return True
-
-
-def _missing() -> web.Response:
-    return web.Response(text="no such picture\n", status=404)
 
 
 def ranged_response(request: web.Request, content: bytes, content_type: str) -> web.Response:

@@ -141,7 +141,7 @@ REASON_FIELDS = ("errors", "error", "message", "detail", "detail-list", "reason"
 FORMATS = ("avif", "bmp", "heic", "jxl", "mp4", "svg", "tiff")
 
 RULES = (
-    "Write the fault in the prompt; one prompt can contain several.",
+    "Write the fault in the prompt; one prompt can contain several. A name that is not in the list gets a 400.",
     "TIMES: how often it happens per task (for a submission: per prompt); the default is every time.",
     "A submission that gets a 4xx (except 408, 409 and 425) or a 301, 302, 307 or 308 is not accepted."
     " With any other fault it is accepted and costs a credit.",
@@ -149,13 +149,9 @@ RULES = (
 )
 
 
-def _is_number(text: str, low: int, high: int) -> bool:
-    return text.isascii() and text.isdigit() and low <= int(text[:9]) <= high
-
-
 _ARGUMENTS: Mapping[str, tuple[Callable[[str], object], str]] = {
-    "CODE": (lambda text: _is_number(text, 200, 599), "200 to 599"),
-    "TIMES": (lambda text: _is_number(text, 1, 1_000_000), "a whole number from 1"),
+    "CODE": (lambda text: 200 <= int(text) <= 599, "200 to 599"),
+    "TIMES": (lambda text: 1 <= int(text) <= 1_000_000, "a whole number from 1"),
     "SECONDS": (lambda text: 0 <= float(text) <= 1_000_000, "a number from 0"),
     "FIELD": (lambda text: text in REASON_FIELDS, f"one of {', '.join(REASON_FIELDS)}"),
     "FORMAT": (lambda text: text in FORMATS, f"one of {', '.join(FORMATS)}"),
@@ -168,13 +164,7 @@ _ARGUMENTS: Mapping[str, tuple[Callable[[str], object], str]] = {
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Fault:
-    """One row of the table.
-
-    Attributes:
-        pattern: Its name and the names of its arguments, of which those in `[]` are optional.
-        stage: Where it happens.
-        effect: What happens, for the user.
-    """
+    """One row of the table: its name and those of its arguments, where it happens, and its effect for the user."""
 
     pattern: str
     stage: Stage

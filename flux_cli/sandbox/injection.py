@@ -20,8 +20,6 @@ from flux_cli.sandbox.recent import Recent
 from flux_cli.sandbox.responses import FAULT, NoResponse, error_response, json_response
 from flux_cli.sandbox.tasks import reason_in
 
-HUGE_JSON_BYTES = 64 * 1024 * 1024
-HUGE_IMAGE_BYTES = 300 * 1024 * 1024
 DEPTH = 100_000
 TRICKLE_SECONDS = 0.2
 MAX_COUNTS = 10_000
@@ -104,13 +102,6 @@ class Injection:
         """The first half of the body."""
         return self.body[: len(self.body) // 2]
 
-    def headers(self, length: int | None = None, **headers: str) -> dict[str, str]:
-        """Return the header without the fault, with another Content-Length or none."""
-        usual = {"Content-Type": self.response.content_type, **self.response.headers}
-        usual.pop("Content-Length", None)
-        more = {name.replace("_", "-"): value for name, value in headers.items()}
-        return usual | more | ({} if length is None else {"Content-Length": str(length)})
-
     def write(self, content: bytes) -> None:
         """Write bytes to the connection, which need not be HTTP, unless the client has disconnected."""
         if self.request.transport is not None:
@@ -118,22 +109,26 @@ class Injection:
 
     def raw(self, body: bytes, length: int | None = None, **headers: str) -> NoResponse:
         """Write header and body unchanged, even if they contradict each other, and close the connection."""
-        fields = {**self.headers(length, **headers), "Connection": "close"}
-        status_line = f"HTTP/1.1 {self.response.status} {self.response.reason}"
-        self.write("\r\n".join([status_line, *map(": ".join, fields.items()), "", ""]).encode() + body)
+        fields = {**self.response.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        if length is not None:
+            fields["Content-Length"] = str(length)
+        lines = [f"HTTP/1.1 {self.response.status} {self.response.reason}", *map(": ".join, fields.items())]
+        self.write("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
         return NoResponse()
 
     def altered(self, body: bytes) -> web.Response:
         """Return the response with another body."""
-        return web.Response(body=body, status=self.response.status, headers=self.headers())
+        return web.Response(body=body, status=self.response.status, headers=self.response.headers)
 
     async def stream(
         self, pieces: Iterable[bytes], length: int | None = None, pause: float = 0.0
     ) -> web.StreamResponse:
         """Send a body piece by piece, with a Content-Length or in chunks."""
-        response = web.StreamResponse(status=self.response.status, headers=self.headers(length))
+        response = web.StreamResponse(status=self.response.status, headers=self.response.headers)
         if length is None:
             response.enable_chunked_encoding()
+        else:
+            response.content_length = length
         await response.prepare(self.request)
         for piece in pieces:
             await response.write(piece)
@@ -194,14 +189,6 @@ def _rate_limit(injection: Injection) -> web.StreamResponse:
     return error_response(429, "too many requests", headers={} if after == "none" else {"Retry-After": after})
 
 
-def _rejected(injection: Injection) -> web.StreamResponse:
-    return json_response(reason_in(injection.argument("FIELD", "error"), "the prompt asked for this rejection"))
-
-
-def _json_text(text: str) -> web.StreamResponse:
-    return web.Response(text=text, content_type=JSON)
-
-
 def _charset(injection: Injection) -> web.StreamResponse:
     charset = injection.argument("CHARSET")
     text = json.dumps(json.loads(injection.body), ensure_ascii=False)
@@ -209,18 +196,10 @@ def _charset(injection: Injection) -> web.StreamResponse:
     return web.Response(body=text.encode(charset, "backslashreplace"), headers=headers)
 
 
-def _nested(injection: Injection) -> web.StreamResponse:
-    return injection.altered(
-        b"{%b: %b}" % (json.dumps(injection.argument("KEY", "data")).encode(), injection.body)
-    )
-
-
-def _padded(injection: Injection) -> web.StreamResponse:
-    return injection.altered(b"<!-- gateway -->\n" + injection.body + b"\n<!-- 12 ms -->\n")
-
-
-def _reset(injection: Injection) -> web.StreamResponse:
+def _reset(injection: Injection, halfway: bool = False) -> web.StreamResponse:
     """Reset the connection: the client sees ECONNRESET, not an orderly end."""
+    if halfway:
+        injection.raw(injection.half, len(injection.body))
     if injection.request.transport is not None:
         connection = injection.request.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -228,20 +207,12 @@ def _reset(injection: Injection) -> web.StreamResponse:
     return NoResponse()
 
 
-def _reset_halfway(injection: Injection) -> web.StreamResponse:
-    injection.raw(injection.half, len(injection.body))
-    return _reset(injection)
-
-
-async def _hang(_: Injection) -> web.StreamResponse:
+async def _hang(injection: Injection, halfway: bool = False) -> web.StreamResponse:
     """Send nothing for an hour; the handler is cancelled when the client disconnects."""
+    if halfway:
+        injection.raw(injection.half, len(injection.body))
     await asyncio.sleep(3600)
     return NoResponse()
-
-
-async def _hang_halfway(injection: Injection) -> web.StreamResponse:
-    injection.raw(injection.half, len(injection.body))
-    return await _hang(injection)
 
 
 def _gzip(injection: Injection, share: int = 1) -> web.StreamResponse:
@@ -315,9 +286,13 @@ _HANDLERS: Mapping[str, FaultHandler] = {
     "empty": lambda injection: web.Response(body=b"", content_type=injection.response.content_type),
     "truncated-json": lambda injection: injection.raw(injection.half, len(injection.half)),
     "cut-json": lambda injection: injection.raw(injection.half, len(injection.body)),
-    "json": lambda injection: _json_text(injection.argument("JSON")),
-    "nested": _nested,
-    "padded-json": _padded,
+    "json": lambda injection: web.Response(text=injection.argument("JSON"), content_type=JSON),
+    "nested": lambda injection: injection.altered(
+        b"{%b: %b}" % (json.dumps(injection.argument("KEY", "data")).encode(), injection.body)
+    ),
+    "padded-json": lambda injection: injection.altered(
+        b"<!-- gateway -->\n" + injection.body + b"\n<!-- 12 ms -->\n"
+    ),
     "charset": _charset,
     "redirect": lambda injection: _redirect(307, injection.argument("URL", injection.location)),
     "rate-limit": _rate_limit,
@@ -326,16 +301,16 @@ _HANDLERS: Mapping[str, FaultHandler] = {
     "slow-header": _slow_header,
     "trickle": _trickle,
     "hang": _hang,
-    "huge-answer": lambda injection: _huge(
-        injection, injection.body[:-1] + b', "padding": "', HUGE_JSON_BYTES, b'"}'
+    "huge-answer": lambda injection: _huge(injection, injection.body[:-1] + b', "padding": "', 64 * 2**20, b'"}'),
+    "deep-json": lambda _: web.Response(text="[" * DEPTH + "]" * DEPTH, content_type=JSON),
+    "rejected": lambda injection: json_response(
+        reason_in(injection.argument("FIELD", "error"), "the prompt asked for this rejection")
     ),
-    "deep-json": lambda _: _json_text("[" * DEPTH + "]" * DEPTH),
-    "rejected": _rejected,
     "fetch-flaky": _flaky,
     "html-image": lambda _: _html(200),
     "json-image": lambda _: json_response({"message": "the picture is not here"}),
     "empty-image": lambda injection: web.Response(body=b"", content_type=injection.response.content_type),
-    "image-reset": _reset_halfway,
+    "image-reset": lambda injection: _reset(injection, halfway=True),
     "cut-download": lambda injection: injection.raw(injection.half, len(injection.body)),
     "short-length": lambda injection: injection.raw(injection.half, len(injection.half)),
     "no-length": lambda injection: injection.raw(injection.body),
@@ -356,8 +331,8 @@ _HANDLERS: Mapping[str, FaultHandler] = {
     "changed-file": _changed_file,
     "damaged-image": _damaged,
     "trailing-data": lambda injection: injection.altered(injection.body + bytes(64 * 1024)),
-    "image-hang": _hang_halfway,
-    "huge-image": lambda injection: _huge(injection, injection.half[:_CHUNK], HUGE_IMAGE_BYTES),
+    "image-hang": lambda injection: _hang(injection, halfway=True),
+    "huge-image": lambda injection: _huge(injection, injection.half[:_CHUNK], 300 * 2**20),
     "image-redirect": lambda injection: _redirect(302, injection.argument("URL", injection.location)),
     "utf8-redirect": lambda injection: _redirect(302, f"{injection.request.path}?again=größe"),
     "redirect-loop": lambda injection: _redirect(302, injection.request.path),

@@ -1,16 +1,14 @@
 """HTTP responses of both origins: JSON, errors, no response at all, and their log."""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.typedefs import Middleware
+from aiohttp.typedefs import Handler, Middleware
 
 from flux_cli.sandbox.tasks import to_json
 from flux_cli.sandbox.validation import RejectedError
-
-RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MAX_LOGGED = 120
 
@@ -50,7 +48,7 @@ def logged(log: Callable[[str], None]) -> Middleware:
     """Return the outermost middleware of an origin: a log line per request, and a response to every error."""
 
     @web.middleware
-    async def respond(request: web.Request, handler: RequestHandler) -> web.StreamResponse:
+    async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
         try:
             response = await handler(request)

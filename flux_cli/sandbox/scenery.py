@@ -4,7 +4,7 @@ import hashlib
 import math
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageDraw
@@ -29,16 +29,12 @@ class Palette:
     words: frozenset[str]
 
 
-def _palettes(table: str) -> Iterator[Palette]:
-    """Yield the palettes in a table: seven colours, and on the next line the words."""
-    lines = table.strip().splitlines()
-    for colours, words in zip(lines[::2], lines[1::2], strict=True):
-        top, middle, horizon, sun, far, between, near = colours.split()
-        yield Palette((top, middle, horizon), sun, (far, between, near), frozenset(words.split()))
+def _palette(colours: str, words: str) -> Palette:
+    top, middle, horizon, sun, far, between, near = colours.split()
+    return Palette((top, middle, horizon), sun, (far, between, near), frozenset(words.split()))
 
 
-PALETTES = list(
-    _palettes("""
+_TABLE = """\
 #1f4e79 #f2b04a #ffe3a1 #fff6d8 #f0b43c #9c7a1e #2f3d1c
     sunflower gold field wheat honey summer lemon yellow sun
 #2b1b4d #c2477f #ffb27a #ffe9c9 #c4566f #6b2d5c #1d1233
@@ -59,8 +55,8 @@ PALETTES = list(
     aurora north neon teal emerald turquoise crystal
 #3a3a44 #8d8b90 #e8e2d6 #ffffff #9a958f #55525a #1b1a20
     ink paper sketch mono black grey stone marble street old photo
-""")
-)
+""".splitlines()
+PALETTES = [_palette(colours, words) for colours, words in zip(_TABLE[::2], _TABLE[1::2], strict=True)]
 
 
 def palette_for(prompt: str, rng: random.Random) -> Palette:

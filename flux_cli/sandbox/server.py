@@ -6,15 +6,13 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from aiohttp import web
 
 from flux_cli.errors import UsageError, os_reason
 from flux_cli.sandbox.api import Api
 from flux_cli.sandbox.cdn import Cdn
-from flux_cli.sandbox.service import SandboxService, SandboxSettings
-from flux_cli.sandbox.store import TaskStore
+from flux_cli.sandbox.service import SandboxService
 from flux_cli.sandbox.webhooks import WebhookSender
 
 IDLE_SECONDS = 60.0
@@ -24,28 +22,28 @@ WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with,
 """The addresses that mean all addresses of this machine, and one of those."""
 
 
-def listen(host: str, port: int) -> tuple[socket.socket, socket.socket]:
-    """Listen on `port` for the API and on the next port for images; 0 picks two free ports.
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on a port; 0 picks a free one.
 
     Raises:
-        UsageError: A port is in use, or the host is not this machine.
+        UsageError: The port is in use, or the host is not this machine.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        api = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-        try:
-            images = socket.create_server((address[0], port + 1 if port else 0), family=family, backlog=BACKLOG)
-        except OSError:
-            api.close()
-            raise
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = found[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        ports = f"ports {port} and {port + 1}" if port else "a port"
         reason = os_reason(error) if isinstance(error, OSError) else str(error)
         reason = reason.partition(" (")[0]  # Python appends the address
-        raise UsageError(f"cannot listen on {ports} of {host}: {reason}", "try another --port") from error
-    return api, images
+        where = f"port {port} of {host}" if port else host
+        raise UsageError(f"cannot listen on {where}: {reason}", "try another --port") from error
+
+
+def url_of(listening: socket.socket) -> str:
+    """Return the URL of a listening socket, without a slash at the end."""
+    host, port = listening.getsockname()[:2]
+    host = WILDCARDS.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Running(threading.Thread):
@@ -57,17 +55,13 @@ class Running(threading.Thread):
         stats: Its counts so far; they are updated while it runs.
     """
 
-    def __init__(
-        self, settings: SandboxSettings, store: TaskStore, sockets: tuple[socket.socket, socket.socket]
-    ) -> None:
+    def __init__(self, service: SandboxService, api: socket.socket, images: socket.socket) -> None:
         super().__init__(name="sandbox", daemon=True)
-        self.url, self.images_url = map(_url_of, sockets)
-        any_address = sockets[1].getsockname()[0] in WILDCARDS
-        self._service = SandboxService(settings, store, self.images_url, any_address)
-        self.stats = self._service.stats
-        self._sockets = sockets
+        self.url, self.images_url, self.stats = url_of(api), service.images_url, service.stats
+        self._service = service
+        self._sockets = (api, images)
         self._loop = asyncio.new_event_loop()
-        self._stop = asyncio.Event()
+        self._stopped = asyncio.Event()
         self._failure: Exception | None = None
         # `join` cannot be used: if a signal handler raises in it, Python 3.11 considers the running thread dead,
         # and the interpreter exits while it runs.
@@ -83,12 +77,15 @@ class Running(threading.Thread):
     def stop(self) -> None:
         """Stop the server and wait for its end, at most 5 s."""
         with contextlib.suppress(RuntimeError):  # the loop has ended already
-            self._loop.call_soon_threadsafe(self._stop.set)
+            self._loop.call_soon_threadsafe(self._stopped.set)
         self._ended.wait(5)
 
     def run(self) -> None:
         """Serve until `stop` is called."""
-        self._loop.set_exception_handler(self._log_exception)
+        log = self._service.log
+        self._loop.set_exception_handler(  # mostly: out of file descriptors; it continues
+            lambda _, context: log(f"note: {context.get('message')}: {context.get('exception')!r}")
+        )
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve())
@@ -103,9 +100,8 @@ class Running(threading.Thread):
         runners = [
             web.AppRunner(
                 application,
-                handle_signals=False,
                 access_log=None,
-                logger=_Logger(self._service.settings.log),
+                logger=_Logger(self._service.log),
                 keepalive_timeout=IDLE_SECONDS,
                 shutdown_timeout=0.01,
                 handler_cancellation=True,
@@ -117,21 +113,11 @@ class Running(threading.Thread):
             await web.SockSite(runner, listening, backlog=BACKLOG).start()
         sending = asyncio.create_task(WebhookSender(self._service).run())
         try:
-            await self._stop.wait()
+            await self._stopped.wait()
         finally:
             sending.cancel()
             await asyncio.gather(*(runner.cleanup() for runner in runners), sending, return_exceptions=True)
             self._service.close()
-
-    def _log_exception(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log an exception outside of the handlers (mostly: out of file descriptors) and continue."""
-        self._service.settings.log(f"note: {context.get('message')}: {context.get('exception')!r}")
-
-
-def _url_of(listening: socket.socket) -> str:
-    host, port = listening.getsockname()[:2]
-    host = WILDCARDS.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class _Logger(logging.Logger):

@@ -4,7 +4,7 @@ import asyncio
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -27,30 +27,12 @@ PICTURES_PATH = "/pictures"
 _HOST_NAME = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 
 
-@dataclass(frozen=True)
-class SandboxSettings:
-    """How a server behaves; see `running`."""
-
-    seconds: float
-    key: str | None
-    faults: Faults
-    free: bool
-    allow_remote_webhooks: bool
-    log: Callable[[str], None]
-
-
 @dataclass
 class Stats:
     """Counts since the server started, as returned by `GET /_sandbox/stats`.
 
-    Attributes:
-        submissions: Calls of /flux-imagine with a valid key, rejected ones included.
-        accepted: Accepted tasks, whatever the response was.
-        fetches: Calls of /fetch and /fetch-many with a valid key.
-        images: Requests for pictures.
-        leaked_keys: Requests to the images' origin that contained a key.
-        webhooks: Delivered webhooks.
-        webhook_failures: Failed webhook deliveries.
+    Submissions and fetches are calls with a valid key, rejected ones included. A task is accepted whatever the
+    response was. A leaked key is one in a request to the images' origin.
     """
 
     submissions: int = 0
@@ -62,26 +44,33 @@ class Stats:
     webhook_failures: int = 0
 
 
+@dataclass
 class SandboxService:
-    """The state of one server, for its event loop.
+    """The state of one server, for its event loop. For the settings see `running`.
 
     Attributes:
-        images_url: The images' origin, without a slash at the end.
+        expired: The IDs of tasks for whose expired URL a client got a 403: the next URL works.
         webhook_changed: Set when an event may be due earlier than before.
     """
 
-    def __init__(self, settings: SandboxSettings, store: TaskStore, images_url: str, any_address: bool) -> None:
-        self.settings = settings
-        self.store = store
-        self.images_url = images_url
-        self.stats = Stats()
-        self.counter = FaultCounter()
-        self.webhook_changed = asyncio.Event()
-        self.renderer = Renderer(store)
-        self._any_address = any_address
-        self._keys: Recent[str, None] = Recent(REMEMBERED)
-        self._expired: Recent[str, None] = Recent(REMEMBERED)
-        self.remember_key(settings.key or "")
+    store: TaskStore
+    images_url: str
+    any_address: bool
+    seconds: float
+    key: str | None
+    faults: Faults
+    free: bool
+    allow_remote_webhooks: bool
+    log: Callable[[str], None]
+    stats: Stats = field(default_factory=Stats)
+    counter: FaultCounter = field(default_factory=FaultCounter)
+    expired: Recent[str, None] = field(default_factory=lambda: Recent(REMEMBERED))
+    webhook_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _keys: Recent[str, None] = field(default_factory=lambda: Recent(REMEMBERED))
+
+    def __post_init__(self) -> None:
+        self.renderer = Renderer(self.store)
+        self.remember_key(self.key or "")
 
     def close(self) -> None:
         """Start no more pictures and close the store."""
@@ -91,7 +80,7 @@ class SandboxService:
     def accept(self, task: Task, image_prompt: bytes | None) -> bool:
         """Store a task; return False if no credits are left."""
         has_webhook = "webhook_url" in task.body and "webhook-never" not in task.faults
-        due, price = task.submitted if has_webhook else None, 0 if self.settings.free else 1
+        due, price = task.submitted if has_webhook else None, 0 if self.free else 1
         if not self.store.accept(task, image_prompt, due, price):
             return False
         self.stats.accepted += 1
@@ -99,17 +88,12 @@ class SandboxService:
             self.webhook_changed.set()
         return True
 
-    def find(self, task_id: str) -> Task | None:
-        """Return a task that this server, or another one with the same directory, has accepted."""
-        task = self.store.find(task_id)
-        return None if task and "unknown-task" in task.faults else task
-
     def images_url_for(self, request: web.Request) -> str:
         """Return the images' origin under the host name of an API request.
 
         It differs from `images_url` only for a server that listens on all addresses.
         """
-        name = _HOST_NAME.match(request.host) if self._any_address else None
+        name = _HOST_NAME.match(request.host) if self.any_address else None
         return f"http://{name[0]}:{urlsplit(self.images_url).port}" if name else self.images_url
 
     async def describe(self, task: Task, images_url: str, now: float) -> dict[str, object]:
@@ -122,7 +106,7 @@ class SandboxService:
             base = PICTURES_PATH
         end = f".{picture_format.extension}"
         if "expired-url" in task.faults:
-            end += f"?fresh={int(task.task_id in self._expired)}"
+            end += f"?fresh={int(task.task_id in self.expired)}"
         urls = f"{base}/{task.task_id}{end}", f"{base}/{task.task_id}-original{end}"
         if "data-url" in task.faults and task.has_picture(now):
             picture = b64encode(await self.picture(task, original=False)).decode()
@@ -133,10 +117,6 @@ class SandboxService:
         """Return the bytes of a task's picture."""
         picture_format = file_format(task.faults)
         return picture_format.content or await self.renderer.picture(task, original, picture_format.pillow)
-
-    def expire(self, task: Task) -> None:
-        """Remember that a client got a 403 for the expired URL: the next URL works."""
-        self._expired[task.task_id] = None
 
     def remember_key(self, key: str) -> None:
         """Remember a key, to recognise it in requests to the images' origin."""

@@ -4,8 +4,9 @@ import json
 import os
 import sqlite3
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from flux_cli.errors import LocalFileError
 from flux_cli.sandbox.faults import Faults, faults_in
@@ -41,15 +42,6 @@ COMMIT;
 """
 
 
-@dataclass(frozen=True)
-class DueWebhook:
-    """An event to post: its number within the task (from 0), and how often posting it has failed."""
-
-    task: Task
-    event: int
-    tries: int
-
-
 class TaskStore:
     """Reads and writes the file; for one thread at a time.
 
@@ -76,14 +68,12 @@ class TaskStore:
             self._database = sqlite3.connect(
                 path, timeout=BUSY_SECONDS, isolation_level="IMMEDIATE", check_same_thread=False
             )
-            self._database.row_factory = sqlite3.Row
             self._prepare(credits_now)
         except (OSError, sqlite3.Error) as error:
-            is_damaged = not isinstance(error, OSError | sqlite3.OperationalError)
             hint = "remove it to start over; it contains only the tasks of the sandbox"
-            raise LocalFileError(
-                f"cannot use {path}: {error}", hint if is_damaged else "set XDG_STATE_HOME to a writable directory"
-            ) from error
+            if isinstance(error, OSError | sqlite3.OperationalError):
+                hint = "set XDG_STATE_HOME to a writable directory"
+            raise LocalFileError(f"cannot use {path}: {error}", hint) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -113,11 +103,12 @@ class TaskStore:
         return True
 
     def find(self, task_id: str) -> Task | None:
-        """Return a task, or None if no server with this file has accepted it."""
+        """Return a task that a server with this file has accepted; None for one with the fault `unknown-task`."""
         if not task_id.isascii():  # SQLite rejects half of a surrogate pair
             return None
         row = self._database.execute("SELECT * FROM tasks WHERE task_id = ?", (task_id,)).fetchone()
-        return self._task(row) if row else None
+        task = self._task(row) if row else None
+        return None if task and "unknown-task" in task.faults else task
 
     def image_prompt(self, task: Task) -> bytes | None:
         """Return the bytes of a task's image prompt, if it has one."""
@@ -130,10 +121,11 @@ class TaskStore:
         credits_left, images = self._database.execute("SELECT credits, total_images FROM account").fetchone()
         return credits_left, images
 
-    def claim_webhook(self, now: float, lease: float) -> DueWebhook | None:
+    def claim_webhook(self, now: float, lease: float) -> tuple[Task, int, int] | None:
         """Claim one event that is due; other servers cannot claim it until `now + lease` (seconds).
 
-        Call `settle_webhook` afterwards. If the server ends before that, another one claims the event.
+        Return its task, its number within the task (from 0), and how often posting it has failed. Call
+        `settle_webhook` afterwards. If the server ends before that, another one claims the event.
         """
         with self._database as database:
             rows = database.execute(
@@ -142,10 +134,7 @@ class TaskStore:
                 " RETURNING *",
                 (now + lease, now),
             ).fetchall()
-        if not rows:
-            return None
-        (row,) = rows
-        return DueWebhook(self._task(row), row["webhook_event"], row["webhook_tries"])
+        return next(((self._task(row), row[-2], row[-1]) for row in rows), None)
 
     def next_webhook(self) -> float | None:
         """Return the Unix time at which the next event is due; None if there is none."""
@@ -190,14 +179,8 @@ class TaskStore:
                     raise
                 time.sleep(0.01)
 
-    def _task(self, row: sqlite3.Row) -> Task:
-        body = json.loads(row["body"])
-        return Task(
-            row["task_id"],
-            row["submitted"],
-            row["seconds"],
-            int(row["seed"], 16),
-            body,
-            {**self._faults, **faults_in(body["prompt"])},
-            row["image_prompt"],
-        )
+    def _task(self, row: Sequence[Any]) -> Task:
+        task_id, submitted, seconds, seed, body, image_prompt = row[:6]
+        request = json.loads(body)
+        faults = {**self._faults, **faults_in(request["prompt"])}
+        return Task(task_id, submitted, seconds, int(seed, 16), request, faults, image_prompt)

@@ -6,8 +6,10 @@ and all servers report the same percentage.
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import uuid4
 
 from flux_cli.sandbox.faults import Faults
 
@@ -23,18 +25,17 @@ HOSTILE_TEXT = (
 """A reason that must be escaped before it is printed on a terminal."""
 
 
+_MARK = uuid4().hex
+_MARKED = re.compile(f'"{_MARK}(.*?){_MARK}"')
+
+
 @dataclass(frozen=True)
 class Task:
     """An accepted request.
 
-    Attributes:
-        task_id: A UUID, or digits.
-        submitted: Unix time, in seconds.
-        seconds: The task's duration.
-        seed: The request's seed, or the one chosen for it.
-        body: The request without its image prompt.
-        faults: Those of its prompt and of the server.
-        image_prompt: The SHA-256 of the image prompt's bytes, in hex, or None.
+    It was submitted at a Unix time and takes some seconds. Its seed is that of the request or was chosen for it.
+    Its body is without the image prompt, of whose bytes `image_prompt` is the SHA-256 in hex. Its faults are those
+    of the prompt and of the server.
     """
 
     task_id: str
@@ -75,16 +76,8 @@ class RawJson:
 
 def to_json(value: object) -> str:
     """Return a value as JSON, with `RawJson` in it unchanged."""
-    raw: list[str] = []
-
-    def mark(item: RawJson) -> str:
-        raw.append(item.text)
-        return f"\x00raw {len(raw) - 1}\x00"
-
-    text = json.dumps(value, default=mark)
-    for index, each in enumerate(raw):
-        text = text.replace(f'"\\u0000raw {index}\\u0000"', each)
-    return text
+    text = json.dumps(value, default=lambda raw: f"{_MARK}{raw.text}{_MARK}")
+    return _MARKED.sub(lambda match: str(json.loads(f'"{match[1]}"')), text)
 
 
 def describe(task: Task, now: float, urls: tuple[str, str]) -> dict[str, object]:

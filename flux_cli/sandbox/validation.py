@@ -4,10 +4,9 @@ import base64
 import io
 import ipaddress
 import json
-from typing import NoReturn
 from urllib.parse import urlsplit
 
-from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, violations
+from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, is_http_url, violations
 from flux_cli.pictures.formats import PROMPT_TYPES, sniff
 from flux_cli.sandbox.faults import check, faults_in
 
@@ -33,16 +32,12 @@ def parse_object(body: bytes) -> dict[str, object]:
         RejectedError: It is not one. `NaN` and `Infinity` are not JSON.
     """
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_reject_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=int)  # which raises ValueError for these
     except (ValueError, RecursionError):
         raise RejectedError("the body is not JSON") from None
     if not isinstance(value, dict):
         raise RejectedError("the body is not a JSON object")
     return value
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(name)
 
 
 def parse_submission(content: bytes, allow_remote_webhooks: bool) -> tuple[dict[str, object], bytes | None]:
@@ -53,7 +48,8 @@ def parse_submission(content: bytes, allow_remote_webhooks: bool) -> tuple[dict[
     """
     body = parse_object(content)
     reasons = violations(body)
-    if isinstance(url := body.get("webhook_url"), str) and not (allow_remote_webhooks or _is_loopback_url(url)):
+    url = str(body.get("webhook_url"))
+    if is_http_url(url) and not (allow_remote_webhooks or is_loopback(urlsplit(url).hostname or "")):
         reasons.append("`webhook_url` is on another machine: start the sandbox with --allow-remote-webhooks")
     if reasons:
         raise RejectedError(*reasons)
@@ -92,12 +88,5 @@ def is_loopback(host: str) -> bool:
     """Return whether a host is `localhost` or a loopback address; other names are not resolved."""
     try:
         return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_loopback_url(url: str) -> bool:
-    try:
-        return is_loopback(urlsplit(url).hostname or "")
     except ValueError:
         return False

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from flux_cli.sandbox.service import SandboxService
-from flux_cli.sandbox.store import DueWebhook
 from flux_cli.sandbox.tasks import Task, to_json
 
 POST_SECONDS = 5.0
@@ -60,34 +59,34 @@ class WebhookSender:
         store, changed = self._service.store, self._service.webhook_changed
         changed.clear()
         while len(self._posts) < MAX_CONCURRENT and (due := store.claim_webhook(time.time(), CLAIM_SECONDS)):
-            post = asyncio.create_task(self._deliver(session, due))
+            post = asyncio.create_task(self._deliver(session, *due))
             self._posts.add(post)
-            post.add_done_callback(partial(self._settle, due))
+            post.add_done_callback(partial(self._settle, *due))
         later = store.next_webhook() if len(self._posts) < MAX_CONCURRENT else None
         pause = CHECK_SECONDS if later is None else min(CHECK_SECONDS, later - time.time())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause):
                 await changed.wait()
 
-    def _settle(self, due: DueWebhook, post: "asyncio.Task[NextEvent]") -> None:
+    def _settle(self, task: Task, event: int, tries: int, post: "asyncio.Task[NextEvent]") -> None:
         """Store the next event; one whose post was cancelled, even before it began, is due again."""
         self._posts.discard(post)
-        following = (time.time(), due.event, due.tries) if post.cancelled() else post.result()
-        self._service.store.settle_webhook(due.task.task_id, *following)
+        following = (time.time(), event, tries) if post.cancelled() else post.result()
+        self._service.store.settle_webhook(task.task_id, *following)
         self._service.webhook_changed.set()  # the next event can be due before the next check
 
-    async def _deliver(self, session: aiohttp.ClientSession, due: DueWebhook) -> NextEvent:
+    async def _deliver(self, session: aiohttp.ClientSession, task: Task, event: int, tries: int) -> NextEvent:
         """Post one event and return the next one."""
-        task, now = due.task, time.time()
+        now = time.time()
         ended = now >= task.end
         delivered = await self._post(session, task, now)
         if delivered and "webhook-twice" in task.faults:
             await self._post(session, task, now)
         if delivered and ended and "webhook-out-of-order" in task.faults:
             await self._post(session, task, task.submitted + task.seconds / 2)
-        if not delivered and due.tries < len(BACKOFF):
-            return time.time() + BACKOFF[due.tries], due.event, due.tries + 1
-        return None if ended else next_event(task, due.event), due.event + 1, 0
+        if not delivered and tries < len(BACKOFF):
+            return time.time() + BACKOFF[tries], event, tries + 1
+        return None if ended else next_event(task, event), event + 1, 0
 
     async def _post(self, session: aiohttp.ClientSession, task: Task, now: float) -> bool:
         """Post a task's description at `now`; return whether the response was 2xx."""
@@ -104,7 +103,7 @@ class WebhookSender:
         self._service.stats.webhooks += delivered
         self._service.stats.webhook_failures += not delivered
         parts = urlsplit(url)
-        self._service.settings.log(f"webhook to {parts.hostname}:{parts.port} {outcome} {task.task_id}")
+        self._service.log(f"webhook to {parts.hostname}:{parts.port} {outcome} {task.task_id}")
         return delivered
 
 

@@ -185,7 +185,7 @@ def test_a_port_in_use(cli: Cli, start: Start) -> None:
         done = cli("sandbox", "--port", str(taken))
         error, hint = done.stderr.splitlines()
         assert done.code == 2
-        assert error.startswith("error: cannot listen on ports")
+        assert error.startswith("error: cannot listen on port")
         assert str(port) in error
         assert hint == "hint: try another --port"
 
