@@ -68,10 +68,9 @@ class ResumeHints(Part):
         """`flags` are what a later command needs to reach the same service, with a space before them, or empty."""
         self._flags = flags
         self._printer = printer
-        self._left = dict.fromkeys(job for job in jobs if job.task_id is not None)
+        self._running = dict.fromkeys(job for job in jobs if job.task_id is not None)
         self._unsaved: list[Job] = []
         self._only_on_stdout: list[Job] = []
-        self._submitted: list[Job] = []
         self._unrecorded: set[Job] = set()
 
     def handle(self, event: Event) -> None:
@@ -79,14 +78,14 @@ class ResumeHints(Part):
         if isinstance(event, Unrecorded):
             self._unrecorded.add(event.job)
         elif isinstance(event, Ended) and event.job.task_id is not None:
-            self._left.pop(event.job, None)
+            self._running.pop(event.job, None)
             result = event.result
             if result.resumable:
                 self._unsaved.append(event.job)
             elif result.content is not None:
                 self._only_on_stdout.append(event.job)
             elif result.status is Status.PROCESSING and result.error is None:
-                self._submitted.append(event.job)
+                self._running[event.job] = None
 
     def close(self) -> None:
         """Print the hints. The printer must be closed already."""
@@ -94,8 +93,7 @@ class ResumeHints(Part):
         for command in self._commands([*self._unsaved, *(self._only_on_stdout if stdout_failed else [])]):
             console.hint(f"already charged; resume with: {command}")
         if stdout_failed or not console.quiet:
-            # `wait --any` leaves the other tasks alone.
-            for command in self._commands([*self._submitted, *self._left]):
+            for command in self._commands([*self._running]):  # after `--no-wait` or `wait --any`
                 console.hint(f"get the picture with: {command}")
 
     def _commands(self, jobs: list[Job]) -> list[str]:
