@@ -45,6 +45,11 @@ def state_of(status: Status, task_id: str | None, path: object, exit_code: int |
     return RowState.DONE if status is Status.FINISHED and path else RowState.SUBMITTED
 
 
+def state_after(result: Result) -> RowState:
+    """Return the state of a row after its job."""
+    return state_of(result.status, result.task_id, result.path, result.exit_code)
+
+
 @dataclass
 class Attempt:
     """One submission of a row, and what is known about its outcome."""

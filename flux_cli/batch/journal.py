@@ -39,15 +39,10 @@ class Journal:
         self._service = service
         self._file = -1
         self._size = 0
-        self._incomplete = False
 
     def entry(self, row: str, event: str, **values: object) -> bytes:
         """Return the entry about an event, encoded."""
         return encoded({"row": row, "service": self._service, "event": event, **values})
-
-    def closed_entry(self, row: str, result: bytes) -> bytes:
-        """Return the entry about a row that has ended; `result` is already encoded."""
-        return self.entry(row, CLOSED)[:-1] + b', "result": ' + result + b"}"
 
     def append(self, entries: Iterable[bytes]) -> None:
         """Append entries; return when they are durable.
@@ -61,16 +56,12 @@ class Journal:
         with local_errors(self.path):
             if self._file < 0:
                 self._create()
-            if self._incomplete:
-                os.ftruncate(self._file, self._size)
-            self._incomplete = True
+            os.ftruncate(self._file, self._size)  # half an entry may be left from a full disk
             _write(self._file, content)
-            self._incomplete = False
-            self._size += len(content)
             if not self.path.exists():  # another run considered this one dead
                 self._create()
                 _write(self._file, content)
-                self._size = len(content)
+            self._size += len(content)
 
     def close(self) -> None:
         """Close the file."""
@@ -92,12 +83,9 @@ def encoded(value: Object | str) -> bytes:
 
 
 def decoded(line: bytes, rows: Collection[bytes] | None = None) -> Object | None:
-    """Return the object in a line, or None if it is not about a row, or not one of `rows`, whose keys are encoded.
-
-    The lines of other rows are skipped without being parsed.
-    """
+    """Return the object in a line, or None if it is not about a row, or not about one of `rows`: encoded keys."""
     if rows is not None and (match := _ROW_PREFIX.match(line)) and match[1] not in rows:
-        return None
+        return None  # without parsing the line
     try:
         value: Object = json.loads(line)
         if not (isinstance(value["row"], str) and isinstance(value["service"], str)):

@@ -3,11 +3,12 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from flux_cli.api.request import Body, random_seed
 from flux_cli.api.task import Status
-from flux_cli.batch.attempt import Attempt, RowState, state_of
+from flux_cli.batch.attempt import Attempt, RowState, state_after
 from flux_cli.batch.rows import Row, target_for
 from flux_cli.batch.shards import Shard
 from flux_cli.engine.events import Ended, Event, Submitted
@@ -24,8 +25,6 @@ class BatchSettings:
     """How a run treats the rows."""
 
     directory: Path
-    name: str
-    """The name of the batch in the history: the directory as an absolute path."""
     file_name: str
     """What messages call the file of the rows."""
     defaults: Body
@@ -45,6 +44,11 @@ class BatchSettings:
     """The most submissions, or None."""
     force: bool = False
     """Whether existing files may be replaced."""
+
+    @cached_property
+    def name(self) -> str:
+        """The name of the batch in the history: the directory as an absolute path."""
+        return str(self.directory.resolve())
 
 
 @dataclass
@@ -111,7 +115,7 @@ class RowCounts:
             self.unknown_lines.append(line)
 
     def _count(self, job: Job, result: Result) -> None:
-        state = state_of(result.status, result.task_id, result.path, result.exit_code)
+        state = state_after(result)
         if state is RowState.DONE:
             self.done += 1
         elif state in (RowState.FAILED, RowState.UNKNOWN):

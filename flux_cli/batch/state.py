@@ -1,7 +1,7 @@
 """The state of a batch's rows, read from its directory or, for batches of version 0.1.0, from the history."""
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,29 +78,25 @@ def compact(directory: Path, claim: Claim, store: BatchStore) -> None:
     if not claim.is_alone():
         return
     results = ResultsFile(directory)
-    files = journal.files(directory / STATE_NAME)
+    files: Sequence[Path] = journal.files(directory / STATE_NAME)
+    complete, has_others = False, True
     if files in ([], [store.journal.path]) and store.written is not None:
         complete, has_others = results.compare(store.written)
-        if complete:
-            _remove(files, results, claim, tidy=has_others)
-            return
-    journals, objects = _read(directory, None)
-    attempts = journals.attempts(objects)
-    missing = []
-    for key in journals.keys:
-        best = best_of(attempts[key])
-        if best.state not in ENDED:
-            return
-        if not best.is_recorded(objects.get(key)):
-            if best.result is None:
+    if not complete:
+        journals, objects = _read(directory, None)
+        attempts = journals.attempts(objects)
+        missing = []
+        for key in journals.keys:
+            best = best_of(attempts[key])
+            if best.state not in ENDED:
                 return
-            missing.append(best.result)
-    results.append(map(encoded, missing))
-    _remove(journals.files, results, claim, tidy=True)
-
-
-def _remove(files: Iterable[Path], results: ResultsFile, claim: Claim, *, tidy: bool) -> None:
-    if tidy:
+            if not best.is_recorded(objects.get(key)):
+                if best.result is None:
+                    return
+                missing.append(best.result)
+        results.append(map(encoded, missing))
+        files, has_others = journals.files, True
+    if has_others:
         results.tidy()
     results.sync()
     for path in files:

@@ -9,12 +9,13 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from flux_cli.api.task import recorded_url
-from flux_cli.batch.attempt import ENDED, Object, row_object, state_of
+from flux_cli.batch.attempt import ENDED, Object, row_object, state_after
 from flux_cli.batch.claims import Claim
-from flux_cli.batch.journal import ACCEPTED, FINISHED, INTENT, UNSENT, Journal, encoded
+from flux_cli.batch.journal import ACCEPTED, CLOSED, FINISHED, INTENT, UNSENT, Journal, encoded
 from flux_cli.batch.results import ResultsFile, digest
 from flux_cli.engine.store import Accepted, Change, Closed, Finished, Intent, Postponed, Store
 from flux_cli.errors import LocalFileError
@@ -55,25 +56,17 @@ class BatchStore:
         """
         self._claim.refresh_if_due()
         all_changes = [*self._unwritten, *changes]
-        results: dict[str, bytes] = {}
-        entries = []
-        for change in all_changes:
-            row = change.job.row or ""
-            if isinstance(change, Closed):
-                result = self._result(change)
-                entries.append(self.journal.closed_entry(row, result))
-                if _has_ended(change):
-                    results[row] = result
-            else:
-                entries.append(self._entry(change, row))
         try:
-            self.journal.append(entries)
+            self.journal.append(map(self._entry, all_changes))
         except LocalFileError:
             self._unwritten = [change for change in all_changes if not isinstance(change, Intent)]
             raise
         self._unwritten = []
+        ended = [
+            change for change in all_changes if isinstance(change, Closed) and state_after(change.result) in ENDED
+        ]
         self._open_rows.update(change.job.row or "" for change in all_changes)
-        self._open_rows.difference_update(results)
+        self._open_rows.difference_update(change.job.row or "" for change in ended)
         intents = [change.job for change in changes if isinstance(change, Intent)]
         if intents and not self._claim.held():
             # In this order, a run that has taken over either reads the intents or is detected here.
@@ -82,7 +75,7 @@ class BatchStore:
                 "another flux-cli has taken over the batch, because this process was stopped for some time",
                 "see the other process",
             )
-        self._add(results.values())
+        self.add_results(map(self._object, ended))
         # The history gets the URLs of a finished task with its path.
         self.history.commit([change for change in all_changes if not isinstance(change, Finished)])
 
@@ -91,16 +84,13 @@ class BatchStore:
         if self._unwritten:
             with contextlib.suppress(LocalFileError):
                 self.commit([])
-        self._add([])
+        self.add_results([])
         self.history.commit([], last=True)
         self.journal.close()
 
     def add_results(self, objects: Iterable[Object]) -> None:
         """Append objects to the results; those that cannot be written are kept for later."""
-        self._add(map(encoded, objects))
-
-    def _add(self, lines: Iterable[bytes]) -> None:
-        unwritten = [*self._missing, *lines]
+        unwritten = [*self._missing, *map(encoded, objects)]
         try:
             self._results.append(unwritten)
         except LocalFileError as error:
@@ -109,23 +99,25 @@ class BatchStore:
             self.results_error, self._missing = None, []
             self._written.update(map(digest, unwritten))
 
-    def _result(self, change: Closed) -> bytes:
-        """Return the object of a row in the results, encoded. Paths are absolute."""
+    def _object(self, change: Closed) -> Object:
+        """Return the object of a row in the results. Paths are absolute."""
         result, job = change.result, change.job
         result = replace(result, path=_absolute(result.path), original_path=_absolute(result.original_path))
-        return encoded(row_object(job.row or "", job.line, self._service, result))
+        return row_object(job.row or "", job.line, self._service, result)
 
-    def _entry(self, change: Intent | Accepted | Postponed | Finished, row: str) -> bytes:
-        job, entry = change.job, self.journal.entry
+    def _entry(self, change: Change) -> bytes:
+        job, entry = change.job, partial(self.journal.entry, change.job.row or "")
         match change:
             case Intent():
-                return entry(row, INTENT, line=job.line, time=round(time.time(), 3), request=job.recorded)
+                return entry(INTENT, line=job.line, time=round(time.time(), 3), request=job.recorded)
             case Accepted(task_id=task_id):
-                return entry(row, ACCEPTED, task_id=task_id)
+                return entry(ACCEPTED, task_id=task_id)
             case Postponed():
-                return entry(row, UNSENT)
+                return entry(UNSENT)
             case Finished(task=task):
-                return entry(row, FINISHED, task_id=task.task_id, image_url=recorded_url(task.image_url))
+                return entry(FINISHED, task_id=task.task_id, image_url=recorded_url(task.image_url))
+            case Closed():
+                return entry(CLOSED, result=self._object(change))
 
 
 class HistoryQueue:
@@ -158,8 +150,3 @@ class HistoryQueue:
 
 def _absolute(path: Path | None) -> Path | None:
     return None if path is None else path.absolute()
-
-
-def _has_ended(change: Closed) -> bool:
-    result = change.result
-    return state_of(result.status, result.task_id, result.path, result.exit_code) in ENDED

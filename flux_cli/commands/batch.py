@@ -134,7 +134,6 @@ def batch(
     defaults, recorded = batching.flag_defaults(request, config, file, rows_file.format)
     settings = BatchSettings(
         directory=directory,
-        name=batching.absolute_name(directory),
         file_name=rows_file.name,
         defaults=defaults,
         recorded=recorded,

@@ -51,12 +51,6 @@ def directory_of(output: str | None, config: Config) -> Path:
     return expanded(output)
 
 
-def absolute_name(directory: Path) -> str:
-    """Return the directory's absolute path. Raises LocalFileError if the working directory was deleted."""
-    with local_errors(directory):
-        return str(directory.resolve())
-
-
 def flag_defaults(
     request: RequestOptions, config: Config, file: str, format_name: str
 ) -> tuple[Body, dict[str, Any]]:
