@@ -90,8 +90,8 @@ def test_no_destructive_guess(cli: Cli, typed: str) -> None:
 
 def test_every_habit_leads_somewhere(cli: Cli) -> None:
     help_of_all = "".join(cli(*command, "--help").stdout for command in ([], ["imagine"], ["batch"]))
-    assert [ours for ours in usage_errors.OPTION_HABITS.values() if f" {ours}" not in help_of_all] == []
-    commands = [ours for ours in usage_errors.COMMAND_HABITS.values() if not ours.startswith("--")]
+    assert [ours for ours in usage_errors.OPTION_HABITS if f" {ours}" not in help_of_all] == []
+    commands = [ours for ours in usage_errors.COMMAND_HABITS if not ours.startswith("--")]
     assert [ours for ours in commands if cli("help", ours).code] == []
 
 

@@ -6,7 +6,7 @@ for a misspelling. Typer's errors are recognised by their attributes, never by t
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flux_cli.api.request import shown
@@ -16,39 +16,21 @@ PROGRAM = "flux-cli"
 _PROMPT = f'{PROGRAM} imagine "a red kite"'
 
 OPTION_HABITS = {
-    "--ar": "--aspect-ratio",
-    "--aspect": "--aspect-ratio",
-    "--async": "--no-wait",
-    "--cfg": "--guidance",
-    "--cfg-scale": "--guidance",
-    "--dir": "--output",
-    "--endpoint": "--api-url",
-    "--base-url": "--api-url",
-    "--guidance-scale": "--guidance",
-    "--image": "--image-prompt",
-    "--image-url": "--image-prompt",
-    "--inference-steps": "--steps",
-    "--init-image": "--image-prompt",
-    "--install-completion": "--show-completion",
-    "--input-image": "--image-prompt",
-    "--jobs": "--concurrency",
-    "--n": "--count",
-    "--num": "--count",
-    "--number": "--count",
-    "--num-images": "--count",
-    "--num-inference-steps": "--steps",
-    "--num-outputs": "--count",
-    "--out": "--output",
-    "--outdir": "--output",
-    "--output-dir": "--output",
-    "--overwrite": "--force",
-    "--parallel": "--concurrency",
-    "--silent": "--quiet",
-    "--strength": "--image-prompt-strength",
-    "--url": "--api-url",
-    "--workers": "--concurrency",
+    "--api-url": ["--endpoint", "--base-url", "--url"],
+    "--aspect-ratio": ["--ar", "--aspect"],
+    "--concurrency": ["--jobs", "--parallel", "--workers"],
+    "--count": ["--n", "--num", "--number", "--num-images", "--num-outputs"],
+    "--force": ["--overwrite"],
+    "--guidance": ["--cfg", "--cfg-scale", "--guidance-scale"],
+    "--image-prompt": ["--image", "--image-url", "--init-image", "--input-image"],
+    "--image-prompt-strength": ["--strength"],
+    "--no-wait": ["--async"],
+    "--output": ["--dir", "--out", "--outdir", "--output-dir"],
+    "--quiet": ["--silent"],
+    "--show-completion": ["--install-completion"],
+    "--steps": ["--inference-steps", "--num-inference-steps"],
 }
-"""Options of other tools, each with its equivalent here."""
+"""Our options, each with those of other tools that mean the same."""
 _FORMAT = "the model chooses the format; the file name gets the matching extension"
 _KEY = f"arguments are public: use `{PROGRAM} login`, or set APIFRAME_API_KEY"
 OPTION_ADVICE = {
@@ -64,35 +46,21 @@ OPTION_ADVICE = {
 }
 """Hints for options of other tools that have no equivalent here."""
 COMMAND_HABITS = {
-    "auth": "login",
-    "auth login": "login",
-    "auth logout": "logout",
-    "balance": "account",
-    "create": "imagine",
-    "credits": "account",
-    "completion": "--show-completion",
-    "download": "wait",
-    "gen": "imagine",
-    "generate": "imagine",
-    "get": "wait",
-    "key": "login",
-    "list": "history",
-    "ls": "history",
-    "man": "help",
-    "poll": "wait",
-    "queue": "history",
-    "run": "imagine",
-    "serve": "sandbox",
-    "server": "sandbox",
-    "settings": "config",
-    "status": "fetch",
-    "txt2img": "imagine",
-    "version": "--version",
-    "view": "show",
-    "watch": "wait",
-    "whoami": "account",
+    "--show-completion": ["completion"],
+    "--version": ["version"],
+    "account": ["balance", "credits", "whoami"],
+    "config": ["settings"],
+    "fetch": ["status"],
+    "help": ["man"],
+    "history": ["list", "ls", "queue"],
+    "imagine": ["create", "gen", "generate", "run", "txt2img"],
+    "login": ["auth", "auth login", "key"],
+    "logout": ["auth logout"],
+    "sandbox": ["serve", "server"],
+    "show": ["view"],
+    "wait": ["download", "get", "poll", "watch"],
 }
-"""Commands of other tools, each with its equivalent here."""
+"""Our commands, each with those of other tools that mean the same."""
 NEVER_GUESSED = frozenset(
     {"--force", "--insecure", "--no-validate", "--retry-unknown", "forget", "logout", "unset"}
 )
@@ -100,13 +68,7 @@ NEVER_GUESSED = frozenset(
 
 
 def explain(error: Any, group: Any, arguments: Sequence[str]) -> tuple[str, str]:
-    """Return the message and the hint for one of Typer's errors.
-
-    Args:
-        error: The error, whose attributes identify its kind.
-        group: The program.
-        arguments: The command line.
-    """
+    """Return the message and the hint for one of Typer's errors. `group` is the program."""
     context = getattr(error, "ctx", None)
     see = _see(context.command_path if context else PROGRAM)
     if context and hasattr(error, "possibilities"):
@@ -138,23 +100,18 @@ def extra_arguments(path: str, extra: Sequence[str]) -> UsageError:
 def unknown_command(path: str, typed: Sequence[str], known: Sequence[str]) -> UsageError:
     """Return the error for a command that does not exist.
 
-    Args:
-        path: The program or the command whose subcommand it would be.
-        typed: The arguments from the unknown command on.
-        known: The commands that exist.
+    `path` is the program or the command whose subcommand it would be, `typed` the arguments from there on.
     """
     name = typed[0]
     message = f"unknown command `{shown(' '.join([*path.split()[1:], name]))}`"
     if path == PROGRAM and name.lower() == "cancel":
         return UsageError(message, "the service cannot cancel a task")
-    habit = COMMAND_HABITS.get(" ".join(typed[:2]).lower()) or COMMAND_HABITS.get(name.lower())
-    near = (
-        habit
-        if path == PROGRAM and habit
-        else closest(name, [each for each in known if each not in NEVER_GUESSED])
-    )
-    if near is None and path != PROGRAM and name == "help":
+    near = None
+    if path == PROGRAM:
+        near = _ours(COMMAND_HABITS, " ".join(typed[:2]).lower()) or _ours(COMMAND_HABITS, name.lower())
+    elif name == "help":
         near = "--help"
+    near = near or closest(name, [each for each in known if each not in NEVER_GUESSED])
     return UsageError(message, _meant(f"{path} {near}") if near else _see(path))
 
 
@@ -164,8 +121,8 @@ def _option_hint(name: str, context: Any, group: Any, arguments: Sequence[str]) 
         for other in group.list_commands(context):
             if name in _options(group.get_command(context, other)):
                 return f"options go after the command: {PROGRAM} {other} … {name}"
-    if OPTION_HABITS.get(name) in known:
-        return f"use `{OPTION_HABITS[name]}`"
+    if (ours := _ours(OPTION_HABITS, name)) in known:
+        return f"use `{ours}`"
     if name in OPTION_ADVICE:
         return OPTION_ADVICE[name]
     if near := closest(name, [each for each in known if each.startswith("--") and each not in NEVER_GUESSED]):
@@ -173,6 +130,10 @@ def _option_hint(name: str, context: Any, group: Any, arguments: Sequence[str]) 
     if context.command_path == f"{PROGRAM} imagine" and not _has_prompt(context, name, arguments):
         return f'put a prompt that begins with a dash after `--`: {PROGRAM} imagine -- "-x"'
     return _see(context.command_path)
+
+
+def _ours(habits: Mapping[str, Sequence[str]], theirs: str) -> str | None:
+    return next((ours for ours, others in habits.items() if theirs in others), None)
 
 
 def _has_prompt(context: Any, unknown: str, arguments: Sequence[str]) -> bool:
