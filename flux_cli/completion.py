@@ -84,7 +84,7 @@ def for_field(field: Field) -> Callable[..., Iterator[Candidate]] | None:
         return models
     if field.name == "image_prompt":
         return files
-    return (lambda: iter(field.values)) if field.values else None
+    return words(field.values) if field.values else None
 
 
 def words(choices: Iterable[object]) -> Callable[[], Iterator[Candidate]]:
@@ -98,11 +98,6 @@ def commands(ctx: typer.Context) -> Iterator[Candidate]:
     for name in ctx.params.get("names") or ():
         group = group.get_command(ctx, name)
     yield from group.summaries().items()
-
-
-def shells() -> Iterator[Candidate]:
-    """Yield the shells that have a script."""
-    yield from SCRIPTS
 
 
 def output(incomplete: str) -> Iterator[Candidate]:
@@ -154,9 +149,7 @@ def setting_values(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
 def task_ids(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
     """Yield task IDs from the history, newest first, with status and prompt, except those on the line already."""
     given = {each for value in ctx.params.values() if isinstance(value, list | tuple) for each in value}
-    for task_id, status, prompt, _ in _newest_tasks(incomplete):
-        if task_id not in given:
-            yield task_id, f"{status}: {prompt or ''}"
+    yield from (task[:2] for task in _newest_tasks(incomplete) if task[0] not in given)
 
 
 def tasks_or_files(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
@@ -167,14 +160,13 @@ def tasks_or_files(ctx: typer.Context, incomplete: str) -> Iterator[Candidate]:
 
 def saved_tasks_or_files(incomplete: str) -> Iterator[Candidate]:
     """Yield the IDs of tasks whose pictures exist, and let the shell complete files, too."""
-    for task_id, status, prompt, path in _newest_tasks(incomplete, saved=True):
-        if path and os.path.exists(path):
-            yield task_id, f"{status}: {prompt or ''}"
+    tasks = _newest_tasks(incomplete, saved=True)
+    yield from ((task_id, text) for task_id, text, path in tasks if path and os.path.exists(path))
     yield FileNames(incomplete)
 
 
-def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, str | None, str | None]]:
-    """Return ID, status, prompt and path of the newest tasks with this prefix; none without a history."""
+def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, str | None]]:
+    """Return ID, description and path of the newest tasks with this prefix; none without a history."""
     import sqlite3
 
     from flux_cli.storage import database, paths  # lighter than `storage.history`
@@ -183,23 +175,23 @@ def _newest_tasks(prefix: str, *, saved: bool = False) -> list[tuple[str, str, s
     matching = "task_id BETWEEN :prefix AND :prefix || char(1114111)" if prefix else "task_id IS NOT NULL"
     matching += " AND path <> '-'" if saved else ""
     newest = f"SELECT id FROM submissions WHERE {matching} ORDER BY id DESC LIMIT :limit"  # noqa: S608 - ours
-    rows: list[tuple[float, tuple[str, str, str | None, str | None]]] = []
+    rows: list[tuple[float, str, str, str | None, str | None]] = []
     with contextlib.suppress(FluxError):
-        for path in paths.history_files(paths.state_directory()):
+        for file in paths.history_files(paths.state_directory()):
             with (
                 contextlib.suppress(FluxError, sqlite3.Error, OSError, ValueError),
-                contextlib.closing(database.open_for_reading(path)) as connection,
+                contextlib.closing(database.open_for_reading(file)) as connection,
             ):
-                for created, *task in connection.execute(
+                rows += connection.execute(
                     "SELECT created, task_id, status, substr(prompt, 1, 200), path FROM submissions "  # noqa: S608 - ours as well
                     f"WHERE id IN ({newest}) ORDER BY id DESC",
                     {"prefix": prefix, "limit": MAX_TASKS},
-                ):
-                    rows.append((created, (task[0], task[1], task[2], task[3])))
-    tasks: dict[str, tuple[str, str, str | None, str | None]] = {}
-    for _, task in sorted(rows, key=lambda row: -row[0])[:MAX_TASKS]:
-        if _SAFE_ID.fullmatch(task[0]):
-            tasks.setdefault(task[0], task)  # each ID once: what two lines share, bash may insert
+                )
+    tasks: dict[str, tuple[str, str, str | None]] = {}
+    for _, task_id, status, prompt, path in sorted(rows, key=lambda row: -row[0])[:MAX_TASKS]:
+        if _SAFE_ID.fullmatch(task_id):
+            # Each ID once: what two lines share, bash may insert.
+            tasks.setdefault(task_id, (task_id, f"{status}: {prompt or ''}", path))
     return list(tasks.values())
 
 

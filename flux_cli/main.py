@@ -155,7 +155,7 @@ def root(
             metavar="SHELL",
             callback=_print_completion,
             is_eager=True,
-            autocompletion=completion.shells,
+            autocompletion=completion.words(completion.SCRIPTS),
             help="Print the completion script for bash, zsh, fish or powershell.",
         ),
     ] = None,
