@@ -131,11 +131,7 @@ Timeout = Annotated[
 
 
 def timeout_seconds(value: object, default: float | None = DEFAULT_TIMEOUT) -> float | None:
-    """Return a `--timeout`, or the one in the config, in seconds; None for no limit.
-
-    Raises:
-        UsageError: The value is not a duration.
-    """
+    """Return a `--timeout` in seconds; None for no limit. Raises UsageError if it is not a duration."""
     if value is None:
         return default
     try:

@@ -8,7 +8,7 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli.api.redaction import REDACTED
-from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, JsonValue, violations
+from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, violations
 from flux_cli.commands import SUMMARIES
 from flux_cli.commands.loading import load_config
 from flux_cli.errors import ExitCode, FluxError, UsageError
@@ -128,14 +128,13 @@ def imagine(
 
 
 def _model(request: RequestOptions, config: "Config", base: "RecordedRequest | None") -> str:
-    """Return the model: from the flag, `--like`, the environment, the config file, or the default."""
+    """Return the model. `--like` comes after the flag and before the environment."""
     if base is not None and "model" in base.request and "model" not in request.from_flags:
         return str(base.request["model"])
     return request.model if request.model is not None else config.model or DEFAULT_MODEL
 
 
 def _prompt(argument: str | None, request: RequestOptions, base: object) -> str:
-    """Return the prompt: from the argument, `--like` or stdin."""
     if argument is not None and argument != "-":
         return argument
     if argument is None and base is not None:
@@ -152,7 +151,6 @@ def _prompt(argument: str | None, request: RequestOptions, base: object) -> str:
 
 
 def _warn_of_flags(prompt: str) -> None:
-    """Warn if a prompt contains what looks like a flag of another program, or of this one."""
     if found := re.search(_FLAG_IN_PROMPT, prompt):
         console.warning(f"the prompt contains `{console.shortened(found[1], 40)}`, which is sent as text")
         ratio = found[3] if found[2] in ("ar", "aspect", "aspect-ratio") else None
@@ -174,17 +172,15 @@ def _bodies(
     secret = request.webhook_secret or config.webhook_secret
     if secret and ("webhook_url" in body or "webhook_secret" in request.from_flags):
         body["webhook_secret"] = secret
-    recorded: dict[str, Any] = {name: value for name, value in body.items() if name != "webhook_secret"}
     image: ImagePrompt | None = None
     unreadable: FluxError | None = None
     try:
         image = _image_prompt(request, base)
     except FluxError as error:
         unreadable = error
-    if image is not None:
-        body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
-    elif unreadable is not None:
         body["image_prompt"] = ""  # the rules depend on whether there is one
+    if image is not None:
+        body["image_prompt"] = image.encoded()
     if validate:
         problems += filter(None, [image.violation() if image else None, *violations(body, request.name_of)])
     if unreadable is not None:
@@ -193,7 +189,8 @@ def _bodies(
         problems.append(unreadable.message)
     if problems:
         raise UsageError(problems, f"fields without a flag come from {base.name}" if base else None)
-    return body, recorded
+    recorded: dict[str, Any] = {name: value for name, value in body.items() if name != "webhook_secret"}
+    return body, {**recorded, "image_prompt": image.described()} if image else recorded
 
 
 def _image_prompt(request: RequestOptions, base: "RecordedRequest | None") -> "ImagePrompt | None":
@@ -209,8 +206,7 @@ def _with_seeds(body: Body, recorded: dict[str, Any], count: int) -> list[tuple[
     seed = body.get("seed")
     if not isinstance(seed, int):
         return [(body, recorded)] * count
-    seeds: list[dict[str, JsonValue]] = [{"seed": seed + n} for n in range(count)]
-    return [({**body, **each}, {**recorded, **each}) for each in seeds]
+    return [({**body, "seed": seed + n}, {**recorded, "seed": seed + n}) for n in range(count)]
 
 
 def _print_bodies(bodies: list[tuple[Body, dict[str, Any]]], *, has_secret: bool) -> ExitCode:

@@ -21,12 +21,8 @@ _FIELDS_OF_RESULTS = ("model", "prompt", "seed")
 class Picture:
     """A picture on disk and the request that made it.
 
-    Attributes:
-        path: Its absolute path.
-        request: The body that was sent, with a description of the image prompt instead of its bytes.
-        created: When it was submitted (Unix time, seconds), if known.
-        sandbox: Whether it is from the sandbox.
-        trusted: Whether the request is from the history of this machine. Other files can come from anyone.
+    The request has a description of the image prompt instead of its bytes, and is `trusted` if it is from the
+    history of this machine: other files can come from anyone. `created` is a Unix time in seconds.
     """
 
     path: Path
@@ -55,11 +51,10 @@ class Thumbnail:
 
 
 def from_history(records: Iterable[Record], directory: Path | None = None) -> tuple[list[Picture], int]:
-    """Return the pictures of records, newest first, and the number of records whose file is gone.
+    """Return the pictures of records, and the number of files that are gone.
 
-    Args:
-        records: The history, newest first: if a path was used twice, the newer record counts.
-        directory: Return only the pictures in this directory or below.
+    Records are the newest first: if a path was used twice, the newer one counts. With a directory, return only the
+    pictures in it and below.
     """
     found: dict[str, Picture] = {}
     gone: set[str] = set()
@@ -70,13 +65,11 @@ def from_history(records: Iterable[Record], directory: Path | None = None) -> tu
         path = os.path.realpath(record.path)
         if path in found or path in gone or (top and not Path(path).is_relative_to(top)):
             continue
-        if os.path.isfile(path):
-            sandbox = record.service == SANDBOX
-            found[path] = Picture(
-                Path(path), record.request, record.task_id, record.created, sandbox, trusted=True
-            )
-        else:
+        if not os.path.isfile(path):
             gone.add(path)
+            continue
+        sandbox = record.service == SANDBOX
+        found[path] = Picture(Path(path), record.request, record.task_id, record.created, sandbox, trusted=True)
     return list(found.values()), len(gone)
 
 
@@ -84,9 +77,7 @@ def from_directory(directory: Path) -> Iterator[Picture]:
     """Yield the pictures in a directory and below that have a sidecar or are in the results of a batch.
 
     A sidecar takes precedence over results. Files that have neither, and hidden directories, are ignored.
-
-    Raises:
-        LocalFileError: The directory cannot be read.
+    Raises LocalFileError if the directory cannot be read.
     """
 
     def fail(error: OSError) -> None:
@@ -100,7 +91,7 @@ def from_directory(directory: Path) -> Iterator[Picture]:
         if RESULTS_NAME in names or STATE_NAME in folders:
             batches.append(Path(folder))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for picture in _with_sidecars(Path(folder), names):
+        for picture in _with_sidecars(Path(folder), sorted(names)):
             found.add(picture.path)
             yield picture
     for batch in batches:
@@ -111,11 +102,9 @@ def from_directory(directory: Path) -> Iterator[Picture]:
 
 
 def _with_sidecars(folder: Path, names: Sequence[str]) -> Iterator[Picture]:
-    present = set(names)
-    for name in sorted(names):
-        path = folder / name
+    for path in (folder / name for name in names):
         beside = sidecar.path_for(path)
-        if not is_image_extension(path.suffix[1:]) or beside.name not in present:
+        if not is_image_extension(path.suffix[1:]) or not beside.exists():
             continue
         try:
             content = sidecar.read(beside)

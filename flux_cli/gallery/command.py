@@ -49,10 +49,7 @@ def note(picture: Picture) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text as one word of a shell's command line, safe to paste.
-
-    No backslash is inside single quotes, where fish interprets it.
-    """
+    """Return a text as one word of a shell's command line, safe to paste: fish interprets a backslash in `'`."""
     if not _DANGEROUS.search(text):
         bare = text.startswith(("=", "%")) and shlex.quote(text) == text  # zsh expands =ls, fish %self
         return f"'{text}'" if bare else shlex.quote(text).replace("\\", "'\"\\\\\"'")
@@ -62,7 +59,6 @@ def quoted(text: str) -> str:
 
 
 def _is_usable(name: str, value: object) -> bool:
-    """Return whether a field is part of the request, has the right type, and matters to the picture."""
     if name not in FIELDS or name.startswith("webhook_"):
         return False
     kind = FIELDS[name].kind
@@ -91,7 +87,6 @@ def _joined(option: str, value: str) -> str:
 
 
 def _source(picture: Picture) -> str | None:
-    """Return the file or URL of the image prompt; None for stdin."""
     described = picture.request.get("image_prompt")
     source = described.get("source") if isinstance(described, dict) else None
     return str(source) if source else None

@@ -23,11 +23,7 @@ _SHOWN_SEPARATELY = frozenset({"prompt", "model", "seed", "width", "height", "we
 
 
 def check(path: Path, *, force: bool) -> None:
-    """Check that `path` does not exist or is an earlier page.
-
-    Raises:
-        LocalFileError: Another file is there and `force` is not set, or it cannot be read.
-    """
+    """Raise LocalFileError if a file is there that is not an earlier page, or cannot be read; not with `force`."""
     if force or not os.path.lexists(path):
         return
     try:
@@ -42,11 +38,7 @@ def check(path: Path, *, force: bool) -> None:
 
 
 def write(path: Path, pictures: Sequence[Picture], thumbnails: Sequence[Thumbnail | None]) -> None:
-    """Write the page atomically, replacing an earlier one.
-
-    Raises:
-        LocalFileError: It cannot be written.
-    """
+    """Write the page atomically, replacing an earlier one. Raises LocalFileError if it cannot be written."""
     content = html(pictures, thumbnails, path.parent).encode()
     write_file(path, content, force=True)
 

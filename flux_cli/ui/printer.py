@@ -39,8 +39,7 @@ class ResultPrinter(Part):
     def handle(self, event: Event) -> None:
         """Print a result, or keep it until those before it are printed.
 
-        Raises:
-            NotDeliveredError: The result contains the picture itself, which could not be written.
+        Raises NotDeliveredError if the result contains the picture itself, and that could not be written.
         """
         if not isinstance(event, Ended):
             return

@@ -36,11 +36,7 @@ class Reporter:
         self._failed: set[Part] = set()
 
     def handle(self, event: Event) -> None:
-        """Pass an event to each part.
-
-        Raises:
-            NotDeliveredError: The picture could not be written to stdout.
-        """
+        """Pass an event to each part. Raises NotDeliveredError if the picture for stdout could not be written."""
         self._each([*self._first, *self._others], lambda part: part.handle(event))
 
     def close(self) -> None:
@@ -91,15 +87,10 @@ def reporting(
     actions: "PictureOptions | None" = None,
     prints: bool = True,
 ) -> AbstractContextManager[Reporter]:
-    """Return the reporter of a run over these jobs, which is closed at the end of the block.
+    """Return the reporter of a run, which is closed at the end of the block.
 
-    Args:
-        jobs: In the order in which their results are to be printed.
-        flags: What a later command needs to reach the same service, with a space before them, or empty.
-        service: The name of the service, for sidecars.
-        force: Whether a sidecar may replace a file.
-        actions: What to do with saved pictures.
-        prints: Whether results go to stdout; a picture for `-o -` always does.
+    `jobs` are in the order in which their results are printed; `flags` are what a later command needs to reach the
+    same service, with a space before them, or empty. Without `prints`, only a picture for `-o -` goes to stdout.
     """
     preview = saved.previewer() if actions and actions.preview else None
     printer = ResultPrinter(jobs, json=json, preview=preview, only_content=not prints)
