@@ -4,14 +4,12 @@ The sandbox renders every picture, which costs more CPU time than what the bench
 prints its URL; `GET /counts` returns the counts.
 """
 
-import argparse
 import asyncio
 import itertools
 import json
 import sys
 import time
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,16 +17,7 @@ from subprocess import PIPE, Popen
 from typing import ClassVar
 from urllib.request import urlopen
 
-
-def png(size: int) -> bytes:
-    """Return a PNG of about so many bytes: one pixel, and padding in a chunk that readers skip."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return len(content).to_bytes(4) + kind + content + zlib.crc32(kind + content).to_bytes(4)
-
-    header = chunk(b"IHDR", (1).to_bytes(4) * 2 + bytes((8, 0, 0, 0, 0)))
-    padding = chunk(b"fiLl", bytes(max(0, size - 80)))
-    return b"\x89PNG\r\n\x1a\n" + header + padding + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")
+from tests.server import png
 
 
 class Connection(asyncio.Protocol):
@@ -37,13 +26,15 @@ class Connection(asyncio.Protocol):
     tasks: ClassVar[dict[str, float]] = {}
     counts: ClassVar[Counter[str]] = Counter()
     seconds = 2.0
+    """The duration of a task."""
     most_at_once = sys.maxsize
+    """While so many tasks are running, submissions get a 429."""
     picture = b""
     picture_seconds = 0.0
+    """How long a picture's server takes to respond."""
     url = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Store the transport for responses."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.received = b""
@@ -53,9 +44,8 @@ class Connection(asyncio.Protocol):
         self.received += data
         while True:
             head, found, rest = self.received.partition(b"\r\n\r\n")
-            length = next(
-                (int(line[15:]) for line in head.split(b"\r\n") if line[:15].lower() == b"content-length:"), 0
-            )
+            lengths = (line[15:] for line in head.split(b"\r\n") if line[:15].lower() == b"content-length:")
+            length = int(next(lengths, 0))
             if not found or len(rest) < length:
                 return
             self.received = rest[length:]
@@ -69,12 +59,12 @@ class Connection(asyncio.Protocol):
         if name == "picture":
             later = asyncio.get_running_loop().call_later
             later(self.picture_seconds, self.write, self.picture, b"image/png")
-            return
-        if path == "/flux-imagine" and self.most_at_once <= self.running():
+        elif path == "/flux-imagine" and self.most_at_once <= self.running():
             self.counts["429"] += 1
             self.write(b"{}", b"application/json", b"429 Too Many Requests")
-            return
-        self.write(json.dumps(self.value(path, json.loads(body) if body else {})).encode(), b"application/json")
+        else:
+            value = self.value(path, json.loads(body) if body else {})
+            self.write(json.dumps(value).encode(), b"application/json")
 
     def running(self) -> int:
         """Return how many tasks run now."""
@@ -113,17 +103,8 @@ class Connection(asyncio.Protocol):
         self.transport.write(content)
 
 
-async def serve(seconds: float, size: int, most_at_once: int, picture_seconds: float) -> None:
-    """Serve until the process ends.
-
-    Args:
-        seconds: The duration of a task.
-        size: The size of a picture, in bytes.
-        most_at_once: While so many tasks are running, submissions get a 429.
-        picture_seconds: How long a picture's server takes to respond.
-    """
-    Connection.picture_seconds = picture_seconds
-    Connection.seconds, Connection.picture, Connection.most_at_once = seconds, png(size), most_at_once
+async def serve() -> None:
+    """Serve until the process ends."""
     server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, backlog=1024)
     Connection.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     print(Connection.url, flush=True)
@@ -134,17 +115,9 @@ async def serve(seconds: float, size: int, most_at_once: int, picture_seconds: f
 def running(
     seconds: float, size: int = 20_000, most_at_once: int = sys.maxsize, picture_seconds: float = 0.0
 ) -> Iterator[str]:
-    """Run the service in a separate process and yield its URL. The arguments are those of `serve`."""
-    arguments = [
-        sys.executable,
-        "-m",
-        "tests.lean",
-        str(seconds),
-        str(size),
-        str(most_at_once),
-        str(picture_seconds),
-    ]
-    with Popen(arguments, stdout=PIPE, text=True) as process:
+    """Run the service in a separate process and yield its URL; pictures have about `size` bytes."""
+    arguments = map(str, (seconds, size, most_at_once, picture_seconds))
+    with Popen([sys.executable, "-m", "tests.lean", *arguments], stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -159,10 +132,6 @@ def counts(url: str) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("seconds", type=float)
-    parser.add_argument("size", type=int)
-    parser.add_argument("most_at_once", type=int)
-    parser.add_argument("picture_seconds", type=float)
-    given = parser.parse_args()
-    asyncio.run(serve(given.seconds, given.size, given.most_at_once, given.picture_seconds))
+    Connection.seconds, size, Connection.most_at_once, Connection.picture_seconds = map(json.loads, sys.argv[1:])
+    Connection.picture = png(size)
+    asyncio.run(serve())

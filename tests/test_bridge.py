@@ -16,7 +16,7 @@ from flux_cli.engine.result import Result
 from flux_cli.engine.store import Accepted, Change, Closed, HistoryStore, Intent
 from flux_cli.errors import ExitCode, LocalFileError, ServiceDownError
 from flux_cli.pictures.naming import Target
-from flux_cli.pictures.saving import Saved, Saver, Transfer
+from flux_cli.pictures.saving import Saver
 from flux_cli.storage.history import History
 from flux_cli.webhooks import bridge as bridge_module
 from flux_cli.webhooks.bridge import Bridge
@@ -24,7 +24,7 @@ from flux_cli.webhooks.event import MAX_BODY_BYTES, WebhookEvent, read_event
 from flux_cli.webhooks.forwarding import Forwarder, forward
 from flux_cli.webhooks.journal import EventJournal
 from tests.conftest import wait_until
-from tests.engine.kit import ScriptedClient, ScriptedSaver, Step, finished
+from tests.engine.kit import OnBytes, ScriptedClient, ScriptedSaver, Step, finished
 from tests.server import Server, http
 
 SERVICE = "https://api.example"
@@ -102,20 +102,13 @@ def event(task_id: str, status: str = "finished", percentage: int | None = None)
 
 def test_each_event_once(listener: Listener) -> None:
     """A repeated one is not shown again, nor any after the last; the service is asked once."""
-    events = [
-        event("a", "x", 40),
-        event("a", "x", 40),
-        event("a", "x", 50),
-        event("b", "x"),
-        event("a"),
-        event("a"),
-    ]
-    code = listener.run(*events, event("a", "x", 60), until=1)
+    events = [*[event("a", "x", percentage) for percentage in (40, 40, 50)], event("b", "x")]
+    code = listener.run(*events, event("a"), event("a"), event("a", "x", 60), until=1)
     assert listener.log.lines == [
         *[("a", "processing", 40.0), ("a", "repeated"), ("a", "processing", 50.0), ("b", "processing", None)],
         *[("a", "repeated"), ("a", "repeated"), ("a", "finished", 100.0)],
     ]
-    assert (code, listener.checked(), len(listener.saver.attempts)) == (0, ["a"], 1)
+    assert (code, listener.checked(), listener.saver.numbers) == (0, ["a"], [1])
     assert list(listener.directory.iterdir()) == []
 
 
@@ -219,7 +212,7 @@ def test_tasks_that_the_history_knows(
 
 def test_a_picture_that_is_not_saved(listener: Listener) -> None:
     """Another event about the task is another chance; without one the next listener tries again."""
-    listener.saver.script = [LocalFileError("disk full"), cast(Saved, None)]
+    listener.saver.script = [LocalFileError("disk full"), None]
     made = listener.bridge(until=2)
     listener.log.react = lambda result: result.error and [made.deliver(event("a")), made.deliver(event("b"))]
     made.deliver(event("a"))
@@ -324,14 +317,11 @@ def test_what_is_forwarded(listener: Listener) -> None:
 def test_forwarding_does_not_wait_for_the_picture(listener: Listener) -> None:
     """A confirmed event is forwarded while its picture is being saved."""
 
-    class Patient(ScriptedSaver):
-        def save(self, task: Task, transfer: Transfer, on_bytes: Callable[[int, int | None], None]) -> Saved:
-            on_bytes(1, 100)
-            wait_until(lambda: server.received)
-            assert transfer.n == 1
-            return super().save(task, transfer, on_bytes)
+    def save(on_bytes: OnBytes) -> None:
+        on_bytes(1, 100)
+        wait_until(lambda: server.received)
 
-    listener.saver = Patient(listener.client)
+    listener.saver.script = [save]
     with Server({"/hooks": http(200)}) as server:
         assert listener.run(event("a"), until=1, forward_to=f"{server.url}/hooks") == 0
 

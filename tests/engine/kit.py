@@ -170,10 +170,12 @@ class ScriptedSaver:
     client: ScriptedClient
     script: Sequence[Save] = ()
     attempts: list[tuple[float, str | None]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
 
     def save(self, task: Task, transfer: Transfer, on_bytes: OnBytes) -> Saved:
         step = self.script[min(len(self.attempts), len(self.script) - 1)] if self.script else None
         self.attempts.append((self.client.clock.now, task.image_url))
+        self.numbers.append(transfer.n)
         if callable(step):
             step(on_bytes)
         else:

@@ -138,8 +138,11 @@ def injected(fault: Fault, at: int, *, lasting: bool) -> Iterator[None]:
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", FAULTS)
-def test_no_id_is_lost(name: str, command: str, lasting: bool, at: int, cli: Cli) -> None:
+def test_no_id_is_lost(
+    name: str, command: str, lasting: bool, at: int, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Users find each in stdout, stderr, the history or the batch directory."""
+    monkeypatch.chdir(cli.cwd)  # also for workers that outlast the command
     accepted: set[str] = set()
 
     def submit(request: Request) -> bytes:
@@ -151,10 +154,9 @@ def test_no_id_is_lost(name: str, command: str, lasting: bool, at: int, cli: Cli
     (cli.cwd / "rows.txt").write_text("".join(f"kite {row}\n" for row in range(6)))
     with Server({"/flux-imagine": submit}) as server:
         cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": server.url}
-        with contextlib.ExitStack() as stack:
-            for constant, seconds in TIMES.items():
-                stack.enter_context(mock.patch(f"flux_cli.engine.{constant}", seconds))
-            stack.enter_context(injected(FAULTS[name], at, lasting=lasting))
+        for constant, seconds in TIMES.items():
+            monkeypatch.setattr(f"flux_cli.engine.{constant}", seconds)
+        with injected(FAULTS[name], at, lasting=lasting):
             done = cli(*command.split(), timeout=90)
     texts = [done.stdout, done.stderr, *(str(record["task_id"]) for record in cli.history())]
     texts += [path.read_text(errors="replace") for path in (cli.cwd / "out").rglob("*.jsonl")]

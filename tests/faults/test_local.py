@@ -5,19 +5,15 @@ import pwd
 import re
 import resource
 import shlex
-import sqlite3
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from flux_cli.api.task import Status
-from flux_cli.storage.database import BUSY_SECONDS
 from flux_cli.storage.history import History
 from tests.conftest import FLUX_CLI, KEY, Cli, Done
 from tests.faults.mounts import fill, make_read_only, tmpfs
@@ -276,31 +272,23 @@ def test_a_history_that_stdout_does_not_take(flux: Cli) -> None:
     assert run_in_shell(flux, "flux-cli history > /dev/full").code == 6
 
 
-def test_picture_to_a_closed_stdout(flux: Cli, server: Server) -> None:
-    done = run_in_shell(flux, "flux-cli imagine x -o - >&-")
-    assert (done.code, server.submissions) == (6, 0)
-    assert done.stderr.startswith("error: stdout is closed")
-
-
-def test_closed_stdin(flux: Cli, server: Server) -> None:
-    assert run_in_shell(flux, "flux-cli imagine <&-").code == 2
-    assert run_in_shell(flux, "flux-cli wait - <&-").code == 0
-    assert server.submissions == 0
-
-
-def test_a_prompt_that_is_not_utf_8(flux: Cli, server: Server) -> None:
-    """JSON cannot hold it."""
-    for command in (
-        r"flux-cli imagine $'caf\xe9'",
-        r"flux-cli imagine <<< $'caf\xe9'",
-        r"flux-cli imagine --no-validate $'caf\xe9'",
-        r"flux-cli imagine x --webhook-url $'http://\xe9'",
-    ):
-        done = run_in_shell(flux, command)
-        assert done.code == 2, done.stderr
-        assert "UTF-8" in done.stderr
-    assert server.submissions == 0
-    assert [record.status for record in records(flux)] == [Status.FAILED]  # the one that was not validated
+@pytest.mark.parametrize(
+    ("command", "code", "says"),
+    [
+        ("imagine x -o - >&-", 6, "stdout is closed"),
+        ("imagine <&-", 2, ""),
+        ("wait - <&-", 0, ""),
+        # JSON cannot hold these prompts.
+        (r"imagine $'caf\xe9'", 2, "UTF-8"),
+        (r"imagine <<< $'caf\xe9'", 2, "UTF-8"),
+        (r"imagine --no-validate $'caf\xe9'", 2, "UTF-8"),
+        (r"imagine x --webhook-url $'http://\xe9'", 2, "UTF-8"),
+    ],
+)
+def test_what_is_rejected_before_it_is_sent(flux: Cli, server: Server, command: str, code: int, says: str) -> None:
+    done = run_in_shell(flux, f"flux-cli {command}")
+    assert (done.code, server.submissions, says in done.stderr) == (code, 0, True), done.stderr
+    assert {record.status for record in records(flux)} <= {Status.FAILED}  # of the one that is not validated
 
 
 # The history
@@ -312,26 +300,9 @@ def damaged(path: Path) -> None:
     path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
 
 
-def newer(path: Path) -> None:
-    History(path).close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 99")
-
-
-def of_another_program(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE recipes (name TEXT)")
-
-
-def no_database(path: Path) -> None:
-    path.write_bytes(b"not a database at all, " * 1000)
-
-
-BROKEN_HISTORIES: dict[str, Callable[[Path], None]] = {
-    "no database": no_database,
-    "damaged": damaged,
-    "newer": newer,
-    "another program's": of_another_program,
+BROKEN_HISTORIES: dict[str, Callable[[Path], object]] = {
+    "no database": lambda path: path.write_bytes(b"not a database at all, " * 1000),
+    "all pages damaged but the first": damaged,
     "a directory": lambda path: path.mkdir(),
     "a link to nowhere": lambda path: path.symlink_to("/nowhere/at/all"),
 }
@@ -346,12 +317,9 @@ def test_a_history_that_cannot_be_used(flux: Cli, server: Server, kind: str) -> 
     for command in (["imagine", "x"], ["history"], ["wait", "--last"], ["wait", "--all"]):
         done = flux(*command)
         assert done.code == 6, done.stderr
-        assert done.stderr.startswith("error: ")
-        assert "history" in done.stderr
-        assert "Traceback" not in done.stderr
+        assert re.match(r"error: .*history(?!.*Traceback)", done.stderr)
     assert server.submissions == 0
-    assert flux("wait", "task-7").code == 0
-    assert flux("fetch", "task-7").code == 0
+    assert flux("wait", "task-7").code == flux("fetch", "task-7").code == 0
     assert (flux.history_file.read_bytes() if flux.history_file.is_file() else None) == before
 
 
@@ -417,32 +385,11 @@ def test_a_history_on_a_read_only_file_system(state: Path, flux: Cli, server: Se
     assert "Traceback" not in done.stderr
 
 
-def test_a_history_that_another_process_holds(flux: Cli, server: Server) -> None:
-    """The run waits for it, and then records what happened."""
-
-    def hold(request: Request) -> bytes:
-        holder = sqlite3.connect(flux.history_file, isolation_level=None, check_same_thread=False)
-        holder.execute("BEGIN IMMEDIATE")
-        threading.Timer(5 * BUSY_SECONDS, holder.close).start()
-        return submitted(request)
-
-    server.routes = {**server.routes, "/flux-imagine": hold}
-    done = flux("imagine", "x", "-q", "-o", "x.png")
-    assert (done.code, done.stdout, done.stderr) == (0, "x.png\n", "")
-    (record,) = records(flux)
-    assert (record.status, record.task_id) == (Status.FINISHED, "task-0")
-    assert record.path == str(flux.cwd / "x.png")
-
-
-def test_another_service(flux: Cli, server: Server) -> None:
+def test_another_service(flux: Cli) -> None:
     """What it says about an ID changes nothing in the history: the task belongs to its own service."""
-    server.routes = {"/fetch": reply({"task_id": "task-0", "status": "processing"})}
     assert flux("imagine", "x", "--no-wait").code == 0
-    with Server({"/fetch": http(404)}) as other:
-        assert flux("wait", "task-0", "--api-url", other.url).code == 4
-        assert flux("fetch", "task-0", "--api-url", other.url).code == 4
-    with Server({"/fetch": reply({"task_id": "task-0", "status": "failed"})}) as other:
-        assert flux("fetch", "task-0", "--api-url", other.url).code == 0
-        assert flux("wait", "task-0", "--api-url", other.url).code == 4
-    server.routes = {}
+    for answer, code in ((http(404), 4), (reply({"task_id": "task-0", "status": "failed"}), 0)):
+        with Server({"/fetch": answer}) as other:
+            assert flux("fetch", "task-0", "--api-url", other.url).code == code
+            assert flux("wait", "task-0", "--api-url", other.url).code == 4
     assert flux("wait", "--last").code == 0
