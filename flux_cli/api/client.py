@@ -131,10 +131,8 @@ class Client:
     def fetch(self, task_id: str, seconds: float = CALL_SECONDS) -> Task:
         """Fetch one task.
 
-        Raises:
-            UnknownTaskError: The service does not know it.
-            NotAllowedError, UsageError: The service rejects the key, or the ID.
-            ServiceDownError, BadResponseError: There was no usable response; another attempt may help.
+        Raises UnknownTaskError, or NotAllowedError or UsageError if the service rejects the key or the ID; with
+        ServiceDownError and BadResponseError another attempt may help.
         """
         return self._read(self._call("POST", "/fetch", {"task_id": task_id}, seconds), task_id)
 
@@ -142,10 +140,8 @@ class Client:
         """Fetch up to 20 tasks with one request; return the task or the error of each ID.
 
         IDs that the common response lacks are fetched one by one, and so are all of them if the service rejects
-        the request as a whole: one bad ID costs the others nothing.
-
-        Raises:
-            ServiceDownError, BadResponseError, NotAllowedError: As `fetch`; then nothing is known of any ID.
+        the request as a whole: one bad ID costs the others nothing. If it raises an error of `fetch`, nothing is
+        known of any ID.
         """
         found: dict[str, Task | FluxError] = {}
         if len(task_ids) > 1:

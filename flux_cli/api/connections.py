@@ -79,11 +79,7 @@ class OverdueError(Exception):
 
 
 def within(seconds: float, work: Callable[[], _Result]) -> _Result:
-    """Run `work` in a thread of its own and return or raise what it does.
-
-    Raises:
-        OverdueError: It took longer than `seconds`, and is aborted.
-    """
+    """Run `work` in a thread of its own; abort it and raise OverdueError if it takes longer than `seconds`."""
     outcome: queue.SimpleQueue[tuple[_Result | None, BaseException | None]] = queue.SimpleQueue()
     abort = Abort()
 

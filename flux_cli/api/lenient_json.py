@@ -33,10 +33,8 @@ def decode(content: bytes, content_type: str = "") -> str:
 def parse(text: str) -> Any:  # JSON from outside is Any until it has been examined
     """Return the value of a JSON text; of another text, the first JSON object in it.
 
-    Numbers that are not finite, and integers of more than 300 digits, become None.
-
-    Raises:
-        ValueError: There is none, or it is nested too deeply.
+    Numbers that are not finite, and integers of more than 300 digits, become None. Raises ValueError if there is
+    no object, or if it is nested too deeply.
     """
     try:
         try:

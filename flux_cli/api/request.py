@@ -142,9 +142,7 @@ def key(name: str) -> str:
 def parse_text(name: str, text: str) -> JsonValue:
     """Return the JSON value of a field that was given as text.
 
-    Raises:
-        ValueError: The text is not of the field's type. The message, such as "must be a whole number", names
-            neither field nor value.
+    Raises ValueError if it is of another type. The message ("must be a number") names neither field nor value.
     """
     kind = FIELDS[name].kind
     if kind is str:

@@ -149,10 +149,8 @@ class Transport:
         `dispatch` is given for a submission, whose outcome must not be in doubt.
 
         Raises:
-            UsageError: The body cannot be written as JSON in UTF-8; nothing was sent.
-            NotSentError: The request was not sent; it is safe to try again.
-            ServiceDownError: It was sent, and no complete response came.
-            BadResponseError: The response is too large.
+            UsageError, NotSentError: Nothing was sent; the body is not UTF-8, or it is safe to try again.
+            ServiceDownError, BadResponseError: It was sent; no complete response came, or it is too large.
         """
         max_idle = math.inf if dispatch is None else MAX_IDLE_SECONDS
         dispatch = dispatch or Dispatch()

@@ -61,12 +61,7 @@ def show(
 
 
 def _found(what: str | None) -> Path:
-    """Return the path of a picture: a file's, a task's, or the newest saved one.
-
-    Raises:
-        LocalFileError: There is none, or it is not a picture.
-        UsageError: A prefix is ambiguous.
-    """
+    """Return the path of a picture: a file's, a task's, or the newest saved one. Raises LocalFileError."""
     from flux_cli.storage.history import open_readonly
 
     if what is None:

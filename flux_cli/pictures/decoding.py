@@ -44,8 +44,7 @@ class DecodedPicture:
 def decode(path: Path, side: int) -> DecodedPicture:
     """Decode a picture, reduced as long as its longer side has at least `side` pixels.
 
-    Raises:
-        LocalFileError: The file cannot be read, is not a picture that Pillow knows, is incomplete or too large.
+    Raises LocalFileError if it cannot be read, is not a picture that Pillow knows, is incomplete or too large.
     """
     try:
         with path.open("rb") as file, warnings.catch_warnings():
@@ -77,11 +76,8 @@ def _decoded(image: ImageFile.ImageFile, file: BinaryIO, side: int) -> DecodedPi
     if "exif" in image.info:
         reduced.info["exif"] = image.info["exif"]
     upright = ImageOps.exif_transpose(reduced)
-    return (
-        DecodedPicture(upright, width, height)
-        if upright.size == reduced.size
-        else DecodedPicture(upright, height, width)
-    )
+    turned = upright.size != reduced.size
+    return DecodedPicture(upright, *((height, width) if turned else (width, height)))
 
 
 def _memory(image: Image.Image) -> int:

@@ -22,10 +22,10 @@ from flux_cli.api.client import parse_retry_after
 from flux_cli.api.transport import CONNECT_SECONDS, USER_AGENT, Trace, cause
 from flux_cli.errors import ServiceDownError
 from flux_cli.pictures.formats import (
+    CHECKS,
     SNIFF_BYTES,
     Damage,
     ImageType,
-    can_verify,
     find_damage,
     sniff,
     suggested_type,
@@ -192,11 +192,8 @@ def fetch_image(
 
     An image that its structure proves complete is accepted whatever the headers say. After an error, `partial`
     keeps what has arrived if the next attempt can resume. Unless `allow_http`, plain http is upgraded to https.
-    `limit` is the size of the largest image accepted, in bytes.
-
-    Raises:
-        DownloadError: The image did not arrive.
-        LocalFileError: The file cannot be written.
+    `limit` is the size of the largest image accepted, in bytes. Raises DownloadError, or LocalFileError if it
+    cannot be written.
     """
     import requests
     from urllib3.exceptions import HTTPError
@@ -338,7 +335,7 @@ def _verified(
         damage = find_damage(file, kind) if kind else None
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if damage is None and interruption is not None and not (kind and can_verify(kind)):
+    if damage is None and interruption is not None and kind not in CHECKS:
         damage = Damage.INCOMPLETE
     if damage is Damage.INCOMPLETE:
         raise interruption or DownloadError(damage.value)

@@ -11,59 +11,49 @@ from typing import BinaryIO
 
 @dataclass(frozen=True)
 class ImageType:
-    """An image format: its canonical file extension (no dot), the MIME type, and other extensions in use."""
+    """An image format: its canonical file extension (no dot), the MIME type, and other extensions in use.
+
+    A file begins with one of the `magic` bytes; `sniff` recognises formats without them in another way.
+    """
 
     extension: str
     mime: str
     aliases: tuple[str, ...] = ()
+    magic: tuple[bytes, ...] = ()
 
     def fits(self, extension: str) -> bool:
         """Say whether a file extension (no dot, any case) is one of this format."""
         return extension.lower() in (self.extension, *self.aliases)
 
 
-PNG = ImageType("png", "image/png")
-JPEG = ImageType("jpg", "image/jpeg", ("jpeg", "jpe", "jfif"))
+PNG = ImageType("png", "image/png", magic=(b"\x89PNG\r\n\x1a\n",))
+JPEG = ImageType("jpg", "image/jpeg", ("jpeg", "jpe", "jfif"), (b"\xff\xd8\xff",))
 WEBP = ImageType("webp", "image/webp")
-GIF = ImageType("gif", "image/gif")
+GIF = ImageType("gif", "image/gif", magic=(b"GIF87a", b"GIF89a"))
 AVIF = ImageType("avif", "image/avif")
-JPEG_XL = ImageType("jxl", "image/jxl")
 HEIC = ImageType("heic", "image/heic", ("heif", "hif"))
-TIFF = ImageType("tif", "image/tiff", ("tiff",))
 SVG = ImageType("svg", "image/svg+xml")
 BMP = ImageType("bmp", "image/bmp")
-JPEG_2000 = ImageType("jp2", "image/jp2", ("jpx", "jpf"))
 MP4 = ImageType("mp4", "video/mp4", ("m4v",))
 QUICKTIME = ImageType("mov", "video/quicktime", ("qt",))
-WEBM = ImageType("webm", "video/webm", ("mkv",))
-PDF = ImageType("pdf", "application/pdf")
 
 KNOWN_TYPES = (PNG, JPEG, WEBP, GIF, AVIF)
 """The formats that the service is known to send, whose structure `find_damage` checks."""
-OTHER_TYPES = (JPEG_XL, HEIC, TIFF, SVG, BMP, JPEG_2000, MP4, QUICKTIME, WEBM, PDF)
-"""Formats that are recognised, so that a picture that was charged gets a usable name."""
+RECOGNISED_TYPES = (
+    *(*KNOWN_TYPES, HEIC, SVG, BMP, MP4, QUICKTIME),
+    ImageType("jxl", "image/jxl", magic=(b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
+    ImageType("jp2", "image/jp2", ("jpx", "jpf"), (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")),
+    ImageType("tif", "image/tiff", ("tiff",), (b"II*\0", b"II+\0", b"MM\0*", b"MM\0+")),
+    ImageType("webm", "video/webm", ("mkv",), (b"\x1aE\xdf\xa3",)),
+    ImageType("pdf", "application/pdf", magic=(b"%PDF-",)),
+)
+"""A picture of one of the others was charged too, and gets a usable name."""
 PROMPT_TYPES = (PNG, JPEG, WEBP)
 """The formats of an image prompt."""
 
 SNIFF_BYTES = 512
 """The number of leading bytes that `sniff` reads."""
 
-_MAGIC = (
-    (b"\x89PNG\r\n\x1a\n", PNG),
-    (b"\xff\xd8\xff", JPEG),
-    (b"GIF87a", GIF),
-    (b"GIF89a", GIF),
-    (b"\xff\x0a", JPEG_XL),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", JPEG_XL),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", JPEG_2000),
-    (b"\xff\x4f\xff\x51", JPEG_2000),
-    (b"II*\0", TIFF),
-    (b"II+\0", TIFF),
-    (b"MM\0*", TIFF),
-    (b"MM\0+", TIFF),
-    (b"\x1aE\xdf\xa3", WEBM),
-    (b"%PDF-", PDF),
-)
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 _SVG_START = re.compile(
     rb"(?>\xef\xbb\xbf|\s+|<\?xml[^>]*>|<!--.*?-->|<!DOCTYPE\s+svg[^>]*>)*+<svg[\s>/]", re.DOTALL
@@ -72,8 +62,8 @@ _SVG_START = re.compile(
 
 def sniff(head: bytes) -> ImageType | None:
     """Return the format of a file from its first `SNIFF_BYTES` bytes, or None if it is not recognised."""
-    for magic, kind in _MAGIC:
-        if head.startswith(magic):
+    for kind in RECOGNISED_TYPES:
+        if head.startswith(kind.magic):
             return kind
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return WEBP
@@ -105,7 +95,7 @@ def suggested_type(content_type: str, path: str) -> ImageType:
     media, _, subtype = mime.partition("/")
     subtype = subtype.removeprefix("x-").partition("+")[0] if media in ("image", "video") else ""
     for extension in (subtype, os.path.splitext(path)[1][1:].lower()):
-        recognised = any(kind.fits(extension) for kind in (*KNOWN_TYPES, *OTHER_TYPES))
+        recognised = any(kind.fits(extension) for kind in RECOGNISED_TYPES)
         if re.fullmatch(r"[a-z0-9]{2,5}", extension) and not recognised and extension not in _NO_PICTURES.split():
             return ImageType(extension, mime)
     return ImageType("bin", mime)
@@ -129,18 +119,13 @@ class Damage(Enum):
     CORRUPT = "the image is damaged"
 
 
-def can_verify(kind: ImageType) -> bool:
-    """Say whether `find_damage` notices that a file of this type is incomplete."""
-    return kind in _CHECKS
-
-
 def find_damage(file: BinaryIO, kind: ImageType) -> Damage | None:
     """Walk a seekable image file's structure; return what is wrong with it, or None.
 
     A body without an announced length is known to be complete this way. Data after the end of the image is
     allowed, as decoders allow it. Types without an end mark are not checked.
     """
-    check = _CHECKS.get(kind)
+    check = CHECKS.get(kind)
     return check(file, file.seek(0, os.SEEK_END)) if check else None
 
 
@@ -295,7 +280,7 @@ def _svg_damage(file: BinaryIO, size: int) -> Damage | None:
     return None if re.search(rb"</svg\s*>|<svg\b[^>]*/>\s*\Z", file.read()) else Damage.INCOMPLETE
 
 
-_CHECKS: dict[ImageType, Callable[[BinaryIO, int], Damage | None]] = {
+CHECKS: dict[ImageType, Callable[[BinaryIO, int], Damage | None]] = {
     PNG: _png_damage,
     JPEG: _jpeg_damage,
     GIF: _gif_damage,
@@ -306,3 +291,4 @@ _CHECKS: dict[ImageType, Callable[[BinaryIO, int], Damage | None]] = {
     QUICKTIME: _boxes_damage,
     SVG: _svg_damage,
 }
+"""For each type whose end `find_damage` finds, its check."""

@@ -70,12 +70,8 @@ class ImagePrompt:
 def load(source: str) -> ImagePrompt:
     """Read an image prompt from a path, `-` (stdin) or a `file:`, `data:`, http or https URL.
 
-    At most one byte more than the largest image prompt is read. The image itself is checked by `violation`.
-
-    Raises:
-        LocalFileError: The file cannot be read.
-        ServiceDownError: The URL cannot be downloaded.
-        UsageError: The URL is invalid, or it has no image.
+    At most one byte more than the largest image prompt is read. The image itself is checked by `violation`. Raises
+    LocalFileError for a file, ServiceDownError for a download, UsageError for an invalid URL or one without image.
     """
     if source == "-":
         return ImagePrompt(sys.stdin.buffer.read(MAX_IMAGE_PROMPT_BYTES + 1), None)

@@ -62,10 +62,8 @@ class Target:
 def parse_output(output: str | None, output_dir: str | None, count: int | None, force: bool) -> Target:
     """Parse `-o`: a file, a directory, a template, or `-`; without it pictures go to `output_dir`, or here.
 
-    `count` is the number of pictures, or None if it is unknown.
-
-    Raises:
-        UsageError: The template has an unknown field, or several pictures would get the same name.
+    `count` is the number of pictures, or None if it is unknown. Raises UsageError if the template has an unknown
+    field, or several pictures would get the same name.
     """
     if output is None:
         return Target(expanded(output_dir or "."), force=force)
@@ -94,10 +92,8 @@ def parse_output(output: str | None, output_dir: str | None, count: int | None, 
 def check(target: Target, *, create: bool = True) -> None:
     """Check, before anything is charged, that pictures can be written there.
 
-    With `create`, missing directories are created; without it, the directory is not checked.
-
-    Raises:
-        LocalFileError: The explicit file exists (without `force`), or the directory cannot be written.
+    With `create`, missing directories are created; without it, the directory is not checked. Raises LocalFileError
+    if the explicit file exists (without `force`), or the directory cannot be written.
     """
     if target.stdout:
         return

@@ -26,12 +26,8 @@ class RecordedRequest:
         """Read the image prompt again; return None if there was none.
 
         Only the image that was sent is accepted: another one would be charged and generate something else, and a
-        sidecar from elsewhere must not be able to send a file whose content its author does not have.
-
-        Raises:
-            UsageError: It came from stdin or a `data:` URL, or its URL has another image now.
-            LocalFileError: Its file is missing, or has changed.
-            ServiceDownError: Its URL cannot be downloaded.
+        sidecar from elsewhere must not be able to send a file whose content its author does not have. Raises the
+        errors of `image_prompt.load`; a changed file is a LocalFileError, any other problem a UsageError.
         """
         described = self.request.get("image_prompt")
         if described is None:
@@ -53,9 +49,7 @@ class RecordedRequest:
 def find(text: str) -> RecordedRequest:
     """Find a recorded request by its sidecar, its picture (which may have been renamed) or its task.
 
-    Raises:
-        LocalFileError: There is none, or it cannot be read.
-        UsageError: Several tasks have the prefix.
+    Raises LocalFileError if there is none, or it cannot be read, and UsageError if several tasks have the prefix.
     """
     from flux_cli.storage.history import open_readonly
 

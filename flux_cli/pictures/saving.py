@@ -97,11 +97,8 @@ class Saver:
         """Make one attempt to save a finished task's picture, and the original if that was asked for.
 
         `on_bytes` may raise to stop. A later attempt with the same transfer continues where this one ended; once
-        `transfer.saved` is set, only the original is still missing.
-
-        Raises:
-            DownloadError: The attempt failed; its `kind` says whether to try again.
-            LocalFileError: The picture cannot be written.
+        `transfer.saved` is set, only the original is still missing. Raises DownloadError, whose `kind` says if an
+        attempt can help, or LocalFileError if the picture cannot be written.
         """
         if transfer.saved is None:
             transfer.saved = self._save(task.image_url, task.task_id, transfer, on_bytes, original=False)

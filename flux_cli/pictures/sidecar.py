@@ -51,10 +51,8 @@ def write(
 ) -> Path:
     """Write the sidecar of a saved image atomically; return its path.
 
-    One for the same task and the same bytes is kept.
-
-    Raises:
-        LocalFileError: Another file has that name (without `force`), or it cannot be written.
+    One for the same task and the same bytes is kept. Raises LocalFileError if another file has that name (without
+    `force`), or it cannot be written.
     """
     path = path_for(image)
     sha256 = sha256_of(image)

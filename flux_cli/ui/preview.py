@@ -31,10 +31,8 @@ def check() -> None:
 def show(path: Path) -> None:
     """Show a picture on stdout, which has to be a terminal, as large as fits.
 
-    Raises:
-        LocalFileError: The file cannot be read, or is no picture.
-        MissingExtraError: The packages for previews are not installed.
-        UsageError: The terminal cannot show pictures.
+    Raises LocalFileError if it cannot be read, or is no picture, UsageError if the terminal cannot show pictures,
+    and the error of `check`.
     """
     check()
     from flux_cli.pictures.decoding import decode

@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 def check(options: "PictureOptions", target: Target | None) -> None:
     """Check before submission that the options are possible for pictures saved to `target`.
 
-    Raises:
-        UsageError: There will be no file, or no program to show it.
-        MissingExtraError: The packages for previews are not installed.
-        LocalFileError: The sidecar's name is taken.
+    Raises UsageError or MissingExtraError if there will be no file, or nothing to show it with, and LocalFileError
+    if the sidecar's name is taken.
     """
     flags = {"--sidecar": options.sidecar, "--preview": options.preview, "--open": options.viewer}
     for name in [name for name, given in flags.items() if given]:

@@ -26,10 +26,7 @@ def open_file(path: Path) -> None:
     """Open a file in the default viewer, which keeps running when the program ends.
 
     The viewer inherits neither the streams (`$(flux-cli … --open)` would wait until it closes them) nor the key
-    and the webhook secret.
-
-    Raises:
-        UsageError: There is no viewer for the file.
+    and the webhook secret. Raises UsageError if there is no viewer for the file.
     """
     import subprocess
 
