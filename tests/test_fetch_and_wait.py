@@ -216,7 +216,7 @@ def test_a_task_of_the_sandbox(cli: Cli) -> None:
     """Without `--sandbox` nothing is sent: the service would only say that it does not know it."""
     (task_id,) = cli("imagine", "x", "--no-wait", "--sandbox", *SMALL).lines
     for command in ("wait", "fetch"):
-        done = cli(command, task_id)
+        done = cli(command, UNKNOWN_ID, task_id)
         assert done.code == 2
         assert done.stderr == f"error: task {task_id[:8]} belongs to the sandbox\nhint: add --sandbox\n"
 
@@ -334,6 +334,7 @@ def test_quiet_silences_the_warning_of_a_damaged_history(flux: Cli) -> None:
     done = flux("fetch", task_id)
     assert (done.code, "warning: the history " in done.stderr) == (0, True)
     assert flux("fetch", task_id, "-q").stderr == ""
+    assert flux("fetch", "--last", "-q").code == 6
 
 
 def test_a_history_that_another_process_holds(flux: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import time
 from contextlib import closing
 from pathlib import Path
@@ -65,9 +66,9 @@ def test_in_a_pipe(tasks: Cli) -> None:
 def test_on_a_terminal(tasks: Cli) -> None:
     """One line per task, the newest at the bottom; sandbox and unsaved tasks are recognisable."""
     done = tasks("history", tty=["stdout"], env={"COLUMNS": "80", "LINES": "24", "TERM": "dumb"})
-    lines = [line.split() for line in done.lines]
-    assert lines[0] == ["task", "when", "status", "model", "prompt", "file"]
-    assert [[each for each in line if each not in ("0s", "1s", "2s", "ago")] for line in lines[1:]] == [
+    lines = [re.sub(r"\d+s ago ", "", line).split() for line in done.lines]
+    assert lines == [
+        ["task", "when", "status", "model", "prompt", "file"],
         ["aaaa0000", "finished", "pro", "a", "kite", "kite.png"],
         ["aaaa1111", "not", "saved", "pro", "a", "lamp"],
         ["bbbb0000", "failed", "dev", "a", "wolf"],
@@ -80,10 +81,7 @@ def test_on_a_terminal(tasks: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--status", "failed"], ["a wolf"]),
-        (["--status", "failed", "--status", "unknown"], ["a moon", "a wolf"]),
-        (["--status", "not-saved"], ["a lamp"]),
-        (["--status", "finished"], ["a lamp", "a kite"]),
+        (["--status", "failed", "--status", "not-saved"], ["a wolf", "a lamp"]),
         (["--model", "flux-dev"], ["a wolf"]),
         (["--since", "1h", "--limit", "2"], ["a moon", "a boat"]),
         (["--until", "today"], []),

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flux_cli.commands import listen as listen_command
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import load_config
 from flux_cli.errors import UsageError
 from flux_cli.webhooks.event import MAX_BODY_BYTES, WebhookEvent, read_event
 from flux_cli.webhooks.journal import EventJournal

@@ -1,5 +1,12 @@
 """One module per subcommand: its signature, one call into the core, and the output of the result."""
 
+from typing import TYPE_CHECKING
+
+from flux_cli.ui import console
+
+if TYPE_CHECKING:
+    from flux_cli.storage.config import Config
+
 SUMMARIES = {
     "imagine": "Generate a picture from a prompt, and save it.",
     "fetch": "Show the status of tasks.",
@@ -23,3 +30,13 @@ SUMMARIES = {
 Each is a module here with an `app`. The descriptions are here because importing all modules takes 30 ms, too long
 for a TAB. They are not docstrings because `python -OO` removes those.
 """
+
+
+def load_config() -> "Config":
+    """Return the config, and print the warnings about its file. Raises as `config.load` does."""
+    from flux_cli.storage import config  # 3 ms, which completion does not need
+
+    loaded = config.load()
+    for warning in loaded.warnings:
+        console.warning(warning)
+    return loaded

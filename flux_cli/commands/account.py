@@ -3,7 +3,7 @@
 import typer
 
 from flux_cli import options
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import load_config
 from flux_cli.options import ServiceOptions
 from flux_cli.ui import console, tables
 

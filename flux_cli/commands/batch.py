@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from flux_cli import completion, options
-from flux_cli.commands import SUMMARIES
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import SUMMARIES, load_config
 from flux_cli.options import RequestOptions, ServiceOptions
 
 app = typer.Typer(add_completion=False)

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flux_cli import completion
-from flux_cli.commands import SUMMARIES
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import SUMMARIES, load_config
 from flux_cli.errors import UsageError
 from flux_cli.storage import config
 from flux_cli.storage.settings import SETTINGS, parse_name

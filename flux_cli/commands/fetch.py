@@ -9,8 +9,7 @@ import typer
 
 from flux_cli import options
 from flux_cli.api.task import Status, Task, recorded_url, short_id
-from flux_cli.commands import SUMMARIES
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import SUMMARIES, load_config
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
 from flux_cli.ui import console

@@ -9,8 +9,7 @@ import typer
 from flux_cli import completion, options
 from flux_cli.api.redaction import REDACTED
 from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, violations
-from flux_cli.commands import SUMMARIES
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import SUMMARIES, load_config
 from flux_cli.errors import ExitCode, FluxError, UsageError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
 from flux_cli.ui import console

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flux_cli import completion, options
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import load_config
 from flux_cli.errors import LocalFileError, MissingExtraError, UsageError
 from flux_cli.options import OutputOptions, ServiceOptions
 from flux_cli.pictures import naming

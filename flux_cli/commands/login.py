@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flux_cli import options
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import load_config
 from flux_cli.errors import FluxError, NotAllowedError, UsageError
 from flux_cli.options import ServiceOptions
 from flux_cli.storage import config

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from flux_cli import options
-from flux_cli.commands.loading import load_config
+from flux_cli.commands import load_config
 from flux_cli.errors import ExitCode
 from flux_cli.options import OutputOptions, PictureOptions, ServiceOptions
 
