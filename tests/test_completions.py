@@ -31,6 +31,7 @@ OLDEST, OLD, NEW, NEWEST = (
     "aa0e0003-0000-4000-8000-000000000000",
     "bb0e0004-0000-4000-8000-000000000000",
 )
+NEWEST_FIRST = [NEWEST, NEW, OLD, OLDEST]
 PROMPTS = {
     OLDEST: "a red kite",
     OLD: 'it\'s a "dune": $HOME `x` [b] \\ %s',
@@ -108,8 +109,8 @@ def home(cli: Cli) -> ShellHome:
 
 
 SHELLS = {"bash": ("bash", "--noprofile", "-i"), "zsh": ("zsh", "-d", "-i")}
-SHOW_ALL = {"bash": "\x1b?", "zsh": "\x04"}
-"""The key that lists the candidates."""
+LIST_OF_BASH, LIST_OF_ZSH = "\x1b?", "\x04"
+"""The keys that list the candidates."""
 
 
 @contextlib.contextmanager
@@ -140,6 +141,9 @@ def test_tab(home: ShellHome, shell: str) -> None:
             screen.type(typed + "\t")
             until_shown(screen, [f"> {completed}"])
             clear(screen)
+        # A prompt or a number: no files are offered.
+        screen.type("flux-cli imagine pic\t--seed \tZ")
+        until_shown(screen, ["> flux-cli imagine pic--seed Z"])
 
 
 @pytest.mark.slow
@@ -152,37 +156,32 @@ def test_fish(home: ShellHome) -> None:
         assert (done.stderr, offered) == ("", shlex.split(completed)[-1:]), typed
 
 
-@pytest.mark.parametrize("shell", SHELLS)
-def test_nothing_to_offer(home: ShellHome, shell: str) -> None:
-    with opened(home, shell) as screen:
-        screen.type("flux-cli imagine pic\t--seed \tZ")
-        until_shown(screen, ["> flux-cli imagine pic--seed Z"])
-
-
-def test_zsh_lists_tasks(home: ShellHome) -> None:
-    """Newest first, one per line, even if prompts are equal or contain syntax of zsh."""
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("flux-cli", [f"{name:7}  -- {summary}" for name, summary in COMMANDS.items()]),
+        ("flux-cli wait", [f"{each}  -- finished: {PROMPTS[each]}" for each in NEWEST_FIRST]),
+    ],
+)
+def test_zsh_lists_candidates(home: ShellHome, line: str, expected: list[str]) -> None:
+    """In their order, one per line, even if descriptions are equal or contain syntax of zsh."""
     with opened(home, "zsh") as screen:
-        screen.type(f"flux-cli wait {SHOW_ALL['zsh']}")
-        expected = [f"{task_id}  -- finished: {PROMPTS[task_id]}" for task_id in (NEWEST, NEW, OLD, OLDEST)]
-        until_shown(screen, ["> flux-cli wait", *expected])
+        screen.type(f"{line} {LIST_OF_ZSH}")
+        until_shown(screen, [f"> {line}", *expected])
 
 
 @pytest.mark.needs("fish")
 def test_fish_lists_tasks(home: ShellHome) -> None:
     code = f"source {SCRIPTS}/flux-cli.fish; complete -C 'flux-cli wait '"
     done = home.run("fish", "--no-config", "-c", code)
-    assert done.lines == [f"{task_id}\tfinished: {PROMPTS[task_id]}" for task_id in (NEWEST, NEW, OLD, OLDEST)]
+    assert done.lines == [f"{task_id}\tfinished: {PROMPTS[task_id]}" for task_id in NEWEST_FIRST]
 
 
 def test_bash_lists_tasks(home: ShellHome) -> None:
     """The second TAB lists them, cut to the terminal; the first letter of one then inserts its ID."""
     with opened(home, "bash", 60) as screen:
         screen.type("flux-cli wait \t\t")
-        descriptions = ["a blue k…", "a blue k…", "it's a \"…", "a red ki…"]
-        tasks = [
-            f"{task_id}  (finished: {prompt})"
-            for task_id, prompt in zip((NEWEST, NEW, OLD, OLDEST), descriptions, strict=True)
-        ]
+        tasks = [f"{task_id}  (finished: {PROMPTS[task_id][:8]}…)" for task_id in NEWEST_FIRST]
         until_shown(screen, ["> flux-cli wait", *tasks, "> flux-cli wait"])
         screen.type("1\t")
         until_shown(screen, ["> flux-cli wait", *tasks, f"> flux-cli wait {OLDEST}"])
@@ -191,7 +190,7 @@ def test_bash_lists_tasks(home: ShellHome) -> None:
 def test_bash_lists_models_and_files(home: ShellHome) -> None:
     """Words of different lengths are in columns, also after `=`; a file has no description."""
     with opened(home, "bash") as screen:
-        screen.type(f"flux-cli imagine --model=flux-pro{SHOW_ALL['bash']}")
+        screen.type(f"flux-cli imagine --model=flux-pro{LIST_OF_BASH}")
         screen.until(lambda shown: len(shown) == 5)
         assert [line[:32] for line in screen.text[1:4]] == [
             "flux-pro            (the default",
@@ -199,7 +198,7 @@ def test_bash_lists_models_and_files(home: ShellHome) -> None:
             "flux-pro-1.1-ultra  (the highest",
         ]
         clear(screen)
-        screen.type(f"flux-cli imagine --like {SHOW_ALL['bash']}")
+        screen.type(f"flux-cli imagine --like {LIST_OF_BASH}")
         screen.until(lambda shown: shown.count("> flux-cli imagine --like") == 2)
         assert f"{NEWEST}  (finished: a blue kite)" in screen.text
         assert {"album", "my picture.png", "picture.png"} <= set(screen.text)
@@ -255,13 +254,6 @@ def test_bash_cuts_wide_characters(home: ShellHome) -> None:
         until_shown(screen, ["> flux-cli wait cc0e0", *listed, "> flux-cli wait cc0e0"])
 
 
-def test_zsh_lists_commands(home: ShellHome) -> None:
-    with opened(home, "zsh") as screen:
-        screen.type(f"flux-cli {SHOW_ALL['zsh']}")
-        expected = [f"{name:7}  -- {summary}" for name, summary in COMMANDS.items()]
-        until_shown(screen, ["> flux-cli", *expected])
-
-
 @pytest.mark.parametrize("shell", SHELLS)
 def test_source_the_script(home: ShellHome, shell: str) -> None:
     (home.home / ".bashrc").write_text("PS1='> '\n")
@@ -307,9 +299,9 @@ def test_show_completion(cli: Cli) -> None:
         ("flux-cli fetch --l", ["--last"]),
         ("flux-cli config set sandbox ", ["true", "false"]),
         ("flux-cli sandbox --fault fetch-f", ["fetch-flaky"]),
-        ("flux-cli wait ", [NEWEST, NEW, OLD, OLDEST]),
+        ("flux-cli wait ", NEWEST_FIRST),
         (f"flux-cli wait {NEW} ", [NEWEST, OLD, OLDEST]),
-        ("flux-cli imagine --like ", [NEWEST, NEW, OLD, OLDEST, "<file>"]),
+        ("flux-cli imagine --like ", [*NEWEST_FIRST, "<file>"]),
         ("flux-cli --version ", list(COMMANDS)),
         ("flux-cli imagine --help --ra", ["--raw"]),
         ("flux-cli imagine --safety-t", ["--safety-tolerance"]),
@@ -328,7 +320,7 @@ def test_show_completion(cli: Cli) -> None:
         # Errors are never reported while somebody types.
         ("flux-cli nosuch ", []),
         ("flux-cli nosuch --x", []),
-        ("flux-cli wait --nosuch ", [NEWEST, NEW, OLD, OLDEST]),
+        ("flux-cli wait --nosuch ", NEWEST_FIRST),
         ("x", []),
         ("", []),
     ],
@@ -349,7 +341,7 @@ def test_candidates_of_show(home: ShellHome) -> None:
     ):
         remember(home.history_file, {name: "a kite"}, status, path)
     assert home.words("flux-cli show d") == ["dd06", "<file>"]
-    assert home.words("flux-cli show ") == ["dd06", NEWEST, NEW, OLD, OLDEST, "<file>"]
+    assert home.words("flux-cli show ") == ["dd06", *NEWEST_FIRST, "<file>"]
     assert home.words("flux-cli wait dd0") == ["dd06", "dd05", "dd04", "dd03", "dd02", "dd01"]
 
 
