@@ -1,6 +1,7 @@
 """`flux-cli listen`: receive webhooks here."""
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-DEFAULT_PORT = 8787
-RECEIVER = "Receiver"
+_receiver_option = partial(typer.Option, rich_help_panel="Receiver")
+_output_option = partial(typer.Option, rich_help_panel=options.OUTPUT)
 
 
 @app.command(
@@ -33,39 +34,25 @@ RECEIVER = "Receiver"
 @options.expanded
 def listen(
     *,
-    host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="The address to listen on.", rich_help_panel=RECEIVER)
-    ] = "127.0.0.1",
+    host: Annotated[str, _receiver_option(metavar="ADDRESS", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int,
-        typer.Option(
-            parser=options.integer(0, 65535),
-            metavar="N",
-            help="The port; 0 picks a free one.",
-            rich_help_panel=RECEIVER,
-        ),
-    ] = DEFAULT_PORT,
+        int, _receiver_option(parser=options.integer(0, 65535), metavar="N", help="The port; 0 picks a free one.")
+    ] = 8787,
     secret_file: Annotated[
         Path | None,
-        typer.Option(
-            "--secret-file",
+        _receiver_option(
             metavar="FILE",
             autocompletion=completion.files,
             help="Read the webhook secret from the first line of FILE. Default: FLUX_CLI_WEBHOOK_SECRET, then "
             "`webhook_secret` in the config.",
-            rich_help_panel=RECEIVER,
         ),
     ] = None,
     insecure: Annotated[
-        bool,
-        typer.Option(
-            "--insecure", help="Accept webhooks from anyone, without a secret.", rich_help_panel=RECEIVER
-        ),
+        bool, _receiver_option("--insecure", help="Accept webhooks from anyone, without a secret.")
     ] = False,
     until: Annotated[
         int | None,
         typer.Option(
-            "--until",
             parser=options.integer(1),
             metavar="N",
             help="Exit when N tasks have finished or failed.",
@@ -73,17 +60,9 @@ def listen(
         ),
     ] = None,
     forward_to: Annotated[
-        str | None,
-        typer.Option(
-            "--forward-to",
-            metavar="URL",
-            help="Forward each event unchanged, with the secret.",
-            rich_help_panel=options.OUTPUT,
-        ),
+        str | None, _output_option(metavar="URL", help="Forward each event unchanged, with the secret.")
     ] = None,
-    no_download: Annotated[
-        bool, typer.Option("--no-download", help="Do not save pictures.", rich_help_panel=options.OUTPUT)
-    ] = False,
+    no_download: Annotated[bool, _output_option("--no-download", help="Do not save pictures.")] = False,
     output: OutputOptions,
     service: ServiceOptions,
 ) -> int:
@@ -146,11 +125,9 @@ def _secret(file: Path | None, insecure: bool, config: Config) -> str | None:
         if file is not None:
             raise UsageError("`--secret-file` and `--insecure` cannot be combined")
         return None
-    secret = (
-        webhook_secret.find_secret(config.webhook_secret)
-        if file is None
-        else webhook_secret.read_secret_file(file)
-    )
+    if file is not None:
+        return webhook_secret.read_secret_file(file)
+    secret = webhook_secret.find_secret(config.webhook_secret)
     if secret is None:
         raise UsageError(
             "no webhook secret: anyone could send webhooks",

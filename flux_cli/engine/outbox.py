@@ -89,13 +89,14 @@ class Outbox:
         while True:
             self._tried_at = 0.0
             self.commit()
-            if self._busy_since is None and not self._events and not self._changes:
-                return
-            if self._busy_since is not None and (self._interrupts.hurry or time.monotonic() >= until):
+            if self._busy_since is None:
+                if not self._events and not self._changes:
+                    return
+            elif self._interrupts.hurry or time.monotonic() >= until:
                 self._deliver_uncommitted()
                 self._changes.clear()
                 return
-            if self._busy_since is not None:
+            else:
                 time.sleep(BUSY_RETRY_SECONDS / 5)
 
     def _commit(self, store: Store, jobs: Sequence[Job], now: float) -> LocalFileError | None:

@@ -134,7 +134,7 @@ class _ServerThread(threading.Thread):
         server = web.Server(self._respond)
 
         def connection() -> _Connection:
-            return _Connection(server, self._open, self._loop, self._settings.seconds, self._evicted)
+            return _Connection(server, self._loop, self._open, self._settings)
 
         # asyncio's backlog is both the system's and the number of connections that it accepts in one turn.
         listening = await self._loop.create_server(connection, sock=self._listening, backlog=ACCEPTS_PER_TURN)
@@ -142,9 +142,6 @@ class _ServerThread(threading.Thread):
         await self._ended.wait()
         listening.close()
         await server.shutdown(timeout=0.1)
-
-    def _evicted(self) -> None:
-        self._settings.rejected(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Report an exception outside of the handlers (mostly: out of file descriptors) and continue."""
@@ -197,10 +194,9 @@ class _Connection(web.RequestHandler):
     def __init__(
         self,
         server: web.Server,
-        connections: "dict[_Connection, None]",
         loop: asyncio.AbstractEventLoop,
-        seconds: float,
-        evicted: Callable[[], None],
+        connections: "dict[_Connection, None]",
+        settings: ReceiverSettings,
     ) -> None:
         # A compressed body is rejected as not JSON: a few kilobytes could become gigabytes.
         super().__init__(
@@ -214,17 +210,16 @@ class _Connection(web.RequestHandler):
         self.responded = False
         self._all = connections
         self._expiry: asyncio.TimerHandle | None = None
-        self._seconds = seconds
-        self._evicted = evicted
+        self._settings = settings
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the time limit, and close the oldest connection if there are too many."""
         super().connection_made(transport)
-        self._expiry = self._loop.call_later(self._seconds, self._expire)
+        self._expiry = self._loop.call_later(self._settings.seconds, self._expire)
         self._all[self] = None
         if len(self._all) > MAX_CONNECTIONS:
             next(iter(self._all))._expire()
-            self._evicted()
+            self._settings.rejected(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Cancel the time limit."""
