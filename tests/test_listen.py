@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -24,9 +24,10 @@ from hypothesis import strategies as st
 from flux_cli.commands import listen as listen_command
 from flux_cli.commands import load_config
 from flux_cli.errors import UsageError
+from flux_cli.webhooks.bridge import Bridge
 from flux_cli.webhooks.event import MAX_BODY_BYTES, WebhookEvent, read_event
 from flux_cli.webhooks.journal import EventJournal
-from flux_cli.webhooks.receiver import MAX_CONNECTIONS, ReceiverSettings, _ServerThread, receiving
+from flux_cli.webhooks.receiver import MAX_CONNECTIONS, _ServerThread, receiving
 from flux_cli.webhooks.secret import check_secret, is_secret, read_secret_file
 from tests.conftest import Cli, Done, Service, wait_until
 from tests.server import Request, Server, Step, fetched, http, png
@@ -390,27 +391,26 @@ def test_journal(tmp_path: Path) -> None:
 class Received:
     """A receiver in this process, and what it delivered and rejected."""
 
-    secret: str | None = SECRET
-    seconds: float = 20.0
     accepts: bool = True
     url: str = ""
     events: list[WebhookEvent] = field(default_factory=list)
     rejections: list[tuple[int, str]] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
 
-    @property
-    def settings(self) -> ReceiverSettings:
-        return ReceiverSettings(
-            self.secret,
-            self.deliver,
-            lambda *rejection: self.rejections.append(rejection),
-            self.errors.append,
-            self.seconds,
-        )
-
     def deliver(self, event: WebhookEvent) -> bool:
         self.events.append(event)
         return self.accepts
+
+    def rejected(self, status: int, reason: str) -> None:
+        self.rejections.append((status, reason))
+
+    def failed(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+    @property
+    def bridge(self) -> Bridge:
+        """Itself, in the place of a bridge."""
+        return cast(Bridge, self)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -454,8 +454,8 @@ def head(*headers: str, path: str = "/webhook") -> bytes:
 @pytest.fixture
 def received(request: pytest.FixtureRequest) -> Iterator[Received]:
     """A receiver; the parameter is its time limit for a request, 20 s by default."""
-    received = Received(seconds=getattr(request, "param", 20.0))
-    with receiving("127.0.0.1", 0, received.settings) as received.url:
+    received, seconds = Received(), getattr(request, "param", 20.0)
+    with receiving("127.0.0.1", 0, SECRET, received.bridge, seconds) as received.url:
         yield received
     assert received.errors == []
 
@@ -608,16 +608,16 @@ def test_url_of_the_receiver(host: str, shown: str) -> None:
             socket.create_server(("::1", 0), family=socket.AF_INET6).close()
         except OSError:
             pytest.skip("NOT TESTED: there is no IPv6")
-    received = Received(secret=None)
-    with receiving(host, 0, received.settings) as received.url:
+    received = Received()
+    with receiving(host, 0, None, received.bridge) as received.url:
         assert received.url.rpartition(":")[0] == f"http://{shown}"
         received.assert_good_webhook_works()
 
 
 def test_a_receiver_that_is_busy() -> None:
     """The sender has to send the event again."""
-    received = Received(secret=None, accepts=False)
-    with receiving("127.0.0.1", 0, received.settings) as url:
+    received = Received(accepts=False)
+    with receiving("127.0.0.1", 0, None, received.bridge) as url:
         answer = requests.post(url, data=GOOD, timeout=20)
     assert (answer.status_code, answer.text) == (503, "busy, try later\n")
     assert received.rejections == [(503, "busy, try later")]
@@ -628,7 +628,7 @@ def test_a_receiver_that_cannot_go_on() -> None:
     received = Received()
     listening = socket.create_server(("127.0.0.1", 0))
     listening.close()
-    thread = _ServerThread(listening, received.settings)
+    thread = _ServerThread(listening, None, received.bridge, 20.0)
     assert thread.daemon
     thread._report(thread._loop, {"message": "no more files"})
     thread._report(thread._loop, {"message": "no more files", "exception": OSError("EMFILE")})

@@ -68,7 +68,7 @@ def listen(
 ) -> int:
     """Receive the service's webhooks here, and save the pictures of tasks that finish."""
     try:
-        from flux_cli.webhooks.receiver import ReceiverSettings, receiving
+        from flux_cli.webhooks.receiver import receiving
     except ModuleNotFoundError as error:
         if error.name != "aiohttp":
             raise
@@ -107,8 +107,7 @@ def listen(
                 forward_to=forward_to,
                 secret=secret,
             )
-            receiver = ReceiverSettings(secret, bridge.deliver, bridge.rejected, bridge.failed)
-            with receiving(host, port, receiver) as url:
+            with receiving(host, port, secret, bridge) as url:
                 return bridge.run(lambda: _introduce(url, secret=secret is not None, has_key=has_key))
 
 

@@ -8,10 +8,9 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -19,8 +18,10 @@ from flux_cli.errors import ServiceDownError, UsageError, os_reason
 from flux_cli.webhooks.event import MAX_BODY_BYTES, PATH, WebhookEvent, read_event
 from flux_cli.webhooks.secret import SECRET_HEADER, is_secret
 
+if TYPE_CHECKING:
+    from flux_cli.webhooks.bridge import Bridge
+
 REQUEST_SECONDS = 10.0
-"""The time limit for a request to arrive, from the start of the connection."""
 LINGER_SECONDS = 2.0
 """How long to keep reading a rejected body, so that the sender receives the response."""
 MAX_CONNECTIONS = 256
@@ -36,25 +37,6 @@ _SILENT = logging.Logger("flux_cli.webhooks.receiver", logging.CRITICAL + 1)
 """Discards aiohttp's messages about requests that are not HTTP: the sender gets a 400."""
 
 
-@dataclass(frozen=True)
-class ReceiverSettings:
-    """How webhooks are received; the callbacks are called in the server's thread.
-
-    Attributes:
-        secret: The required value of the header; None accepts any request.
-        deliver: Called with each event; returns False if the sender has to retry later (503).
-        rejected: Called with status code and reason of each rejected request.
-        failed: Called with the error that ended the server.
-        seconds: How long a request may take to arrive.
-    """
-
-    secret: str | None
-    deliver: Callable[[WebhookEvent], bool]
-    rejected: Callable[[int, str], None]
-    failed: Callable[[BaseException], None]
-    seconds: float = REQUEST_SECONDS
-
-
 class RejectedRequestError(Exception):
     """The response to a request is not 200."""
 
@@ -65,8 +47,17 @@ class RejectedRequestError(Exception):
 
 
 @contextmanager
-def receiving(host: str, port: int, settings: ReceiverSettings) -> Iterator[str]:
-    """Receive webhooks in a daemon thread until the block ends; yield the local URL. Port 0 picks a free port.
+def receiving(
+    host: str, port: int, secret: str | None, bridge: "Bridge", seconds: float = REQUEST_SECONDS
+) -> Iterator[str]:
+    """Receive webhooks in a daemon thread until the block ends; yield the local URL.
+
+    Args:
+        host: An address of this machine.
+        port: 0 picks a free one.
+        secret: The required value of the header; None accepts any request.
+        bridge: It is called, in the server's thread, with each event, each rejection and the error that ends it.
+        seconds: How long a request may take to arrive, from the start of the connection.
 
     Raises:
         UsageError: The port is in use, or the host is not this machine.
@@ -79,7 +70,7 @@ def receiving(host: str, port: int, settings: ReceiverSettings) -> Iterator[str]
             f"cannot listen on port {port} of {host}: {reason}", "try another --port or --host"
         ) from None
     url = _url(listening)
-    thread = _ServerThread(listening, settings)
+    thread = _ServerThread(listening, secret, bridge, seconds)
     try:
         thread.start()
     except RuntimeError as error:
@@ -105,10 +96,12 @@ def _url(listening: socket.socket) -> str:
 class _ServerThread(threading.Thread):
     """Serves until `stop` is called. A daemon, so that it does not keep the interpreter alive."""
 
-    def __init__(self, listening: socket.socket, settings: ReceiverSettings) -> None:
+    def __init__(self, listening: socket.socket, secret: str | None, bridge: "Bridge", seconds: float) -> None:
         super().__init__(name="webhooks", daemon=True)
         self._listening = listening
-        self._settings = settings
+        self._secret = secret
+        self._bridge = bridge
+        self._seconds = seconds
         self._loop = asyncio.new_event_loop()
         self._ended = asyncio.Event()
         self._open: dict[_Connection, None] = {}
@@ -128,13 +121,13 @@ class _ServerThread(threading.Thread):
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._serve())
         except Exception as error:
-            self._settings.failed(error)
+            self._bridge.failed(error)
 
     async def _serve(self) -> None:
         server = web.Server(self._respond)
 
         def connection() -> _Connection:
-            return _Connection(server, self._loop, self._open, self._settings)
+            return _Connection(server, self._loop, self._open, self._bridge, self._seconds)
 
         # asyncio's backlog is both the system's and the number of connections that it accepts in one turn.
         listening = await self._loop.create_server(connection, sock=self._listening, backlog=ACCEPTS_PER_TURN)
@@ -145,16 +138,16 @@ class _ServerThread(threading.Thread):
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Report an exception outside of the handlers (mostly: out of file descriptors) and continue."""
-        self._settings.rejected(503, str(context.get("exception") or context.get("message")))
+        self._bridge.rejected(503, str(context.get("exception") or context.get("message")))
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         try:
             event = await self._receive(request)
-            if not self._settings.deliver(event):
+            if not self._bridge.deliver(event):
                 raise RejectedRequestError(503, "busy, try later")
             response = web.Response(text="accepted\n")
         except RejectedRequestError as rejection:
-            self._settings.rejected(rejection.status, rejection.reason)
+            self._bridge.rejected(rejection.status, rejection.reason)
             response = web.Response(status=rejection.status, text=f"{rejection.reason}\n")
             if rejection.status == 405:
                 response.headers["Allow"] = "POST"
@@ -170,8 +163,8 @@ class _ServerThread(threading.Thread):
             raise RejectedRequestError(404, f"not found; post to {PATH}")
         if request.method != "POST":
             raise RejectedRequestError(405, "use POST")
-        secret = self._settings.secret
-        if secret is not None and not is_secret(request.headers.getall(SECRET_HEADER, []), secret):
+        given = request.headers.getall(SECRET_HEADER, [])
+        if self._secret is not None and not is_secret(given, self._secret):
             raise RejectedRequestError(401, f"the {SECRET_HEADER} header is wrong or missing")
         if (request.content_length or 0) > MAX_BODY_BYTES:
             raise RejectedRequestError(413, f"the body is larger than {MAX_BODY_BYTES // 2**20} MiB")
@@ -196,7 +189,8 @@ class _Connection(web.RequestHandler):
         server: web.Server,
         loop: asyncio.AbstractEventLoop,
         connections: "dict[_Connection, None]",
-        settings: ReceiverSettings,
+        bridge: "Bridge",
+        seconds: float,
     ) -> None:
         # A compressed body is rejected as not JSON: a few kilobytes could become gigabytes.
         super().__init__(
@@ -210,16 +204,17 @@ class _Connection(web.RequestHandler):
         self.responded = False
         self._all = connections
         self._expiry: asyncio.TimerHandle | None = None
-        self._settings = settings
+        self._bridge = bridge
+        self._seconds = seconds
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the time limit, and close the oldest connection if there are too many."""
         super().connection_made(transport)
-        self._expiry = self._loop.call_later(self._settings.seconds, self._expire)
+        self._expiry = self._loop.call_later(self._seconds, self._expire)
         self._all[self] = None
         if len(self._all) > MAX_CONNECTIONS:
             next(iter(self._all))._expire()
-            self._settings.rejected(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
+            self._bridge.rejected(408, f"more than {MAX_CONNECTIONS} connections at once; closed the oldest")
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Cancel the time limit."""
