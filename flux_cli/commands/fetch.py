@@ -12,7 +12,7 @@ from flux_cli.api.task import Status, Task, recorded_url, short_id
 from flux_cli.commands import SUMMARIES, load_config
 from flux_cli.errors import ExitCode, FluxError, LocalFileError, TaskFailedError, worst
 from flux_cli.options import DEFAULT_TIMEOUT, OutputOptions, ServiceOptions
-from flux_cli.ui import console
+from flux_cli.ui import console, tables
 
 if TYPE_CHECKING:
     from flux_cli.commands.service import Service
@@ -65,9 +65,7 @@ def fetch(
     history, choice, records = selection.selected(task_ids, service, config, last=last, every=every, saved=True)
     if not records:
         return ExitCode.OK
-    target = None
-    if output.output is not None:
-        target = output.target(service, config, len(records))
+    target = output.target(service, config, len(records)) if output.output is not None else None
     with connect(choice) as connected:
         checks = check_tasks(connected.client, list(records))
         results = [_result(task_id, found, records[task_id]) for task_id, found in checks]
@@ -189,31 +187,20 @@ def _print(
         for result in results:
             for path in filter(None, (result.path, result.original_path)):
                 console.out(str(path))
-    else:
-        rows = [_row(result, records[result.task_id or ""]) for result in results if result.task is not None]
-        if rows and sys.stdout.isatty():
-            from flux_cli.ui import tables
-
-            tables.show(("task", "status", "%", "picture"), map(_short_row, rows))
-        else:
-            for row in rows:
-                console.out("\t".join(map(console.clean, row)))
+    elif rows := [_row(result, records[result.task_id or ""]) for result in results if result.task is not None]:
+        tables.show(("task", "status", "%", "picture"), rows)
 
 
-def _row(result: "Result", record: "Record | None") -> tuple[str, str, str, str, str]:
-    """Return task ID, status, percentage, URL and path."""
+def _row(result: "Result", record: "Record | None") -> tuple[str, ...]:
+    """Return task ID, status, percentage, URL and path; on a terminal a short ID, and the path or else the URL."""
     task = result.task
     percentage = f"{task.percentage:g}" if task and task.percentage is not None else ""
     url, path = (task.image_url if task else None) or "", (record.path if record else None) or ""
+    if sys.stdout.isatty():
+        from flux_cli.ui.history_lines import short_path  # subprocess: 10 ms
+
+        return short_id(result.task_id), result.status.value, percentage, short_path(path) if path else url
     return result.task_id or "", result.status.value, percentage, url, path
-
-
-def _short_row(row: tuple[str, str, str, str, str]) -> tuple[str, str, str, str]:
-    """Return a row for a terminal: the beginning of the ID, and the path or, if there is none, the URL."""
-    from flux_cli.ui.history_lines import short_path
-
-    task_id, status, percentage, url, path = row
-    return short_id(task_id), status, percentage, short_path(path) if path else url
 
 
 def _print_messages(results: "Sequence[Result]", *, required: bool) -> None:

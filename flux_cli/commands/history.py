@@ -129,8 +129,7 @@ def _print(records: "Sequence[Record]", *, json: bool, filtered: bool) -> None:
         for record in records:
             console.out_json(_as_json(record))
     elif not sys.stdout.isatty():
-        for record in records:
-            console.out("\t".join(console.clean(cell) for cell in _row(record)))
+        tables.show((), map(_row, records))
     elif records:
         from flux_cli.ui import history_lines
 

@@ -121,18 +121,18 @@ def selected(
     if not (last or every):
         records = resolve_ids(read_ids(task_ids or []), history)
         _check_service(records, options, config)
-        choice = choose(options, config)
+        choice, none = choose(options, config), "no task IDs on stdin"
     else:
-        choice = choose(options, config)
+        choice, none = choose(options, config), "nothing left to save"
         found = history.unsaved(choice.name)
         if last and saved:
+            none = "the history has no task"
             found = (each for each in history.records() if each.service == choice.name and each.task_id)
         records = {record.task_id or "": record for record in islice(found, 1 if last else None)}
     if last and not records:
-        none = "the history has no task" if saved else "nothing left to save"
         raise UsageError(none, "give task IDs" if saved else "see `flux-cli history`")
     if not records:
-        console.note("nothing left to save" if every else "no task IDs on stdin")
+        console.note(none)
     return history, choice, records
 
 
