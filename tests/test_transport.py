@@ -139,7 +139,7 @@ def test_a_call_without_a_thread(server: Server, client: Client, monkeypatch: py
     server.routes = {"/account": reply({"credits": 5})}
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", limited)
-        assert client.account().credits == 5
+        assert client.account()["credits"] == 5
 
 
 def test_connections_are_reused(server: Server, client: Client) -> None:

@@ -8,7 +8,6 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -77,16 +76,6 @@ class EndpointError(FluxError):
     """The API URL takes no submissions (404, 405, a redirect): it would reject any other, too."""
 
     exit_code = ExitCode.USAGE
-
-
-@dataclass(frozen=True)
-class Account:
-    """The response of `/account`; values as received, None if absent."""
-
-    email: object
-    credits: object
-    total_images: object
-    plan: object
 
 
 class Client:
@@ -164,8 +153,11 @@ class Client:
                 found[task_id] = error
         return found
 
-    def account(self, seconds: float = CALL_SECONDS) -> Account:
-        """Fetch the account of the key. Raises the errors of `fetch`, except UnknownTaskError."""
+    def account(self, seconds: float = CALL_SECONDS) -> dict[str, object]:
+        """Fetch the account of the key: values as received, None if absent.
+
+        Raises the errors of `fetch`, except UnknownTaskError.
+        """
         try:
             response = self._call("GET", "/account", None, seconds)
         except UnknownTaskError as error:
@@ -173,7 +165,7 @@ class Client:
             raise ServiceDownError(f"the service has no /account: {what}", "check --api-url") from None
         levels = [response, *nested(response)]
         names = ("email", "credits", "total_images", "plan")
-        return Account(*(next((level[name] for level in levels if name in level), None) for name in names))
+        return {name: next((level[name] for level in levels if name in level), None) for name in names}
 
     def _call(self, method: str, path: str, body: Mapping[str, object] | None, seconds: float) -> dict[str, Any]:
         """Send a request that may be repeated, and return the JSON object of the response."""

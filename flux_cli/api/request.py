@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flux_cli.errors import closest
 
@@ -157,6 +158,12 @@ def parse_text(name: str, text: str) -> JsonValue:
     if kind is float and (re.fullmatch(_FLOAT, text) or text.lower().lstrip("+-") in ("nan", "inf", "infinity")):
         raise ValueError("must be a finite number")
     raise ValueError(f"must be {_KIND_NAMES[kind]}")
+
+
+def as_recorded(body: Body, image_prompt: object) -> dict[str, Any]:
+    """Return a body as it is recorded: without the webhook secret, and with a description of its image prompt."""
+    kept = {name: value for name, value in body.items() if name != "webhook_secret"}
+    return {**kept, "image_prompt": image_prompt} if "image_prompt" in body else kept
 
 
 def random_seed() -> int:

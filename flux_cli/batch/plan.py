@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from flux_cli.api.request import Body, random_seed
+from flux_cli.api.request import Body, as_recorded, random_seed
 from flux_cli.api.task import Status
 from flux_cli.batch.attempt import Attempt, RowState, state_after
 from flux_cli.batch.rows import Row, target_for
@@ -225,15 +225,13 @@ class BatchPlan:
 def bodies(row: Row, settings: BatchSettings) -> tuple[Body, dict[str, object], str | None]:
     """Return a row's request, the request as it is recorded, and the path or URL of its own image prompt."""
     body: Body = {**settings.defaults, **row.fields}
-    recorded: dict[str, object] = {**settings.recorded, **row.fields}
-    recorded.pop("webhook_secret", None)
     if settings.random_seeds and "seed" not in row.fields:
-        body["seed"] = recorded["seed"] = random_seed()
+        body["seed"] = random_seed()
     if settings.secret and "webhook_url" in body:
         body.setdefault("webhook_secret", settings.secret)
-    source = row.fields.get("image_prompt")
-    if source is None:
-        return body, recorded, None
+    if "image_prompt" not in row.fields:
+        return body, as_recorded(body, settings.recorded.get("image_prompt")), None
+    source = str(row.fields["image_prompt"])
+    kept = as_recorded(body, image_prompt.description(source))
     del body["image_prompt"]
-    recorded["image_prompt"] = image_prompt.description(str(source))
-    return body, recorded, str(source)
+    return body, kept, source

@@ -17,13 +17,7 @@ def account(*, service: ServiceOptions) -> int:
     from flux_cli.commands.service import choose, connect
 
     with connect(choose(service, load_config())) as connected:
-        found = connected.client.account()
-    values = {
-        "email": found.email,
-        "credits": found.credits,
-        "total_images": found.total_images,
-        "plan": found.plan,
-    }
+        values = connected.client.account()
     if service.json:
         console.out_json(values)
     else:

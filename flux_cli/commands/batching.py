@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
+from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, as_recorded, flag, violations
 from flux_cli.batch import rows, state
 from flux_cli.batch.attempt import Attempt, RowState
 from flux_cli.batch.claims import claimed
@@ -64,17 +64,17 @@ def flag_defaults(
     """
     given, broken = request.given()
     body: Body = {"model": request.model if request.model is not None else config.model or DEFAULT_MODEL, **given}
-    recorded: dict[str, Any] = dict(body)
+    image = None
     if request.image_prompt is not None:
         if request.image_prompt == file == "-":
             raise UsageError("FILE and `--image-prompt` cannot both come from stdin")
         image = image_prompt.load(request.image_prompt)
-        body["image_prompt"], recorded["image_prompt"] = image.encoded(), image.described()
+        body["image_prompt"] = image.encoded()
         broken += filter(None, [image.violation()])
     if broken:
         rules = violations({**body, "prompt": "…"}, flag) if format_name == "text" else ()
         raise UsageError([*broken, *rules])
-    return body, recorded
+    return body, as_recorded(body, image and image.described())
 
 
 def checked_rows(

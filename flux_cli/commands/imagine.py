@@ -8,7 +8,7 @@ import typer
 
 from flux_cli import completion, options
 from flux_cli.api.redaction import REDACTED
-from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, violations
+from flux_cli.api.request import DEFAULT_MODEL, ULTRA, Body, as_recorded, violations
 from flux_cli.commands import SUMMARIES, load_config
 from flux_cli.errors import ExitCode, FluxError, UsageError
 from flux_cli.options import OutputOptions, PictureOptions, RequestOptions, ServiceOptions
@@ -188,8 +188,7 @@ def _bodies(
         problems.append(unreadable.message)
     if problems:
         raise UsageError(problems, f"fields without a flag come from {base.name}" if base else None)
-    recorded: dict[str, Any] = {name: value for name, value in body.items() if name != "webhook_secret"}
-    return body, {**recorded, "image_prompt": image.described()} if image else recorded
+    return body, as_recorded(body, image and image.described())
 
 
 def _image_prompt(request: RequestOptions, base: "RecordedRequest | None") -> "ImagePrompt | None":

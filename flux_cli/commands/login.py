@@ -58,7 +58,8 @@ def _verify(key: str, service: ServiceOptions, stored_url: str | None) -> None:
     warn_if_unencrypted(url)
     try:
         check_key_kind(key, url)
-        account = Client(Transport(url, key, (), console.trace if service.verbose else None)).account()
+        client = Client(Transport(url, key, (), console.trace if service.verbose else None))
+        email = client.account()["email"]
     except NotAllowedError as error:
         hint = error.hint if key.lower().startswith(OTHER_API_PREFIX) else "copy the key again, and check it"
         raise NotAllowedError(f"the key was not stored: {error.message}", hint) from None
@@ -67,7 +68,7 @@ def _verify(key: str, service: ServiceOptions, stored_url: str | None) -> None:
             f"the key was not stored, because it could not be checked: {error.message}",
             "try again, or store it unchecked with --no-verify",
         ) from None
-    console.note(f"the key is valid{f', for {account.email}' if account.email else ''}")
+    console.note(f"the key is valid{f', for {email}' if email else ''}")
 
 
 def _read_key() -> str:

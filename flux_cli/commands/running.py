@@ -59,7 +59,7 @@ def credits_left(service: Service) -> object | None:
         NotAllowedError: The service rejects the key: it would reject submissions, too.
     """
     try:
-        return service.client.account(ACCOUNT_SECONDS).credits
+        return service.client.account(ACCOUNT_SECONDS)["credits"]
     except NotAllowedError:
         raise
     except FluxError:

@@ -56,19 +56,17 @@ class Transfer:
         if partial is None:
             stack = contextlib.ExitStack()
             partial = Partial(stack.enter_context(temporary(directory, buffered=False)), close=stack.close)
+        keep = False
         try:
             yield partial
         except DownloadError:
             with self._lock:
-                keep = partial.range_headers() and self._kept is None and not self._closed
+                keep = bool(partial.range_headers()) and self._kept is None and not self._closed
                 self._kept = partial if keep else self._kept
+            raise
+        finally:
             if not keep:
                 partial.close()
-            raise
-        except BaseException:
-            partial.close()
-            raise
-        partial.close()
 
     def close(self) -> None:
         """Remove the partial file, if there is one; later attempts leave none."""
