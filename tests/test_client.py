@@ -195,7 +195,6 @@ def fetched(response: Response, task_id: str = ID) -> Any:
 
 @pytest.mark.parametrize("code", [200, 201, 202, 203])
 def test_any_2xx_is_a_response(code: int) -> None:
-    """With text around the JSON, too."""
     body = (
         b"\xef\xbb\xbf" + json.dumps({"data": {"task_id": ID, "percentage": 40}}).encode() + b"\n<!-- node 7 -->"
     )
@@ -302,7 +301,6 @@ def test_a_rate_limit_ends_the_single_requests() -> None:
 
 @pytest.mark.parametrize("nest", [lambda values: values, lambda values: {"data": values}])
 def test_the_account(nest: Any) -> None:
-    """Values as received; None if absent."""
     account = Client(Scripted(reply(200, nest({"email": "a@b", "credits": "7"})))).account()
     assert account == {"email": "a@b", "credits": "7", "total_images": None, "plan": None}
 

@@ -26,7 +26,6 @@ def noise(mode: str = "RGB", size: tuple[int, int] = (101, 67)) -> Image.Image:
 
 
 def saved(directory: Path, image: Image.Image, kind: str = "PNG", **options: Any) -> Path:
-    """Save an image; return its path."""
     path = directory / f"x.{kind.lower()}"
     image.save(path, kind, **options)
     return path
@@ -137,7 +136,6 @@ def test_a_huge_png_is_never_decoded_as_a_whole(
 
 @pytest.mark.parametrize("cut", [60, 200, -60])
 def test_an_incomplete_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int) -> None:
-    """In strips or at once."""
     path = saved(tmp_path, noise())
     path.write_bytes(path.read_bytes()[:cut])
     for limit in (decoding.MAX_MEMORY, 0):

@@ -63,7 +63,6 @@ def picture(kind: ImageType) -> bytes:
 
 
 def jpeg_with(content: bytes) -> bytes:
-    """Return a JPEG with these bytes before its first segment."""
     return picture(JPEG)[:2] + content + picture(JPEG)[2:]
 
 
@@ -230,7 +229,6 @@ def test_suggested_extensions(content_type: str, path: str, extension: str) -> N
 
 @given(st.text())
 def test_extensions(text: str) -> None:
-    """An extension is that of one type at most, in any case."""
     kinds = [kind for kind in KNOWN_TYPES if kind.fits(text)]
     assert len(kinds) <= 1
     assert is_image_extension(text) == is_image_extension(text.upper()) == bool(kinds)
@@ -329,7 +327,6 @@ def test_a_saved_picture(attempts: Attempts) -> None:
     ],
 )
 def test_failed_attempts(attempts: Attempts, reply: Reply, kind: Retry, says: str) -> None:
-    """Each says whether to try again; none leaves a file behind."""
     attempts.replies(reply)
     error = attempts.fail()
     assert error.kind is kind
@@ -398,7 +395,6 @@ BASE_64 = base64.b64encode(png()).decode()
 
 
 def test_data_urls(attempts: Attempts) -> None:
-    """The content is in the URL, base64 or percent-encoded, and checked like any other."""
     for url in (
         f"data:image/png;base64,{BASE_64}",
         f"DATA:;BASE64,{BASE_64.rstrip('=').replace('/', '_')}",
@@ -432,7 +428,6 @@ def fetch(url: str, directory: Path, limit: int) -> None:
 
 @pytest.mark.parametrize("length", ["", "2000000"])
 def test_a_picture_beyond_the_limit(attempts: Attempts, length: str) -> None:
-    """It is refused as soon as that is known; nothing is kept."""
     attempts.replies(http(200, png(2_000_000), Content_Length=length))
     with pytest.raises(DownloadError, match="larger than 1 MiB") as caught:
         fetch(f"{attempts.server.url}/image/x.png", attempts.directory, 2**20)
@@ -451,12 +446,10 @@ def test_the_limit_is_exact(server: Server, tmp_path: Path, url: str) -> None:
 
 
 def cut(**headers: str) -> bytes:
-    """Return a response that ends after 20,000 bytes of the picture."""
     return http(200, BIG[:20_000], Content_Length=str(len(BIG)), **headers)
 
 
 def rest(headers: dict[str, str], start: int = 20_000, total: int | str = len(BIG)) -> bytes:
-    """Return a response with the bytes from `start` on."""
     return http(206, BIG[start:], Content_Range=f"bytes {start}-{len(BIG) - 1}/{total}", **headers)
 
 

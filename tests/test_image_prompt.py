@@ -39,7 +39,6 @@ UNUSABLE = [
 
 @pytest.fixture
 def stdin(monkeypatch: pytest.MonkeyPatch) -> io.BytesIO:
-    """Return the bytes of a replaced stdin."""
     content = io.BytesIO()
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=content))
     return content
@@ -51,7 +50,6 @@ def data_url(content: bytes, head: str = "data:image/png;base64,") -> str:
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
 def test_every_kind_of_source(name: str, tmp_path: Path, stdin: io.BytesIO, server: Server) -> None:
-    """The bytes are the same, and complete."""
     content = picture(name)
     path = tmp_path / "in put.bin"
     path.write_bytes(content)
@@ -142,7 +140,6 @@ def test_credentials_are_used_and_not_recorded(server: Server) -> None:
 
 @pytest.mark.parametrize("code", [401, 404, 500])
 def test_messages_do_not_show_credentials(server: Server, code: int) -> None:
-    """Nor the query."""
     server.routes = {"/in": http(code)}
     with pytest.raises(ServiceDownError) as raised:
         image_prompt.load(server.url.replace("://", "://me:hush@") + "/in?token=hush")
@@ -168,7 +165,6 @@ def test_descriptions(tmp_path: Path) -> None:
 
 
 def test_the_limit_is_exact(tmp_path: Path, stdin: io.BytesIO, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte more is too large, and no more than that is read."""
     path = tmp_path / "in.png"
     monkeypatch.setattr(image_prompt, "MAX_IMAGE_PROMPT_BYTES", len(png()))
     for extra, accepted in ((0, True), (1, False), (100, False)):

@@ -21,7 +21,6 @@ VALUES = st.recursive(
 
 @given(st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()), st.text(max_size=30))
 def test_any_body_is_json_or_a_value_error(content: bytes, content_type: str) -> None:
-    """No other exception, and numbers are finite."""
     redactor = Redactor()
     redactor.add(SECRET)
     try:
@@ -89,14 +88,12 @@ def test_unreadable_bodies(text: str) -> None:
     ],
 )
 def test_charsets(content_type: str, charset: str) -> None:
-    """The byte order mark wins over the header, and the header over the default."""
     value = {"error": "é" if charset != "shift_jis" else "画像"}
     content = json.dumps(value, ensure_ascii=False).encode(charset)
     assert lenient_json.parse(lenient_json.decode(content, content_type)) == value
 
 
 def test_invalid_bytes_do_not_hide_the_rest() -> None:
-    """They become U+FFFD."""
     text = lenient_json.decode(b'{"task_id": "a", "note": "\xff"}')
     assert lenient_json.parse(text) == {"task_id": "a", "note": "\ufffd"}
 

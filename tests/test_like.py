@@ -33,7 +33,6 @@ def dry_run(cli: Cli, *arguments: str, **more: Any) -> dict[str, Any]:
 
 
 def test_contents_of_a_sidecar(flux: Cli, service: Service) -> None:
-    """Request, task, service and file, under the name of the picture and `.json`."""
     name = imagine(flux, "a [red] kite", "--seed", "7", "--sidecar", "-o", "kite.png", *SMALL)
     assert flux.files() == [name, f"{name}.json"]
     text = (flux.cwd / f"{name}.json").read_text()
@@ -99,7 +98,6 @@ def test_wait_writes_a_sidecar_once(flux: Cli) -> None:
 
 
 def test_no_sidecar_without_history(flux: Cli) -> None:
-    """The request is unknown; the picture is saved anyway."""
     (task_id,) = flux("imagine", "a kite", "--no-wait", *SMALL).lines
     flux.history_file.unlink()
     done = flux("wait", task_id, "--sidecar")
@@ -132,7 +130,6 @@ def test_generated_sidecar_name_is_taken(flux: Cli) -> None:
 @pytest.mark.parametrize("option", ["--sidecar", "--preview", "--open"])
 @pytest.mark.parametrize("without", [["--no-wait"], ["-o", "-"]])
 def test_options_that_need_a_file(flux: Cli, service: Service, option: str, without: list[str]) -> None:
-    """They are rejected without one: exit 2, nothing sent."""
     done = flux("imagine", "x", option, *without)
     assert (done.code, service.submissions) == (2, 0)
     assert f"`{option}` needs" in done.stderr
@@ -223,7 +220,6 @@ def test_rules_apply_to_the_combination(flux: Cli, service: Service) -> None:
 
 
 def with_image_prompt(flux: Cli, source: str, **more: Any) -> str:
-    """Generate a picture from an image prompt; return its name."""
     return imagine(flux, "x", "--image-prompt", source, "--sidecar", "-o", "made.png", *SMALL, **more)
 
 
@@ -257,7 +253,6 @@ def test_an_image_prompt_that_has_changed(flux: Cli, service: Service, change: s
 
 
 def test_an_image_prompt_from_stdin(flux: Cli, service: Service) -> None:
-    """It was not kept: exit 2, unless there is a new one."""
     name = with_image_prompt(flux, "-", input=png())
     done = flux("imagine", "--like", name)
     assert (done.code, service.submissions) == (2, 1)
@@ -312,7 +307,6 @@ NO_SIDECARS = {
 
 @pytest.mark.parametrize("content", NO_SIDECARS.values(), ids=list(NO_SIDECARS))
 def test_invalid_sidecars(cli: Cli, content: bytes) -> None:
-    """Exit 6, no traceback."""
     (cli.cwd / "x.json").write_bytes(content)
     done = cli("imagine", "--like", "x.json", "--dry-run")
     assert done.code == 6

@@ -139,7 +139,6 @@ def test_task_ids_with_a_dash_or_a_dot(task_id: str) -> None:
 
 @pytest.mark.parametrize("word", ["CON", "nul", "com1", "LPT9", "aux", "prn", "con."])
 def test_windows_devices_are_no_names(word: str) -> None:
-    """In the file's name and in a directory's that a field makes."""
     path = Target(Path(), "{slug}/{slug}.{ext}").path(values_for("id", {"prompt": word}), PNG)
     assert not [part for part in path.parts if RESERVED.fullmatch(part)]
 
@@ -177,7 +176,6 @@ def test_the_original_of_an_explicit_name(name: str, expected: str) -> None:
     ],
 )
 def test_templates(template: str, kind: ImageType, expected: str) -> None:
-    """Fields, directories, and an extension that fits the bytes."""
     values = values_for("0123456789", {"prompt": "a cat", "model": "flux-pro-1.1"}, 3)
     assert Target(Path(), template).path(values, kind) == Path(expected)
 
@@ -201,7 +199,6 @@ def test_the_date_is_a_day() -> None:
     ],
 )
 def test_invalid_templates(output: str) -> None:
-    """They are rejected before anything is sent."""
     with pytest.raises(UsageError):
         parse_output(output, None, 1, force=False)
 
@@ -215,7 +212,6 @@ def test_any_output_is_a_target_or_a_usage_error(output: str, count: int | None)
 
 
 def test_several_pictures_need_several_names() -> None:
-    """One file, one stream or one name for all is rejected."""
     for output in ("x.png", "-", "{slug}.{ext}"):
         with pytest.raises(UsageError):
             parse_output(output, None, 2, force=False)
@@ -230,7 +226,6 @@ def test_a_template_of_a_directory() -> None:
 
 
 def test_the_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A tilde is the home directory, in each form; that of an unknown user is an ordinary name."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert parse_output("~/x.png", None, 1, force=False).directory == tmp_path
     assert parse_output("~/pictures/", None, 1, force=False).directory == tmp_path / "pictures"

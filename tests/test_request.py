@@ -43,7 +43,6 @@ GOOD: dict[str, object] = {"model": "flux-pro", "prompt": "a cat"}
     ],
 )
 def test_parse_text(name: str, parsed: dict[str, object]) -> None:
-    """The result has the documented JSON type."""
     for text, value in parsed.items():
         assert (parse_text(name, text), type(parse_text(name, text))) == (value, type(value))
 
@@ -66,7 +65,6 @@ def test_text_that_is_no_value(name: str, kind: str, texts: tuple[str, ...]) -> 
 
 @given(st.sampled_from(sorted(FIELDS)), st.text() | st.floats().map(str) | st.integers().map(str))
 def test_any_text_can_be_parsed(name: str, text: str) -> None:
-    """The value has the field's type, or there is a ValueError."""
     try:
         value = parse_text(name, text)
     except ValueError:
@@ -105,7 +103,6 @@ RULES: list[tuple[Mapping[str, object], str]] = [
 
 @pytest.mark.parametrize(("fields", "expected"), RULES)
 def test_each_rule(fields: Mapping[str, object], expected: str) -> None:
-    """One sentence per rule, with what was given and what is allowed."""
     (sentence,) = violations({**GOOD, **fields})
     assert expected in sentence
 
@@ -124,7 +121,6 @@ def test_each_rule(fields: Mapping[str, object], expected: str) -> None:
     ],
 )
 def test_valid_requests(fields: dict[str, object]) -> None:
-    """The limits themselves are allowed."""
     assert violations({**GOOD, **fields}) == []
 
 
@@ -148,7 +144,6 @@ def test_any_body_can_be_checked(body: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("secret", [1234567890, ["whsec-1234567890"], {"whsec-1234567890": 1}, 12345.67890])
 def test_webhook_secret_is_never_quoted(secret: object) -> None:
-    """Not even one of the wrong type."""
     (sentence,) = violations({**GOOD, "webhook_secret": secret})
     assert sentence == "`webhook_secret` must be text"
 
@@ -169,7 +164,6 @@ def test_prompt_rejects_control_characters() -> None:
 
 @pytest.mark.parametrize("body", [{"model": "m" * 999}, {"width": "9" * 999}, {"x" * 999: 1}])
 def test_messages_are_short(body: dict[str, object]) -> None:
-    """They quote at most 60 characters of a value or a name."""
     (sentence,) = violations({**GOOD, **body}, str)
     assert len(re.findall(r"(\w)\1{60,}", sentence)) == 0
 
@@ -212,14 +206,12 @@ def test_closest(typed: str, known: list[str], meant: str | None) -> None:
 
 
 def test_random_seeds() -> None:
-    """They are 32-bit numbers, as those of the service."""
     seeds = {random_seed() for _ in range(100)}
     assert len(seeds) > 1
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
 def test_every_field_has_a_description() -> None:
-    """One or two sentences, and a placeholder unless it is true or false."""
     for field in FIELDS.values():
         assert re.fullmatch(r"[A-Z].+\.", field.description), field.name
         assert (field.metavar is None) == (field.kind is bool)
@@ -231,6 +223,5 @@ def test_every_field_has_a_description() -> None:
 
 @given(st.text())
 def test_url_is_printable(text: str) -> None:
-    """Any text can be checked; a URL has no space and nothing unprintable."""
     assert not is_http_url(text) or text.isprintable()
     assert is_http_url(f"http://x/{text}") == (text.isprintable() and " " not in text) or "[" in text

@@ -32,13 +32,11 @@ def keyed(cli: Cli) -> Cli:
 
 
 def at(cli: Cli, url: str) -> Cli:
-    """Point the command at a service."""
     cli.env["FLUX_CLI_API_URL"] = url
     return cli
 
 
 def credentials(requests: Iterable[Request]) -> set[str | None]:
-    """Return what requests say about who sent them."""
     return {request.headers.get("authorization") for request in requests}
 
 
@@ -60,7 +58,6 @@ def test_the_key_goes_to_the_api_only(keyed: Cli, server: Server) -> None:
 
 
 def test_credentials_in_an_image_url(keyed: Cli, server: Server) -> None:
-    """They do not become a header."""
     server.routes = {"/fetch": lambda r: reply(finished("task-0", r.origin.replace("//", "//user:password@")))}
     assert keyed("imagine", "x").code == 0
     assert with_key(server) == []
@@ -204,7 +201,6 @@ AUTHORITY = trustme.CA()
 
 
 def context(name: str = "127.0.0.1") -> ssl.SSLContext:
-    """Return the TLS settings of a server with a certificate of the authority."""
     settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     AUTHORITY.issue_cert(name).configure_cert(settings)
     return settings
@@ -212,7 +208,6 @@ def context(name: str = "127.0.0.1") -> ssl.SSLContext:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> str:
-    """The file with the authority."""
     path = str(tmp_path / "authority.pem")
     AUTHORITY.cert_pem.write_to_path(path)
     return path
@@ -233,7 +228,6 @@ def test_custom_ca(keyed: Cli, bundle: str, variable: str) -> None:
 
 
 def test_certificate_of_another_host(keyed: Cli, bundle: str) -> None:
-    """It is rejected, without a retry."""
     with Server(tls=context("elsewhere.example")) as api:
         done = at(keyed, api.url)("imagine", "x", env={"REQUESTS_CA_BUNDLE": bundle})
         assert (done.code, api.submissions, api.connections) == (5, 0, 1)

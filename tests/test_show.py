@@ -125,7 +125,6 @@ def flag_png(cli: Cli) -> Path:
 
 
 def half_blocks(shown: str) -> list[list[tuple[int, int, int]]]:
-    """Return the colours of the upper halves, row by row."""
     rows = []
     for line in shown.splitlines():
         cells = re.findall(r"\x1b\[38;2;(\d+);(\d+);(\d+);48;2;\d+;\d+;\d+m▀", line)
@@ -135,7 +134,6 @@ def half_blocks(shown: str) -> list[list[tuple[int, int, int]]]:
 
 
 def kitty_picture(shown: str) -> Image.Image:
-    """Return the picture that was sent by Kitty's protocol."""
     chunks = re.findall(r"\x1b_Gi=\d+,m=[01],f=100,q=2;([^\x1b]*)\x1b\\", shown)
     return Image.open(io.BytesIO(base64.b64decode("".join(chunks))))
 
@@ -187,7 +185,6 @@ def test_a_terminal_without_a_size(flux: Cli, flag_png: Path) -> None:
 
 
 def test_half_blocks_without_colour(cli: Cli, flag_png: Path) -> None:
-    """NO_COLOR is respected: exit 2, and the reason."""
     shown = Terminal().run(cli, "show", flag_png, env={"NO_COLOR": "1"}, code=2)
     assert "NO_COLOR is set" in shown
     assert "▀" not in shown
@@ -200,7 +197,6 @@ def test_without_a_terminal(cli: Cli, flag_png: Path) -> None:
 
 
 def test_a_task(flux: Cli) -> None:
-    """The history knows where its picture is."""
     (task,) = flux("imagine", "x", "--json", *SMALL).objects
     assert flux("show", task["task_id"]).lines == [str(flux.cwd / task["path"])]
 
@@ -231,7 +227,6 @@ def unfilled(side: int) -> bytes:
 
 
 def thin_png() -> bytes:
-    """Return a picture that is 3 pixels wide and 6,000 high."""
     file = io.BytesIO()
     Image.new("RGB", (3, 6000), RED).save(file, "PNG")
     return file.getvalue()
@@ -288,7 +283,6 @@ def test_no_preview_in_a_pipe(flux: Cli) -> None:
 
 
 def test_wait_with_a_preview(flux: Cli) -> None:
-    """`wait --preview`, for what was submitted with `--no-wait`."""
     (task_id,) = flux("imagine", "x", "--no-wait", *SMALL).lines
     shown = Terminal(kitty=True).run(flux, "wait", task_id, "--preview", "-q")
     assert kitty_picture(shown).getbbox()
@@ -340,7 +334,6 @@ def test_the_environment_of_the_viewer(cli: Cli, opener: Path, tmp_path: Path) -
 
 
 def test_imagine_with_open(flux: Cli, opener: Path) -> None:
-    """`--open -n 2`: both, once they are saved."""
     done = flux("imagine", "x", "-n", "2", "--open", "-o", "{n}.png", *SMALL)
     assert (done.code, sorted(done.lines)) == (0, ["1.png", "2.png"])
     assert sorted(opener.read_text().splitlines()) == [str(flux.cwd / "1.png"), str(flux.cwd / "2.png")]

@@ -11,7 +11,6 @@ from tests.test_client import Scripted, reply
 
 
 def many(*task_ids: str) -> Response:
-    """Return a response of `/fetch-many` with these tasks."""
     return reply(200, {"tasks": [{"task_id": task_id, "status": "x"} for task_id in task_ids]})
 
 
@@ -24,7 +23,6 @@ def check(task_ids: list[str], *replies: Response | FluxError) -> tuple[list[obj
 
 
 def test_groups() -> None:
-    """20 IDs per request, and the responses in the order of the IDs."""
     task_ids = [f"task-{number}" for number in range(MAX_FETCH_MANY + 3)]
     first, second = task_ids[:MAX_FETCH_MANY], task_ids[MAX_FETCH_MANY:]
     found, transport, _ = check(task_ids, many(*reversed(first)), many(*second))
@@ -54,7 +52,6 @@ def test_retries() -> None:
     ids=["503", "429", "401", "certificate", "no JSON"],
 )
 def test_service_errors_end_the_checks(replies: list[Response | FluxError], kind: type[FluxError]) -> None:
-    """No further request is sent."""
     task_ids = [f"task-{number}" for number in range(2 * MAX_FETCH_MANY)]
     first = task_ids[:MAX_FETCH_MANY]
     found, transport, _ = check(task_ids, many(*first), *replies)
@@ -63,7 +60,6 @@ def test_service_errors_end_the_checks(replies: list[Response | FluxError], kind
 
 
 def test_an_unknown_task_costs_the_others_nothing() -> None:
-    """Its ID gets the error, alone."""
     found, _, _ = check(["a", "b"], many("a"), reply(404, {}))
     assert found == ["a", UnknownTaskError]
     assert check(["a"], reply(404, {}))[0] == [UnknownTaskError]

@@ -94,7 +94,6 @@ def test_finished_without_a_url(word: str) -> None:
     ],
 )
 def test_what_a_timeout_message_quotes(response: dict[str, object], remark: str | None) -> None:
-    """An unknown word, and any message next to the status."""
     assert read_task(response, ID).remark == remark
 
 
@@ -156,7 +155,6 @@ def test_responses_that_say_nothing(response: dict[str, object]) -> None:
 
 @given(OBJECTS)
 def test_any_object_is_a_task_or_a_value_error(response: dict[str, Any]) -> None:
-    """Every object that is accepted as a task has the guarantees of Task."""
     assert (task_id := read_task_id(response)) is None or is_task_id(task_id)
     try:
         task = read_task(response, ID, API)
@@ -222,7 +220,6 @@ def test_resolving_urls(url: str, api_url: str, expected: str) -> None:
 
 @given(st.text(st.characters(codec=None)))
 def test_any_text_is_resolved(url: str) -> None:
-    """Nothing raises, and https stays https."""
     assert not resolve_url(url, API).lower().startswith("http:") or "[" in url or "]" in url
 
 
@@ -302,7 +299,6 @@ def test_any_value_has_a_reason_or_none(value: object) -> None:
     ],
 )
 def test_percentages(percentage: float | None, values: tuple[object, ...]) -> None:
-    """A number or a text that holds one, clamped; anything else is none."""
     assert [read_percentage(value) for value in values] == [percentage] * len(values)
 
 

@@ -29,7 +29,6 @@ def client(server: Server) -> Client:
 
 
 def kept(request: Request) -> list[Step]:
-    """Report that a task is running, and keep the connection open."""
     return [reply({"task_id": "task-7", "status": "x"}, Connection="keep-alive"), Action.KEEP]
 
 
@@ -123,7 +122,6 @@ def test_a_response_that_ends_early(
     ],
 )
 def test_plain_reasons(error: Exception, expected: tuple[str, bool]) -> None:
-    """The innermost reason, and whether a retry cannot help."""
     assert cause(error)[:2] == expected
 
 
@@ -143,7 +141,6 @@ def test_a_call_without_a_thread(server: Server, client: Client, monkeypatch: py
 
 
 def test_connections_are_reused(server: Server, client: Client) -> None:
-    """Status checks do not open a connection each."""
     server.routes = {"/fetch": kept}
     for _ in range(5):
         client.fetch("task-7")
@@ -185,7 +182,6 @@ def test_a_call_ends_within_its_limit(server: Server, client: Client, slow: list
 
 
 def test_limit_before_anything_is_sent() -> None:
-    """Nothing is sent afterwards either."""
     with Server(accepts=False) as server:
         dispatch = Dispatch()
         with pytest.raises(NotSentError) as raised:
@@ -194,7 +190,6 @@ def test_limit_before_anything_is_sent() -> None:
 
 
 def test_nothing_listens() -> None:
-    """A refused connection is not sent, and may be tried again; also with TLS."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     for scheme in ("http", "https"):
@@ -204,7 +199,6 @@ def test_nothing_listens() -> None:
 
 
 def test_cancel_before_anything_is_sent(server: Server, client: Client) -> None:
-    """A submission that is canceled while it connects never arrives."""
     dispatch = Dispatch()
     assert dispatch.cancel()
     with pytest.raises(NotSentError, match="canceled"):
@@ -213,7 +207,6 @@ def test_cancel_before_anything_is_sent(server: Server, client: Client) -> None:
 
 
 def test_cancel_after_it_was_sent(server: Server, client: Client) -> None:
-    """That is too late, and it says so."""
     dispatch = Dispatch()
 
     def submit() -> None:
