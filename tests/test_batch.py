@@ -1,7 +1,6 @@
 """The `batch` command: what it submits, what it does not resubmit, and what it prints."""
 
 import contextlib
-import itertools
 import json
 import re
 import signal
@@ -9,51 +8,22 @@ import sqlite3
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
 from PIL import Image
 
 from flux_cli import sandbox as sandbox_service
-from flux_cli.batch.journal import Journal
+from flux_cli.batch.plan import RowCounts
 from flux_cli.errors import LocalFileError
+from flux_cli.ui import console
+from flux_cli.ui.batch_summary import print_unresolved
 from tests import lean
+from tests.batches import SMALL, charged, pictures, results, write
 from tests.conftest import KEY, Cli, Service, interrupt, port_to_come_back_to, wait_until
 from tests.screen import Screen
 from tests.server import Server, reply
-
-SMALL = ("--width", "256", "--height", "256")
-
-
-def write(flux: Cli, *prompts: str, name: str = "rows.txt") -> str:
-    """Write a file of lines into the working directory; return its name."""
-    (flux.cwd / name).write_text("".join(f"{prompt}\n" for prompt in prompts))
-    return name
-
-
-def results(flux: Cli, directory: str = "out") -> list[dict[str, Any]]:
-    """Return the objects in the results.jsonl of a batch, without a last line that is being written."""
-    path = flux.cwd / directory / "results.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def pictures(flux: Cli) -> list[str]:
-    """Return the names of all pictures, after checking that they are complete."""
-    names = [name for name in flux.files() if name.endswith(".png")]
-    for name in names:
-        with Image.open(flux.cwd / name) as image:
-            image.load()
-    return names
-
-
-def sent(tmp_path: Path) -> Counter[str]:
-    """Return how often the sandbox accepted each prompt."""
-    with sqlite3.connect(tmp_path / "sandbox" / "tasks.sqlite3") as database:
-        bodies = database.execute("SELECT body FROM tasks").fetchall()
-    return Counter(json.loads(body)["prompt"] for (body,) in bodies)
 
 
 def test_each_row_is_made_once(flux: Cli, service: Service) -> None:
@@ -72,11 +42,12 @@ def test_each_row_is_made_once(flux: Cli, service: Service) -> None:
     assert (again.code, again.stdout) == (0, "")
     assert "3 of 3 rows finished (3 by earlier runs)" in again.stderr
     assert service.submissions == 3
-    assert Counter(each["row"] for each in results(flux)) == Counter({each["row"]: 1 for each in results(flux)})
-    assert {each["line"] for each in results(flux)} == {1, 3, 4}
-    for each in results(flux):
-        assert (each["status"], each["exit_code"]) == ("finished", 0)
-        assert Path(each["path"]).is_file()
+    kept = results(flux.cwd / "out")
+    assert len(kept) == len({each["row"] for each in kept}) == 3
+    assert {(each["line"], each["status"], each["exit_code"]) for each in kept} == {
+        (line, "finished", 0) for line in (1, 3, 4)
+    }
+    assert all(Path(each["path"]).is_file() for each in kept)
     assert sorted(name for name in flux.files() if not name.endswith(".png")) == ["out/results.jsonl", "rows.txt"]
 
 
@@ -96,7 +67,7 @@ def test_rows_from_stdin(flux: Cli) -> None:
     assert {record["row"]: record["batch"] for record in flux.history()} == dict.fromkeys(
         ["first", "2"], str(flux.cwd / "out")
     )
-    (kept,) = (each for each in results(flux) if each["row"] == "first")
+    (kept,) = (each for each in results(flux.cwd / "out") if each["row"] == "first")
     shown = by_row["first"]
     assert kept.items() >= {**shown, "path": str(flux.cwd / shown["path"])}.items()
 
@@ -160,23 +131,6 @@ def test_dry_run(cli: Cli) -> None:
     assert not cli.history_file.exists()
 
 
-def test_added_rows(flux: Cli, tmp_path: Path) -> None:
-    """The file grows at both ends and changes its format: finished rows stay finished."""
-    write(flux, "a red kite", "a blue kite")
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
-    (flux.cwd / "rows.csv").write_text("prompt\na new kite\na blue kite\na red kite\na red kite\n")
-    assert flux("batch", "rows.csv", "-o", "out", *SMALL).code == 0
-    assert sent(tmp_path) == {"a red kite": 2, "a blue kite": 1, "a new kite": 1}
-
-
-def test_another_directory(flux: Cli, service: Service) -> None:
-    """It is another batch; the same directory under another name is the same one."""
-    write(flux, "a red kite")
-    for directory in ("out", "./out/", str(flux.cwd / "out"), "other"):
-        assert flux("batch", "rows.txt", "-o", directory, *SMALL).code == 0
-    assert service.submissions == 2
-
-
 def test_failed_rows(flux: Cli, service: Service) -> None:
     """They are resubmitted only on request; exit code 4 until then."""
     write(flux, "a kite", "a cat [[fail]]")
@@ -193,8 +147,8 @@ def test_failed_rows(flux: Cli, service: Service) -> None:
     )
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--retry-failed").code == 4
     assert service.submissions == 3
-    assert sorted((each["line"], each["status"]) for each in results(flux)) == [(1, "finished"), (2, "failed")]
-    assert results(flux)[-1]["task_id"] == flux.history()[0]["task_id"]
+    one, two = sorted(results(flux.cwd / "out"), key=lambda each: int(each["line"]))
+    assert (one["status"], two["status"], two["task_id"]) == ("finished", "failed", flux.history()[0]["task_id"])
 
 
 def test_rows_with_unknown_outcome(flux: Cli, service: Service) -> None:
@@ -211,7 +165,7 @@ def test_rows_with_unknown_outcome(flux: Cli, service: Service) -> None:
     assert service.submissions == 2
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--retry-unknown").code == 0
     assert service.submissions == 3
-    assert [(each["line"], each["status"]) for each in results(flux)] == [(1, "finished"), (2, "finished")]
+    assert {each["line"]: each["status"] for each in results(flux.cwd / "out")} == {1: "finished", 2: "finished"}
 
 
 def test_rejected_request(flux: Cli, service: Service) -> None:
@@ -240,33 +194,32 @@ REJECTED = (
         ("/flux-imagine", 402, 8, ("error: out of credits: HTTP 402", "hint: see `flux-cli account`")),
     ],
 )
-def test_rejected_key(cli: Cli, path: str, code: int, sent: int, messages: tuple[str, str]) -> None:
+def test_rejected_key(
+    cli: Cli, server: Server, path: str, code: int, sent: int, messages: tuple[str, str]
+) -> None:
     """One error, although several are on the way then; nothing more is sent. A later run submits all."""
     write(cli, *(f"kite {number}" for number in range(40)))
-    cli.env["APIFRAME_API_KEY"] = KEY
-    with Server({path: reply({}, code)}) as api:
-        done = cli("batch", "rows.txt", "-o", "out", "--api-url", api.url)
-        assert done.code == 3
-        assert api.submissions <= sent
-        printed = [line for line in done.stderr.splitlines() if not line.startswith("submitting 40 pictures")]
-        assert printed[:3] == [*messages, "0 of 40 rows finished, 40 not sent"]
-        assert printed[4:] == ["hint: resume with the same command"]
-        assert ("submitting" in done.stderr) == (sent > 0)
-        api.routes = {}
-        assert cli("batch", "rows.txt", "-o", "out", "--api-url", api.url).code == 0
+    server.routes = {path: reply({}, code)}
+    done = cli("batch", "rows.txt", "-o", "out")
+    assert done.code == 3
+    assert server.submissions <= sent
+    printed = [line for line in done.stderr.splitlines() if not line.startswith("submitting 40 pictures")]
+    assert printed[:3] == [*messages, "0 of 40 rows finished, 40 not sent"]
+    assert printed[4:] == ["hint: resume with the same command"]
+    assert ("submitting" in done.stderr) == (sent > 0)
+    server.routes = {}
+    assert cli("batch", "rows.txt", "-o", "out").code == 0
     assert len(pictures(cli)) == 40
 
 
-def test_submitted_rows_outlive_a_rejected_key(cli: Cli) -> None:
+def test_submitted_rows_outlive_a_rejected_key(cli: Cli, server: Server) -> None:
     """They are waited for and saved, as long as the service answers for them; each new row has its JSON object."""
     write(cli, "a kite", "a cat", "a dog")
-    cli.env["APIFRAME_API_KEY"] = KEY
-    with Server({"/fetch": reply({"status": "processing"})}) as api:
-        command = ("batch", "rows.txt", "-o", "out", "--json", "--api-url", api.url)
-        assert cli(*command, "--max-tasks", "1", "--timeout", "0.5").code == 7
-        api.routes = {"/account": reply({}, 401)}
-        done = cli(*command)
-        assert (done.code, api.submissions, len(pictures(cli))) == (3, 1, 1)
+    server.routes = {"/fetch": reply({"status": "processing"})}
+    assert cli("batch", "rows.txt", "-o", "out", "--max-tasks", "1", "--timeout", "0.5").code == 7
+    server.routes = {"/account": reply({}, 401)}
+    done = cli("batch", "rows.txt", "-o", "out", "--json")
+    assert (done.code, server.submissions, len(pictures(cli))) == (3, 1, 1)
     assert {each["line"]: each["status"] for each in done.objects} == {1: "finished", 2: "unsent", 3: "unsent"}
     assert done.stderr.count("error:") == 1
 
@@ -274,29 +227,30 @@ def test_submitted_rows_outlive_a_rejected_key(cli: Cli) -> None:
 def test_out_of_credits(cli: Cli, tmp_path: Path) -> None:
     """A rejected submission was not accepted: a later run submits it."""
     write(cli, *(f"kite {number}" for number in range(40)))
-    cli.env["APIFRAME_API_KEY"] = KEY
     port = port_to_come_back_to()
+    cli.env |= {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": f"http://127.0.0.1:{port}"}
     with sandbox_service.running(tmp_path / "sandbox", port=port, seconds=0.3, credits=3) as poor:
-        done = cli("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", poor.url)
-        assert done.code == 3
-        assert len(pictures(cli)) == 3
-        assert done.stderr.count("error:") == 1
+        done = cli("batch", "rows.txt", "-o", "out", *SMALL)
+        assert done.stderr.splitlines()[:2] == [
+            "submitting 40 pictures for about 40 credits; the account has 3",
+            "warning: the account has too few credits for 40 pictures",
+        ]
         assert poor.stats.submissions < 20
-        assert "37 not sent" in done.stderr
-        assert "credits: 3 before, 0 after" in done.stderr
-        assert len(results(cli)) == 3
-    with sandbox_service.running(tmp_path / "sandbox", port=port, seconds=0.3, credits=100) as rich:
-        done = cli("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", rich.url)
+    assert (done.code, done.stderr.count("error:")) == (3, 1)
+    assert "37 not sent" in done.stderr
+    assert "credits: 3 before, 0 after" in done.stderr
+    assert len(pictures(cli)) == len(results(cli.cwd / "out")) == 3
+    with sandbox_service.running(tmp_path / "sandbox", port=port, seconds=0.3, credits=100):
+        done = cli("batch", "rows.txt", "-o", "out", *SMALL)
     assert done.code == 0, done.stderr
-    assert sent(tmp_path) == {f"kite {number}": 1 for number in range(40)}
+    assert charged(tmp_path) == {f"kite {number}": 1 for number in range(40)}
 
 
-def test_service_that_fails_every_submission(cli: Cli, tmp_path: Path) -> None:
+def test_service_that_fails_every_submission(cli: Cli, server: Server) -> None:
     """It gets few submissions, since each may have been accepted; a later run submits the rest."""
     write(cli, *(f"kite {number}" for number in range(60)))
-    cli.env["APIFRAME_API_KEY"] = KEY
-    with sandbox_service.running(tmp_path / "sandbox", faults=("http 500",)) as broken:
-        done = cli("batch", "rows.txt", "-o", "out", "--concurrency", "60", "--api-url", broken.url, timeout=120)
+    server.routes = {"/flux-imagine": reply({}, 500)}
+    done = cli("batch", "rows.txt", "-o", "out", "--concurrency", "60", timeout=120)
     unknown = done.stderr.count("; it may have been charged")
     assert done.code == 9
     assert 5 <= unknown <= 16
@@ -304,38 +258,6 @@ def test_service_that_fails_every_submission(cli: Cli, tmp_path: Path) -> None:
     (line,) = [line for line in done.stderr.splitlines() if "not sent: " in line]
     assert line.startswith("error: not sent: submissions keep failing: HTTP 500")
     assert Counter(record["status"] for record in cli.history()) == {"unknown": unknown}
-
-
-def test_rate_limits(flux: Cli, tmp_path: Path) -> None:
-    """429 for every row, several times for some: all finish, each charged once."""
-    prompts = [f"kite {number} [[rate-limit {1 + number % 3} 0.1]]" for number in range(12)]
-    write(flux, *prompts)
-    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
-    assert done.code == 0, done.stderr
-    assert done.stderr.count("rate limit reached") == 1
-    assert sent(tmp_path) == dict.fromkeys(prompts, 1)
-
-
-def test_errors_while_waiting(flux: Cli, tmp_path: Path) -> None:
-    """Invalid responses, a task that makes every status check fail, incomplete pictures."""
-    prompts = [f"kite {number} [[cut-download 1]]" for number in range(10)]
-    prompts += ["owl [[fetch-http 500 6]]", "cat [[fetch-flaky 2]]"]
-    write(flux, *prompts)
-    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
-    assert done.code == 0, done.stderr
-    assert sent(tmp_path) == dict.fromkeys(prompts, 1)
-    assert len(pictures(flux)) == 12
-
-
-def test_concurrency(flux: Cli, tmp_path: Path) -> None:
-    """Whenever a task is submitted, at most two others are running."""
-    write(flux, *(f"kite {number}" for number in range(9)))
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "3").code == 0
-    with sqlite3.connect(tmp_path / "sandbox" / "tasks.sqlite3") as database:
-        spans = [(began, began + took) for began, took in database.execute("SELECT submitted, seconds FROM tasks")]
-    assert len(spans) == 9
-    for began, _ in spans:
-        assert sum(first <= began < last for first, last in spans) <= 3
 
 
 def test_max_tasks(flux: Cli, service: Service) -> None:
@@ -366,11 +288,11 @@ def test_ctrl_c(flux: Cli, service: Service, tmp_path: Path) -> None:
     assert "0 of 6 rows finished, 4 still running, 2 not sent" in done.stderr
     assert "resume with the same command" in done.stderr
     assert service.submissions == 4
-    assert results(flux) == []
+    assert results(flux.cwd / "out") == []
     again = flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "4")
     assert again.code == 0, again.stderr
-    assert sent(tmp_path) == dict.fromkeys(prompts, 1)
-    assert len(pictures(flux)) == len(results(flux)) == 6
+    assert charged(tmp_path) == dict.fromkeys(prompts, 1)
+    assert len(pictures(flux)) == len(results(flux.cwd / "out")) == 6
 
 
 def test_second_ctrl_c_with_a_full_stdout(flux: Cli, service: Service) -> None:
@@ -380,10 +302,10 @@ def test_second_ctrl_c_with_a_full_stdout(flux: Cli, service: Service) -> None:
         flux, *(f"{number} [[never]]" for number in range(4)), *(f"kite {number} {long}" for number in range(20))
     )
     process = flux.start("batch", "rows.txt", "-o", "out", *SMALL, "--json")
-    wait_until(lambda: len(results(flux)) > 5)  # each of 9 KB goes to the pipe, too, which holds 64
+    wait_until(lambda: len(results(flux.cwd / "out")) > 5)  # each of 9 KB goes to the pipe, too, which holds 64
     before = -1
-    while before != len(results(flux)):  # until it stands still
-        before = len(results(flux))
+    while before != len(results(flux.cwd / "out")):  # until it stands still
+        before = len(results(flux.cwd / "out"))
         time.sleep(1.0)
     assert before < 20
     submissions = service.submissions
@@ -415,7 +337,7 @@ def test_two_runs_at_the_same_time(flux: Cli, service: Service) -> None:
     """The second is refused while the first is alive; other shards can run."""
     write(flux, "a kite [[never]]", "a cat [[never]]", "an owl", "a dog")
     first = flux.start("batch", "rows.txt", "-o", "out", "--shard", "1/2")
-    wait_until(lambda: service.submissions == 2 and len(results(flux)) == 1)
+    wait_until(lambda: service.submissions == 2 and len(results(flux.cwd / "out")) == 1)
     for shard in ("1/1", "1/2", "3/4"):
         done = flux("batch", "rows.txt", "-o", "out", "--shard", shard)
         assert done.code == 6
@@ -451,13 +373,13 @@ def test_image_prompts_of_rows(flux: Cli) -> None:
     first = flux.cwd / pictures(flux)[0]
     with Image.open(first) as image:
         image.save(flux.cwd / "in.png")
-    url = results(flux, "first")[0]["image_url"]
+    url = results(flux.cwd / "first")[0]["image_url"]
     rows = [{"prompt": "a cat", "image_prompt": source} for source in ("in.png", url, f"{url}/gone")]
     write(flux, *map(json.dumps, rows), name="rows.jsonl")
     done = flux("batch", "rows.jsonl", "-o", "out", *SMALL, "--json")
     assert done.code == 5
     assert {each["line"]: each["status"] for each in done.objects} == {1: "finished", 2: "finished", 3: "unsent"}
-    kept = {each["line"]: each for each in results(flux)}
+    kept = {each["line"]: each for each in results(flux.cwd / "out")}
     assert set(kept) == {1, 2}
     requests = {
         record["request"]["image_prompt"]["source"]: record["request"] for record in flux.history("-n", "3")
@@ -475,45 +397,32 @@ def test_sidecars_and_originals(flux: Cli) -> None:
     assert len([name for name in flux.files() if name.endswith(".png.json")]) == 2
 
 
-def test_damaged_results(flux: Cli, service: Service) -> None:
-    """Missing, duplicate and incomplete lines are repaired by the next run; foreign lines stay."""
-    write(flux, "a kite", "a cat", "an owl [[fail]]")
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
-    path = flux.cwd / "out" / "results.jsonl"
-    before = {each["row"]: each for each in results(flux)}
-    first, second, third = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b'{"mine": 1}\nnot even JSON\n' + first + first + second + third[:50])
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
-    foreign, after = path.read_text().splitlines()[:2], path.read_text().splitlines()[2:]
-    assert foreign == ['{"mine": 1}', "not even JSON"]
-    mended = {each["row"]: each for each in map(json.loads, after)}
-    assert len(after) == 3
-    for row, each in mended.items():
-        exact = {name: value for name, value in each.items() if name not in ("elapsed", "raw", "task_type")}
-        assert before[row].items() >= exact.items()
-    path.unlink()
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 4
-    assert {each["row"] for each in results(flux)} == set(before)
-    assert service.submissions == 3
+CHANGED, SINCE = "warning: not generated again:", "with values that have changed since"
+ONE_GONE = "warning: the picture of 1 finished row is missing"
+TWO_GONE = "warning: the pictures of 2 finished rows are missing"
+REFETCH = "hint: use --refetch to download the missing pictures again, free of charge"
+RETRY = "hint: use --retry-failed to resubmit the failed rows"
 
 
-def test_sandbox_and_service_are_separate(flux: Cli, service: Service) -> None:
-    """One directory and two services are two batches."""
-    write(flux, "a kite")
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--sandbox").code == 0
-    assert service.submissions == 0
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
-    assert service.submissions == 1
-    assert Counter(each["service"] for each in results(flux)) == {"sandbox": 1, service.url: 1}
-
-
-def test_changed_values(flux: Cli, service: Service) -> None:
-    """Finished rows with other values cause a warning, and are not made again."""
-    write(flux, "a kite")
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
-    done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--seed", "3")
-    assert "not generated again: 1 finished row with values" in done.stderr
-    assert service.submissions == 1
+@pytest.mark.parametrize(
+    ("counts", "messages"),
+    [
+        (RowCounts(), []),
+        (RowCounts(changed=1, missing=1), [f"{CHANGED} 1 finished row {SINCE}", ONE_GONE, REFETCH]),
+        (RowCounts(changed=2, missing=2), [f"{CHANGED} 2 finished rows {SINCE}", TWO_GONE, REFETCH]),
+        (RowCounts(total=1, failed=1), ["error: 1 row failed in an earlier run", RETRY]),
+        (RowCounts(total=2, failed=2), ["error: 2 rows failed in earlier runs", RETRY]),
+    ],
+)
+@pytest.mark.parametrize("quiet", [False, True])
+def test_hints_of_the_summary(
+    counts: RowCounts, messages: list[str], quiet: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is done about rows of earlier runs without a flag. Missing pictures are no error."""
+    with mock.patch.object(console, "quiet", quiet):
+        print_unresolved(counts, "rows.txt", counts.failed)
+    expected = [] if quiet and not counts.failed else messages
+    assert capsys.readouterr().err.splitlines() == expected
 
 
 def test_secrets_of_rows(flux: Cli) -> None:
@@ -530,13 +439,6 @@ def test_secrets_of_rows(flux: Cli) -> None:
     assert secret.encode() not in kept
 
 
-def test_quiet(flux: Cli) -> None:
-    """It prints only errors."""
-    write(flux, "a kite", "a cat [[fail]]")
-    done = flux("batch", "rows.txt", "-o", "out", *SMALL, "-q")
-    assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "hint"]
-
-
 def test_closed_stdout(flux: Cli) -> None:
     """`| head -1` gets its line, and all rows are made."""
     write(flux, *(f"kite {number}" for number in range(8)))
@@ -546,7 +448,7 @@ def test_closed_stdout(flux: Cli) -> None:
     process.stdout.close()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 141, stderr
-    assert len(pictures(flux)) == len(results(flux)) == 8
+    assert len(pictures(flux)) == len(results(flux.cwd / "out")) == 8
 
 
 @pytest.mark.slow
@@ -567,15 +469,6 @@ def test_summary_bar_on_a_terminal(flux: Cli) -> None:
     assert "%" not in text
 
 
-@pytest.mark.slow
-def test_eight_bars_for_eight_pictures(flux: Cli) -> None:
-    """`imagine -n 8` on a terminal."""
-    screen = Screen(flux, "imagine", "a kite [[seconds 3]]", "-n", "8", *SMALL)
-    screen.until(lambda lines: sum(bool(re.search(r"\d+%", line)) for line in lines) == 8)
-    assert screen.end() == 0
-    assert len(pictures(flux)) == 8
-
-
 def test_requests_for_500_tasks(cli: Cli) -> None:
     """IDs from a pipe: 25 status requests suffice, since the tasks are finished."""
     cli.env["APIFRAME_API_KEY"] = KEY
@@ -589,23 +482,6 @@ def test_requests_for_500_tasks(cli: Cli) -> None:
     assert (counts["/fetch-many"], counts["/fetch"], counts["picture"]) == (25, 0, 500)
 
 
-def test_rows_of_another_machine(flux: Cli, tmp_path: Path) -> None:
-    """Its results count more than a rejected submission in the history of this one."""
-    write(flux, "a kite", "a cat", "a dog")
-    port = port_to_come_back_to()
-    with sandbox_service.running(tmp_path / "shared", port=port, seconds=0.3, credits=1) as poor:
-        at = ("--api-url", poor.url)
-        assert flux("batch", "rows.txt", "-o", "out", *SMALL, *at).code == 3
-    other = {"XDG_STATE_HOME": str(tmp_path / "other")}
-    with sandbox_service.running(tmp_path / "shared", port=port, seconds=0.3, credits=100):
-        assert "(1 by earlier runs)" in flux("batch", "rows.txt", "-o", "out", *SMALL, *at, env=other).stderr
-        again = flux("batch", "rows.txt", "-o", "out", *SMALL, *at)
-    assert (again.code, "3 of 3 rows finished (3 by earlier runs)" in again.stderr) == (0, True)
-    with sqlite3.connect(tmp_path / "shared" / "tasks.sqlite3") as database:
-        assert database.execute("SELECT count(*) FROM tasks").fetchone() == (3,)
-    assert len(results(flux)) == len(pictures(flux)) == 3
-
-
 def test_spellings_of_one_service(flux: Cli, service: Service) -> None:
     """Case, zeros before the port and a slash at the end do not matter."""
     write(flux, "a kite")
@@ -616,26 +492,6 @@ def test_spellings_of_one_service(flux: Cli, service: Service) -> None:
     assert service.submissions == 1
 
 
-def test_missing_pictures(flux: Cli, service: Service) -> None:
-    """They cause a warning, and are not made again."""
-    write(flux, "a kite", "a cat")
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
-    for name in pictures(flux):
-        (flux.cwd / name).unlink()
-    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
-    assert (done.code, service.submissions) == (0, 2)
-    assert "warning: the pictures of 2 finished rows are missing" in done.stderr
-    assert "warning" not in flux("batch", "rows.txt", "-o", "out", *SMALL, "-q").stderr
-
-
-def test_explicit_name_of_a_row(flux: Cli) -> None:
-    """As for `imagine`."""
-    (flux.cwd / "rows.jsonl").write_text('{"prompt": "x [[jpeg-as-png]]", "output": "one.png"}\n')
-    done = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
-    assert (done.code, done.lines) == (0, ["out/one.png"])
-    assert "one.png contains a JPEG" in done.stderr
-
-
 def test_all_invalid_flags_are_reported(flux: Cli, service: Service) -> None:
     """In a text file the fields of all rows come from the flags."""
     write(flux, "a kite")
@@ -643,29 +499,6 @@ def test_all_invalid_flags_are_reported(flux: Cli, service: Service) -> None:
     assert (done.code, service.submissions) == (2, 0)
     for name in ("--width", "--raw", "--guidance"):
         assert f"error: `{name}`" in done.stderr
-
-
-def test_formats_on_the_command_line(flux: Cli, tmp_path: Path) -> None:
-    """TSV, a semicolon and an unknown extension; a column of notes is ignored on request."""
-    (flux.cwd / "a.tsv").write_text("prompt\tseed\na kite, red\t1\n")
-    (flux.cwd / "b.csv").write_text("prompt;seed\na cat, grey;2\n")
-    (flux.cwd / "c.dat").write_text("prompt,notes\nan owl,for later\n")
-    assert flux("batch", "a.tsv", "-o", "out", *SMALL).code == 0
-    assert flux("batch", "b.csv", "-o", "out", *SMALL).code == 0
-    unknown = flux("batch", "c.dat", "-o", "out", *SMALL)
-    assert (unknown.code, unknown.stderr.splitlines()[-1]) == (2, "hint: --format jsonl|csv|tsv|text")
-    notes = flux("batch", "c.dat", "--format", "csv", "-o", "out", *SMALL)
-    assert (notes.code, "unknown column `notes`" in notes.stderr) == (2, True)
-    assert flux("batch", "c.dat", "--format", "csv", "--ignore-unknown-columns", "-o", "out", *SMALL).code == 0
-    assert sent(tmp_path) == {"a kite, red": 1, "a cat, grey": 1, "an owl": 1}
-
-
-def test_header_in_a_text_file(flux: Cli, service: Service) -> None:
-    """Its lines are not sent as prompts."""
-    (flux.cwd / "rows.txt").write_text("prompt,width\na kite,512\n")
-    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
-    assert (done.code, service.submissions) == (2, 0)
-    assert "--format csv" in done.stderr
 
 
 def test_refetch(flux: Cli, service: Service) -> None:
@@ -684,7 +517,7 @@ def test_refetch(flux: Cli, service: Service) -> None:
     assert (done.code, service.submissions) == (0, 3), done.stderr
     assert len(done.lines) == 2
     assert {name: (flux.cwd / name).read_bytes() for name in before} == {**before, kept: b"edited"}
-    assert len(results(flux)) == 3
+    assert len(results(flux.cwd / "out")) == 3
     assert flux("batch", "rows.jsonl", "-o", "out", *SMALL, "--refetch").stdout == ""
 
 
@@ -693,7 +526,7 @@ def test_refetch_of_an_expired_task(flux: Cli, service: Service) -> None:
     write(flux, "a kite")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL).code == 0
     (flux.cwd / pictures(flux)[0]).unlink()
-    line = results(flux)[0] | {"task_id": "00000000-0000-4000-8000-000000000000"}
+    line = results(flux.cwd / "out")[0] | {"task_id": "00000000-0000-4000-8000-000000000000"}
     (flux.cwd / "out" / "results.jsonl").write_text(json.dumps(line) + "\n")
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--refetch").code == 4
     done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--retry-failed")
@@ -714,43 +547,14 @@ def test_moved_directory(flux: Cli, service: Service) -> None:
     assert service.submissions == 4
 
 
-@pytest.mark.parametrize(
-    ("rows", "more", "expected"),
-    [
-        (10, (), None),
-        (11, (), "submitting 11 pictures for about 11 credits; the account has 1000"),
-        (40, ("--max-tasks", "11"), "submitting 11 pictures for about 11 credits; the account has 1000"),
-        (40, ("--max-tasks", "5"), None),
-        (40, ("-q", "--max-tasks", "11"), None),
-    ],
-)
-def test_cost_is_announced(flux: Cli, rows: int, more: tuple[str, ...], expected: str | None) -> None:
+@pytest.mark.parametrize(("more", "announced"), [(["11"], True), (["10"], False), (["11", "-q"], False)])
+def test_cost_is_announced(flux: Cli, more: list[str], announced: bool) -> None:
     """Before more than ten submissions, in one line."""
-    write(flux, *(f"kite {number}" for number in range(rows)))
-    done = flux("batch", "rows.txt", "-o", "out", *SMALL, *more)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("submitting")]
-    assert lines == ([expected] if expected else [])
-    assert done.stderr.startswith(expected or "")
-
-
-def test_only_new_rows_are_announced(flux: Cli) -> None:
-    """Those that were submitted before cost nothing more."""
-    write(flux, *(f"kite {number}" for number in range(12)))
-    assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--max-tasks", "5").code == 0
-    assert "submitting" not in flux("batch", "rows.txt", "-o", "out", *SMALL).stderr
-
-
-def test_too_few_credits(cli: Cli, tmp_path: Path) -> None:
-    """Rows are submitted until the credits run out."""
-    write(cli, *(f"kite {number}" for number in range(12)))
-    cli.env["APIFRAME_API_KEY"] = KEY
-    with sandbox_service.running(tmp_path / "sandbox", seconds=0.1, credits=3) as poor:
-        done = cli("batch", "rows.txt", "-o", "out", *SMALL, "--api-url", poor.url)
-    assert done.stderr.splitlines()[:2] == [
-        "submitting 12 pictures for about 12 credits; the account has 3",
-        "warning: the account has too few credits for 12 pictures",
-    ]
-    assert (done.code, len(pictures(cli))) == (3, 3)
+    write(flux, *(f"kite {number}" for number in range(20)))
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--max-tasks", *more)
+    line = "submitting 11 pictures for about 11 credits; the account has 1000\n"
+    assert done.stderr.startswith(line) == announced
+    assert done.stderr.count("submitting") == announced
 
 
 def test_locked_history(flux: Cli, service: Service) -> None:
@@ -766,6 +570,16 @@ def test_locked_history(flux: Cli, service: Service) -> None:
     assert "warning: the history lacks rows of this batch" in done.stderr
 
 
+def test_unknown_columns(flux: Cli, service: Service) -> None:
+    """A column of notes is ignored on request; an unknown extension needs a format."""
+    write(flux, "prompt,notes", "an owl,for later", name="rows.dat")
+    command = ("batch", "rows.dat", "-o", "out", *SMALL)
+    assert flux(*command).stderr.splitlines()[-1] == "hint: --format jsonl|csv|tsv|text"
+    assert "unknown column `notes`" in flux(*command, "--format", "csv").stderr
+    assert service.submissions == 0
+    assert flux(*command, "--format", "csv", "--ignore-unknown-columns").code == 0
+
+
 def test_damaged_history(flux: Cli, service: Service) -> None:
     """One warning, none with --quiet; the next run knows everything without it."""
     write(flux, "a kite", "a cat")
@@ -776,14 +590,6 @@ def test_damaged_history(flux: Cli, service: Service) -> None:
     assert "warning: the batch continues without the history" in done.stderr
     again = flux("batch", "rows.txt", "-o", "out", *SMALL, "-q")
     assert (again.code, again.stderr, service.submissions) == (0, "", 2)
-
-
-def test_control_characters(flux: Cli, service: Service) -> None:
-    """They are rejected, except newline and tab."""
-    write(flux, *(json.dumps({"prompt": f"a{letter}kite"}) for letter in "\x1b\x00\n\t"), name="rows.jsonl")
-    done = flux("batch", "rows.jsonl", "-o", "out", *SMALL)
-    assert (done.code, service.submissions) == (2, 0)
-    assert [line.split(":")[2] for line in done.stderr.splitlines() if "rows.jsonl:" in line] == ["1", "2"]
 
 
 def test_full_disk(flux: Cli, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -810,39 +616,11 @@ def test_random_seeds(flux: Cli, service: Service) -> None:
         name="r.jsonl",
     )
     assert flux("batch", "r.jsonl", "-o", "out", *SMALL, "--seed", "random").code == 0
-    seeds = {line["prompt"]: line["seed"] for line in results(flux)}
+    seeds = {line["prompt"]: line["seed"] for line in results(flux.cwd / "out")}
     assert seeds["a"] == 7
     assert len(set(seeds.values())) == 3
     again = flux("batch", "r.jsonl", "-o", "out", *SMALL, "--seed", "random")
     assert ("have changed" in again.stderr, service.submissions) == (False, 3)
-
-
-def test_disk_full_while_tasks_are_running(
-    flux: Cli, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing more is sent, running tasks are finished, and every ID is kept; nothing is charged twice."""
-    write(flux, *(f"kite {number}" for number in range(12)))
-    append, calls = Journal.append, itertools.count()
-
-    def full(journal: Journal, lines: Iterable[bytes]) -> None:
-        if next(calls) >= 2:
-            raise LocalFileError("cannot write the journal: no space left on device")
-        append(journal, lines)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Journal, "append", full)
-        done = flux("batch", "rows.txt", "-o", "out", *SMALL, "--concurrency", "4")
-    accepted = service.submissions
-    assert (done.code, len(pictures(flux))) == (6, accepted)
-    assert 0 < accepted < 12
-    tasks = set(re.findall(r"task ([-0-9a-f]{36}) is missing there", done.stderr))
-    journal = "".join(path.read_text() for path in (flux.cwd / "out" / ".flux-cli").glob("journal-*"))
-    assert len(tasks | set(re.findall(r'"task_id": "([-0-9a-f]{36})"', journal))) == accepted
-    last = flux("batch", "rows.txt", "-o", "out", *SMALL)
-    unknown = last.stderr.count("; it may have been charged")
-    assert last.code == (9 if unknown else 0), last.stderr
-    assert len(pictures(flux)) + unknown >= 12
-    assert set(sent(tmp_path).values()) == {1}
 
 
 def test_picture_that_cannot_be_saved(flux: Cli, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import urllib.request
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from flux_cli import sandbox
 from flux_cli.batch import reader
 from flux_cli.batch.rows import parse
 from flux_cli.batch.shards import Shard
+from tests.batches import SMALL, charged, results
 from tests.conftest import KEY, Cli, wait_until
 
-SMALL = ("--width", "256", "--height", "256")
 ROWS = 48
 
 
@@ -68,29 +67,16 @@ class Shared:
             process.communicate(timeout=20)
             assert process.returncode == -signal.SIGKILL
 
-    def resume(self, homes_and_shards: Sequence[tuple[str, str]]) -> None:
-        """Run to the end, with a home and a shard for each process."""
-        processes = [self.start(home, "--shard", shard) for home, shard in homes_and_shards]
-        for process in processes:
-            _, stderr = process.communicate(timeout=120)
-            assert process.returncode in (0, 9), stderr.decode()
-
-    def accepted(self) -> Counter[str]:
-        """Return how often the service accepted each prompt."""
-        with closing(sqlite3.connect(self.tmp_path / "sandbox" / "tasks.sqlite3")) as database:
-            bodies = database.execute("SELECT body FROM tasks").fetchall()
-        return Counter(json.loads(body)["prompt"] for (body,) in bodies)
-
     def check(self) -> None:
         """See that each row was charged once at most, and has a picture or is reported as unknown."""
-        charged = self.accepted()
-        assert {prompt: count for prompt, count in charged.items() if count > 1} == {}
-        lines = [json.loads(line) for line in (self.directory / "results.jsonl").read_text().splitlines()]
+        paid = charged(self.tmp_path)
+        assert {prompt: count for prompt, count in paid.items() if count > 1} == {}
+        lines = results(self.directory)
         status = {line["prompt"]: line["status"] for line in lines}
         assert len(lines) == len(status) == ROWS
         finished = {prompt for prompt, each in status.items() if each == "finished"}
         assert set(self.rows) - finished == {prompt for prompt, each in status.items() if each == "unknown"}
-        assert finished <= set(charged)
+        assert finished <= set(paid)
         assert len(list(self.directory.glob("*.png"))) == len(finished)
 
 
@@ -105,39 +91,31 @@ def test_killed_shards_resumed_as_another_number_of_shards(shared: Shared) -> No
     """Four shards with a state directory each, then seven."""
     processes = [shared.start(f"host-{number}", "--shard", f"{number}/4") for number in range(1, 5)]
     shared.kill(processes, 20)
-    shared.resume([(f"other-{number}", f"{number}/7") for number in range(1, 8)])
+    resumed = [shared.start(f"other-{number}", "--shard", f"{number}/7") for number in range(1, 8)]
+    for process in resumed:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode in (0, 9), stderr.decode()
     shared.check()
 
 
 @pytest.mark.slow
-def test_volume_mounted_at_another_path(shared: Shared) -> None:
-    """The same home, another directory name."""
+@pytest.mark.parametrize("change", ["another path", "home is lost", "no home"])
+def test_killed_run_resumed_elsewhere(shared: Shared, change: str) -> None:
+    """On a volume that is mounted at another path, or in a container whose home is empty or cannot be written."""
     shared.kill([shared.start("home")], 12)
-    moved = shared.tmp_path / "elsewhere"
-    shared.directory.parent.rename(moved)
-    shared.directory = moved / "out"
-    shared.resume([("home", "1/1")])
-    shared.check()
-
-
-@pytest.mark.slow
-def test_home_is_lost(shared: Shared) -> None:
-    """A container that was restarted with an empty home."""
-    shared.kill([shared.start("home")], 12)
-    shutil.rmtree(shared.tmp_path / "home")
-    shared.resume([("home", "1/1")])
-    shared.check()
-
-
-@pytest.mark.slow
-def test_no_home_at_all(shared: Shared) -> None:
-    """There is no history then; the batch directory is enough."""
-    shared.kill([shared.start("home")], 12)
-    cli = shared.cli("nobody")
-    (cli.home / ".local").write_text("not a directory")
+    cli = shared.cli("home")
+    if change == "another path":
+        moved = shared.tmp_path / "elsewhere"
+        shared.directory.parent.rename(moved)
+        shared.directory = moved / "out"
+    else:
+        shutil.rmtree(cli.home)
+        cli = shared.cli("home")
+        if change == "no home":
+            (cli.home / ".local").write_text("not a directory")
     done = cli.process(*shared.arguments(), timeout=120)
     assert done.code in (0, 9), done.stderr
-    assert "continues without the history" in done.stderr
+    assert ("continues without the history" in done.stderr) == (change == "no home")
     shared.check()
 
 
@@ -154,14 +132,22 @@ sys.exit(main(sys.argv[2:]))
 
 
 @contextmanager
-def on_host(shared: Shared, host: str) -> Iterator["subprocess.Popen[bytes]"]:
+def on_host(shared: Shared, host: str) -> Iterator["subprocess.Popen[str]"]:
     """Start a run on a simulated host."""
     cli = shared.cli(host)
     command = [sys.executable, "-c", HOST, host, *shared.arguments()]
-    options: Mapping[str, int] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=cli.cwd, env=cli.env, **options) as process:  # type: ignore[call-overload] # the options of Popen
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=cli.cwd, env=cli.env, stdout=pipe, stderr=pipe, text=True) as process:
         yield process
         process.kill()
+
+
+def run_on_host(shared: Shared, host: str, *codes: int) -> str:
+    """Run on a simulated host to the end, with one of these exit codes; return stderr."""
+    with on_host(shared, host) as process:
+        _, stderr = process.communicate(timeout=120)
+        assert process.returncode in codes, stderr
+        return stderr
 
 
 @pytest.mark.slow
@@ -169,16 +155,11 @@ def test_one_shard_on_two_hosts(shared: Shared) -> None:
     """The second is refused while the first is alive, and takes over when it is dead."""
     with on_host(shared, "one") as one:
         wait_until(lambda: shared.running.stats.accepted >= 6)
-        with on_host(shared, "two") as two:
-            _, stderr = two.communicate(timeout=60)
-            assert two.returncode == 6, stderr.decode()
-            assert "on one" in stderr.decode()
+        assert "on one" in run_on_host(shared, "two", 6)
         assert one.poll() is None
         one.send_signal(signal.SIGKILL)
         one.wait(20)
-    with on_host(shared, "two") as two:
-        _, stderr = two.communicate(timeout=120)
-        assert two.returncode in (0, 9), stderr.decode()
+    run_on_host(shared, "two", 0, 9)
     shared.check()
 
 
@@ -188,14 +169,12 @@ def test_frozen_host_was_replaced(shared: Shared) -> None:
     with on_host(shared, "one") as one:
         wait_until(lambda: shared.running.stats.accepted >= 6)
         one.send_signal(signal.SIGSTOP)
-        with on_host(shared, "two") as two:
-            _, stderr = two.communicate(timeout=120)
-            assert two.returncode in (0, 9), stderr.decode()
+        run_on_host(shared, "two", 0, 9)
         one.send_signal(signal.SIGCONT)
         _, stderr = one.communicate(timeout=120)
-        assert one.returncode == 6, stderr.decode()
-        assert "another flux-cli has taken over the batch" in stderr.decode()
-    assert max(shared.accepted().values()) == 1
+        assert one.returncode == 6, stderr
+        assert "another flux-cli has taken over the batch" in stderr
+    assert max(charged(shared.tmp_path).values()) == 1
 
 
 OLD_HISTORY = """
@@ -223,12 +202,10 @@ def test_directory_of_version_0_1_0(shared: Shared) -> None:
     shared.directory.mkdir()
     (shared.directory / "done.png").write_bytes(b"picture")
     line = {"service": shared.running.url, "status": "finished", "exit_code": 0, "path": "/old/out/done.png"}
-    (shared.directory / "results.jsonl").write_text(
-        "".join(
-            json.dumps({"row": keys[prompt], "line": 1, **line, "task_id": f"T-{prompt}", "prompt": prompt}) + "\n"
-            for prompt in ("done", "done elsewhere")
-        )
-    )
+    with (shared.directory / "results.jsonl").open("w") as file:
+        for prompt in ("done", "done elsewhere"):
+            task = {"task_id": f"T-{prompt}", "prompt": prompt}
+            file.write(json.dumps({"row": keys[prompt], "line": 1, **line, **task}) + "\n")
     history = cli.home / ".local/state/flux-cli/history.sqlite3"
     history.parent.mkdir(parents=True)
     states = {
@@ -240,32 +217,22 @@ def test_directory_of_version_0_1_0(shared: Shared) -> None:
     }
     with closing(sqlite3.connect(history)) as database:
         database.executescript(OLD_HISTORY)
-        for prompt, (status, task_id, path, code) in states.items():
+        service, batch = shared.running.url, str(shared.directory)
+        for prompt, known in states.items():
             database.execute(
-                "INSERT INTO submissions (created, service, status, task_id, prompt, request, path, exit_code, "
-                "batch, row) VALUES (1.5, ?, ?, ?, ?, json_object('prompt', ?), ?, ?, ?, ?)",
-                (
-                    shared.running.url,
-                    status,
-                    task_id,
-                    prompt,
-                    prompt,
-                    path,
-                    code,
-                    str(shared.directory),
-                    keys[prompt],
-                ),
+                "INSERT INTO submissions (created, service, batch, prompt, row, request, "
+                "status, task_id, path, exit_code) VALUES (1.5, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (service, batch, prompt, keys[prompt], json.dumps({"prompt": prompt}), *known),
             )
         database.commit()
     done = cli.process(*shared.arguments())
     assert done.code == 9, done.stderr
-    assert shared.accepted() == {"running": 1, "no credits": 1, "new": 1}
-    lines = [json.loads(each) for each in (shared.directory / "results.jsonl").read_text().splitlines()]
-    found = {each["prompt"]: each["status"] for each in lines}
+    assert charged(shared.tmp_path) == {"running": 1, "no credits": 1, "new": 1}
+    found = {each["prompt"]: each["status"] for each in results(shared.directory)}
     assert found == dict.fromkeys(shared.rows, "finished") | {"failed": "failed", "unknown": "unknown"}
     history.unlink()  # from now on the directory is enough
     assert cli.process(*shared.arguments()).code == 9
-    assert sum(shared.accepted().values()) == 3
+    assert charged(shared.tmp_path).total() == 3
 
 
 def test_a_damaged_history_stops_a_batch_of_version_0_1_0(shared: Shared) -> None:
