@@ -17,13 +17,11 @@ from flux_cli import errors
     ],
 )
 def test_install_command(monkeypatch: pytest.MonkeyPatch, prefix: str, expected: str) -> None:
-    """It installs into the environment of the program."""
     monkeypatch.setattr(sys, "prefix", prefix.replace("/", os.sep))
     assert errors.install_command("a>=1", "b") == expected
 
 
 def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the extra that are not installed, as the package requires them."""
     from importlib import metadata
 
     assert errors.missing_packages("sandbox") == []

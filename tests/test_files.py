@@ -48,7 +48,6 @@ def test_placing(tmp_path: Path) -> None:
 
 
 def test_the_same_size_is_not_the_same_content(tmp_path: Path) -> None:
-    """Nor is the same time."""
     with files.temporary(tmp_path) as file:
         file.write(b"two")
         files.sync(file)
@@ -339,7 +338,6 @@ def test_no_umask_makes_a_directory_writable_by_everybody(tmp_path: Path, mode: 
 
 
 def test_making_directories(tmp_path: Path) -> None:
-    """One that exists is fine; a file in its place is not."""
     make_directory(tmp_path)
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "link").symlink_to("nowhere")
@@ -349,7 +347,6 @@ def test_making_directories(tmp_path: Path) -> None:
 
 
 def test_digest(tmp_path: Path) -> None:
-    """Of a file; one error if there is none."""
     (tmp_path / "x").write_bytes(b"one")
     assert files.sha256_of(tmp_path / "x").startswith("7692c3ad")
     with pytest.raises(LocalFileError) as caught:

@@ -140,7 +140,6 @@ def test_a_failure_does_not_change_a_saved_task(history: History) -> None:
 
 
 def test_filters(history: History) -> None:
-    """Text in prompt, ID and path, whatever the case; status, model, time."""
     numbers = history.begin(SERVICE, [a_request(prompt) for prompt in ("A Cat", "a dog", "100% 'x' _\\")])
     history.accepted(numbers[0], "TASK-abc")
     history.ended(numbers[0], Status.FINISHED)
@@ -395,7 +394,6 @@ def test_a_file_that_cannot_be_used(history: History, statement: str, message: s
     ["status = 'odd'", "request = '{'", "request = '[]'", "request = 5", "created = 'soon'", "prompt = x'ff'"],
 )
 def test_one_unreadable_record(history: History, change: str) -> None:
-    """It is skipped with a warning; the others are there."""
     for n in range(3):
         add(history, f"task-{n}")
     history._connection.execute(f"UPDATE submissions SET {change} WHERE task_id = 'task-1'")  # noqa: S608 - ours
@@ -593,7 +591,6 @@ def test_a_task_of_another_host(host: Host) -> None:
 
 
 def test_forgetting_all_copies(host: Host) -> None:
-    """A task that one or several hosts have recorded is gone everywhere; others stay."""
     number = add(host("one"), "task-1")
     add(host("one"), "task-2")
     add(host("one"), "task-3")
@@ -608,8 +605,6 @@ def test_forgetting_all_copies(host: Host) -> None:
 
 
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no history to read, which is no error; writing one is."""
-
     def no_home() -> Path:
         raise LocalFileError("this user has no home directory")
 

@@ -24,7 +24,6 @@ NOW = 1_764_072_000.0  # 2025-11-25 12:00 UTC
 
 @pytest.fixture
 def tasks(cli: Cli) -> Cli:
-    """A history with one task in each state; the saved one has its picture; another picture is foreign."""
     (cli.cwd / "kite.png").write_bytes(png())
     (cli.cwd / "other.png").write_bytes(png(7))
     outcomes: list[tuple[str, str | None, Status | None, dict[str, str | int | None]]] = [
@@ -202,7 +201,6 @@ def test_shares() -> None:
     ],
 )
 def test_ages(seconds: float, text: str) -> None:
-    """At most seven characters."""
     assert history_lines.age(seconds, NOW - seconds) == text
 
 
@@ -276,7 +274,6 @@ def test_forgetting_from_stdin(tasks: Cli) -> None:
 
 
 def test_forgetting_what_is_old(tasks: Cli) -> None:
-    """Also what never got an ID."""
     assert tasks("forget", "--before", "1h").stderr == "removed 0 records from the history\n"
     assert tasks("forget", "--before", "0s").stderr == "removed 5 records from the history; 2 not saved\n"
     assert prompts(tasks) == []

@@ -22,7 +22,6 @@ MOUNT_TABLE = r"""
 
 @pytest.fixture
 def xdg(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Without a home, and without the XDG variables."""
     for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
@@ -40,7 +39,6 @@ def test_same_as_platformdirs(xdg: pytest.MonkeyPatch, home: str, base: str) -> 
 
 
 def test_no_home(xdg: pytest.MonkeyPatch) -> None:
-    """The variables are enough; without them the error names them."""
     xdg.setattr("os.path.expanduser", lambda path: path)  # as for a user without an entry in passwd
     with pytest.raises(LocalFileError) as caught:
         paths.state_directory()

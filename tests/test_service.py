@@ -14,7 +14,6 @@ from tests.server import Server
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A key in the environment."""
     monkeypatch.setenv("APIFRAME_API_KEY", KEY)
     return monkeypatch
 
@@ -46,7 +45,6 @@ def test_choice(given: ServiceOptions, config: Config, name: str, flags: str) ->
 
 
 def test_no_key(key: pytest.MonkeyPatch) -> None:
-    """It is an error, unless the command can do without."""
     key.delenv("APIFRAME_API_KEY")
     with pytest.raises(NotAllowedError, match="no API key"):
         choose(options(), Config())
@@ -78,7 +76,6 @@ def test_a_key_of_the_other_api(key: pytest.MonkeyPatch) -> None:
 def test_an_unencrypted_url(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, url: str, warned: bool
 ) -> None:
-    """A warning, unless it is this machine or `--quiet`."""
     choose(options(api_url=url), Config())
     expected = f"warning: the key travels unencrypted to {url}\n" if warned else ""
     assert capsys.readouterr().err == expected

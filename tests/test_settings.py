@@ -37,7 +37,6 @@ def write_config(cli: Cli, content: str | bytes, mode: int = 0o600) -> None:
 
 
 def dry_run(cli: Cli, *arguments: str) -> Mapping[str, object]:
-    """Return the request that `imagine` would send."""
     done = cli("imagine", "x", "--dry-run", *arguments)
     assert done.code == 0, done.stderr
     (body,) = done.objects
@@ -355,7 +354,6 @@ def test_a_write_that_fails_changes_nothing(cli: Cli, monkeypatch: pytest.Monkey
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need rights there")
 def test_a_config_file_kept_elsewhere_stays_there(cli: Cli) -> None:
-    """A symbolic link, as dotfile managers make them, is written through."""
     elsewhere = cli.home / "dotfiles" / "flux.toml"
     elsewhere.parent.mkdir()
     elsewhere.write_text("# kept\n")
@@ -367,7 +365,6 @@ def test_a_config_file_kept_elsewhere_stays_there(cli: Cli) -> None:
 
 
 def test_per_model_settings_in_the_file(cli: Cli) -> None:
-    """Each model has a table, which goes when it is empty; quotes around the model are optional."""
     assert cli("config", "set", 'models."flux-pro-1.1-ultra".aspect_ratio', "21:9").code == 0
     assert cli("config", "set", "models.flux-pro-1.1-ultra.raw", "true").code == 0
     assert cli.config.read_text() == '[models."flux-pro-1.1-ultra"]\naspect_ratio = "21:9"\nraw = true\n'
@@ -427,7 +424,6 @@ def test_config_edit(cli: Cli) -> None:
     ],
 )
 def test_config_edit_keeps_the_old_file(cli: Cli, code: str, message: str) -> None:
-    """If the new one cannot replace it; what was typed is not lost."""
     write_config(cli, "# old\n")
     done = cli("config", "edit", env=editor(cli, code))
     assert done.code == 6

@@ -17,11 +17,12 @@ _HOST_HISTORY = re.compile(r"history-.+-[0-9a-f]{8}\.sqlite3")
 
 def state_directory() -> Path:
     """Return the directory for the history and other records of the program's own work. Need not exist."""
-    if _platformdirs_decides():
-        import platformdirs  # 20 ms
+    return _directory("user_state_path", "XDG_STATE_HOME", ".local/state")
 
-        return platformdirs.user_state_path(APP)
-    return _xdg("XDG_STATE_HOME", ".local/state")
+
+def config_directory() -> Path:
+    """Return the directory of the config file. Need not exist."""
+    return _directory("user_config_path", "XDG_CONFIG_HOME", ".config")
 
 
 def history_files(directory: Path) -> list[Path]:
@@ -33,26 +34,20 @@ def history_files(directory: Path) -> list[Path]:
     return [directory / name for name in names if name == HISTORY or _HOST_HISTORY.fullmatch(name)]
 
 
-def config_directory() -> Path:
-    """Return the directory of the config file. Need not exist."""
-    if _platformdirs_decides():
-        import platformdirs
-
-        return platformdirs.user_config_path(APP)
-    return _xdg("XDG_CONFIG_HOME", ".config")
-
-
 def expanded(text: str) -> Path:
     """Return a path with `~` replaced. Unlike Path's own, it keeps that of a user who does not exist."""
     return Path(os.path.expanduser(text))
 
 
-def _platformdirs_decides() -> bool:
-    return sys.platform != "linux" or "ANDROID_ROOT" in os.environ
+def _directory(function: str, variable: str, default: str) -> Path:
+    """Return what a function of platformdirs returns, on Linux without importing it.
 
+    Raises LocalFileError if there is no home: platformdirs would return a relative path that begins with `~`.
+    """
+    if sys.platform != "linux" or "ANDROID_ROOT" in os.environ:
+        import platformdirs  # 20 ms
 
-def _xdg(variable: str, default: str) -> Path:
-    """Return what platformdirs returns on Linux; without a home it would be `~`, and LocalFileError is raised."""
+        return Path(getattr(platformdirs, function)(APP))
     base = os.environ.get(variable, "")
     if not os.path.isabs(base):  # the XDG specification: a relative path is ignored
         base = os.path.join(os.path.expanduser("~"), default)

@@ -104,8 +104,6 @@ def parse_value(name: Name, text: str) -> JsonValue:
     """Return the value of a setting that was given as text. Raises UsageError if it is invalid."""
     setting = name.setting
     value: JsonValue = text
-    if setting.name == "api_key":
-        return check_key(text)
     if setting.name == "api_url":
         return check_api_url(text)
     if setting.name == "seed" and text.strip().lower() == SEED_RANDOM:
