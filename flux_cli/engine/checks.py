@@ -118,4 +118,4 @@ class Checks(Stage):
         elif unknown:
             self._endings.end_rejected(job, Status.FAILED, error)
         else:
-            self._endings.end_resumable(job, error.exit_code, error.message, error.hint)
+            self._endings.end_unfinished(job, error)

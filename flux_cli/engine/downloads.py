@@ -1,6 +1,5 @@
 """Downloads of finished tasks' pictures: how many at once, and when to retry."""
 
-from enum import Enum, auto
 from functools import partial
 
 from flux_cli.api.backoff import backoff
@@ -25,35 +24,25 @@ PROGRESS_SECONDS = 0.1
 """How often a download reports its bytes."""
 
 
-class NextAttempt(Enum):
-    """What to do after a failed download."""
-
-    NONE = auto()
-    DOWNLOAD = auto()
-    CHECK = auto()
-    """Check the task's status first."""
-
-
-def next_attempt(job: Job, error: FluxError, now: float, patience: float | None) -> tuple[NextAttempt, float]:
-    """Return what to do next, and when.
+def next_attempt(job: Job, error: FluxError, now: float, patience: float | None) -> tuple[float, bool] | None:
+    """Return when to retry a download, and whether a status check comes first; None if no attempt can help.
 
     `patience` limits the retries to this many seconds after the first attempt; None means no limit.
     """
     if not isinstance(error, DownloadError) or error.kind is Retry.FINAL:
-        return NextAttempt.NONE, now
+        return None
     job.download_attempts += 1
     if error.kind is Retry.EXPIRED:
         first = job.expired_since is None
         job.expired_since = now if job.expired_since is None else job.expired_since
         at = now if first else now + backoff(job.download_attempts)
-        over = at - job.expired_since > EXPIRED_SECONDS
-        return (NextAttempt.NONE if over else NextAttempt.CHECK), at
+        return None if at - job.expired_since > EXPIRED_SECONDS else (at, True)
     job.expired_since = None
     at = now + max(backoff(job.download_attempts), error.retry_after or 0.0)
     began = now if job.download_began is None else job.download_began
     if patience is not None and at - began > patience:
-        return NextAttempt.NONE, now
-    return (NextAttempt.CHECK if job.download_attempts % CHECK_EVERY == 0 else NextAttempt.DOWNLOAD), at
+        return None
+    return at, job.download_attempts % CHECK_EVERY == 0
 
 
 class _StoppedError(Exception):
@@ -117,13 +106,12 @@ class Downloads(Stage):
     def _not_saved(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FluxError):
             raise error
-        now = self._clock()
-        step, at = next_attempt(job, error, now, self._settings.picture_patience)
-        if step is NextAttempt.NONE:
-            self._endings.end_not_saved(job, error)
+        attempt = next_attempt(job, error, self._clock(), self._settings.picture_patience)
+        if attempt is None:
+            self._endings.end_unfinished(job, error)
             return
+        at, check = attempt
         job.last_error = error.message
         # A status check first: the picture may have a new URL.
-        queue = self._queues.running if step is NextAttempt.CHECK else self._queues.to_save
-        self._queues.move(job, queue, at)
+        self._queues.move(job, self._queues.running if check else self._queues.to_save, at)
         self._outbox.emit(Retrying(job, error.message))

@@ -11,7 +11,7 @@ from flux_cli.engine.outbox import Outbox
 from flux_cli.engine.queues import Queues, Source
 from flux_cli.engine.result import Result
 from flux_cli.engine.store import Closed
-from flux_cli.errors import ExitCode, FluxError, LocalFileError, OutcomeUnknownError
+from flux_cli.errors import ExitCode, FluxError, OutcomeUnknownError
 from flux_cli.pictures.saving import Saved
 
 TIMED_OUT = ExitCode.GAVE_UP_WAITING
@@ -50,10 +50,9 @@ class Endings:
         """End a job whose picture is saved."""
         self.end(job, _saved_result(saved))
 
-    def end_not_saved(self, job: Job, error: FluxError) -> None:
-        """End a job whose picture or original picture cannot be saved now."""
-        code = ExitCode.LOCAL_FILE if isinstance(error, LocalFileError) else ExitCode.SERVICE_DOWN
-        self.end_resumable(job, code, error.message, error.hint)
+    def end_unfinished(self, job: Job, error: FluxError) -> None:
+        """End a job whose task cannot be checked, or whose picture cannot be saved, now."""
+        self.end_resumable(job, error.exit_code, error.message, error.hint)
 
     def end_rejected(self, job: Job, status: Status, error: FluxError) -> None:
         """End a job that is not sent, was rejected, has an unknown outcome, or is unknown to the service."""
@@ -113,14 +112,7 @@ class Endings:
 
 
 def _saved_result(saved: Saved) -> Result:
-    return Result(
-        Status.FINISHED,
-        path=saved.path,
-        original_path=saved.original_path,
-        content=saved.content,
-        sha256=saved.sha256,
-        warning=saved.warning,
-    )
+    return Result(Status.FINISHED, **vars(saved))
 
 
 def _remark(task: Task | None) -> str:

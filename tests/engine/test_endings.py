@@ -137,7 +137,7 @@ def test_what_an_ending_keeps() -> None:
     ending = Ending("saving", task_id="a", task=DONE, transfer=Transfer(TARGET, {}, 1))
     assert ending.job.transfer is not None
     ending.job.transfer.saved = Saved(Path("x.png"), sha256="0" * 64)
-    ending.endings.end_not_saved(ending.job, ServiceDownError("HTTP 503", "try later"))
+    ending.endings.end_unfinished(ending.job, ServiceDownError("HTTP 503", "try later"))
     result = ending.result()
     assert (result.exit_code, result.path, result.sha256) == (ExitCode.SERVICE_DOWN, Path("x.png"), "0" * 64)
     assert (result.error, result.hint, ending.endings.saved_any) == ("HTTP 503", "try later", True)
