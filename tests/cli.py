@@ -114,6 +114,12 @@ class Cli:
             [*map(str, arguments)], {**self.env, **(env or {})}, cwd or self.cwd, content, terminals, timeout
         )
 
+    def fails(self, code: int, message: str, *arguments: str | Path, **options: Any) -> Done:
+        """Run a command to its end in this process; it must fail with this exit code and this in its message."""
+        done = self(*arguments, **options)
+        assert (done.code, message in done.stderr) == (code, True), done
+        return done
+
     def start(
         self, *arguments: str | Path, env: Mapping[str, str] | None = None, **popen: Any
     ) -> "subprocess.Popen[bytes]":

@@ -96,9 +96,7 @@ def test_filters(tasks: Cli, arguments: list[str], expected: list[str]) -> None:
 def test_a_prefix_of_several_tasks(tasks: Cli) -> None:
     """Exit 2, and the candidates. `--like` takes a unique one, as all commands do."""
     for command in ("history", "show", "forget", "fetch", "wait"):
-        done = tasks(command, "aaaa", env={"APIFRAME_API_KEY": "test-key-0123456789"})
-        assert done.code == 2
-        assert "task ID prefix aaaa is ambiguous: 2 tasks" in done.stderr
+        done = tasks.fails(2, "prefix aaaa is ambiguous: 2 tasks", command, "aaaa", env={"APIFRAME_API_KEY": KEY})
         assert "give one of aaaa1111-2, aaaa0000-1" in done.stderr
     assert tasks("imagine", "--like", "bbbb", "--dry-run").objects == [{"model": "flux-dev", "prompt": "a wolf"}]
 
@@ -114,9 +112,7 @@ def test_a_prefix_of_several_tasks(tasks: Cli) -> None:
     ],
 )
 def test_wrong_arguments(tasks: Cli, arguments: list[str], code: int, message: str) -> None:
-    done = tasks("history", *arguments)
-    assert done.code == code
-    assert message in done.stderr
+    tasks.fails(code, message, "history", *arguments)
 
 
 def test_an_empty_history(cli: Cli, tasks: Cli, tmp_path: Path) -> None:
@@ -261,7 +257,7 @@ def test_forgetting(tasks: Cli) -> None:
     assert prompts(tasks) == ["a moon", "a boat", "a kite"]
     assert tasks("forget", "aaaa0000-1", "-q").stderr == ""
     assert tasks.files() == ["kite.png", "other.png"]
-    env = {"APIFRAME_API_KEY": "test-key-0123456789", "FLUX_CLI_API_URL": SERVICE}
+    env = {"APIFRAME_API_KEY": KEY, "FLUX_CLI_API_URL": SERVICE}
     assert tasks("wait", "--all", env=env).stderr == "nothing left to save\n"
 
 
@@ -290,9 +286,7 @@ def test_forgetting_what_is_old(tasks: Cli) -> None:
 )
 def test_forgetting_nothing(tasks: Cli, arguments: list[str], code: int, message: str) -> None:
     """One error, and no task is removed."""
-    done = tasks("forget", *arguments)
-    assert done.code == code
-    assert message in done.stderr
+    tasks.fails(code, message, "forget", *arguments)
     assert len(prompts(tasks)) == 5
 
 
@@ -315,9 +309,7 @@ def test_show_without_an_argument(tasks: Cli) -> None:
 
 
 def test_show_without_any_picture(cli: Cli) -> None:
-    done = cli("show")
-    assert done.code == 6
-    assert "the history has no saved picture" in done.stderr
+    cli.fails(6, "the history has no saved picture", "show")
 
 
 def test_show_a_picture_that_was_renamed(tasks: Cli) -> None:
@@ -327,9 +319,7 @@ def test_show_a_picture_that_was_renamed(tasks: Cli) -> None:
     (tasks.cwd / "directory.png").mkdir()
     assert tasks("show", "aaaa0").lines == [str(tasks.cwd / "best.png")]
     (tasks.cwd / "best.png").unlink()
-    done = tasks("show", "aaaa0")
-    assert done.code == 6
-    assert "kite.png no longer exists" in done.stderr
+    tasks.fails(6, "kite.png no longer exists", "show", "aaaa0")
 
 
 def test_show_what_is_not_a_file(cli: Cli) -> None:

@@ -104,9 +104,7 @@ def test_a_rejected_key_is_not_stored(cli: Cli, tmp_path: Path) -> None:
     """401 is exit 3; with `--no-verify` the service is not asked."""
     with sandbox.running(tmp_path / "strict", key="the-right-key") as strict:
         env = {"FLUX_CLI_API_URL": strict.url}
-        done = cli("login", input=KEY, env=env)
-        assert done.code == 3
-        assert "was not stored" in done.stderr
+        done = cli.fails(3, "was not stored", "login", input=KEY, env=env)
         assert KEY not in done.stderr
         assert not cli.config.exists()
         assert cli("login", "--no-verify", input=KEY, env=env).code == 0
@@ -156,9 +154,7 @@ def test_login_that_makes_no_sense(cli: Cli, arguments: list[str], key: str | by
 
 def test_login_warns_of_an_unencrypted_connection(cli: Cli) -> None:
     """To another machine; the address is one that is never assigned."""
-    done = cli("login", "--api-url", "http://host.invalid", input=KEY)
-    assert done.code == 5
-    assert "warning: the key travels unencrypted to http://host.invalid" in done.stderr
+    cli.fails(5, "warning: the key travels unencrypted", "login", "--api-url", "http://host.invalid", input=KEY)
 
 
 def test_logout_removes_the_key_and_keeps_the_rest(keyless: Cli) -> None:
@@ -253,9 +249,7 @@ def test_config_list_shows_sources(cli: Cli) -> None:
 )
 def test_config_rejects_invalid_input(cli: Cli, arguments: list[str], message: str) -> None:
     """Exit 2, and no file is made; a key given on the command line is not repeated."""
-    done = cli("config", *arguments)
-    assert done.code == 2
-    assert message in done.stderr
+    done = cli.fails(2, message, "config", *arguments)
     assert KEY not in done.stderr
     assert not cli.config.exists()
 
@@ -281,9 +275,7 @@ def test_an_invalid_config_file_is_exit_6_and_left_alone(cli: Cli, content: byte
     """For commands that read it and commands that write it; the key in it is not shown."""
     write_config(cli, content)
     for arguments in ("imagine x --dry-run", "config list", "config set output_dir x"):
-        done = cli(*arguments.split())
-        assert done.code == 6
-        assert message in done.stderr
+        done = cli.fails(6, message, *arguments.split())
         assert "secret-key-123" not in done.stderr
         assert done.stderr.count("error:") == 1
     assert cli.config.read_bytes() == content
@@ -345,9 +337,7 @@ def test_a_write_that_fails_changes_nothing(cli: Cli, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, call, fail)
-    done = cli("config", "set", "width", "512")
-    assert done.code == 6
-    assert f"cannot write {cli.config}: no space left on device" in done.stderr
+    cli.fails(6, f"cannot write {cli.config}: no space left on device", "config", "set", "width", "512")
     assert cli.config.read_text() == "# old\n"
     assert {path.name for path in cli.config.parent.iterdir()} == {"config.toml", ".lock"}
 
@@ -425,9 +415,7 @@ def test_config_edit(cli: Cli) -> None:
 )
 def test_config_edit_keeps_the_old_file(cli: Cli, code: str, message: str) -> None:
     write_config(cli, "# old\n")
-    done = cli("config", "edit", env=editor(cli, code))
-    assert done.code == 6
-    assert message in done.stderr
+    done = cli.fails(6, message, "config", "edit", env=editor(cli, code))
     assert "width" not in cli.config.read_text()
     (copy,) = cli.config.parent.glob("config-*.toml")
     assert f"hint: your changes are in {copy}" in done.stderr
@@ -446,8 +434,7 @@ def test_config_edit_keeps_the_old_file(cli: Cli, code: str, message: str) -> No
     ],
 )
 def test_an_editor_that_fails_leaves_nothing(cli: Cli, env: dict[str, str], code: int, message: str) -> None:
-    done = cli("config", "edit", env=env)
-    assert (done.code, message in done.stderr) == (code, True)
+    cli.fails(code, message, "config", "edit", env=env)
     assert not list(cli.config.parent.glob("*.toml"))
 
 
@@ -462,16 +449,14 @@ def test_without_a_usable_home(cli: Cli, monkeypatch: pytest.MonkeyPatch, home: 
     del cli.env["HOME"]
     env = {} if home is None else {"XDG_CONFIG_HOME": home}
     assert cli("imagine", "x", "--dry-run", env=env).code == 0
-    done = cli("config", "set", "model", "flux-dev", env=env)
-    assert (done.code, "XDG_CONFIG_HOME" in done.stderr) == (6, True)
+    cli.fails(6, "XDG_CONFIG_HOME", "config", "set", "model", "flux-dev", env=env)
     assert cli("config", "set", "model", "flux-dev", env={"XDG_CONFIG_HOME": directory}).code == 0
 
 
 def test_a_table_that_is_none(cli: Cli) -> None:
     """Nothing can be set in it, and there is nothing to remove."""
     write_config(cli, "models = 3\n")
-    done = cli("config", "set", "models.flux-pro.steps", "40")
-    assert (done.code, "must have one table per model" in done.stderr) == (6, True)
+    cli.fails(6, "must have one table per model", "config", "set", "models.flux-pro.steps", "40")
     assert cli("config", "unset", "models.flux-pro.steps").code == 0
     assert cli.config.read_text() == "models = 3\n"
 
@@ -601,9 +586,7 @@ def test_flags_override_variables(flux: Cli, service: Service, setting: str) -> 
 def test_an_empty_api_url_is_not_the_default(flux: Cli, cli: Cli) -> None:
     """A script whose variable is unset must not reach the service that costs money."""
     for command in (["account"], ["imagine", "x"], ["login"]):
-        done = flux(*command, "--api-url", "", input="k" * 20)
-        assert done.code == 2
-        assert "is not an http or https URL" in done.stderr
+        flux.fails(2, "is not an http or https URL", *command, "--api-url", "", input="k" * 20)
     assert cli("models", env={"FLUX_CLI_API_URL": ""}).code == 0
 
 
