@@ -5,7 +5,7 @@ A module of its own, since requests and urllib3 take 100 ms to import.
 
 import http.client
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -15,11 +15,6 @@ from flux_cli.api.connections import current_abort
 
 MAX_INTERIM_RESPONSES = 20
 """Responses with a 1xx status that may come before the final one."""
-
-if TYPE_CHECKING:
-    _Base = HTTPConnection
-else:
-    _Base = object
 
 
 class FinalResponse(http.client.HTTPResponse):
@@ -34,7 +29,7 @@ class FinalResponse(http.client.HTTPResponse):
         raise http.client.HTTPException(f"more than {MAX_INTERIM_RESPONSES} interim responses")
 
 
-class _Abortable(_Base):
+class _PlainConnection(HTTPConnection):
     """Shows its sockets to the `Abort` of the thread that uses it."""
 
     response_class = FinalResponse
@@ -48,13 +43,7 @@ class _Abortable(_Base):
         super().request(*args, **named)
 
 
-class _PlainConnection(_Abortable, HTTPConnection):
-    """A connection for http."""
-
-
-class _EncryptedConnection(_Abortable, HTTPSConnection):
-    """A connection for https."""
-
+class _EncryptedConnection(_PlainConnection, HTTPSConnection):
     _during_handshake: socket.socket | None = None
 
     def _new_conn(self) -> socket.socket:

@@ -238,9 +238,9 @@ def _is_text(value: str) -> bool:
 
 
 def _has_kind(value: object, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _value_violations(field: Field, value: object, name_of: NameOf) -> Iterator[str]:
