@@ -9,25 +9,23 @@ Slurm's daemons need root. They run on loopback, with files of their own.
 """
 
 import contextlib
-import json
 import os
 import secrets
 import shlex
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 from flux_cli import sandbox
-from tests.cli import FLUX_CLI, KEY
+from tests.batches import charged, results
+from tests.conftest import FLUX_CLI, KEY, wait_until
 
 ROWS = 200
 BEFORE, AFTER = 4, 7
@@ -64,11 +62,7 @@ class Batch:
 
     def wait_for_kill(self) -> None:
         """Wait until it is time to kill everything."""
-        until = time.monotonic() + 120
-        while self.running.stats.accepted < KILL_AT:
-            if time.monotonic() > until:
-                raise SystemExit(f"only {self.running.stats.accepted} submissions within two minutes")
-            time.sleep(0.01)
+        wait_until(lambda: self.running.stats.accepted >= KILL_AT, 120)
 
     def kill_jobs(self) -> None:
         """Kill every run of this batch, as the loss of its machine does."""
@@ -79,19 +73,14 @@ class Batch:
 
     def outcome(self) -> Counter[str]:
         """Return the columns of the table."""
-        with closing(sqlite3.connect(self.directory / "sandbox" / "tasks.sqlite3")) as database:
-            bodies = database.execute("SELECT body FROM tasks").fetchall()
-        charged = Counter(json.loads(body)["prompt"] for (body,) in bodies)
-        lines = [json.loads(line) for line in (self.directory / "out" / "results.jsonl").read_text().splitlines()]
-        statuses = Counter(line["status"] for line in lines)
+        paid = charged(self.directory)
+        lines = results(self.directory / "out")
         return Counter(
-            {
-                "charged": len(charged),
-                "twice": sum(count > 1 for count in charged.values()),
-                "pictures": len(list((self.directory / "out").glob("*.png"))),
-                "unknown": statuses["unknown"],
-                "rows": len({line["row"] for line in lines}),
-            }
+            rows=len({line["row"] for line in lines}),
+            charged=len(paid),
+            twice=sum(count > 1 for count in paid.values()),
+            pictures=len(list((self.directory / "out").glob("*.png"))),
+            unknown=sum(line["status"] == "unknown" for line in lines),
         )
 
 
@@ -157,11 +146,7 @@ def _submit(run: Runner, batch: Batch, shards: int) -> str:
 
 
 def _wait_for(run: Runner, job: str) -> None:
-    until = time.monotonic() + 180
-    while run("squeue", "--noheader", "--jobs", job).strip():
-        if time.monotonic() > until:
-            raise SystemExit(f"job {job} does not end:\n{run('squeue')}{run('sinfo')}")
-        time.sleep(0.2)
+    wait_until(lambda: not run("squeue", "--noheader", "--jobs", job).strip(), 180)
 
 
 @contextlib.contextmanager
@@ -194,25 +179,19 @@ def _cluster(directory: Path, env: dict[str, str]) -> Iterator[Runner]:
 
         socket_file = f"--socket={directory}/munge.socket"
         start("munged", "--foreground", "--force", f"--key-file={key}", socket_file, *files)
-        _wait_until((directory / "munge.socket").exists, "munged does not start", directory)
+        wait_until((directory / "munge.socket").exists)
         start("slurmctld", "-D", "-f", str(config))
         start("slurmd", "-D", "-f", str(config), "-N", "localhost")
 
         def run(*command: str) -> str:
-            done = subprocess.run(command, env=slurm_env, capture_output=True, text=True)
-            return done.stdout
+            return subprocess.run(command, env=slurm_env, capture_output=True, text=True).stdout
 
-        _wait_until(lambda: "idle" in run("sinfo", "--noheader", "--format=%t"), "no node is idle", directory)
-        yield run
-
-
-def _wait_until(condition: Callable[[], bool], message: str, directory: Path) -> None:
-    until = time.monotonic() + 30
-    while not condition():
-        if time.monotonic() > until:
+        try:
+            wait_until(lambda: "idle" in run("sinfo", "--noheader", "--format=%t"), 30)
+        except AssertionError:
             logs = "".join(path.read_text(errors="replace")[-1500:] for path in directory.glob("*.out"))
-            raise SkippedError(f"{message}: {logs}")
-        time.sleep(0.1)
+            raise SkippedError(f"no node is idle: {logs}") from None
+        yield run
 
 
 def _slurm_config(directory: Path) -> str:
@@ -263,9 +242,8 @@ SCHEDULERS: dict[str, Callable[[Batch], None]] = {
 
 def main(names: list[str]) -> int:
     """Print the table; return 1 if a row was charged twice or is missing."""
-    print(
-        f"{'scheduler':12} {'rows':>5} {'charged':>8} {'twice':>6} {'pictures':>9} {'unknown':>8} {'seconds':>8}"
-    )
+    columns = ("rows", "charged", "twice", "pictures", "unknown")
+    print(f"{'scheduler':12} {' '.join(f'{name:>8}' for name in columns)} {'seconds':>8}")
     wrong = False
     for name in names or list(SCHEDULERS):
         with tempfile.TemporaryDirectory() as directory:
@@ -279,10 +257,8 @@ def main(names: list[str]) -> int:
                     continue
             found = batch.outcome()
         wrong |= found["twice"] > 0 or found["rows"] != ROWS or found["pictures"] + found["unknown"] != ROWS
-        print(
-            f"{name:12} {found['rows']:5} {found['charged']:8} {found['twice']:6} {found['pictures']:9} "
-            f"{found['unknown']:8} {time.monotonic() - start:8.1f}"
-        )
+        seconds = time.monotonic() - start
+        print(f"{name:12} {' '.join(f'{found[name]:8}' for name in columns)} {seconds:8.1f}")
     return int(wrong)
 
 
