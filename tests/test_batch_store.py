@@ -31,6 +31,7 @@ from flux_cli.engine.store import Accepted, Change, Closed, Finished, HistorySto
 from flux_cli.errors import ExitCode, LocalFileError, StoreBusyError
 from flux_cli.storage.history import History
 from flux_cli.storage.paths import STATE_NAME
+from tests.batches import results
 
 SERVICE = "https://api.example"
 REQUEST = {"prompt": "a kite", "model": "flux-pro"}
@@ -62,27 +63,28 @@ class Batch:
         store.journal.close()
         self.claim.release()
 
+    def run(self, *changes: Change, end: Callable[["Batch", BatchStore], None] = kill) -> None:
+        """Record changes, each in a commit of its own, and end the run."""
+        store = self.start()
+        for change in changes:
+            store.commit([change])
+        end(self, store)
+
     def load(self, *keys: str, history: History | None = None) -> state.BatchState:
         """Return what is known of rows."""
         return state.load(self.directory, self.service, [row(key) for key in keys], "batch", history)
 
-    def known(self, key: str) -> Attempt | None:
+    def known(self, key: str) -> Attempt:
         """Return what is known of a row."""
-        return self.load(key).attempts.get(key)
+        return self.load(key).attempts.get(key) or Attempt(RowState.NEW)
 
     def state(self, key: str) -> RowState:
         """Return the state of a row."""
-        known = self.known(key)
-        return known.state if known else RowState.NEW
+        return self.known(key).state
 
-    def journals(self) -> list[str]:
-        """Return the names of the journals."""
-        return sorted(path.name for path in (self.directory / STATE_NAME).glob("journal-*"))
-
-    def results(self) -> list[dict[str, object]]:
-        """Return the lines of the results."""
-        path = self.directory / "results.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    def journals(self) -> list[Path]:
+        """Return the journals."""
+        return sorted((self.directory / STATE_NAME).glob("journal-*"))
 
 
 @pytest.fixture
@@ -157,14 +159,10 @@ def test_state_after_a_kill(
     batch: Batch, changes: Sequence[Change], expected: RowState, task_id: str | None
 ) -> None:
     """Whatever a run recorded before it was killed, the next one knows."""
-    store = batch.start()
-    for change in changes:
-        store.commit([change])
-    batch.kill(store)
+    batch.run(*changes)
     known = batch.known("a")
-    assert (known.state if known else RowState.NEW, known and known.task_id) == (expected, task_id)
+    assert (known.state, known.task_id) == (expected, task_id)
     if changes:
-        assert known is not None
         assert known.request == REQUEST
         assert known.age is not None
 
@@ -185,16 +183,13 @@ def test_state_after_a_kill(
         ([[INTENT, ACCEPTED, done()], [FINISHED]], RowState.DONE),  # --refetch
     ],
 )
-@pytest.mark.parametrize("ends", ["killed", "ended"])
+@pytest.mark.parametrize("end", [Batch.kill, Batch.end])
 def test_state_after_several_runs(
-    batch: Batch, runs: Sequence[Sequence[Change]], expected: RowState, ends: str
+    batch: Batch, runs: Sequence[Sequence[Change]], expected: RowState, end: Callable[[Batch, BatchStore], None]
 ) -> None:
     """The newest attempt counts, whether or not the journals of earlier runs are still there."""
     for changes in runs:
-        store = batch.start()
-        for change in changes:
-            store.commit([change])
-        batch.end(store) if ends == "ended" else batch.kill(store)
+        batch.run(*changes, end=end)
     assert batch.state("a") is expected
 
 
@@ -279,14 +274,10 @@ def test_secret_of_a_row(fields: dict[str, str], secret: str | None) -> None:
 
 def test_an_end_counts_for_its_own_task(batch: Batch) -> None:
     """A row has two tasks, and a later run has waited for the first one."""
-    runs: list[list[Change]] = [[INTENT, ACCEPTED], [INTENT, Accepted(job(), "T2")], [failed(task_id="T1")]]
-    for changes in runs:
-        store = batch.start()
-        for change in changes:
-            store.commit([change])
-        batch.kill(store)
+    batch.run(INTENT, ACCEPTED)
+    batch.run(INTENT, Accepted(job(), "T2"))
+    batch.run(failed(task_id="T1"))
     known = batch.known("a")
-    assert known is not None
     assert (known.state, known.task_id) == (RowState.SUBMITTED, "T2")
 
 
@@ -306,14 +297,10 @@ def test_an_end_counts_for_its_own_task(batch: Batch) -> None:
 )
 def test_odd_lines_change_nothing(batch: Batch, odd: str) -> None:
     """Neither those of a later version, nor those that a disk has damaged."""
-    store = batch.start()
-    store.commit([INTENT, ACCEPTED])
-    batch.kill(store)
-    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
-    with path.open("a") as file:
+    batch.run(INTENT, ACCEPTED)
+    with batch.journals()[0].open("a") as file:
         file.write(odd.replace('"S"', json.dumps(SERVICE)) + "\n")
     known = batch.known("a")
-    assert known is not None
     assert (known.state, known.task_id, known.request) == (RowState.SUBMITTED, "T1", REQUEST)
 
 
@@ -332,21 +319,16 @@ def test_age_of_a_submission(
     (batch.directory / STATE_NAME / "journal-000001-x.jsonl").write_text(content)
     monkeypatch.setattr("time.time", lambda: 1000.0)
     known = batch.known("a")
-    assert known is not None
     assert (known.state, known.age, known.request) == (RowState.UNKNOWN, age, None)
 
 
 def test_order_does_not_depend_on_clocks(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second host's clock is an hour behind."""
-    times = iter([4000.0, 400.0, 500.0])
-    monkeypatch.setattr("time.time", lambda: next(times))
-    runs: list[list[Change]] = [[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2")]]
-    for changes in runs:
-        store = batch.start()
-        store.commit(changes)
-        batch.kill(store)
+    monkeypatch.setattr("time.time", lambda: 4000.0)
+    batch.run(INTENT, ACCEPTED, failed())
+    monkeypatch.setattr("time.time", lambda: 400.0)
+    batch.run(INTENT, Accepted(job(), "T2"))
     known = batch.known("a")
-    assert known is not None
     assert (known.state, known.task_id) == (RowState.SUBMITTED, "T2")
 
 
@@ -381,18 +363,11 @@ def test_a_run_that_lost_its_claim_submits_nothing(batch: Batch) -> None:
 
 def test_journal_is_removed_when_everything_is_over(batch: Batch) -> None:
     """Not before: a killed run's task is still known in the next run."""
-    store = batch.start()
-    store.commit([INTENT, Intent(job("b"))])
-    store.commit([ACCEPTED, Accepted(job("b"), "T2"), done()])
-    assert store.written is None
-    batch.end(store)
+    batch.run(INTENT, Intent(job("b")), ACCEPTED, Accepted(job("b"), "T2"), done(), end=Batch.end)
     assert len(batch.journals()) == 1
-    store = batch.start()
-    store.commit([failed("b", "T2")])
-    assert store.written is not None
-    batch.end(store)
+    batch.run(failed("b", "T2"), end=Batch.end)
     assert batch.journals() == []
-    assert [(line["row"], line["status"]) for line in batch.results()] == [("a", "finished"), ("b", "failed")]
+    assert {line["row"]: line["status"] for line in results(batch.directory)} == {"a": "finished", "b": "failed"}
     assert (batch.state("a"), batch.state("b")) == (RowState.DONE, RowState.FAILED)
 
 
@@ -411,18 +386,16 @@ def test_journals_stay_while_another_run_is_alive(batch: Batch) -> None:
     other.release()
     batch.end(batch.start())
     assert batch.journals() == []
-    assert [line["row"] for line in batch.results()] == ["a"]
+    assert [line["row"] for line in results(batch.directory)] == ["a"]
 
 
 def test_results_are_durable_before_the_journal_is_removed(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that replace a file with superseded lines."""
-    store = batch.start()
-    store.commit([INTENT, ACCEPTED, failed()])
-    batch.end(store)
+    batch.run(INTENT, ACCEPTED, failed(), end=Batch.end)
     store = batch.start()
     store.commit([INTENT, Accepted(job(), "T2"), done(task_id="T2")])
     assert store.written is not None
-    assert [line["status"] for line in batch.results()] == ["failed", "finished"]
+    assert [line["status"] for line in results(batch.directory)] == ["failed", "finished"]
     calls: list[tuple[str, object]] = []
     fsync, unlink = os.fsync, os.unlink
 
@@ -437,7 +410,7 @@ def test_results_are_durable_before_the_journal_is_removed(batch: Batch, monkeyp
     monkeypatch.setattr(os, "fsync", logged_fsync)
     monkeypatch.setattr(os, "unlink", logged_unlink)
     batch.end(store)
-    assert [line["status"] for line in batch.results()] == ["finished"]
+    assert [line["status"] for line in results(batch.directory)] == ["finished"]
     synced = ("fsync", (batch.directory / "results.jsonl").stat().st_ino)
     removed = calls.index(("unlink", str(store.journal.path)))
     assert calls[:removed].count(synced) == 2  # before it got its name, and after
@@ -445,11 +418,8 @@ def test_results_are_durable_before_the_journal_is_removed(batch: Batch, monkeyp
 
 def test_a_torn_line_is_ignored(batch: Batch) -> None:
     """The power failed while it was written: it was not committed, so nothing was done after it."""
-    store = batch.start()
-    store.commit([INTENT])
-    store.commit([ACCEPTED])
-    batch.kill(store)
-    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
+    batch.run(INTENT, ACCEPTED)
+    (path,) = batch.journals()
     content = path.read_bytes()
     cut = content.rindex(b"\n", 0, -1) + 1
     for length in range(cut, len(content) + 1):
@@ -530,7 +500,7 @@ def test_a_partial_write_leaves_whole_lines(
             store.commit([ACCEPTED])
     store.commit([])
     batch.kill(store)
-    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
+    (path,) = batch.journals()
     events = [json.loads(line)["event"] for line in path.read_text().splitlines()]
     assert events == [*["intent", "unsent"][: len(before)], "accepted"]
     (usual := batch.directory / "usual").touch()
@@ -604,9 +574,9 @@ def test_results_that_cannot_be_written_are_added_later(batch: Batch, monkeypatc
         patch.setattr(ResultsFile, "append", full)
         store.commit([done()])
         assert store.results_error is not None
-    assert batch.results() == []
+    assert results(batch.directory) == []
     store.commit([Intent(job("b"))])
-    assert [line["row"] for line in batch.results()] == ["a"]
+    assert [line["row"] for line in results(batch.directory)] == ["a"]
     assert store.results_error is None
 
 
@@ -703,7 +673,7 @@ FAILED_AGAIN = (RowState.FAILED, "T2", False)
 
 
 @pytest.mark.parametrize(
-    ("results", "own", "recorded", "expected", "missing"),
+    ("content", "own", "recorded", "expected", "missing"),
     [
         (b"", NOTHING, [INTENT], (RowState.UNKNOWN, None, True), UNSURE),
         (b"", NOTHING, [INTENT, unsent()], (RowState.NEW, None, True), None),
@@ -725,17 +695,15 @@ FAILED_AGAIN = (RowState.FAILED, "T2", False)
 def test_what_the_history_adds(
     batch: Batch,
     tmp_path: Path,
-    results: bytes,
+    content: bytes,
     own: list[Change],
     recorded: list[Change],
     expected: tuple[RowState, str | None, bool],
     missing: dict[str, object] | None,
 ) -> None:
     """Rows of version 0.1.0, and the numbers of its records; what the directory has from a journal comes first."""
-    store = batch.start()
-    store.commit(own)
-    batch.kill(store)
-    (batch.directory / "results.jsonl").write_bytes(results)
+    batch.run(*own)
+    (batch.directory / "results.jsonl").write_bytes(content)
     with closing(History(tmp_path / "history.sqlite3")) as history:
         made = job()
         for change in recorded:
@@ -755,19 +723,14 @@ def test_what_the_history_adds(
 def test_rows_of_another_service_are_other_rows(batch: Batch) -> None:
     """A rehearsal in the sandbox says nothing about the service."""
     rehearsal = Batch(batch.directory, "sandbox")
-    store = rehearsal.start()
-    store.commit([INTENT, ACCEPTED, done()])
-    rehearsal.kill(store)
+    rehearsal.run(INTENT, ACCEPTED, done())
     assert (rehearsal.state("a"), batch.state("a")) == (RowState.DONE, RowState.NEW)
 
 
 def test_no_secret_is_recorded(batch: Batch) -> None:
     """Jobs hold the request with the secret; the journal has what is recorded of it."""
-    store = batch.start()
-    secret = replace(job(), request={"prompt": "a", "webhook_secret": "hush-hush"})
-    store.commit([Intent(secret)])
-    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
-    assert "hush" not in path.read_text()
+    batch.run(Intent(replace(job(), request={"prompt": "a", "webhook_secret": "hush-hush"})))
+    assert "hush" not in batch.journals()[0].read_text()
 
 
 KEYS = ["a", 'quote"', "back\\slash", "söme", "\ud800", "#0123-1", "line\nbreak", "x" * 300]
@@ -776,18 +739,15 @@ KEYS = ["a", 'quote"', "back\\slash", "söme", "\ud800", "#0123-1", "line\nbreak
 @pytest.mark.parametrize("key", KEYS)
 def test_keys_of_any_kind(batch: Batch, key: str) -> None:
     """Lines are found by the key without being parsed."""
-    store = batch.start()
-    store.commit([Intent(job(key)), Accepted(job(key), "T1")])
-    batch.kill(store)
+    batch.run(Intent(job(key)), Accepted(job(key), "T1"))
     assert batch.state(key) is RowState.SUBMITTED
     assert all(batch.state(other) is RowState.NEW for other in KEYS if other != key)
 
 
 def test_a_journal_that_vanishes_while_it_is_read(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another run has just compacted it: its rows are in the results, which are read again."""
-    store = batch.start()
-    store.commit([INTENT, ACCEPTED, done()])
-    (path,) = (batch.directory / STATE_NAME).glob("journal-*")
+    batch.run(INTENT, ACCEPTED, done())
+    (path,) = batch.journals()
     listdir = os.listdir
 
     def vanishing(directory: Path) -> list[str]:
@@ -805,23 +765,18 @@ def test_what_was_accepted_is_never_new(tmp_path_factory: pytest.TempPathFactory
     """Whatever the runs recorded, in whatever order."""
     batch = Batch(tmp_path_factory.mktemp("batch"))
     numbers = itertools.count(1)
-    states = {"new"}
+    makers: dict[str, Callable[[str], Change]] = {
+        "i": lambda _: INTENT,
+        "p": lambda _: POSTPONED,
+        "a": lambda task_id: Accepted(job(), task_id),
+        "u": lambda _: unknown(),
+        "t": lambda task_id: left(task_id=task_id),
+        "d": lambda task_id: done(task_id=task_id),
+        "f": lambda task_id: failed(task_id=task_id),
+    }
     for changes in runs:
-        store = batch.start()
-        for change in changes:
-            task_id = f"T{next(numbers)}"
-            made: dict[str, Change] = {
-                "i": INTENT,
-                "p": POSTPONED,
-                "a": Accepted(job(), task_id),
-                "u": unknown(),
-                "t": left(task_id=task_id),
-                "d": done(task_id=task_id),
-                "f": failed(task_id=task_id),
-            }
-            store.commit([made[change]])
-            states.add(change)
-        batch.end(store)
+        batch.run(*(makers[change](f"T{next(numbers)}") for change in changes), end=Batch.end)
+    states = {change for changes in runs for change in changes}
     found = batch.state("a")
     if "d" in states:
         assert found is RowState.DONE
