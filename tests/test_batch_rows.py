@@ -149,12 +149,6 @@ def test_csv_delimiter(content: str, width: int | None) -> None:
     assert (row.fields["prompt"], row.fields.get("width")) == ("a, b; c", width)
 
 
-def test_lines_after_a_separator_line_keep_their_numbers() -> None:
-    """`sep=;` is a line of the file."""
-    assert messages("sep=;\nprompt;width\na;2", "csv") == ["rows:3: column 2 (`width`) must be 256 to 1440, not 2"]
-    assert messages("sep=;\nprompt;x\na;2", "csv")[0].startswith("rows:2: column 2: unknown column `x`")
-
-
 @pytest.mark.parametrize(
     "header", ["prompt,width", "prompt", "Prompt;notes", "prompt\tseed", "sep=;", "id,prompt"]
 )
@@ -273,127 +267,90 @@ def test_a_shard_checks_only_its_rows() -> None:
     ]
 
 
+NEEDS_ULTRA = "column 2 (`raw`) needs `flux-pro-1.1-ultra`, but the model is `flux-pro`"
+OUTSIDE = ("../x.png", "/somewhere/x.png", "~/x.png", "..", "a/../../x.png", "../x-{slug}.{ext}")
+RESERVED = ("results.jsonl", "./RESULTS.jsonl", ".flux-cli/x.png", ".Flux-Cli")
+VALUES = [
+    ('"width": 255', " (`width`) must be 256 to 1440, not 255"),
+    ('"widht": 300', ": unknown column `widht`; did you mean `width`?"),
+    ('"ouput": "x"', ": unknown column `ouput`; did you mean `output`?"),
+    ('"raw": 1', " (`raw`) must be true or false, not '1'"),
+    ('"seed": NaN', " (`seed`) must be a whole number, not 'nan'"),
+    ('"guidance": 1e400', " (`guidance`) must be a finite number, not inf"),
+    ('"id": true', ": `id` takes text"),
+    ('"id": "#1"', " (`id`) must not begin with #"),
+    ('"output": "-"', " (`output`) takes the name of a file"),
+    ('"output": "{x}"', " (`output`) has an unknown field {x}"),
+    (f'"output": "{"n" * 300}.png"', f" (`output`) is too long for a file name: {'n' * 59}…"),
+    *((f'"output": "{name}"', f" (`output`) is outside the batch directory: {name}") for name in OUTSIDE),
+    *((f'"output": "{name}"', f" (`output`) is a name that the batch uses itself: {name}") for name in RESERVED),
+    ('"image_prompt": "-"', " (`image_prompt`) must be a file or a URL: stdin contains the rows"),
+    (
+        '"image_prompt": "/nowhere/in.png"',
+        " (`image_prompt`) cannot be read: /nowhere/in.png: no such file or directory",
+    ),
+]
+
+
+@pytest.mark.parametrize(("value", "message"), VALUES)
+def test_messages_about_values(value: str, message: str) -> None:
+    """With the column in which the value begins."""
+    assert messages(f'{{"prompt": "a", {value}}}', "jsonl") == [f"rows:1: column 17{message}"]
+
+
 BAD = [
-    ("jsonl", '{"prompt": "a", "width": 255}', ["rows:1: column 17 (`width`) must be 256 to 1440, not 255"]),
-    ("jsonl", '{"prompt": "a"}\n{"prompt": " "}', ["rows:2: column 2 (`prompt`) must not be blank"]),
-    ("jsonl", "{}", ["rows:1: `prompt` must not be blank"]),
+    ("jsonl", '{"prompt": "a"}\n{"prompt": " "}', ["2: column 2 (`prompt`) must not be blank"]),
+    ("jsonl", "{}", ["1: `prompt` must not be blank"]),
+    ("jsonl", '{"prompt": "a"', ["1: column 15: not JSON: expecting ',' delimiter"]),
+    ("jsonl", '"a kite"', ['1: column 1: not a JSON object such as {"prompt": "a red kite"}']),
+    ("jsonl", '{"prompt": "a", "prompt": "b"}', ["1: column 1: `prompt` appears twice"]),
+    ("jsonl", '{"prompt": ["a"]}', ["1: column 2: `prompt` takes no list"]),
+    ("jsonl", '{"prompt": 7}', ["1: column 2 (`prompt`) must be text, not '7'"]),
     (
         "jsonl",
-        '{"prompt": "a", "widht": 300}',
-        ["rows:1: column 17: unknown column `widht`; did you mean `width`?"],
+        '{"prompt": "\\ud83d"}',
+        ["1: column 2: `prompt` contains half a surrogate pair, which cannot be sent"],
     ),
-    (
-        "jsonl",
-        '{"prompt": "a", "ouput": "x"}',
-        ["rows:1: column 17: unknown column `ouput`; did you mean `output`?"],
-    ),
-    ("jsonl", '{"prompt": "a"', ["rows:1: column 15: not JSON: expecting ',' delimiter"]),
-    ("jsonl", '"a kite"', ['rows:1: column 1: not a JSON object such as {"prompt": "a red kite"}']),
-    ("jsonl", '{"prompt": "a", "prompt": "b"}', ["rows:1: column 1: `prompt` appears twice"]),
-    ("jsonl", '{"prompt": ["a"]}', ["rows:1: column 2: `prompt` takes no list"]),
-    (
-        "jsonl",
-        '{"prompt": "\\ud83d kite"}',
-        ["rows:1: column 2: `prompt` contains half a surrogate pair, which cannot be sent"],
-    ),
-    ("jsonl", '{"prompt": 7}', ["rows:1: column 2 (`prompt`) must be text, not '7'"]),
-    ("jsonl", '{"prompt": "a", "raw": 1}', ["rows:1: column 17 (`raw`) must be true or false, not '1'"]),
-    ("jsonl", '{"prompt": "a", "seed": NaN}', ["rows:1: column 17 (`seed`) must be a whole number, not 'nan'"]),
-    (
-        "jsonl",
-        '{"prompt": "a", "guidance": 1e400}',
-        ["rows:1: column 17 (`guidance`) must be a finite number, not inf"],
-    ),
-    ("jsonl", '{"prompt": "a", "id": true}', ["rows:1: column 17: `id` takes text"]),
-    ("jsonl", '{"prompt": "a", "id": "#1"}', ["rows:1: column 17 (`id`) must not begin with #"]),
-    (
-        "jsonl",
-        '{"prompt": "a", "id": "x"}\n{"prompt": "b", "id": "x"}',
-        ["rows:2: column 17 (`id`) is the same as in line 1: x"],
-    ),
-    (
-        "jsonl",
-        '{"prompt": "a", "output": "x.png"}\n{"prompt": "b", "output": "./x.png"}',
-        ["rows:2: column 17 (`output`) is the same as in line 1: pictures/x.png"],
-    ),
-    ("jsonl", '{"prompt": "a", "output": "-"}', ["rows:1: column 17 (`output`) takes the name of a file"]),
-    ("jsonl", '{"seed": ' + "9" * 5000 + "}", ["rows:1: column 1: a number has too many digits"]),
-    ("text", "a\rb\rc", ["rows:1: a carriage return does not end a line; use LF or CRLF"]),
-    *(
-        (
-            "jsonl",
-            json.dumps({"prompt": "a", "output": output}),
-            [f"rows:1: column 17 (`output`) is outside the batch directory: {output}"],
-        )
-        for output in ("../x.png", "/somewhere/x.png", "~/x.png", "..", "a/../../x.png", "../x-{slug}.{ext}")
-    ),
-    *(
-        (
-            "jsonl",
-            json.dumps({"prompt": "a", "output": output}),
-            [f"rows:1: column 17 (`output`) is a name that the batch uses itself: {output}"],
-        )
-        for output in ("results.jsonl", "./RESULTS.jsonl", ".flux-cli/x.png", ".Flux-Cli")
-    ),
-    (
-        "jsonl",
-        json.dumps({"prompt": "a", "output": f"{'n' * 300}.png"}),
-        [f"rows:1: column 17 (`output`) is too long for a file name: {'n' * 59}…"],
-    ),
-    ("jsonl", '{"prompt": "a", "output": "{x}"}', ["rows:1: column 17 (`output`) has an unknown field {x}"]),
-    (
-        "jsonl",
-        '{"prompt": "a", "image_prompt": "/nowhere/in.png"}',
-        ["rows:1: column 17 (`image_prompt`) cannot be read: /nowhere/in.png: no such file or directory"],
-    ),
-    (
-        "jsonl",
-        '{"prompt": "a", "image_prompt": "-"}',
-        ["rows:1: column 17 (`image_prompt`) must be a file or a URL: stdin contains the rows"],
-    ),
+    ("jsonl", '{"seed": ' + "9" * 5000 + "}", ["1: column 1: a number has too many digits"]),
+    ("jsonl", b'{"prompt": "\xc3\xa9\xff"}', ["1: column 14: this is not UTF-8 text"]),
     (
         "jsonl",
         '{"raw": true, "prompt": "a", "interval": 9}',
-        [
-            "rows:1: column 2 (`raw`) needs `flux-pro-1.1-ultra`, but the model is `flux-pro`",
-            "rows:1: column 30 (`interval`) must be 1 to 4, not 9",
-        ],
+        [f"1: {NEEDS_ULTRA}", "1: column 30 (`interval`) must be 1 to 4, not 9"],
     ),
+    ("text", "a\rb\rc", ["1: a carriage return does not end a line; use LF or CRLF"]),
+    ("text", b"ok\na \xe9 b\nok", ["2: column 3: this is not UTF-8 text"]),
+    ("csv", "prompt,width\na,2", ["2: column 2 (`width`) must be 256 to 1440, not 2"]),
+    ("csv", "prompt,seed,seed\na,1,2", ["1: column 3: `seed` appears twice"]),
+    ("csv", "prompt\na, b", ["2: column 2: 2 cells for 1 column; text that contains the delimiter needs quotes"]),
+    ("csv", 'prompt\n"two\nlines"\n"open\nb\nc', ["4: invalid CSV: unexpected end of data"]),
+    ("csv", b"prompt\nok\n\xff\n", ["3: column 1: this is not UTF-8 text"]),
+    ("csv", "sep=;\nprompt;width\na;2", ["3: column 2 (`width`) must be 256 to 1440, not 2"]),
+    ("csv", "sep=;\nprompt;x\na;2", ["2: column 2: unknown column `x`; --ignore-unknown-columns skips it"]),
     (
         "csv",
         "prompt,width,seed\na,2,x\nb,512,1\nc,y,z",
         [
-            "rows:2: column 3: `seed` must be a whole number, not `x`",
-            "rows:4: column 2: `width` must be a whole number, not `y`",
-            "rows:4: column 3: `seed` must be a whole number, not `z`",
+            "2: column 3: `seed` must be a whole number, not `x`",
+            "4: column 2: `width` must be a whole number, not `y`",
+            "4: column 3: `seed` must be a whole number, not `z`",
         ],
     ),
-    ("csv", "prompt,width\na,2", ["rows:2: column 2 (`width`) must be 256 to 1440, not 2"]),
     (
         "csv",
         "promt,width\na,512",
         [
-            "rows:1: column 1: unknown column `promt`; did you mean `prompt`?",
-            "rows:1: there is no column `prompt`; the first line has to name the columns",
+            "1: column 1: unknown column `promt`; did you mean `prompt`?",
+            "1: there is no column `prompt`; the first line has to name the columns",
         ],
     ),
-    ("csv", "prompt,seed,seed\na,1,2", ["rows:1: column 3: `seed` appears twice"]),
-    (
-        "csv",
-        "prompt\na cat, sleeping",
-        ["rows:2: column 2: 2 cells for 1 column; text that contains the delimiter needs quotes"],
-    ),
-    ("csv", 'prompt\n"two\nlines"\n"open\nb\nc', ["rows:4: invalid CSV: unexpected end of data"]),
-    ("csv", b"prompt\nok\n\xff\n", ["rows:3: column 1: this is not UTF-8 text"]),
-    ("text", b"ok\na \xe9 b\nok", ["rows:2: column 3: this is not UTF-8 text"]),
-    ("jsonl", b'{"prompt": "\xc3\xa9\xff"}', ["rows:1: column 14: this is not UTF-8 text"]),
 ]
 
 
 @pytest.mark.parametrize(("format_name", "content", "expected"), BAD)
 def test_messages_about_rows(format_name: str, content: str | bytes, expected: list[str]) -> None:
-    """Invalid tables, each with the complete error."""
-    assert messages(content, format_name) == expected
+    """Invalid files, each with all errors."""
+    assert messages(content, format_name) == [f"rows:{each}" for each in expected]
 
 
 def test_valid_rows() -> None:
