@@ -52,6 +52,7 @@ def test_parse_text(name: str, parsed: dict[str, object]) -> None:
     [
         ("width", "a whole number", ("1.5", "1e3", "1_000", "٣٠٠", "0x100", "", "1" * 301)),
         ("seed", "a whole number", ("nan",)),
+        ("guidance", "a finite number", ("nan", "-inf", "1e999")),
         ("guidance", "a number", ("1,5", "1_0.0", "0x1p3")),
         ("raw", "true or false", ("maybe",)),
     ],

@@ -11,7 +11,7 @@ import typer
 
 from flux_cli import completion
 from flux_cli.api.task import wait_command
-from flux_cli.errors import LocalFileError, os_reason
+from flux_cli.errors import LocalFileError
 from flux_cli.storage.paths import expanded
 from flux_cli.storage.record import STDOUT
 from flux_cli.ui import console
@@ -110,14 +110,11 @@ def _renamed(path: Path, sha256: str | None) -> Path | None:
 
 def _check(path: Path) -> None:
     """Raise LocalFileError unless a file is a picture."""
-    from flux_cli.pictures.formats import SNIFF_BYTES, sniff
+    from flux_cli.pictures.formats import type_of
+    from flux_cli.storage.filesystem import local_errors
 
-    try:
+    with local_errors(path, "read"):
         if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block
             raise LocalFileError(f"{path} is not a file")
-        with path.open("rb") as file:
-            kind = sniff(file.read(SNIFF_BYTES))
-    except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
-    if kind is None:
+    if type_of(path) is None:
         raise LocalFileError(f"{path} is not a picture")

@@ -6,7 +6,10 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import BinaryIO
+
+from flux_cli.storage.filesystem import local_errors
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,12 @@ def sniff(head: bytes) -> ImageType | None:
     if head[:2] == b"BM" and head[6:10] == bytes(4):
         return BMP
     return SVG if _SVG_START.match(head) else None
+
+
+def type_of(path: Path) -> ImageType | None:
+    """Return the format of a file, or None if it is not recognised. Raises LocalFileError if it cannot be read."""
+    with local_errors(path, "read"), path.open("rb") as file:
+        return sniff(file.read(SNIFF_BYTES))
 
 
 def _media_type(head: bytes) -> ImageType:

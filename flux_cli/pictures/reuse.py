@@ -8,7 +8,7 @@ from typing import Any
 
 from flux_cli.errors import FluxError, LocalFileError, UsageError
 from flux_cli.pictures import image_prompt, sidecar
-from flux_cli.pictures.formats import SNIFF_BYTES, sniff
+from flux_cli.pictures.formats import type_of
 from flux_cli.pictures.image_prompt import ImagePrompt, quoted
 from flux_cli.storage.paths import expanded
 
@@ -55,7 +55,7 @@ def find(text: str) -> RecordedRequest:
 
     path = expanded(text)
     if os.path.isfile(path):  # unlike Path's own, it takes any text
-        request = _of_picture(path) if _is_picture(path) else sidecar.read(path).request
+        request = _of_picture(path) if type_of(path) else sidecar.read(path).request
     else:
         request = open_readonly().named(text).request
     return RecordedRequest(
@@ -77,11 +77,3 @@ def _of_picture(path: Path) -> Mapping[str, object]:
     if found is not None:
         return found.request
     raise LocalFileError(f"{path} has no sidecar and is not in the history")
-
-
-def _is_picture(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return sniff(file.read(SNIFF_BYTES)) is not None
-    except OSError:
-        return False

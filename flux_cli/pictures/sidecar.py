@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from flux_cli.errors import LocalFileError, os_reason
+from flux_cli.errors import LocalFileError
 from flux_cli.pictures.image_prompt import public_source
 from flux_cli.storage.files import sha256_of, write_file
+from flux_cli.storage.filesystem import local_errors
 
 VERSION = 1
 """The value of `flux_cli_sidecar`, which also marks the file as a sidecar."""
@@ -80,11 +81,8 @@ def write(
 
 def read(path: Path) -> Sidecar:
     """Read a sidecar. Raises LocalFileError if it cannot be read, or is not one."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES)  # the start of a larger file is not JSON
-    except OSError as error:
-        raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
+    with local_errors(path, "read"), path.open("rb") as file:
+        content = file.read(MAX_BYTES)  # the start of a larger file is not JSON
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
