@@ -110,7 +110,7 @@ class Client:
         # Whatever the status code says: a task with an ID exists, and another submission would be charged again.
         if task_id := _submitted_id(response):
             return task_id
-        if rejection := _rejection(response) or _stated_rejection(response):
+        if rejection := _error(response, submission=True) or _stated_rejection(response):
             raise rejection
         what = str(truncated) if truncated else _describe(response)
         if 200 <= response.code < 300:
@@ -176,7 +176,8 @@ class Client:
                 f"the service failed: {_describe(response)}", "try again later; check --api-url"
             )
         if not 200 <= response.code < 300:
-            raise _error(response)
+            what = f"unexpected response of the service: {_describe(response)}"
+            raise _error(response) or BadResponseError(what, "check --api-url")
         try:
             value = response.json()
         except ValueError:
@@ -268,25 +269,6 @@ def _submitted_id(response: Response) -> str | None:
         return clean_task_id(found[1] or found[2]) if found else None
 
 
-def _rejection(response: Response) -> FluxError | None:
-    """Return the error if a status code says that the service did not accept a submission, else None.
-
-    With 303, 408, 409, 425, 5xx and any other code it may have done so.
-    """
-    code, what = response.code, _describe(response)
-    if code in (301, 302, 307, 308):
-        return EndpointError(f"the service redirected the submission: {what}", "check --api-url")
-    if code in (404, 405, 410):
-        return EndpointError(f"the API URL takes no submissions: {what}", "check --api-url")
-    if code in (400, 401, 402, 403, 429):
-        return _error(response, submission=True)
-    if code == 413:
-        return UsageError(f"the service rejected the request as too large: {what}", "use a smaller image prompt")
-    if 400 <= code < 500 and code not in (408, 409, 425):
-        return UsageError(f"the service rejected the request: {what}")
-    return None
-
-
 def _stated_rejection(response: Response) -> FluxError | None:
     """Return the rejection that a 2xx response without a task ID states, if any. An HTML page states none."""
     if not 200 <= response.code < 300 or _is_page(response):
@@ -300,31 +282,37 @@ def _stated_rejection(response: Response) -> FluxError | None:
     return UsageError(f"the service rejected the request: {reason}") if reason else None
 
 
-def _error(response: Response, *, submission: bool = False) -> FluxError:
-    """Translate a status code other than 2xx."""
+def _error(response: Response, *, submission: bool = False) -> FluxError | None:
+    """Translate a status code other than 2xx; return None for one with an unknown meaning.
+
+    A submission may have been accepted in spite of a 303, 408, 409, 425 or 5xx, so its error is None, too.
+    """
     code, what = response.code, _describe(response)
     if code in (400, 401, 403) and _OTHER_API_KEY.search(what):
         return NotAllowedError(f"the service rejected the key: {what}", _OTHER_API_HINT)
-    if code == 400:
-        if not submission and _NOT_FOUND.search(what):
-            return UnknownTaskError(f"the service does not know the task: {what}")
-        return UsageError(f"the service rejected the request: {what}")
     if code in (401, 403):
         rejected = ForbiddenError if code == 403 else NotAllowedError
-        return rejected(
-            f"the service rejected the key: {what}",
-            "store a valid key with `flux-cli login`, or set APIFRAME_API_KEY",
-        )
+        hint = "store a valid key with `flux-cli login`, or set APIFRAME_API_KEY"
+        return rejected(f"the service rejected the key: {what}", hint)
     if code == 402:
         return NotAllowedError(f"out of credits: {what}", "see `flux-cli account`")
-    if code in (404, 410):
-        return UnknownTaskError(f"the service does not know the task: {what}", "check the ID and --api-url")
     if code == 429:
         pause = parse_retry_after(response.headers.get("Retry-After"), time.time())
         return RateLimitedError(f"rate limit reached: {what}", pause)
-    if code >= 500 or code in (408, 425):
+    if submission and code in (301, 302, 307, 308):
+        return EndpointError(f"the service redirected the submission: {what}", "check --api-url")
+    if submission and code in (404, 405, 410):
+        return EndpointError(f"the API URL takes no submissions: {what}", "check --api-url")
+    if submission and code == 413:
+        return UsageError(f"the service rejected the request as too large: {what}", "use a smaller image prompt")
+    if not submission and (code in (404, 410) or (code == 400 and _NOT_FOUND.search(what))):
+        unknown = f"the service does not know the task: {what}"
+        return UnknownTaskError(unknown, None if code == 400 else "check the ID and --api-url")
+    if not submission and (code >= 500 or code in (408, 425)):
         return ServiceDownError(f"the service failed: {what}", "try again later")
-    return BadResponseError(f"unexpected response of the service: {what}", "check --api-url")
+    if code == 400 or (submission and 400 <= code < 500 and code not in (408, 409, 425)):
+        return UsageError(f"the service rejected the request: {what}")
+    return None
 
 
 def _is_page(response: Response) -> bool:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, is_http_url, shown
@@ -197,6 +197,7 @@ def _host(parts: SplitResult) -> str:
 
 def _downloaded(url: str) -> bytes:
     from flux_cli.pictures.download import DownloadError, NotAnImageError, Partial, fetch_image, image_session
+    from flux_cli.storage.files import temporary
 
     until = time.monotonic() + DOWNLOAD_SECONDS
 
@@ -209,11 +210,11 @@ def _downloaded(url: str) -> bytes:
     parts = urlsplit(url)
     session = image_session()
     session.auth = _credentials(parts)
-    with tempfile.NamedTemporaryFile() as file:
+    with temporary(Path(tempfile.gettempdir())) as file:
         try:
             fetch_image(
                 parts._replace(netloc=_host(parts), fragment="").geturl(),
-                Partial(cast(BinaryIO, file)),  # it acts as one; `fetch_image` needs its name
+                Partial(file),
                 session=session,
                 allow_http=True,
                 on_bytes=in_time,
