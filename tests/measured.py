@@ -1,11 +1,17 @@
 """A command's wall time and peak memory, for the tables."""
 
+import json
 import os
 import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+FLUX_CLI = Path(sys.executable).with_name("flux-cli")
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,19 @@ def measure(command: Sequence[str | Path], env: Mapping[str, str], directory: Pa
     return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
+def in_turn(runs: int, *commands: Callable[[], Cost]) -> list[list[Cost]]:
+    """Run commands in turn, so that all see the same machine, after a first round that warms the caches up."""
+    rounds = [[command() for command in commands] for _ in range(runs + 1)]
+    return [list(costs) for costs in zip(*rounds[1:], strict=True)]
+
+
+def submitted(url: str) -> str:
+    """Submit a task and return its ID."""
+    request = urllib.request.Request(f"{url}/flux-imagine", b'{"prompt": "a kite"}')  # noqa: S310 - our own
+    with urllib.request.urlopen(request) as response:  # noqa: S310 - as above
+        return str(json.load(response)["task_id"])
+
+
 def environment(directory: Path, url: str) -> dict[str, str]:
     """Return an environment with a home of its own, a key, and the service's address."""
     return {
@@ -43,3 +62,16 @@ def environment(directory: Path, url: str) -> dict[str, str]:
         "APIFRAME_API_KEY": "benchmark-key",
         "FLUX_CLI_API_URL": url,
     }
+
+
+@contextmanager
+def sandbox(directory: Path, *options: str) -> Iterator[str]:
+    """Run `flux-cli sandbox` as a process, with its tasks below a directory, and yield its URL."""
+    command, env = [str(FLUX_CLI), "sandbox", "--port", "0", *options], environment(directory, "")
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(command, env=env, text=True, stdout=pipe, stderr=null) as server:
+        assert server.stdout is not None
+        try:
+            yield server.stdout.readline().strip()
+        finally:
+            server.terminate()

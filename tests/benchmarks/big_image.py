@@ -4,50 +4,42 @@ For each tool, the time that the large picture takes beyond a small one, so that
 flux-cli the peak memory beyond that of the small one. Medians; both tools take turns.
 """
 
-import json
-import statistics
 import sys
 import tempfile
-import urllib.request
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 from tests import lean
-from tests.measured import Cost, environment, measure
+from tests.measured import FLUX_CLI, Cost, environment, in_turn, measure, submitted
 
-FLUX_CLI = Path(sys.executable).with_name("flux-cli")
 BYTES = 100_000_000
 
 
 def main() -> None:
     """Print the table."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    costs: dict[tuple[str, int], list[Cost]] = {}
+    costs: list[list[list[Cost]]] = []
     for size in (1000, BYTES):
         with lean.running(0.0, size=size) as url:
-            for _ in range(runs + 1):
-                for name in ("curl", "flux-cli"):
-                    costs.setdefault((name, size), []).append(one(name, url))
+            costs.append(in_turn(runs, partial(one, "curl", url), partial(one, "flux-cli", url)))
     print(f"{'100 MB':10} {'small s':>8} {'large s':>8} {'MB/s':>6} {'MiB more':>9}")
-    rates = {}
-    for name in ("curl", "flux-cli"):
-        # The first round warms the caches up.
-        small, large = (statistics.median(cost.wall for cost in costs[name, size][1:]) for size in (1000, BYTES))
-        more = max(cost.peak for cost in costs[name, BYTES]) - min(cost.peak for cost in costs[name, 1000])
-        rates[name] = BYTES / 1e6 / (large - small)
-        print(f"{name:10} {small:8.2f} {large:8.2f} {rates[name]:6.0f} {more:9.1f}")
-    print(f"flux-cli at {rates['flux-cli'] / rates['curl']:.2f} of curl's throughput")
+    rates = []
+    for name, small, large in zip(("curl", "flux-cli"), *costs, strict=True):
+        seconds = [median(cost.wall for cost in each) for each in (small, large)]
+        more = max(cost.peak for cost in large) - min(cost.peak for cost in small)
+        rates.append(BYTES / 1e6 / (seconds[1] - seconds[0]))
+        print(f"{name:10} {seconds[0]:8.2f} {seconds[1]:8.2f} {rates[-1]:6.0f} {more:9.1f}")
+    print(f"flux-cli at {rates[1] / rates[0]:.2f} of curl's throughput")
 
 
 def one(name: str, url: str) -> Cost:
     """Submit a task and measure how a tool gets its picture."""
-    submission = urllib.request.Request(f"{url}/flux-imagine", b'{"prompt": "a kite"}')  # noqa: S310 - our own
-    with urllib.request.urlopen(submission) as response:  # noqa: S310 - as above
-        task_id = json.load(response)["task_id"]
+    task_id = submitted(url)
     with tempfile.TemporaryDirectory() as directory:
-        command = {
-            "curl": ["curl", "-sS", "--fail", "-o", "picture.png", f"{url}/{task_id}.png"],
-            "flux-cli": [FLUX_CLI, "wait", task_id, "-o", "picture.png", "-q"],
-        }[name]
+        command: list[str | Path] = ["curl", "-sS", "--fail", "-o", "picture.png", f"{url}/{task_id}.png"]
+        if name == "flux-cli":
+            command = [FLUX_CLI, "wait", task_id, "-o", "picture.png", "-q"]
         return measure(command, environment(Path(directory), url), Path(directory))
 
 

@@ -8,7 +8,6 @@ the API. Other load on the machine increases the lags, so it is printed too.
 
 import json
 import os
-import shlex
 import sqlite3
 import statistics
 import subprocess
@@ -16,13 +15,13 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-BIN = Path(sys.executable).parent
+from tests.measured import FLUX_CLI, environment, sandbox
+
 LENGTHS = (2.4, 5.7, 10.3, 20.6)
 SPREAD = 0.05
 """How far the lengths vary to either side, as a share."""
@@ -74,8 +73,8 @@ def main() -> None:
         for tool in ("flux-cli", "SDK, 3 s")
     ]
     seen: dict[tuple[str, bool, float], list[tuple[float, int]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as name, served(Path(name)) as env, ThreadPoolExecutor(len(runs)) as pool:
-        pending = []
+    with tempfile.TemporaryDirectory() as name, sandbox(Path(name)) as url, ThreadPoolExecutor(len(runs)) as pool:
+        pending, env = [], environment(Path(name), url)
         for number, run in enumerate(runs):
             pending.append(pool.submit(measured, run, Path(name) / f"{number}.png", env))
             time.sleep(STAGGER_SECONDS)
@@ -83,35 +82,23 @@ def main() -> None:
             seen[run.tool, run.percentages, run.nominal].append(result.result())
     print(f"load of the machine: {os.getloadavg()[0]:.1f}, on {os.cpu_count()} processors")
     print(
-        f"{'':10} {'percentages':11} {'task':>6} {'mean lag':>10} {'most':>7} {'target':>7}"
-        f" {'requests':>9} {'target':>7}"
+        f"{'':10} {'percentages':11} {'task, s':>7} {'mean lag':>8} {'most':>6} {'target':>6} {'requests':>8} target"
     )
     for run in dict.fromkeys(Run(run.tool, run.percentages, run.nominal, 0) for run in runs):
         lags, requests = zip(*seen[run.tool, run.percentages, run.nominal], strict=True)
-        lag, most = run.limits
+        lag, most = run.limits  # of flux-cli
         print(
-            f"{run.tool:10} {'yes' if run.percentages else 'no':11} {run.nominal:4.1f} s"
-            f" {statistics.mean(lags):7.2f} s {max(lags):5.2f} s"
-            + (
-                f" {lag:5.2f} s {statistics.mean(requests):9.1f} {most:7.1f}"
-                if run.tool == "flux-cli"
-                else f" {'':7} {statistics.mean(requests):9.1f}"
-            )
+            f"{run.tool:10} {'yes' if run.percentages else 'no':11} {run.nominal:7.1f} {statistics.mean(lags):8.2f}"
+            f" {max(lags):6.2f} {lag:6.2f} {statistics.mean(requests):8.1f} {most:6.1f}"
         )
 
 
 def measured(run: Run, path: Path, env: dict[str, str]) -> tuple[float, int]:
     """Return a run's lag, from the end of the task to the whole file, in seconds, and its requests."""
     prompt = f"a kite [[slow {run.seconds:.3f}]]" + ("" if run.percentages else " [[no-percentage]]")
+    command: list[str | Path] = [sys.executable, "-c", SDK, env["FLUX_CLI_API_URL"], prompt, path]
     if run.tool == "flux-cli":
-        command = [
-            str(BIN / "flux-cli"),
-            *shlex.split("imagine --width 256 --height 256 --json -v -o"),
-            str(path),
-            prompt,
-        ]
-    else:
-        command = [sys.executable, "-c", SDK, env["FLUX_CLI_API_URL"], prompt, str(path)]
+        command = [FLUX_CLI, *"imagine --width 256 --height 256 --json -v -o".split(), path, prompt]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     printed = json.loads(done.stdout)
     with closing(sqlite3.connect(Path(env["XDG_STATE_HOME"]) / "flux-cli/sandbox/tasks.sqlite3")) as store:
@@ -119,20 +106,6 @@ def measured(run: Run, path: Path, env: dict[str, str]) -> tuple[float, int]:
         (ended,) = store.execute(find, (printed["task_id"],)).fetchone()
     requests = printed.get("requests") or sum(line.startswith("> ") for line in done.stderr.splitlines())
     return path.stat().st_ctime - ended, requests
-
-
-@contextmanager
-def served(directory: Path) -> Iterator[dict[str, str]]:
-    """Run the sandbox in a process of its own; yield the environment of its clients."""
-    env = {**os.environ, "XDG_STATE_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
-    command = [str(BIN / "flux-cli"), "sandbox", "--port", "0"]
-    with (
-        (directory / "server.log").open("wb") as log,
-        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=log, text=True) as server,
-    ):
-        url = server.stdout.readline().strip() if server.stdout else ""
-        yield env | {"APIFRAME_API_KEY": "benchmark-key", "FLUX_CLI_API_URL": url}
-        server.terminate()
 
 
 if __name__ == "__main__":

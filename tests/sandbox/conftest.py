@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,10 @@ KEY = "plain-key-0123456789"
 
 @dataclass(frozen=True)
 class Response:
-    """A response, whole or not.
+    """A response, with header names in lower case.
 
     Attributes:
         status: The status code; 0 if none came.
-        headers: With names in lower case.
-        body: The bytes that came.
         broken: The name of the exception that ended it, or nothing.
     """
 
@@ -49,31 +48,34 @@ def exchange(
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
     timeout: float = 20,
-    most: int | None = None,
+    most: float = float("inf"),
 ) -> Response:
-    """Make one request on a new connection. `most`: read only so many bytes of the body."""
-    parts = urlsplit(url)
-    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-    with contextlib.closing(http.client.HTTPConnection(parts.netloc, timeout=timeout)) as connection:
+    """Make one request on a new connection, and stop reading the body after about `most` bytes."""
+    origin = urlsplit(url).netloc
+    with contextlib.closing(http.client.HTTPConnection(origin, timeout=timeout)) as connection:
         try:
-            connection.request(method, target, body, headers or {})
+            connection.request(method, url.partition(origin)[2], body, headers or {})
             response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             return Response(0, {}, b"", type(error).__name__)
-        found = {name.lower(): value for name, value in response.getheaders()}
-        pieces, broken = [], ""
+        content, broken = b"", ""
         try:
-            while piece := response.read1(64 * 1024 if most is None else min(most, 64 * 1024)):
-                pieces.append(piece)
-                if most is not None and sum(map(len, pieces)) >= most:
-                    break
+            while len(content) < most and (piece := response.read1()):
+                content += piece
         except (OSError, http.client.HTTPException) as error:
             broken = type(error).__name__
-        content = b"".join(pieces)
-        announced = found.get("content-length")
-        if most is None and method != "HEAD" and not broken and announced and len(content) < int(announced):
-            broken = "IncompleteRead"
+        if response.length and len(content) < most:
+            broken = broken or "IncompleteRead"
+        found = {name.lower(): value for name, value in response.getheaders()}
         return Response(response.status, found, content, broken)
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator[socket.socket]:
+    """Yield a bare connection to an origin."""
+    parts = urlsplit(url)
+    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10) as connection:
+        yield connection
 
 
 @dataclass
@@ -90,10 +92,9 @@ class Api:
         return exchange("POST", self.service.url + path, content, headers, **options)
 
     def imagine(self, prompt: str, timeout: float = 20, **fields: object) -> Response:
-        """Submit a small picture; `fields` are further ones of the request, None omits one."""
+        """Submit a small picture; `fields` are further ones of the request."""
         body = {"model": "flux-pro", "prompt": prompt, "width": 256, "height": 256, **fields}
-        content = {name: value for name, value in body.items() if value is not None}
-        return self.post("/flux-imagine", content, timeout=timeout)
+        return self.post("/flux-imagine", body, timeout=timeout)
 
     def submit(self, prompt: str, **fields: object) -> str:
         """Submit a small picture that is accepted, and return its ID."""
@@ -114,9 +115,9 @@ class Api:
         task: dict[str, Any] = self.fetch(self.submit(prompt, **fields)).json()
         return task
 
-    def picture(self, prompt: str, headers: dict[str, str] | None = None, **options: Any) -> Response:
+    def picture(self, prompt: str, **options: Any) -> Response:
         """Submit a task and download its picture."""
-        return exchange("GET", self.finished(prompt)["image_url"], headers=headers, **options)
+        return exchange("GET", self.finished(prompt)["image_url"], **options)
 
 
 Start = Callable[..., Api]

@@ -4,25 +4,15 @@ import contextlib
 import random
 import socket
 import threading
-from collections.abc import Iterator
-from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.sandbox.conftest import Api, Start, exchange
+from tests.sandbox.conftest import Api, Start, connected, exchange
 
 POST = "POST /fetch HTTP/1.1\r\nHost: x\r\nAuthorization: k\r\n"
 HEADERS_AND_HALF_A_BODY = f"{POST}Content-Length: 100\r\n\r\n{{".encode()
-
-
-@contextlib.contextmanager
-def connected(url: str) -> Iterator[socket.socket]:
-    """Yield a bare connection to an origin."""
-    parts = urlsplit(url)
-    with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10) as connection:
-        yield connection
 
 
 def response_to(url: str, sent: bytes) -> bytes:
@@ -94,18 +84,7 @@ def test_any_json(shared: Api, body: object, path: str) -> None:
 def test_any_values_of_the_fields(shared: Api) -> None:
     """Of every type, at the limits and beyond them: 200 or 400."""
     chance = random.Random(1)  # noqa: S311 - not a secret
-    names = [
-        "width",
-        "height",
-        "seed",
-        "steps",
-        "guidance",
-        "interval",
-        "aspect_ratio",
-        "raw",
-        "image_prompt",
-        "x",
-    ]
+    names = "width height seed steps guidance interval aspect_ratio raw image_prompt x".split()
     values = [0, -1, 2**63, 10**400, 1e308, "", "16:9", "\ud800", None, True, [], {}, 300, "a" * 10_000, 0.5]
     seen = set()
     for _ in range(150):

@@ -36,20 +36,6 @@ def process(cli: Cli, *options: str) -> Iterator[tuple[Api, "subprocess.Popen[by
         process.communicate()
 
 
-def test_its_output_configures_a_client(cli: Cli) -> None:
-    """The URL, and two lines for a shell; SIGINT ends it."""
-    with process(cli) as (api, server):
-        assert server.stdout is not None
-        exports = [server.stdout.readline().decode().strip() for _ in range(2)]
-        assert exports == [f"export FLUX_CLI_API_URL={api.service.url}", "export APIFRAME_API_KEY=anything"]
-        env = dict(line.removeprefix("export ").split("=", 1) for line in exports)
-        done = cli("imagine", "a kite", "--width", "256", "--height", "256", "-o", "kite.png", env=env)
-        assert (done.code, done.lines) == (0, ["kite.png"]), done.stderr
-        done = interrupt(server)
-    assert done.code == 130
-    assert "warning" not in done.stderr
-
-
 def test_a_signal_ends_it_while_it_is_busy(cli: Cli) -> None:
     """Rendering, waiting and holding connections; without a traceback."""
     with process(cli) as (api, server):
@@ -64,7 +50,7 @@ def test_a_signal_ends_it_while_it_is_busy(cli: Cli) -> None:
 
 
 def test_its_log(cli: Cli) -> None:
-    """One line per request, without keys, queries and control characters."""
+    """One line per request, without keys, queries and control characters, until SIGINT ends it."""
     with process(cli, "--key", "sandbox-only-key") as (api, server):
         api.key = "sandbox-only-key"
         task_id = api.submit("a kite [[fetch-http 503]]")
@@ -74,7 +60,9 @@ def test_its_log(cli: Cli) -> None:
         exchange("GET", f"{api.service.url}/%1b%5b31mred%0d%0aFAKE", headers={"Authorization": api.key})
         api.fetch("\x1b]0;owned\x07\u202e\x9b31m")
         exchange("GET", f"{api.service.url}/{'x' * 3000}", headers={"Authorization": api.key})
-        log = interrupt(server).stderr
+        done = interrupt(server)
+    assert done.code == 130
+    log = done.stderr
     lines = [line.split(" ", 1)[1] for line in log.splitlines()[1:]]
     assert lines[0].startswith(f"POST /flux-imagine 200 {task_id} ")
     assert lines[1].startswith(f"POST /fetch 503 {task_id} [[fetch-http]] ")
@@ -113,44 +101,40 @@ def test_embedded_and_standing_servers_share_their_tasks(cli: Cli) -> None:
     assert done.code == 0, done.stderr
 
 
-def test_many_servers_start_at_once_in_a_new_directory(tmp_path: Path) -> None:
-    """Several processes, one file: each serves, and a credit is charged for each."""
-    code = (
-        "import sys, json, urllib.request; from pathlib import Path; from flux_cli.sandbox import running\n"
-        "with running(Path(sys.argv[1])) as service:\n"
-        "    body = json.dumps({'model': 'flux-pro', 'prompt': 'x'}).encode()\n"
-        "    request = urllib.request.Request(service.url + '/flux-imagine', body, {'Authorization': 'k'})\n"
-        "    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))\n"
-        "    print(json.load(opener.open(request))['task_id'])\n"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "new")]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(5)]
+def test_many_servers_start_at_once_in_a_new_directory(cli: Cli) -> None:
+    """Several processes, one file: each serves, and every task is counted."""
+    processes = [cli.start("imagine", "x", "--sandbox", "--no-wait", "-q") for _ in range(5)]
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0] * 5, outputs
-    with running(tmp_path / "new") as service:
+    with running(cli.home / "state" / "flux-cli" / "sandbox") as service:
         assert all(Api(service).fetch(out.decode().strip()).status == 200 for out, _ in outputs)
-        assert Api(service).account()["credits"] == 995
+        assert Api(service).account()["total_images"] == 5
+
+
+STATE_OF_0_1_0 = """
+CREATE TABLE tasks (task_id TEXT PRIMARY KEY, submitted REAL NOT NULL, seconds REAL NOT NULL, seed TEXT NOT NULL,
+    body TEXT NOT NULL, image_prompt TEXT, webhook_due REAL, webhook_event INTEGER NOT NULL DEFAULT 0,
+    webhook_tries INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE TABLE image_prompts (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL);
+CREATE TABLE account (only INTEGER PRIMARY KEY CHECK (only = 1), credits INTEGER NOT NULL,
+    total_images INTEGER NOT NULL);
+INSERT INTO account VALUES (1, 17, 3);
+INSERT INTO tasks (task_id, submitted, seconds, seed, body) VALUES ('64cd7965-1b78-42c8-b929-9d7751a2e149',
+    unixepoch(), 0, '0x7', '{"model": "flux-pro", "prompt": "[[unknown then]]"}'),
+    ('64cd7965-1b78-42c8-b929-9d7751a2e14a', unixepoch() - 700000, 0, '0x7', '{}');
+PRAGMA user_version = 1;
+"""
 
 
 def test_a_state_directory_of_0_1_0(tmp_path: Path) -> None:
-    """Its tasks, credits and pending webhooks are used."""
+    """Its tasks, even with unknown names of faults, and its credits are used; older tasks are deleted."""
     with contextlib.closing(sqlite3.connect(tmp_path / "tasks.sqlite3", isolation_level=None)) as old:
-        old.executescript(
-            "CREATE TABLE tasks (task_id TEXT PRIMARY KEY, submitted REAL NOT NULL, seconds REAL NOT NULL,"
-            " seed TEXT NOT NULL, body TEXT NOT NULL, image_prompt TEXT, webhook_due REAL,"
-            " webhook_event INTEGER NOT NULL DEFAULT 0, webhook_tries INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;"
-            "CREATE TABLE image_prompts (digest TEXT PRIMARY KEY, bytes BLOB NOT NULL);"
-            "CREATE TABLE account (only INTEGER PRIMARY KEY CHECK (only = 1), credits INTEGER NOT NULL,"
-            " total_images INTEGER NOT NULL); INSERT INTO account VALUES (1, 17, 3); PRAGMA user_version = 1;"
-        )
-        task_id, body = "64cd7965-1b78-42c8-b929-9d7751a2e149", json.dumps({"model": "flux-pro", "prompt": "x"})
-        old.execute(
-            "INSERT INTO tasks (task_id, submitted, seconds, seed, body) VALUES (?, unixepoch(), 0, '0x7', ?)",
-            (task_id, body),
-        )
+        old.executescript(STATE_OF_0_1_0)
     with running(tmp_path) as service:
-        assert Api(service).fetch(task_id).json()["status"] == "finished"
-        assert (Api(service).account()["credits"], Api(service).account()["total_images"]) == (17, 3)
+        api = Api(service)
+        assert api.fetch("64cd7965-1b78-42c8-b929-9d7751a2e149").json()["status"] == "finished"
+        assert api.fetch("64cd7965-1b78-42c8-b929-9d7751a2e14a").status == 404
+        assert (api.account()["credits"], api.account()["total_images"]) == (17, 3)
 
 
 def test_permissions(start: Start, tmp_path: Path) -> None:
@@ -161,21 +145,19 @@ def test_permissions(start: Start, tmp_path: Path) -> None:
         assert path.stat().st_mode & 0o077 == 0, path
 
 
-def test_a_file_of_something_else(tmp_path: Path) -> None:
-    """Damaged, newer, or a file for a directory: an error with the path, and nothing is changed."""
+@pytest.mark.parametrize("kind", ["damaged", "newer", "a directory"])
+def test_a_file_of_something_else(tmp_path: Path, kind: str) -> None:
+    """An error with the path, and nothing is changed."""
     file = tmp_path / "tasks.sqlite3"
-    file.write_bytes(b"not a database at all" * 50)
-    with pytest.raises(LocalFileError, match=r"tasks\.sqlite3"), running(tmp_path):
-        pass
-    assert file.read_bytes() == b"not a database at all" * 50
-    file.unlink()
-    with contextlib.closing(sqlite3.connect(file)) as newer:
-        newer.execute("PRAGMA user_version = 99")
-    with pytest.raises(LocalFileError, match="99"), running(tmp_path):
-        pass
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(LocalFileError, match="file"), running(tmp_path / "file"):
-        pass
+    if kind == "newer":
+        with contextlib.closing(sqlite3.connect(file)) as newer:
+            newer.execute("PRAGMA user_version = 99")
+    else:
+        file.write_bytes(b"not a database at all" * 50)
+    before = file.read_bytes()
+    with pytest.raises(LocalFileError, match=r"99" if kind == "newer" else r"tasks\.sqlite3"):
+        running(file if kind == "a directory" else tmp_path).__enter__()
+    assert file.read_bytes() == before
 
 
 def test_a_port_in_use(cli: Cli, start: Start) -> None:

@@ -1,157 +1,95 @@
 """The description of a task at a given time, with and without faults."""
 
 import json
-from collections.abc import Mapping
 
 import pytest
 
-from flux_cli.api.task import Status, read_task
 from flux_cli.sandbox.faults import FAULTS, REASON_FIELDS, Stage, faults_in
 from flux_cli.sandbox.tasks import HOSTILE_TEXT, Task, describe, to_json
 
 REASON = "the prompt asked for this failure"
-URLS = ("http://cdn/t.png", "http://cdn/t-original.png")
-RESULT = {
-    "task_id": "t",
-    "task_type": "flux-imagine",
-    "original_image_url": URLS[1],
-    "image_url": URLS[0],
-    "status": "finished",
-    "percentage": 100,
-}
-ELSEWHERE = {
-    "slow",
-    "seconds",
-    "data-url",
-    "protocol-relative",
-    "host-relative",
-    "unknown-task",
-    "number-id",
-    "spaced-id",
-}
-"""Faults of other modules than this one; test_faults.py has their tests."""
+PICTURE, ORIGINAL = URLS = ("http://cdn/t.png", "http://cdn/t-original.png")
+TASK = {"task_id": "t", "task_type": "flux-imagine"}
+FAILED = TASK | {"status": "failed"}
+RESULT = TASK | {"original_image_url": ORIGINAL, "image_url": PICTURE, "status": "finished", "percentage": 100}
 
 
 def at(share: float, prompt: str) -> dict[str, object]:
     """Return the JSON object of a task after this share of its duration."""
-    task = Task("t", 1000.0, 10.0, 1, {"prompt": prompt}, faults_in(prompt))
+    task = Task("t", 1000.0, 10.0, 1, {}, faults_in(prompt))
     found: dict[str, object] = json.loads(to_json(describe(task, 1000 + 10 * share, URLS)))
     return found
 
 
-def without(*names: str, **changes: object) -> dict[str, object]:
+def result(*missing: str, **changes: object) -> dict[str, object]:
     """Return the usual result with changes."""
-    return {name: value for name, value in {**RESULT, **changes}.items() if name not in names}
+    return {name: value for name, value in {**RESULT, **changes}.items() if name not in missing}
 
 
-FINISHED: Mapping[str, tuple[str, dict[str, object]]] = {
-    "none": ("", RESULT),
-    "no-status": ("[[no-status]]", without("status", "percentage")),
-    "completed": ("[[completed]]", without(status="completed")),
-    "finished-status": ("[[finished-status ALL Done]]", without(status="ALL Done")),
-    "no-image": ("[[no-image]]", without("image_url", "original_image_url")),
-    "late-image": ("[[late-image 30]]", without("image_url", "original_image_url")),
-    "no-original": ("[[no-original]]", without("original_image_url")),
-    "image-url": ("[[image-url not a URL]]", without(image_url="not a URL", original_image_url="not a URL")),
-    "url-list": ("[[url-list]]", without("image_url", "original_image_url", image_urls=list(URLS))),
-    "nested-result": ("[[nested-result task]]", {"task_id": "t", "task": RESULT}),
-}
+def running(percentage: object, status: str = "processing") -> dict[str, object]:
+    """Return a running task."""
+    return TASK | {"status": status, "percentage": percentage}
 
 
-@pytest.mark.parametrize("name", FINISHED)
-def test_finished(name: str) -> None:
-    """A finished task has the document's fields, and the status that clients wait for."""
-    prompt, expected = FINISHED[name]
-    assert at(1, prompt) == expected
+OTHER_FORMS = ("errors", "detail-list", "none")
+NO_URLS = result("image_url", "original_image_url")
+DESCRIPTIONS = [
+    ("", 0.4, running(40)),
+    ("[[status In Progress]]", 0.4, running(40, "In Progress")),
+    ("[[no-percentage]]", 0.4, TASK | {"status": "processing"}),
+    ("[[string-percentage]]", 0.4, running("40")),
+    ('[[percentage {"a": ["]", 1]}]]', 0.4, running({"a": ["]", 1]})),
+    ("[[never]]", 1000, running(99)),
+    *(("", share, running(percentage)) for share, percentage in ((0, 0), (0.375, 37), (0.875, 87))),
+    *(
+        ("[[percentage-backwards]]", share, running(percentage))
+        for share, percentage in ((0, 0), (0.25, 30), (0.375, 44), (0.5, 10), (0.875, 77))
+    ),
+    ("", 1, RESULT),
+    ("[[no-status]]", 1, result("status", "percentage")),
+    ("[[completed]]", 1, result(status="completed")),
+    ("[[finished-status ALL Done]]", 1, result(status="ALL Done")),
+    ("[[no-image]]", 1, NO_URLS),
+    ("[[late-image 30]]", 1, NO_URLS),
+    ("[[late-image 30]]", 4, RESULT),
+    ("[[no-original]]", 1, result("original_image_url")),
+    ("[[image-url not a URL]]", 1, result(image_url="not a URL", original_image_url="not a URL")),
+    ("[[url-list]]", 1, NO_URLS | {"image_urls": list(URLS)}),
+    ("[[url-list image_url]]", 1, NO_URLS | {"image_url": list(URLS)}),
+    ("[[nested-result]]", 1, {"task_id": "t", "data": RESULT}),
+    ("[[nested-result task]]", 1, {"task_id": "t", "task": RESULT}),
+    ("[[fail]]", 1, FAILED | {"errors": [{"msg": REASON}]}),
+    ("[[fail errors]]", 1, FAILED | {"errors": [{"msg": REASON}]}),
+    ("[[fail detail-list]]", 1, FAILED | {"detail": [{"loc": ["body", "prompt"], "msg": REASON}]}),
+    ("[[fail none]]", 1, FAILED),
+    *((f"[[fail {name}]]", 1, FAILED | {name: REASON}) for name in REASON_FIELDS if name not in OTHER_FORMS),
+    ("[[failed-status Timed Out]]", 1, FAILED | {"status": "Timed Out", "errors": [{"msg": REASON}]}),
+    ("[[hostile-text]]", 1, FAILED | {"errors": [{"msg": HOSTILE_TEXT}]}),
+    ("[[moderated]]", 0.05, running(5)),
+    (
+        "[[moderated]]",
+        0.1,
+        FAILED | {"errors": [{"msg": "Content Moderated: the prompt or the picture was rejected by moderation"}]},
+    ),
+]
+ELSEWHERE = "slow seconds data-url protocol-relative host-relative unknown-task number-id spaced-id"
+"""Faults of other modules than this one."""
 
 
-def test_late_image_appears() -> None:
-    """The URL follows after the given time."""
-    assert at(4, "[[late-image 30]]") == RESULT
+@pytest.mark.parametrize(("prompt", "share", "expected"), DESCRIPTIONS)
+def test_description(prompt: str, share: float, expected: dict[str, object]) -> None:
+    """A task has the document's fields, changed by its faults, after this share of its duration."""
+    assert at(share, prompt) == expected
 
 
-def test_url_list_in_image_url() -> None:
-    """The list can be in the usual field."""
-    assert at(1, "[[url-list image_url]]")["image_url"] == list(URLS)
-
-
-FAILED: Mapping[str, object] = {
-    "errors": [{"msg": REASON}],
-    "detail": REASON,
-    "error": REASON,
-    "message": REASON,
-    "reason": REASON,
-    "fail_reason": REASON,
-}
-
-
-@pytest.mark.parametrize("field", REASON_FIELDS)
-def test_fail(field: str) -> None:
-    """The reason is in the given field."""
-    task = at(1, f"[[fail {field}]]")
-    usual = {"task_id": "t", "task_type": "flux-imagine", "status": "failed"}
-    if field == "none":
-        assert task == usual
-    elif field == "detail-list":
-        assert task == usual | {"detail": [{"loc": ["body", "prompt"], "msg": REASON}]}
-    else:
-        assert task == usual | {field: FAILED[field]}
-
-
-def test_other_failures() -> None:
-    """Moderation is early; the status and the text can be strange."""
-    assert at(0.05, "[[moderated]]")["status"] == "processing"
-    assert "moderation" in str(at(0.1, "[[moderated]]")["errors"])
-    assert at(1, "[[failed-status Timed Out]]")["status"] == "Timed Out"
-    assert at(1, "[[hostile-text]]")["errors"] == [{"msg": HOSTILE_TEXT}]
-    assert {"\x1b", "\x9b", "\r", "\n", "\u202e", "\x00"} <= set(HOSTILE_TEXT)
-
-
-RUNNING: Mapping[str, tuple[str, dict[str, object]]] = {
-    "none": ("", {"status": "processing", "percentage": 40}),
-    "status": ("[[status In Progress]]", {"status": "In Progress", "percentage": 40}),
-    "no-percentage": ("[[no-percentage]]", {"status": "processing"}),
-    "string-percentage": ("[[string-percentage]]", {"status": "processing", "percentage": "40"}),
-    "percentage": ('[[percentage {"a": ["]", 1]}]]', {"status": "processing", "percentage": {"a": ["]", 1]}}),
-}
-
-
-@pytest.mark.parametrize("name", RUNNING)
-def test_running(name: str) -> None:
-    """A running task has the document's fields."""
-    prompt, expected = RUNNING[name]
-    assert at(0.4, prompt) == {"task_id": "t", "task_type": "flux-imagine", **expected}
-
-
-def test_progress() -> None:
-    """The percentage rises below 100; it can fall, creep forever, or be text that Python would not write."""
-    shares = (0, 0.25, 0.375, 0.5, 0.875)
-    assert [at(share, "")["percentage"] for share in shares] == [0, 25, 37, 50, 87]
-    backwards = [at(share, "[[percentage-backwards]]")["percentage"] for share in shares]
-    assert backwards == [0, 30, 44, 10, 77]
-    assert at(1000, "[[never]]")["percentage"] == 99
+def test_text_that_is_not_python_s_json() -> None:
+    """It is inserted unchanged; a hostile reason has everything that must not reach a terminal."""
     task = Task("t", 0, 10, 1, {}, {"percentage": "1e400"})
     assert '"percentage": 1e400' in to_json(describe(task, 5, URLS))
+    assert {"\x1b", "\x9b", "\r", "\n", "\u202e", "\x00"} <= set(HOSTILE_TEXT)
 
 
 def test_every_fault_is_tested() -> None:
     """Each row of this stage appears above, or is tested over HTTP."""
-    tested = {*FINISHED, *RUNNING, "fail", "failed-status", "moderated", "never", "hostile-text"}
-    tested |= {"percentage-backwards", *ELSEWHERE}
-    assert tested - {"none"} == {name for name, fault in FAULTS.items() if fault.stage is Stage.TASK}
-
-
-@pytest.mark.parametrize(
-    ("prompt", "status"),
-    [
-        ("[[never]]", Status.PROCESSING),
-        ("[[never]][[status staged]][[no-percentage]]", Status.PROCESSING),
-        ("[[never]][[percentage 1e400]]", Status.PROCESSING),
-        ("", Status.FINISHED),
-        ("[[no-status]]", Status.FINISHED),
-        ("[[fail none]]", Status.FAILED),
-    ],
-)
-def test_the_client_agrees(prompt: str, status: Status) -> None:
-    """The program reads these objects with the meaning that they have here."""
-    assert read_task(at(1, prompt), "t").status is status
+    tested = {name for prompt, _, _ in DESCRIPTIONS for name in faults_in(prompt)} | set(ELSEWHERE.split())
+    assert tested == {name for name, fault in FAULTS.items() if fault.stage is Stage.TASK}
