@@ -2,14 +2,13 @@
 
 import io
 import json
-import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -19,72 +18,16 @@ from flux_cli import sandbox
 from flux_cli.batch import reader
 from flux_cli.batch.rows import parse
 from flux_cli.batch.shards import Shard
-from tests.batches import SMALL, charged, results
-from tests.conftest import KEY, Cli, wait_until
-
-ROWS = 48
-
-
-class Shared:
-    """A batch directory, a service, and runs on it from one or several hosts, each with a home of its own."""
-
-    def __init__(self, tmp_path: Path, running: "sandbox.Running") -> None:
-        self.tmp_path = tmp_path
-        self.running = running
-        self.directory = tmp_path / "volume" / "out"
-        self.directory.parent.mkdir()
-        self.rows = [f"kite {number}" for number in range(ROWS)]
-        self.file = tmp_path / "rows.txt"
-        self.file.write_text("\n".join(self.rows))
-
-    def cli(self, home: str) -> Cli:
-        """Return the command with a home of this name."""
-        directory = self.tmp_path / home
-        (directory / "work").mkdir(parents=True, exist_ok=True)
-        env = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(directory),
-            "NO_PROXY": "127.0.0.1",
-            "APIFRAME_API_KEY": KEY,
-            "FLUX_CLI_API_URL": self.running.url,
-        }
-        return Cli(directory, env)
-
-    def arguments(self, *more: str) -> list[str]:
-        """Return the command line of a run."""
-        return ["batch", str(self.file), "-o", str(self.directory), *SMALL, "--concurrency", "4", *more]
-
-    def start(self, home: str, *more: str) -> "subprocess.Popen[bytes]":
-        """Start a run."""
-        return self.cli(home).start(*self.arguments(*more))
-
-    def kill(self, processes: Sequence["subprocess.Popen[bytes]"], accepted: int) -> None:
-        """Kill runs as soon as the service has accepted so many submissions."""
-        wait_until(lambda: self.running.stats.accepted >= accepted)
-        for process in processes:
-            process.send_signal(signal.SIGKILL)
-        for process in processes:
-            process.communicate(timeout=20)
-            assert process.returncode == -signal.SIGKILL
-
-    def check(self) -> None:
-        """See that each row was charged once at most, and has a picture or is reported as unknown."""
-        paid = charged(self.tmp_path)
-        assert {prompt: count for prompt, count in paid.items() if count > 1} == {}
-        lines = results(self.directory)
-        status = {line["prompt"]: line["status"] for line in lines}
-        assert len(lines) == len(status) == ROWS
-        finished = {prompt for prompt, each in status.items() if each == "finished"}
-        assert set(self.rows) - finished == {prompt for prompt, each in status.items() if each == "unknown"}
-        assert finished <= set(paid)
-        assert len(list(self.directory.glob("*.png"))) == len(finished)
+from tests.batches import Shared, charged, results
+from tests.conftest import KEY, wait_until
+from tests.test_history import VERSION_1
 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> Iterator[Shared]:
     """A batch on a volume that several hosts share."""
     with sandbox.running(tmp_path / "sandbox", seconds=0.4) as running:
-        yield Shared(tmp_path, running)
+        yield Shared(tmp_path, running, rows=48)
 
 
 def test_killed_shards_resumed_as_another_number_of_shards(shared: Shared) -> None:
@@ -177,16 +120,6 @@ def test_frozen_host_was_replaced(shared: Shared) -> None:
     assert max(charged(shared.tmp_path).values()) == 1
 
 
-OLD_HISTORY = """
-CREATE TABLE submissions (id INTEGER PRIMARY KEY, created REAL NOT NULL, service TEXT NOT NULL,
-    status TEXT NOT NULL, task_id TEXT, model TEXT, prompt TEXT, request TEXT NOT NULL, image_url TEXT,
-    original_image_url TEXT, path TEXT, original_path TEXT, error TEXT,
-    exit_code INTEGER, ended REAL, batch TEXT, row TEXT);
-PRAGMA application_id = 0x464C5558;
-PRAGMA user_version = 1;
-"""
-
-
 @pytest.mark.slow
 def test_directory_of_version_0_1_0(shared: Shared) -> None:
     """Its rows are known from its results and from the history, whatever their state is."""
@@ -216,7 +149,7 @@ def test_directory_of_version_0_1_0(shared: Shared) -> None:
         "no credits": ("failed", None, None, 3),
     }
     with closing(sqlite3.connect(history)) as database:
-        database.executescript(OLD_HISTORY)
+        database.executescript(VERSION_1)
         service, batch = shared.running.url, str(shared.directory)
         for prompt, known in states.items():
             database.execute(

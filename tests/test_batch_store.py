@@ -23,7 +23,7 @@ from flux_cli.batch.plan import BatchPlan, BatchSettings, RowCounts
 from flux_cli.batch.results import ResultsFile, digest
 from flux_cli.batch.rows import Row
 from flux_cli.batch.shards import Shard
-from flux_cli.batch.store import BatchStore
+from flux_cli.batch.store import BatchStore, HistoryQueue
 from flux_cli.engine.events import Ended, Submitted
 from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
@@ -45,12 +45,11 @@ class Batch:
         self.service = service
         (directory / STATE_NAME).mkdir(parents=True, exist_ok=True)
 
-    def start(self, history: object = None, owner: Owner | None = None) -> BatchStore:
+    def start(self, owner: Owner | None = None) -> BatchStore:
         """Begin a run: claim the rows, read the state, return the store."""
         self.claim = Claim(self.directory / STATE_NAME, self.service, Shard(), owner)
         self.claim.acquire(lambda _: None)
-        number = self.load().next_run
-        return BatchStore(self.directory, self.service, number, self.claim, history)  # type: ignore[arg-type]
+        return BatchStore(self.directory, self.service, self.load().next_run, self.claim, None)
 
     def end(self, store: BatchStore) -> None:
         """End a run in good order."""
@@ -523,43 +522,23 @@ class BrokenHistory:
 
 
 @pytest.mark.parametrize("error", [StoreBusyError("locked"), LocalFileError("read-only")])
-def test_the_history_never_stops_a_batch(
-    batch: Batch, monkeypatch: pytest.MonkeyPatch, error: LocalFileError
-) -> None:
-    """What it cannot take now it gets later, in order."""
-    monkeypatch.setattr("flux_cli.batch.store.HISTORY_PAUSE_SECONDS", 0.0)
-    history = BrokenHistory(2, error)
-    store = batch.start(history)
-    store.commit([INTENT])
-    assert store.history.error is error
-    store.commit([ACCEPTED])
-    store.commit([done()])
-    assert [type(change) for change in history.recorded] == [Intent, Accepted, Closed]
-    assert store.history.error is None
-    broken = BrokenHistory(10, error)
-    batch.kill(store)
-    store = batch.start(broken)
-    store.commit([Intent(job("b"))])
-    batch.end(store)
-    assert store.history.error is error
-
-
-def test_a_busy_history_is_left_alone_for_some_time(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each attempt takes long; the last one does not wait."""
+def test_the_history_never_stops_a_batch(monkeypatch: pytest.MonkeyPatch, error: LocalFileError) -> None:
+    """What it cannot take now it gets later, in order, after a pause: each attempt takes long."""
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    history = BrokenHistory(2, StoreBusyError("locked"))
-    store = batch.start(history)
+    history = BrokenHistory(2, error)
+    queue = HistoryQueue(history)
     found = []
     for seconds in (0.0, 4.9, 5.0, 9.9, 10.0):
         now[0] = 100.0 + seconds
-        store.commit([Accepted(job(), f"T{seconds}")])
-        found.append((history.failures, len(history.recorded)))
-    assert found == [(1, 0), (1, 0), (0, 0), (0, 0), (0, 5)]
+        queue.commit([Accepted(job(), f"T{seconds}")])
+        found.append((history.failures, len(history.recorded), queue.error))
+    assert found == [(1, 0, error), (1, 0, error), (0, 0, error), (0, 0, error), (0, 5, None)]
     history.failures = 1
-    store.commit([INTENT])
-    store.close()
-    assert [type(change) for change in history.recorded[5:]] == [Intent]
+    queue.commit([INTENT])
+    assert queue.error is error
+    queue.commit([], last=True)  # at once
+    assert (history.recorded[5:], queue.error) == ([INTENT], None)
 
 
 def test_results_that_cannot_be_written_are_added_later(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
