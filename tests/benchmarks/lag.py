@@ -81,15 +81,14 @@ def main() -> None:
         for run, result in zip(runs, pending, strict=True):
             seen[run.tool, run.percentages, run.nominal].append(result.result())
     print(f"load of the machine: {os.getloadavg()[0]:.1f}, on {os.cpu_count()} processors")
-    print(
-        f"{'':10} {'percentages':11} {'task':>5} {'lag':>5} {'most':>5} {'target':>6} {'requests':>8} target  (s)"
-    )
+    titles = f"{'task':>5} {'lag':>5} {'most':>5} {'target':>6} {'requests':>8} {'target':>6}"
+    print(f"{'':10} {'percentages':11} {titles}   (times in seconds)")
     for run in dict.fromkeys(Run(run.tool, run.percentages, run.nominal, 0) for run in runs):
         lags, requests = zip(*seen[run.tool, run.percentages, run.nominal], strict=True)
         lag, most = run.limits  # of flux-cli
         print(
-            f"{run.tool:10} {'yes' if run.percentages else 'no':11} {run.nominal:5.1f} {statistics.mean(lags):5.2f}"
-            f" {max(lags):5.2f} {lag:6.2f} {statistics.mean(requests):8.1f} {most:6.1f}"
+            f"{run.tool:10} {'yes' if run.percentages else 'no':11} {run.nominal:5.1f}"
+            f" {statistics.mean(lags):5.2f} {max(lags):5.2f} {lag:6.2f} {statistics.mean(requests):8.1f} {most:6.1f}"
         )
 
 
