@@ -33,12 +33,7 @@ Reply = bytes | Iterable[Step] | Callable[["Request"], "Reply"]
 
 @dataclass(frozen=True)
 class Request:
-    """One request that has arrived.
-
-    Attributes:
-        number: How many requests for the same path prefix came before it.
-        origin: The server's own URL.
-    """
+    """One request that has arrived; `number` is how many for the same path prefix came before it."""
 
     method: str
     path: str
@@ -48,7 +43,6 @@ class Request:
     origin: str
 
     def json(self) -> dict[str, str]:
-        """Return the parsed body."""
         parsed: dict[str, str] = json.loads(self.body)
         return parsed
 
@@ -80,22 +74,18 @@ def reply(value: object, code: int = 200, /, **headers: str) -> bytes:
 
 
 def submitted(request: Request) -> bytes:
-    """Accept a submission: tasks are `task-0`, `task-1` and so on."""
     return reply({"task_id": f"task-{request.number}"})
 
 
 def finished(task_id: str, origin: str) -> dict[str, str]:
-    """Return the JSON object of a finished task."""
     return {"task_id": task_id, "status": "finished", "image_url": f"{origin}/image/{task_id}.png"}
 
 
 def fetched(request: Request) -> bytes:
-    """Report that a task is finished."""
     return reply(finished(request.json()["task_id"], request.origin))
 
 
 def fetched_many(request: Request) -> bytes:
-    """Report that several tasks are finished."""
     return reply({"tasks": [finished(task_id, request.origin) for task_id in request.json()["task_ids"]]})
 
 
@@ -121,14 +111,9 @@ DEFAULTS: Mapping[str, Reply] = {
 class Server:
     """A running server; a context manager, which ends all its threads.
 
-    Attributes:
-        routes: The reply for each path prefix that does not get its default one.
-        greeting: The steps for each connection, instead of reading a request; then it is closed.
-        tls: The context with which it speaks TLS.
-        accepts: False: the backlog is full, so that nobody can connect.
-        reads: The most bytes of a body that are read before the response is sent.
-        received: The requests that arrived whole.
-        connections: How many there were.
+    `routes` has the reply for each path prefix that does not get its default one. Instead of reading a request,
+    each connection may get the steps of a `greeting`. Unless it `accepts`, the backlog is full, so that nobody can
+    connect. It `reads` at most so many bytes of a body, and `received` has the requests that arrived whole.
     """
 
     routes: Mapping[str, Reply] = field(default_factory=dict)
@@ -171,21 +156,17 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
         return int(self._listening.getsockname()[1])
 
     @property
     def url(self) -> str:
-        """Its origin."""
         return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     def requests(self, prefix: str) -> list[Request]:
-        """Return the requests for paths with this prefix."""
         return [request for request in self.received if request.path.startswith(prefix)]
 
     @property
     def submissions(self) -> int:
-        """How many submissions arrived whole."""
         return len(self.requests("/flux-imagine"))
 
     def _start(self, target: Callable[..., None], *arguments: object) -> None:

@@ -279,12 +279,6 @@ def test_reasons(reason: str | None) -> None:
         assert read_reason(response) == reason, response
 
 
-@given(JSON | OBJECTS)
-def test_any_value_has_a_reason_or_none(value: object) -> None:
-    reason = read_reason(value)
-    assert reason is None or 0 < len(reason) <= MAX_CHARACTERS
-
-
 # Percentages
 
 
@@ -300,12 +294,6 @@ def test_any_value_has_a_reason_or_none(value: object) -> None:
 )
 def test_percentages(percentage: float | None, values: tuple[object, ...]) -> None:
     assert [read_percentage(value) for value in values] == [percentage] * len(values)
-
-
-@given(JSON)
-def test_any_value_is_a_percentage_or_none(value: object) -> None:
-    percentage = read_percentage(value)
-    assert percentage is None or 0 <= percentage <= 100
 
 
 # Headers and IDs
