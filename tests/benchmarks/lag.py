@@ -9,7 +9,6 @@ the API. Other load on the machine increases the lags, so it is printed too.
 import json
 import os
 import sqlite3
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 from tests.measured import FLUX_CLI, environment, sandbox
 
@@ -88,7 +88,7 @@ def main() -> None:
         lag, most = run.limits  # of flux-cli
         print(
             f"{run.tool:10} {'yes' if run.percentages else 'no':11} {run.nominal:5.1f}"
-            f" {statistics.mean(lags):5.2f} {max(lags):5.2f} {lag:6.2f} {statistics.mean(requests):8.1f} {most:6.1f}"
+            f" {mean(lags):5.2f} {max(lags):5.2f} {lag:6.2f} {mean(requests):8.1f} {most:6.1f}"
         )
 
 
