@@ -149,7 +149,7 @@ def test_directory_of_version_0_1_0(shared: Shared) -> None:
         "no credits": ("failed", None, None, 3),
     }
     with closing(sqlite3.connect(history)) as database:
-        database.executescript(VERSION_1)
+        database.executescript(f"{VERSION_1}PRAGMA application_id = 0x464C5558")
         service, batch = shared.running.url, str(shared.directory)
         for prompt, known in states.items():
             database.execute(
