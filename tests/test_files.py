@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import BinaryIO
+from unittest import mock
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_the_same_size_is_not_the_same_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("private", "mode"), [(False, 0o640), (True, 0o600)])
 def test_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private: bool, mode: int) -> None:
-    """Only the user can read an incomplete file; a complete one has those of the umask, or none more."""
+    """Only the user can read an incomplete file, or a private one; others get the umask's permissions."""
     monkeypatch.setattr(files, "_UMASK", 0o027)
     with files.temporary(tmp_path) as file:
         assert os.stat(file.name).st_mode & 0o777 == 0o600
@@ -154,11 +155,7 @@ def test_placing_over_a_link(tmp_path: Path) -> None:
 
 def test_placing_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on FAT: renamed, and never over another file."""
-
-    def link(*_: object) -> None:
-        raise OSError(errno.EPERM, "no hard links")
-
-    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "link", mock.Mock(side_effect=OSError(errno.EPERM, "no hard links")))
     assert write(tmp_path / "x.png", b"one") == tmp_path / "x.png"
     assert write(tmp_path / "x.png", b"two") == tmp_path / "x-1.png"
     assert sorted(os.listdir(tmp_path)) == ["x-1.png", "x.png"]
@@ -166,15 +163,11 @@ def test_placing_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_no_name_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It gives up after 10,000 names, and replaces no file."""
-    tried: list[str] = []
-
-    def link(_: str, path: Path) -> None:
-        tried.append(path.name)
-        raise FileExistsError
-
+    link = mock.Mock(side_effect=FileExistsError)
     monkeypatch.setattr(os, "link", link)
     with pytest.raises(LocalFileError, match="10,000 files are named like"):
         write(tmp_path / "x.png")
+    tried = [call.args[1].name for call in link.call_args_list]
     assert (len(tried), tried[:2], tried[-1]) == (10_000, ["x.png", "x-1.png"], "x-9999.png")
 
 
@@ -254,13 +247,9 @@ def test_sweeping(
     removed: bool,
 ) -> None:
     """Without locks the age decides; on a shared file system another host's file is never removed."""
-
-    def no_lock(*_: object, **__: object) -> bool:
-        raise OSError(errno.ENOLCK, "no locks available")
-
     monkeypatch.setattr(files, "is_shared", lambda _: shared)
     if not locks:
-        monkeypatch.setattr(files, "lock", no_lock)
+        monkeypatch.setattr(files, "lock", mock.Mock(side_effect=OSError(errno.ENOLCK, "no locks available")))
     path = leftover(tmp_path, host, age)
     with files.temporary(tmp_path):
         assert path.exists() is not removed

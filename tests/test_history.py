@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -605,9 +606,7 @@ def test_forgetting_all_copies(host: Host) -> None:
 
 
 def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise LocalFileError("this user has no home directory")
-
+    no_home = mock.Mock(side_effect=LocalFileError("this user has no home directory"))
     monkeypatch.setattr("flux_cli.storage.history.state_directory", no_home)
     assert list(open_readonly().records()) == []
     with pytest.raises(LocalFileError):

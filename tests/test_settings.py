@@ -332,11 +332,7 @@ def test_a_secret_that_others_can_read(cli: Cli) -> None:
 def test_a_write_that_fails_changes_nothing(cli: Cli, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """The disk is full: the old file stays, and nothing else."""
     write_config(cli, "# old\n")
-
-    def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, call, fail)
+    monkeypatch.setattr(os, call, mock.Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     cli.fails(6, f"cannot write {cli.config}: no space left on device", "config", "set", "width", "512")
     assert cli.config.read_text() == "# old\n"
     assert {path.name for path in cli.config.parent.iterdir()} == {"config.toml", ".lock"}
