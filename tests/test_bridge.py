@@ -2,6 +2,7 @@
 
 import json
 import socket
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,7 @@ from flux_cli.webhooks.forwarding import Forwarder, forward
 from flux_cli.webhooks.journal import EventJournal
 from tests.conftest import wait_until
 from tests.engine.kit import OnBytes, ScriptedClient, ScriptedSaver, Step, finished
+from tests.engine.test_workers import no_thread
 from tests.server import Server, http
 
 SERVICE = "https://api.example"
@@ -346,3 +348,9 @@ def test_the_queue_of_the_forwarder() -> None:
     forwarder.start()
     assert forwarder.finish(20.0, lambda: False) == 0
     assert len(problems) == 2
+
+
+def test_no_thread_for_the_forwarder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(ServiceDownError, match="cannot forward events: can't start new thread"):
+        Forwarder("http://127.0.0.1:1/", None, lambda _: None).start()

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
-from flux_cli.api.task import Status, Task
+from flux_cli.api.task import Status
 from flux_cli.engine.events import Ended
 from flux_cli.engine.job import Job
 from flux_cli.engine.outbox import Outbox
@@ -48,7 +48,7 @@ class Endings:
 
     def end_saved(self, job: Job, saved: Saved) -> None:
         """End a job whose picture is saved."""
-        self.end(job, _saved_result(saved))
+        self.end(job, Result(Status.FINISHED, **vars(saved)))
 
     def end_unfinished(self, job: Job, error: FluxError) -> None:
         """End a job whose task cannot be checked, or whose picture cannot be saved, now."""
@@ -60,14 +60,14 @@ class Endings:
 
     def end_resumable(self, job: Job, code: ExitCode, error: str, hint: str | None = None) -> None:
         """End a job whose task was charged and can be waited for again; its picture may be saved."""
-        saved = job.transfer.saved if job.transfer else None
-        status = job.task.status if job.task else Status.PROCESSING
-        result = Result(status) if saved is None else _saved_result(saved)
-        self.end(job, replace(result, exit_code=code, error=error, hint=hint, resumable=True))
+        saved = vars(job.transfer.saved) if job.transfer and job.transfer.saved else {}
+        status = Status.FINISHED if saved else job.task.status if job.task else Status.PROCESSING
+        self.end(job, Result(status, code, error=error, hint=hint, resumable=True, **saved))
 
     def end_running(self, job: Job) -> None:
         """End a job whose task is not waited for any longer."""
-        self.end_resumable(job, TIMED_OUT, f"timed out, the task is still running{_remark(job.task)}")
+        remark = f" ({job.task.remark})" if job.task and job.task.remark else ""
+        self.end_resumable(job, TIMED_OUT, f"timed out, the task is still running{remark}")
 
     def time_out(self, source: Source) -> None:
         """End every job because the deadline has passed, with its last known status."""
@@ -109,12 +109,3 @@ class Endings:
                 error = OutcomeUnknownError("no response had arrived yet")
                 unknown = code if code > ExitCode.OUTCOME_UNKNOWN else error.exit_code  # keep a signal's code
                 self.end(job, Result(Status.UNKNOWN, unknown, error=error.message, hint=error.hint))
-
-
-def _saved_result(saved: Saved) -> Result:
-    return Result(Status.FINISHED, **vars(saved))
-
-
-def _remark(task: Task | None) -> str:
-    """Return the service's remark on a running task, in parentheses, or an empty text."""
-    return f" ({task.remark})" if task and task.remark else ""

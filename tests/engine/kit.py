@@ -240,6 +240,11 @@ class Outcome:
         """How the jobs ended, in that order."""
         return [event.result for event in self.events if isinstance(event, events.Ended)]
 
+    @property
+    def accepted(self) -> set[str]:
+        """The task IDs that were committed."""
+        return {change.task_id for change in self.store.changes if isinstance(change, Accepted)}
+
     def names(self) -> list[str]:
         """Return the names of the events, without progress."""
         quiet = events.Progress, events.Downloading

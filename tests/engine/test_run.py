@@ -309,7 +309,7 @@ def test_late_responses_at_the_deadline() -> None:
     client = ScriptedClient(seconds=5.0)
     outcome = drive(new_jobs(), client, RunSettings(timeout=4.0))
     assert outcome.results[0].task_id == "task-1"
-    assert any(isinstance(change, Accepted) for change in outcome.store.changes)
+    assert outcome.accepted == {"task-1"}
 
 
 def test_checks_that_fail_are_repeated_in_smaller_groups() -> None:
@@ -436,13 +436,11 @@ def test_a_signal_keeps_every_id(kind: type) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     raised: list[bool] = []
-    jobs = new_jobs(5)
-    outcome = drive(jobs, ScriptedClient(fetches={"": [running(5)]}), handle=handle)
+    outcome = drive(new_jobs(5), ScriptedClient(fetches={"": [running(5)]}), handle=handle)
     assert isinstance(outcome.error, KeyboardInterrupt)
     assert len(outcome.client.sent) == 5
-    accepted = {change.task_id for change in outcome.store.changes if isinstance(change, Accepted)}
-    assert accepted == {f"task-{n}" for n in range(1, 6)}
-    assert {result.task_id for result in outcome.results if result.resumable} == accepted
+    assert outcome.accepted == {f"task-{n}" for n in range(1, 6)}
+    assert {result.task_id for result in outcome.results if result.resumable} == outcome.accepted
 
 
 @pytest.mark.parametrize(
@@ -490,13 +488,11 @@ def test_downloads_that_have_begun_are_finished_after_a_signal(signals: int) -> 
 
 def test_an_unexpected_error_keeps_every_id() -> None:
     """A bug in the loop ends the run, after every response that has arrived was handled."""
-    jobs = new_jobs(8)
     client = ScriptedClient(fetches={"": [TypeError("a bug")]})
-    outcome = drive(jobs, client)
+    outcome = drive(new_jobs(8), client)
     assert isinstance(outcome.error, TypeError)
-    accepted = {change.task_id for change in outcome.store.changes if isinstance(change, Accepted)}
-    assert len(accepted) == len(client.sent)
-    assert {result.task_id for result in outcome.results} >= accepted
+    assert len(outcome.accepted) == len(client.sent)
+    assert {result.task_id for result in outcome.results} >= outcome.accepted
 
 
 def test_every_report_counts_after_an_unexpected_error() -> None:

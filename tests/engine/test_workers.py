@@ -91,17 +91,17 @@ def test_workers_share_a_processor(workers: Workers) -> None:
     assert os.sched_getaffinity(0) == mine
 
 
+def no_thread(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_a_thread_that_cannot_start_means_no_capacity(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The existing workers continue, and another one is started later."""
     outcomes = Outcomes(workers)
     release = threading.Event()
     assert outcomes.start(lambda _: release.wait(20))
     with monkeypatch.context() as patch:
-
-        def start(_: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        patch.setattr(threading.Thread, "start", start)
+        patch.setattr(threading.Thread, "start", no_thread)
         assert not outcomes.start(lambda _: None)
         assert workers.reserve(5) == 0
         assert workers.starved_seconds == 0  # there is one
@@ -116,11 +116,7 @@ def test_a_thread_that_cannot_start_means_no_capacity(workers: Workers, monkeypa
 
 def test_not_even_one_thread(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time is counted, so that the run can end."""
-
-    def start(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threading.Thread, "start", start)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
     monkeypatch.setattr(module, "START_AGAIN_SECONDS", 0.0)
     assert workers.reserve(1) == 0
     first = workers.starved_seconds
