@@ -4,7 +4,6 @@ import errno
 import io
 import os
 import stat
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -219,6 +218,7 @@ def leftover(directory: Path, host: str | None = None, age: float = 0.0) -> Path
 
 
 OTHER_HOST = "other-01234567"
+NO_LOCK = mock.Mock(side_effect=OSError(errno.ENOLCK, "no locks available"))
 YOUNG, OLD = 23 * 3600.0, 25 * 3600.0
 
 
@@ -249,28 +249,24 @@ def test_sweeping(
     """Without locks the age decides; on a shared file system another host's file is never removed."""
     monkeypatch.setattr(files, "is_shared", lambda _: shared)
     if not locks:
-        monkeypatch.setattr(files, "lock", mock.Mock(side_effect=OSError(errno.ENOLCK, "no locks available")))
+        monkeypatch.setattr(files, "lock", NO_LOCK)
     path = leftover(tmp_path, host, age)
     with files.temporary(tmp_path):
         assert path.exists() is not removed
 
 
-def test_a_running_download_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With locks nor without: the second process leaves the file of the first alone."""
-    script = (
-        "import errno, sys\nfrom pathlib import Path\nfrom flux_cli.storage import files\n"
-        "def no_lock(*_, **__): raise OSError(errno.ENOLCK, 'no locks')\n"
-        "if sys.argv[2] == 'no': files.lock = no_lock\n"
-        "with files.temporary(Path(sys.argv[1])) as file: print(file.name)"
-    )
+@pytest.mark.parametrize(
+    ("first", "second"), [(filesystem.lock, filesystem.lock), (filesystem.lock, NO_LOCK), (NO_LOCK, NO_LOCK)]
+)
+def test_a_running_download_is_not_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: object, second: object
+) -> None:
+    """By another process: it looks at the lock or, without locks, at the age."""
+    monkeypatch.setattr(files, "lock", first)
     with files.temporary(tmp_path) as file:
-        for locks in ("yes", "no"):
-            subprocess.run([sys.executable, "-c", script, tmp_path, locks], check=True, stdout=subprocess.DEVNULL)
-            assert os.path.exists(file.name)
-    # If neither process has locks, the first one's file is not locked.
-    monkeypatch.setattr(files, "lock", lambda *_, **__: True)
-    with files.temporary(tmp_path) as file:
-        subprocess.run([sys.executable, "-c", script, tmp_path, "no"], check=True, stdout=subprocess.DEVNULL)
+        monkeypatch.setattr(files, "lock", second)
+        monkeypatch.setattr(files, "_swept", set())
+        files.sweep(tmp_path)
         assert os.path.exists(file.name)
 
 
