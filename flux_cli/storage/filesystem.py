@@ -86,8 +86,7 @@ def is_shared(path: Path) -> bool:
 
     Reads the mount table of Linux; on other systems the result is False.
     """
-    kind = filesystem_type(path)
-    return kind is not None and re.fullmatch(_SHARED, kind) is not None
+    return re.fullmatch(_SHARED, filesystem_type(path) or "") is not None
 
 
 def filesystem_type(path: Path) -> str | None:

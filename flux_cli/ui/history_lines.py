@@ -48,19 +48,19 @@ def lines(records: Sequence[Record], width: int, now: float) -> "list[Text]":
     from rich.text import Text
 
     rows = [dict(zip(COLUMNS, COLUMNS, strict=True)), *(_cells(record, now) for record in reversed(records))]
-    widths = {name: max(cell_len(row[name]) for row in rows) for name in COLUMNS}
-    _fit(widths, width)
+    widths = _widths({name: max(cell_len(row[name]) for row in rows) for name in COLUMNS}, width)
     found = []
     for number, row in enumerate(rows):
         line = Text(style="bold" if number == 0 else "")
         for name, cells in widths.items():
-            style = STATUS_STYLES.get(row[name], "yellow" if row[name] == "not saved" else "")
-            cell = Text(row[name], style=style if name == "status" else "")
-            if name == "file" and cell_len(row[name]) > cells:  # the end of a path is more useful
-                tail = row[name]
-                while cell_len(tail) > cells - 1:
-                    tail = tail[1:]
-                cell = Text(f"…{tail}")
+            text, style = row[name], ""
+            if name == "file" and cell_len(text) > cells:  # the end of a path is more useful
+                while cell_len(text) > cells - 1:
+                    text = text[1:]
+                text = f"…{text}"
+            elif name == "status":
+                style = STATUS_STYLES.get(text, "yellow" if text == "not saved" else "")
+            cell = Text(text, style=style)
             cell.truncate(cells, overflow="ellipsis", pad=True)
             line.append_text(cell).append(" " * GAP)
         line.rstrip()
@@ -111,25 +111,20 @@ def short_path(path: str | None) -> str:
     return f"~{path[len(home) :]}" if len(home) > 1 and path.startswith(home + os.sep) else path
 
 
-def _fit(widths: dict[str, int], width: int) -> None:
-    """Shrink prompt and file to what the other columns leave; drop columns if that is too little."""
-    wanted = {name: widths[name] for name in LEAST}
-    for dropped in (None, *DROPPED):
-        if dropped:
-            widths.pop(dropped)
-        growing = [name for name in LEAST if name in widths]
-        left = width - sum(each + GAP for name, each in widths.items() if name not in growing)
-        left -= GAP * (len(growing) - 1)
-        least = {name: min(wanted[name], LEAST[name]) for name in growing}
-        if sum(least.values()) <= left:
+def _widths(wanted: dict[str, int], width: int) -> dict[str, int]:
+    """Return the widths of the columns that fit: prompt and file share what the others leave."""
+    for dropped in range(len(DROPPED) + 1):
+        kept = [name for name in COLUMNS if name not in DROPPED[:dropped]]
+        widths = {name: min(wanted[name], LEAST.get(name, wanted[name])) for name in kept}
+        left = width - sum(widths.values()) - GAP * (len(kept) - 1)
+        if left >= 0:
             break
-    widths |= least
-    left -= sum(least.values())
     # The prompt first, up to half of the space: the file's name is often derived from it.
     for name, share in (("prompt", (left + 1) // 2), ("file", left), ("prompt", left)):
         if name in widths:
             more = max(0, min(share, left, wanted[name] - widths[name]))
             widths[name], left = widths[name] + more, left - more
+    return widths
 
 
 def _paged(text: str) -> bool:
