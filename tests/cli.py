@@ -28,7 +28,6 @@ import pytest
 from flux_cli import main as flux_main
 from flux_cli.api.redaction import Redactor
 from flux_cli.ui import console
-from tests.warm import WarmPopen
 
 FLUX_CLI = Path(sys.executable).with_name("flux-cli")
 KEY = "test-key-0123456789"
@@ -123,10 +122,7 @@ class Cli:
     def start(
         self, *arguments: str | Path, env: Mapping[str, str] | None = None, **popen: Any
     ) -> "subprocess.Popen[bytes]":
-        """Start a command as a process; its streams are pipes unless `popen` says otherwise.
-
-        It starts warm, unless it has other options than a working directory and streams, or a variable for Python.
-        """
+        """Start a command as a process; its streams are pipes unless `popen` says otherwise."""
         options: dict[str, Any] = {
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
@@ -134,10 +130,8 @@ class Cli:
             "cwd": self.cwd,
             **popen,
         }
-        variables, texts = {**self.env, **(env or {})}, [*map(str, arguments)]
-        if set(options) == {*STREAMS, "cwd"} and not any(name.startswith("PYTHON") for name in variables):
-            return WarmPopen(texts, variables, options["cwd"], tuple(options[name] for name in STREAMS))
-        return subprocess.Popen([str(FLUX_CLI), *texts], env=variables, **options)
+        command = [str(FLUX_CLI), *map(str, arguments)]
+        return subprocess.Popen(command, env={**self.env, **(env or {})}, **options)
 
     def process(
         self,
