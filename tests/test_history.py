@@ -145,28 +145,24 @@ def test_filters(history: History) -> None:
     history.accepted(numbers[0], "TASK-abc")
     history.ended(numbers[0], Status.FINISHED)
     history.ended(numbers[1], Status.FAILED, path="/Pictures/z.png")
+    cat, dog, odd = numbers
     (other,) = history.begin(SERVICE, [{"model": "flux-dev", "prompt": "x"}])
-    found = {
-        text: [record.number for record in history.records(search=text)]
-        for text in ("cat", "task-A", "pictures", "%", "'", "_\\", "nothing")
-    }
-    assert found["cat"] == found["task-A"] == [numbers[0]]
-    assert found["pictures"] == [numbers[1]]
-    assert found["%"] == found["'"] == found["_\\"] == [numbers[2]]
-    assert found["nothing"] == []
-
-    def numbered(**filters: object) -> list[int]:
-        return [record.number for record in history.records(**filters)]  # type: ignore[arg-type] # any of them
-
-    assert numbered(statuses=[Status.FAILED]) == [numbers[1]]
-    assert numbered(statuses=[Status.FAILED, Status.FINISHED]) == [numbers[1], numbers[0]]
-    assert numbered(unsaved=True) == [numbers[0]]
-    assert numbered(unsaved=True, statuses=[Status.FAILED]) == [numbers[1], numbers[0]]
-    assert numbered(model="flux-dev") == [other]
-    assert numbered(limit=2) == [other, numbers[2]]
     created = next(history.records()).created
-    assert numbered(since=created) == [other]
-    assert numbered(until=created) == numbers[::-1]
+    texts = {"cat": [cat], "task-A": [cat], "pictures": [dog], "%": [odd], "'": [odd], "_\\": [odd], "nothing": []}
+    cases: list[tuple[dict[str, object], list[int]]] = [({"search": text}, found) for text, found in texts.items()]
+    cases += [
+        ({"statuses": [Status.FAILED]}, [dog]),
+        ({"statuses": [Status.FAILED, Status.FINISHED]}, [dog, cat]),
+        ({"unsaved": True}, [cat]),
+        ({"unsaved": True, "statuses": [Status.FAILED]}, [dog, cat]),
+        ({"model": "flux-dev"}, [other]),
+        ({"limit": 2}, [other, odd]),
+        ({"since": created}, [other]),
+        ({"until": created}, [odd, dog, cat]),
+    ]
+    for filters, expected in cases:
+        records = history.records(**filters)  # type: ignore[arg-type] # any of them
+        assert [record.number for record in records] == expected, filters
 
 
 def test_pages(history: History, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,17 +102,26 @@ def test_a_prefix_of_several_tasks(tasks: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "message"),
+    ("command", "code", "message"),
     [
-        (["nothing.png"], 6, "there is no file nothing.png"),
-        (["other.png"], 6, "error: other.png is not a picture in the history"),
-        (["kite.png", "--status", "failed"], 2, "cannot be combined"),
-        (["--since", "soon"], 2, "--since"),
-        (["--status", "odd"], 2, "--status"),
+        ("history nothing.png", 6, "there is no file nothing.png"),
+        ("history other.png", 6, "error: other.png is not a picture in the history"),
+        ("history kite.png --status failed", 2, "cannot be combined"),
+        ("history --since soon", 2, "--since"),
+        ("history --status odd", 2, "--status"),
+        ("forget", 2, "give either task IDs or `--before`"),
+        ("forget aaaa1 --before 1h", 2, "give either task IDs or `--before`"),
+        ("forget aaaa1 dddd0000", 6, "there is no task dddd0000 in the history"),
+        ("forget --before soon", 2, "--before"),
+        ("show .", 6, "error: . is not a file"),
+        ("show pipe.png", 6, "error: pipe.png is not a file"),
     ],
 )
-def test_wrong_arguments(tasks: Cli, arguments: list[str], code: int, message: str) -> None:
-    tasks.fails(code, message, "history", *arguments)
+def test_wrong_arguments(tasks: Cli, command: str, code: int, message: str) -> None:
+    """One error each. No task is removed, and a named pipe is not opened."""
+    os.mkfifo(tasks.cwd / "pipe.png")
+    tasks.fails(code, message, *command.split())
+    assert len(prompts(tasks)) == 5
 
 
 def test_an_empty_history(cli: Cli, tasks: Cli, tmp_path: Path) -> None:
@@ -275,21 +284,6 @@ def test_forgetting_what_is_old(tasks: Cli) -> None:
     assert prompts(tasks) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        ([], 2, "give either task IDs or `--before`"),
-        (["aaaa1", "--before", "1h"], 2, "give either task IDs or `--before`"),
-        (["aaaa1", "dddd0000"], 6, "there is no task dddd0000 in the history"),
-        (["--before", "soon"], 2, "--before"),
-    ],
-)
-def test_forgetting_nothing(tasks: Cli, arguments: list[str], code: int, message: str) -> None:
-    """One error, and no task is removed."""
-    tasks.fails(code, message, "forget", *arguments)
-    assert len(prompts(tasks)) == 5
-
-
 def test_nothing_to_forget(cli: Cli) -> None:
     assert cli("forget", "--before", "1h").code == 0
     assert not cli.history_file.exists()
@@ -320,14 +314,6 @@ def test_show_a_picture_that_was_renamed(tasks: Cli) -> None:
     assert tasks("show", "aaaa0").lines == [str(tasks.cwd / "best.png")]
     (tasks.cwd / "best.png").unlink()
     tasks.fails(6, "kite.png no longer exists", "show", "aaaa0")
-
-
-def test_show_what_is_not_a_file(cli: Cli) -> None:
-    """Neither a named pipe nor a directory is opened."""
-    os.mkfifo(cli.cwd / "pipe.png")
-    for name in ("pipe.png", "."):
-        done = cli("show", name)
-        assert (done.code, done.stderr) == (6, f"error: {name} is not a file\n")
 
 
 def test_json(tasks: Cli) -> None:
