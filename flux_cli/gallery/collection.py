@@ -138,7 +138,6 @@ def _in_batch(directory: Path) -> dict[Path, Picture]:
 
 
 def _results(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the results in a results file or a journal; other lines are ignored."""
     try:
         lines = file.read_bytes().split(b"\n")
     except OSError:

@@ -85,7 +85,6 @@ def _part(name: str) -> str:
 
 
 def _hash(source: str) -> str:
-    """Return the name of an inline style or script in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 
 
@@ -110,7 +109,6 @@ def _entry(picture: Picture, thumbnail: Thumbnail | None, directory: Path) -> di
 
 
 def _settings(request: Mapping[str, object]) -> dict[str, str]:
-    """Return the request's other fields for display."""
     settings = {}
     for name, value in request.items():
         if name in _SHOWN_SEPARATELY:

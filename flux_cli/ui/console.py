@@ -22,19 +22,13 @@ _RED, _CYAN, _RESET = "\x1b[31m", "\x1b[36m", "\x1b[0m"
 
 _redactor = Redactor()
 
-
-_live_display: "LiveDisplay | None" = None
-
-
-def set_live_display(display: "LiveDisplay | None") -> None:
-    """Register the display to hide while something else is written to the terminal; None unregisters it."""
-    global _live_display
-    _live_display = display
+live_display: "LiveDisplay | None" = None
+"""The display to hide while something else is written to the terminal."""
 
 
 def above_live_display() -> contextlib.AbstractContextManager[None]:
     """Return a context in which the live display, if there is one, is not on the terminal."""
-    return contextlib.nullcontext() if _live_display is None else _live_display.hidden()
+    return contextlib.nullcontext() if live_display is None else live_display.hidden()
 
 
 def keep_secret(text: str | None) -> None:

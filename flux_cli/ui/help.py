@@ -96,7 +96,6 @@ def examples(context: Any) -> list[str]:
 
 
 def _shown(context: Any, kind: str) -> list[Any]:
-    """Return the parameters of a command that are not hidden: its arguments or its options."""
     params = context.command.get_params(context)
     return [param for param in params if param.param_type_name == kind and not param.hidden]
 
@@ -108,7 +107,6 @@ def _argument(param: Any) -> str:
 
 
 def _description(param: Any) -> str:
-    """Return the help text of a parameter with its default and environment variable."""
     sentences = [param.help or ""]
     default = param.default
     if isinstance(default, str | int | float) and not isinstance(default, bool):
@@ -119,7 +117,6 @@ def _description(param: Any) -> str:
 
 
 def _blocks(context: Any, columns: int) -> Iterator[list[str]]:
-    """Yield usage, description, lists and examples, each as its lines."""
     command, width = context.command, min(columns, WIDEST)
     first, *rest = _wrapped(f"Usage: {usage(context)}", width, hanging=7)
     yield [first.replace("Usage:", _title("Usage")), *rest]
@@ -150,7 +147,6 @@ def _column(items: Iterable[Named], width: int) -> int:
 
 
 def _list(items: Iterable[Named], width: int, column: int) -> Iterator[str]:
-    """Yield the lines of a list whose texts start at a column."""
     for name, description in items:
         *above, last = _wrapped(name.strip(), width, indent=len(name) - len(name.lstrip()) + 2, hanging=6)
         text = _wrapped(description, width, indent=column, hanging=column)

@@ -58,7 +58,7 @@ class LiveDisplay:
 
     def start(self) -> None:
         """Start drawing."""
-        console.set_live_display(self)
+        console.live_display = self
         self._handle_ctrl_z()
         try:
             # The thread imports rich, which takes 90 ms, so that the first request need not wait for it.
@@ -78,7 +78,7 @@ class LiveDisplay:
                 raise
             finally:
                 self._ended.set()
-                console.set_live_display(None)
+                console.live_display = None
         if self._handles_ctrl_z:
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         if self._failure is not None:

@@ -248,7 +248,6 @@ class SummaryBar(Part):
 
 
 def _row(cells: "Sequence[tuple[RenderableType, int]]") -> "RenderableType":
-    """Return one line of cells with these widths."""
     from rich.table import Table
 
     table = Table.grid(padding=(0, GAP, 0, 0))
