@@ -85,6 +85,16 @@ def test_fetch_an_unknown_id(flux: Cli) -> None:
         assert (task["status"], task["exit_code"]) == ("failed", 4)  # `unknown` is for submissions
 
 
+def test_fetch_records_a_status_for_its_own_service(flux: Cli) -> None:
+    """It once changed the record of every service's task with this ID."""
+    with closing(History(flux.history_file)) as history:
+        (other,) = history.begin("https://elsewhere", [{}])
+        task_id = submit(flux, FINISHED)
+        history.accepted(other, task_id)
+    assert flux("fetch", task_id).code == 0
+    assert [task["status"] for task in flux.history()] == ["finished", "processing"]
+
+
 def test_fetch_20_ids_per_request(flux: Cli, service: Service) -> None:
     """45 finished tasks take three requests, and come in the order asked for."""
     ids = flux("imagine", FINISHED, "--no-wait", "-n", "45", *SMALL).lines
