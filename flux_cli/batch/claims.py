@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flux_cli.batch.journal import O_BINARY
 from flux_cli.batch.shards import Shard
 from flux_cli.errors import LocalFileError, UsageError
 from flux_cli.storage.filesystem import local_errors
@@ -144,11 +143,9 @@ class Claim:
 
     def held(self) -> bool:
         """Return whether the claim still exists. Another run removes it if this one seems to be dead."""
-        try:
-            os.close(os.open(self.path, os.O_RDONLY))  # opening bypasses the caches of network file systems
-        except OSError:
-            return False
-        return True
+        with contextlib.suppress(OSError), self.path.open("rb"):  # this bypasses caches of network file systems
+            return True
+        return False
 
     def refresh(self) -> None:
         """Send a heartbeat. Errors are ignored: a run that cannot send heartbeats loses its claim."""
@@ -242,13 +239,10 @@ class Claim:
 
 def _write_at(path: Path, position: int, content: bytes) -> None:
     """Write to an existing file, so that the file system sets its time, and make that visible to other hosts."""
-    descriptor = os.open(path, os.O_WRONLY | O_BINARY)
-    try:
-        os.lseek(descriptor, position, os.SEEK_SET)
-        os.write(descriptor, content)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("r+b", buffering=0) as file:
+        file.seek(position)
+        file.write(content)
+        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> _Found | None:

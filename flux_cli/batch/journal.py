@@ -20,11 +20,10 @@ from flux_cli.batch.attempt import Attempt, Object, text_of
 from flux_cli.errors import LocalFileError, os_reason
 from flux_cli.storage.filesystem import local_errors, sync_directory
 
+_O_BINARY: int = getattr(os, "O_BINARY", 0)  # of Windows: write newlines as they are
 INTENT, ACCEPTED, UNSENT, FINISHED, CLOSED = "intent", "accepted", "unsent", "finished", "closed"
 """The events: about to be sent; task ID received; certainly not accepted; picture available; result known."""
 
-O_BINARY: int = getattr(os, "O_BINARY", 0)
-"""On Windows: write newlines as they are."""
 _NAME = re.compile(r"journal-(\d{6,12})-.+\.jsonl")
 _ROW_PREFIX = re.compile(rb'\{"row": ("(?:[^"\\]|\\.)*")')
 """The start of each line, also in the results."""
@@ -72,7 +71,7 @@ class Journal:
     def _create(self) -> None:
         self.close()
         self._size = 0
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | O_BINARY, 0o666)
+        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | _O_BINARY, 0o666)
         for directory in (self.path.parent, self.path.parent.parent):
             sync_directory(directory)
 
@@ -173,11 +172,11 @@ def files(directory: Path) -> list[Path]:
 def read(directory: Path, rows: Collection[bytes] | None = None) -> Journals:
     """Read the journals of all runs, but only the entries about `rows`, if given, whose keys are encoded.
 
-    An incomplete last line, which a crash left, is ignored: nothing that depends on it was done.
+    An incomplete last line, which a crash left, is ignored: nothing that depends on it was done. All rows of a
+    journal that is removed meanwhile are in the results, which have to be read afterwards.
 
     Raises:
         LocalFileError: A journal cannot be read.
-        FileNotFoundError: A journal was removed after the listing. All its rows are in the results.
     """
     paths = files(directory)
     entries: list[tuple[str, Object]] = []
@@ -185,7 +184,7 @@ def read(directory: Path, rows: Collection[bytes] | None = None) -> Journals:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            raise
+            return read(directory, rows)
         except OSError as error:
             raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
         entries += [(path.name, entry) for line in content.split(b"\n") if (entry := decoded(line, rows))]

@@ -25,14 +25,7 @@ COLUMNS = (*FIELDS, *OWN_COLUMNS)
 
 MAX_BYTES = 1 << 30
 """A larger file is not read: it would not fit into memory."""
-_FORMAT_OF_EXTENSION = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "text",
-}
+_EXTENSIONS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl", "csv": "csv", "tsv": "tsv", "txt": "text"}
 _DELIMITERS = (",", ";", "\t")
 _BOM = b"\xef\xbb\xbf"
 _SEPARATOR_LINE = re.compile(r"sep=([^\r\n])")
@@ -95,9 +88,8 @@ def read(source: str, stdin: BinaryIO, format_name: str | None = None) -> RowFil
     lines = _decoded(name, content.removeprefix(_BOM))
     first = _first_text(lines).strip()
     detected = _detected_format(first)
-    chosen = (
-        format_name or _FORMAT_OF_EXTENSION.get(Path(source).suffix.lower()) or (detected if is_pipe else None)
-    )
+    by_extension = _EXTENSIONS.get(Path(source).suffix.lower().removeprefix("."))
+    chosen = format_name or by_extension or (detected if is_pipe else None)
     if chosen is None:
         raise UsageError(f"cannot tell the format of {name} from its extension", f"--format {'|'.join(FORMATS)}")
     if chosen == "jsonl" and first.startswith("["):

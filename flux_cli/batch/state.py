@@ -1,7 +1,6 @@
 """The state of a batch's rows, read from its directory or, for batches of version 0.1.0, from the history."""
 
-import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from flux_cli.api.task import Status, Task
 from flux_cli.batch import journal
 from flux_cli.batch.attempt import ENDED, Attempt, Object, RowState, best_of, row_object, state_of
 from flux_cli.batch.claims import Claim
-from flux_cli.batch.journal import Journals, Key, encoded
+from flux_cli.batch.journal import encoded
 from flux_cli.batch.results import ResultsFile
 from flux_cli.batch.rows import Row
 from flux_cli.batch.store import BatchStore
@@ -45,7 +44,9 @@ def load(
     Raises:
         LocalFileError: The directory cannot be read; or it is from version 0.1.0, and the history cannot be read.
     """
-    journals, results = _read(directory, {encoded(row.key) for row in rows})
+    keys = {encoded(row.key) for row in rows}
+    journals = journal.read(directory / STATE_NAME, keys)
+    results = ResultsFile(directory).read(keys)
     attempts = journals.attempts({key: each for key, each in results.items() if key[0] == service})
     found: dict[str, Attempt] = {}
     missing: list[Object] = []
@@ -83,7 +84,7 @@ def compact(directory: Path, claim: Claim, store: BatchStore) -> None:
     if files in ([], [store.journal.path]) and store.written is not None:
         complete, has_others = results.compare(store.written)
     if not complete:
-        journals, objects = _read(directory, None)
+        journals, objects = journal.read(directory / STATE_NAME), results.read()
         attempts = journals.attempts(objects)
         missing = []
         for key in journals.keys:
@@ -103,14 +104,6 @@ def compact(directory: Path, claim: Claim, store: BatchStore) -> None:
         with local_errors(path):
             path.unlink(missing_ok=True)
     claim.remove_others()
-
-
-def _read(directory: Path, rows: Collection[bytes] | None) -> tuple[Journals, dict[Key, Object]]:
-    """Read the journals, then the results: entries are in the results before they leave the journals."""
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            journals = journal.read(directory / STATE_NAME, rows)
-            return journals, ResultsFile(directory).read(rows)
 
 
 def _needs_history(best: Attempt | None) -> bool:
