@@ -530,6 +530,24 @@ def test_moved_directory(flux: Cli, service: Service) -> None:
     assert service.submissions == 4
 
 
+def test_another_host_resumes_with_the_same_home(
+    cli: Cli, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its history has another record with the number that the task has in the file of the first host."""
+    monkeypatch.setattr("flux_cli.storage.history.is_shared", lambda _: True)
+    monkeypatch.setattr("flux_cli.storage.history.host_id", lambda: "one-00000000")
+    write(cli, "a kite")
+    server.routes = {"/fetch": reply({"status": "processing"})}
+    assert cli("batch", "rows.txt", "-o", "out", "--timeout", "0.5").code == 7
+    monkeypatch.setattr("flux_cli.storage.history.host_id", lambda: "two-00000000")
+    assert cli("imagine", "a cat", "--no-wait").code == 0
+    server.routes = {}
+    assert cli("batch", "rows.txt", "-o", "out").code == 0
+    records = {each["prompt"]: each for each in cli.history()}
+    assert (records["a kite"]["status"], records["a cat"]["status"]) == ("finished", "processing")
+    assert (records["a kite"]["path"], records["a cat"]["path"]) == (str(cli.cwd / pictures(cli)[0]), None)
+
+
 @pytest.mark.parametrize(("more", "announced"), [(["11"], True), (["10"], False), (["11", "-q"], False)])
 def test_cost_is_announced(flux: Cli, more: list[str], announced: bool) -> None:
     """Before more than ten submissions, in one line."""

@@ -648,27 +648,27 @@ T1, T2 = [INTENT, ACCEPTED], [INTENT, Accepted(job(), "T2")]
 
 UNSURE = {"exit_code": 9, "error": "no response is known"}
 REJECTED = Closed(job(), Result(Status.FAILED, ExitCode.USAGE, request=REQUEST, error="400"))
-FAILED_AGAIN = (RowState.FAILED, "T2", False)
+FAILED_AGAIN = (RowState.FAILED, "T2")
 
 
 @pytest.mark.parametrize(
     ("content", "own", "recorded", "expected", "missing"),
     [
-        (b"", NOTHING, [INTENT], (RowState.UNKNOWN, None, True), UNSURE),
-        (b"", NOTHING, [INTENT, unsent()], (RowState.NEW, None, True), None),
-        (b"", NOTHING, T1, (RowState.SUBMITTED, "T1", True), None),
-        (b"", NOTHING, [*T1, done()], (RowState.DONE, "T1", True), {"exit_code": 0, "percentage": 100.0}),
-        (b"", NOTHING, [*T1, failed()], (RowState.FAILED, "T1", True), {"exit_code": 4, "error": "moderated"}),
-        (b"", T1, T1, (RowState.SUBMITTED, "T1", True), None),
-        (b"", T2, [*T1, done()], (RowState.SUBMITTED, "T2", False), None),
-        (b"", [INTENT], [*T1, done()], (RowState.UNKNOWN, None, False), UNSURE),
-        (A_FAILED, NOTHING, [*T1, done()], (RowState.DONE, "T1", True), {"exit_code": 0}),
-        (A_FAILED, NOTHING, [INTENT, unsent()], (RowState.NEW, None, True), None),
+        (b"", NOTHING, [INTENT], (RowState.UNKNOWN, None), UNSURE),
+        (b"", NOTHING, [INTENT, unsent()], (RowState.NEW, None), None),
+        (b"", NOTHING, T1, (RowState.SUBMITTED, "T1"), None),
+        (b"", NOTHING, [*T1, done()], (RowState.DONE, "T1"), {"exit_code": 0, "percentage": 100.0}),
+        (b"", NOTHING, [*T1, failed()], (RowState.FAILED, "T1"), {"exit_code": 4, "error": "moderated"}),
+        (b"", T1, T1, (RowState.SUBMITTED, "T1"), None),
+        (b"", T2, [*T1, done()], (RowState.SUBMITTED, "T2"), None),
+        (b"", [INTENT], [*T1, done()], (RowState.UNKNOWN, None), UNSURE),
+        (A_FAILED, NOTHING, [*T1, done()], (RowState.DONE, "T1"), {"exit_code": 0}),
+        (A_FAILED, NOTHING, [INTENT, unsent()], (RowState.NEW, None), None),
         (line("a", "failed", task_id="T1"), [*T2, failed(task_id="T2")], NOTHING, FAILED_AGAIN, {"task_id": "T2"}),
-        (b"", NOTHING, [INTENT, REJECTED], (RowState.FAILED, None, True), {"exit_code": 2, "error": "400"}),
-        (line("a", task_id="T0", path="x"), NOTHING, T1, (RowState.DONE, "T0", False), None),
-        (line("a", "failed", task_id="T1"), NOTHING, T1, (RowState.FAILED, "T1", True), None),
-        (line("a", "failed", task_id="T0"), NOTHING, [INTENT, unsent()], (RowState.FAILED, "T0", False), None),
+        (b"", NOTHING, [INTENT, REJECTED], (RowState.FAILED, None), {"exit_code": 2, "error": "400"}),
+        (line("a", task_id="T0", path="x"), NOTHING, T1, (RowState.DONE, "T0"), None),
+        (line("a", "failed", task_id="T1"), NOTHING, T1, (RowState.FAILED, "T1"), None),
+        (line("a", "failed", task_id="T0"), NOTHING, [INTENT, unsent()], (RowState.FAILED, "T0"), None),
     ],
 )
 def test_what_the_history_adds(
@@ -677,10 +677,10 @@ def test_what_the_history_adds(
     content: bytes,
     own: list[Change],
     recorded: list[Change],
-    expected: tuple[RowState, str | None, bool],
+    expected: tuple[RowState, str | None],
     missing: dict[str, object] | None,
 ) -> None:
-    """Rows of version 0.1.0, and the numbers of its records; what the directory has from a journal comes first."""
+    """Rows of version 0.1.0. What the directory has from a journal comes first."""
     batch.run(*own)
     (batch.directory / "results.jsonl").write_bytes(content)
     with closing(History(tmp_path / "history.sqlite3")) as history:
@@ -689,7 +689,7 @@ def test_what_the_history_adds(
             HistoryStore(history, SERVICE).commit([replace(change, job=made)])
         found = batch.load("a", "b", history=history)
     known = found.attempts["a"]
-    assert (known.state, known.task_id, known.record_number is not None) == expected
+    assert (known.state, known.task_id) == expected
     assert list(found.attempts) == ["a"]
     if missing is None:
         assert found.missing == []

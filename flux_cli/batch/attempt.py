@@ -62,8 +62,6 @@ class Attempt:
     """When it was recorded, just before it was sent (Unix time, seconds)."""
     journal: str = ""
     """The name of the journal that has it; empty if only the results or the history have it."""
-    record_number: int | None = None
-    """The number of its record in the history."""
     result: Object | None = None
     """The object of the row in the results, if the row has ended."""
 

@@ -183,7 +183,7 @@ class BatchPlan:
             if attempt is None:
                 job.request, job.image_prompt = body, source
             else:
-                job.task_id, job.number, job.age = attempt.task_id, attempt.record_number, attempt.age
+                job.task_id, job.age = attempt.task_id, attempt.age
             yield job
 
     def _is_new(self, attempt: Attempt) -> bool:

@@ -54,7 +54,8 @@ def load(
     for row in rows:
         own = attempts.get((service, row.key))
         best = best_of(own) if own else None
-        if history is not None and _needs_history(best):
+        may_be_old = best is None or (not best.journal and best.state is not RowState.DONE)
+        if history is not None and may_be_old:
             try:
                 record = history.newest_of_row(service, name, row.key)
             except LocalFileError as error:
@@ -106,13 +107,6 @@ def compact(directory: Path, claim: Claim, store: BatchStore) -> None:
     claim.remove_others()
 
 
-def _needs_history(best: Attempt | None) -> bool:
-    """Return whether to read the history: for a row of version 0.1.0, or for the number of its record."""
-    if best is None or best.state is RowState.SUBMITTED:
-        return True
-    return not best.journal and best.state is not RowState.DONE
-
-
 def _with_record(best: Attempt | None, record: Record, row: Row, service: str) -> Attempt:
     """Return what is known about a row from the directory and from the history, which comes first for old rows."""
     recorded = Attempt(
@@ -120,14 +114,13 @@ def _with_record(best: Attempt | None, record: Record, row: Row, service: str) -
         record.task_id,
         record.request,
         record.created,
-        record_number=record.number,
         result=row_object(row.key, row.line, service, _result_of(record)) | {"raw": None},
     )
     if best is None:
         return recorded
     if record.task_id == best.task_id:
-        best.record_number, best.request = record.number, best.request or record.request
-    elif not best.journal and recorded.state is not RowState.NEW:
+        best.request = best.request or record.request
+    elif recorded.state is not RowState.NEW:
         return recorded
     return best
 

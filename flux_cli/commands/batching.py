@@ -175,22 +175,17 @@ def _history(*, required: bool) -> History | None:
 
 
 def _record(attempts: Mapping[str, Attempt], history: History, service: str, batch: str) -> None:
-    """Record submitted tasks of other hosts in this history."""
-    new = {
-        row: attempt
-        for row, attempt in attempts.items()
-        if attempt.state is RowState.SUBMITTED and attempt.record_number is None
-    }
-    if not new:
-        return
-    requests = [attempt.request or {} for attempt in new.values()]
+    """Record submitted tasks that this history does not have: those of other hosts."""
     with contextlib.suppress(LocalFileError):  # the rows are in the batch directory
-        with history.transaction():
-            numbers = history.begin(service, requests, batch, list(new))
-            for number, attempt in zip(numbers, new.values(), strict=True):
-                history.accepted(number, attempt.task_id or "")
-        for number, attempt in zip(numbers, new.values(), strict=True):
-            attempt.record_number = number
+        running = {row: attempt for row, attempt in attempts.items() if attempt.state is RowState.SUBMITTED}
+        for row, attempt in running.copy().items():
+            if any(record.service == service for record in history.of_task(attempt.task_id or "")):
+                del running[row]
+        if running:
+            with history.transaction():
+                for row, attempt in running.items():
+                    (number,) = history.begin(service, [attempt.request or {}], batch, [row])
+                    history.accepted(number, attempt.task_id or "")
 
 
 def _check_names(plan: BatchPlan) -> None:
