@@ -108,12 +108,7 @@ def problem(source: str) -> str | None:
         scheme = _scheme(source)
         if scheme in ("http", "https"):
             return None
-        if scheme == "data":
-            found = load(source).violation()
-        elif not stat.S_ISREG((about := _path(source).stat()).st_mode):
-            return f"is not a regular file: {quoted(source)}"
-        else:
-            found, _ = _examined(_path(source), about.st_mtime_ns, about.st_size)
+        found = load(source).violation() if scheme == "data" else _examined_file(source)[0]
     except (UsageError, LocalFileError) as error:
         found = error.message
     except (OSError, ValueError) as error:
@@ -128,9 +123,7 @@ def description(source: str) -> dict[str, object]:
         return load(source).described()
     if scheme in (None, "file"):
         with contextlib.suppress(OSError, ValueError, LocalFileError):  # it was removed after the check
-            about = (path := _path(source)).stat()
-            _, described = _examined(path, about.st_mtime_ns, about.st_size)
-            return dict(described)
+            return dict(_examined_file(source)[1])
     return {"type": None, "bytes": None, "sha256": None, "source": public_source(source)}
 
 
@@ -184,9 +177,17 @@ def _of_file(path: Path) -> ImagePrompt:
         return ImagePrompt(file.read(MAX_IMAGE_PROMPT_BYTES + 1), str(path.absolute()))
 
 
+def _examined_file(source: str) -> tuple[str | None, dict[str, object]]:
+    """Return the violation and the description of a file; it is read once, though many rows may use it."""
+    path = _path(source)
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise LocalFileError(f"`--image-prompt` is not a regular file: {quoted(source)}")
+    return _examined(path, about.st_mtime_ns, about.st_size)
+
+
 @functools.lru_cache(maxsize=1024)
 def _examined(path: Path, _changed: int, _size: int) -> tuple[str | None, dict[str, object]]:
-    """Return the violation and the description of a file; it is read once, though many rows may use it."""
     image = _of_file(path)
     return image.violation(), image.described()
 
