@@ -222,6 +222,7 @@ def test_a_task_of_the_sandbox(cli: Cli) -> None:
         done = cli(command, UNKNOWN_ID, task_id)
         assert done.code == 2
         assert done.stderr == f"error: task {task_id[:8]} belongs to the sandbox\nhint: add --sandbox\n"
+        assert cli(command, UNKNOWN_ID).code == 3  # no key
 
 
 # wait
