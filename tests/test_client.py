@@ -41,14 +41,7 @@ class Scripted(Transport):
         self.replies = list(replies)
         self.requests: list[tuple[str, Mapping[str, object] | None]] = []
 
-    def call(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, object] | None,
-        seconds: float,
-        dispatch: Dispatch | None = None,
-    ) -> Response:
+    def call(self, method: str, path: str, body: Mapping[str, object] | None, *_: Any, **__: Any) -> Response:
         self.requests.append((path, body))
         reply = self.replies.pop(0)
         if isinstance(reply, FluxError):

@@ -1,10 +1,7 @@
 """Decoding pictures, reduced, in little memory."""
 
 import contextlib
-import threading
-import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -146,23 +143,14 @@ def test_an_incomplete_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut:
 
 def test_large_pictures_are_decoded_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several threads of the gallery may not each need the memory of a large picture."""
-    path = saved(tmp_path, noise())
-    monkeypatch.setattr(decoding, "LARGE_MEMORY", 0)
-    running, most, lock = 0, 0, threading.Lock()
-    reduced = decoding._reduced
+    path, reduced, locked = saved(tmp_path, noise()), decoding._reduced, []
 
     def watched(*arguments: Any) -> Image.Image:
-        nonlocal running, most
-        with lock:
-            running += 1
-            most = max(most, running)
-        time.sleep(0.002)
-        result = reduced(*arguments)
-        with lock:
-            running -= 1
-        return result
+        locked.append(decoding._one_large_picture.locked())
+        return reduced(*arguments)
 
     monkeypatch.setattr(decoding, "_reduced", watched)
-    with ThreadPoolExecutor(4) as pool:
-        assert len(list(pool.map(lambda _: decode(path, 50), range(8)))) == 8
-    assert most == 1
+    for limit in (decoding.LARGE_MEMORY, 0):
+        monkeypatch.setattr(decoding, "LARGE_MEMORY", limit)
+        decode(path, 50)
+    assert locked == [False, True]
