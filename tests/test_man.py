@@ -42,6 +42,11 @@ def flags(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
 
 
+def exit_codes(text: str) -> set[int]:
+    """Return the exit codes that a section explains."""
+    return set(map(int, re.findall(r"^ {7}(\d+) {4,}[A-Z-]", text, re.MULTILINE)))
+
+
 def page(name: str) -> Path:
     """Return the path of a page."""
     return ROOT / "man" / f"man{name[-1]}" / name
@@ -76,80 +81,53 @@ def test_lists_are_complete(name: str, terms: tuple[str, ...]) -> None:
     assert set(re.findall(r"^\*\*(\{?[a-z_0-9]+\}?)\*\*\n    ", source, re.MULTILINE)) == set(terms)
 
 
-@pytest.mark.parametrize("command", SUMMARIES)
-def test_environment_is_complete(cli: Cli, command: str) -> None:
-    """Every variable in the help is in the section of the page."""
-    variables = set(re.findall(r"Environment:\s+(\w+)\.", cli(command, "--help").stdout))
-    assert variables <= set(
-        re.findall(r"^ {7}(\w+)", section(shown(page(f"flux-cli-{command}.1")), "ENVIRONMENT"), re.MULTILINE)
-    )
-
-
-@pytest.mark.needs("mandoc", "groff")
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_lint(path: Path) -> None:
-    """Mandoc and groff print no warning."""
-    for command in (["mandoc", "-T", "lint", "-W", "all"], ["groff", "-ww", "-man", "-T", "utf8", "-z"]):
-        done = subprocess.run([*command, path], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def rendered(path: Path, renderer: str, columns: int) -> str:
-    """Return a page as a renderer shows it at a width."""
-    commands = {
-        "groff": ["groff", "-man", "-T", "utf8", "-P-c", "-P-b", "-P-u", f"-rLL={columns}n"],
-        "mandoc": ["mandoc", "-T", "utf8", "-O", f"width={columns}"],
-    }
-    done = subprocess.run([*commands[renderer], path], capture_output=True, text=True, check=True)
+def rendered(path: Path, *command: str) -> str:
+    """Return a page as a renderer shows it, without overstriking; it must print no warning."""
+    done = subprocess.run([*command, path], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
     return re.sub(".\b", "", done.stdout)
 
 
 @pytest.mark.needs("mandoc", "groff")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-@pytest.mark.parametrize("renderer", ["groff", "mandoc"])
-def test_no_word_is_broken(path: Path, renderer: str) -> None:
+def test_page(path: Path) -> None:
+    """No lint warning, all the usual sections and none empty, and every name with a section number is a page."""
+    assert rendered(path, "mandoc", "-T", "lint", "-W", "all") == ""
+    assert rendered(path, "groff", "-ww", "-man", "-T", "utf8", "-z") == ""
+    text = shown(path)
+    call = ["SYNOPSIS", "OPTIONS"] if path.suffix == ".1" else []
+    for title in ("NAME", "DESCRIPTION", "EXAMPLES", "ENVIRONMENT", "FILES", "EXIT STATUS", "SEE ALSO", *call):
+        assert section(text, title).strip()
+    names = re.findall(r"(flux-cli[a-z-]*)\((\d)\)", re.sub(r"\s+", "", path.read_text().replace("\\", "")))
+    assert names
+    assert {f"{name}.{number}" for name, number in names} <= {path.name for path in PAGES}
+
+
+@pytest.mark.needs("mandoc", "groff")
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("command", ["groff -man -T utf8 -P-c -P-b -P-u -rLL={}n", "mandoc -T utf8 -O width={}"])
+def test_no_word_is_broken(path: Path, command: str) -> None:
     """Names such as flux-cli-login or webhook_secret are never on two lines."""
     words = re.compile(r"\w+(?:[_-]\w+)+")
-    narrow = rendered(path, renderer, 80)
-    assert set(words.findall(rendered(path, renderer, 1000))) == set(words.findall(narrow))
+    narrow, wide = (rendered(path, *command.format(columns).split()) for columns in (80, 1000))
+    assert set(words.findall(wide)) == set(words.findall(narrow))
     assert re.findall(r"^.*\w[-\u2010]$", narrow, re.MULTILINE) == []
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_references(path: Path) -> None:
-    """Every name with a section number is a page."""
-    text = re.sub(r"\s+", "", path.read_text().replace("\\", ""))
-    names = {f"{name}.{number}" for name, number in re.findall(r"(flux-cli[a-z-]*)\((\d)\)", text)}
-    assert names
-    assert names <= {path.name for path in PAGES}
-
-
 @pytest.mark.parametrize("command", SUMMARIES)
-def test_page_covers_the_help(cli: Cli, command: str) -> None:
-    """Every option and every example of `--help` is on the page."""
+def test_page_of_a_command(cli: Cli, command: str) -> None:
+    """It has every option, variable and example of `--help`, and the exit codes of the command."""
     text = shown(page(f"flux-cli-{command}.1"))
     lines = cli(command, "--help", env={"COLUMNS": "200", "LC_ALL": "C.UTF-8"}).lines
     options = "\n".join(lines).partition("Examples:")[0]
     assert "--help" in flags(options)
     assert flags(options) <= flags(text)
+    variables = re.findall(r"Environment:\s+(\w+)\.", options)
+    assert set(variables) <= set(re.findall(r"^ {7}(\w+)", section(text, "ENVIRONMENT"), re.MULTILINE))
     examples = [line.strip() for line in lines if line.lstrip().startswith("$ ")]
     assert examples == [] or [line.strip() for line in section(text, "EXAMPLES").splitlines() if line] == examples
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_sections(path: Path) -> None:
-    """Each page has the usual sections, none empty."""
-    text = shown(path)
-    call = ["SYNOPSIS", "OPTIONS"] if path.suffix == ".1" else []
-    for title in ("NAME", "DESCRIPTION", "EXAMPLES", "ENVIRONMENT", "FILES", "EXIT STATUS", "SEE ALSO", *call):
-        assert section(text, title).strip()
-
-
-@pytest.mark.parametrize("command", SUMMARIES)
-def test_exit_codes_of_a_command(command: str) -> None:
-    """8 is for fetch, 9 for commands that submit, 7 for commands that wait."""
-    status = section(shown(page(f"flux-cli-{command}.1")), "EXIT STATUS")
-    codes = set(map(int, re.findall(r"^ {7}(\d+) {4,}[A-Z-]", status, re.MULTILINE)))
+    status = section(text, "EXIT STATUS")
+    codes = exit_codes(status)
     assert {0, 2} <= codes
     assert (8 in codes) == (command == "fetch")
     assert (9 in codes) == (command in {"imagine", "batch"})
@@ -157,28 +135,29 @@ def test_exit_codes_of_a_command(command: str) -> None:
     assert "flux-cli-exit-codes(7)" in status
 
 
-def test_config_page_does_not_refer_to_itself() -> None:
-    """The page itself is flux-cli-config(5)."""
-    assert "flux-cli-config(5)" not in section(shown(page("flux-cli-config.5")), "FILES")
+def test_exit_codes() -> None:
+    """All are in flux-cli-exit-codes(7) and in flux-cli(1)."""
+    for name in ("flux-cli-exit-codes.7", "flux-cli.1"):
+        assert exit_codes(section(shown(page(name)), "EXIT STATUS")) == set(ExitCode)
 
 
 def test_files(cli: Cli) -> None:
     """On Linux, with nothing set in the environment."""
     files = section(shown(page("flux-cli.1")), "FILES")
-    bare = {"HOME": str(cli.home), "PATH": cli.env["PATH"]}
-    cli.env = bare
+    cli.env = {"HOME": str(cli.home), "PATH": cli.env["PATH"]}
     assert cli("config", "path").stdout.strip().replace(str(cli.home), "~") in files
     assert cli("imagine", "x", "--sandbox", "--no-wait").code == 0
     made = [str(path).replace(str(cli.home), "~") for path in cli.home.rglob("*.sqlite3")]
     assert made
-    for path in made:
-        assert path in files or f"{os.path.dirname(path)}/" in files
+    assert [path for path in made if path not in files and f"{os.path.dirname(path)}/" not in files] == []
 
 
-def test_example_config(cli: Cli) -> None:
-    """The example in flux-cli-config(5) works."""
+def test_config_page(cli: Cli) -> None:
+    """The example works, and the page, which is flux-cli-config(5), does not refer to itself."""
+    text = shown(page("flux-cli-config.5"))
+    assert "flux-cli-config(5)" not in section(text, "FILES")
+    example = section(text, "EXAMPLES")
     cli.config.parent.mkdir(parents=True)
-    example = section(shown(page("flux-cli-config.5")), "EXAMPLES")
     cli.config.write_text("\n".join(line.strip() for line in example.splitlines()))
     listed = [line for line in cli("config", "list").lines if line.endswith("# file")]
     assert "model = flux-pro-1.1  # file" in listed
@@ -191,10 +170,3 @@ def test_example_script() -> None:
     done = subprocess.run(["sh", "-n"], input=example, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "flux-cli imagine" in example
-
-
-def test_exit_codes() -> None:
-    """In flux-cli-exit-codes(7) and in flux-cli(1)."""
-    for name in ("flux-cli-exit-codes.7", "flux-cli.1"):
-        text = section(shown(page(name)), "EXIT STATUS")
-        assert set(map(int, re.findall(r"^ {7}(\d+) {4,}[A-Z]", text, re.MULTILINE))) == set(ExitCode)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import flux_cli
-from tests.cli import Cli
+from tests.cli import Cli, Done
 
 USAGE_ERRORS = {
     "imagine x --widht 3": "hint: did you mean `--width`?",
@@ -21,39 +21,6 @@ USAGE_ERRORS = {
     "stauts": "error: unknown command `stauts`",
     "config ste": "hint: did you mean `flux-cli config set`?",
 }
-
-
-class Typer:
-    """The program with another Typer, installed into a directory before the others on the path."""
-
-    def __init__(self, requirement: str, directory: Path, cli: Cli) -> None:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--upgrade",
-            "--no-compile",
-        ]
-        done = subprocess.run(
-            [*pip, "--target", str(directory), requirement], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            pytest.skip(f"NOT TESTED: {requirement} cannot be installed: {done.stderr.splitlines()[-1][:200]}")
-        self.directory = directory
-        self.env = {**cli.env, "PYTHONPATH": str(directory), "COLUMNS": "80"}
-        self._cwd = cli.cwd
-
-    def run(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command line."""
-        command = [sys.executable, "-m", "flux_cli", *arguments]
-        done = subprocess.run(
-            command, cwd=self._cwd, env={**self.env, **env}, capture_output=True, text=True, check=False
-        )
-        assert "Traceback" not in done.stderr
-        return done
 
 
 def test_private_imports() -> None:
@@ -74,30 +41,43 @@ def test_completion_without_private_modules(cli: Cli, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 @pytest.mark.parametrize("requirement", ["typer==0.27.0", "typer"])
 def test_typer_version(cli: Cli, tmp_path: Path, requirement: str) -> None:
-    """One test, since the installation takes the most time."""
-    typer = Typer(requirement, tmp_path / "typer", cli)
-    loaded = subprocess.run(
-        [sys.executable, "-c", "import typer; print(typer.__file__)"],
-        env=typer.env,
+    """One test, since the installation, into a directory before the others on the path, takes the most time."""
+    pip = [*(sys.executable, "-m", "pip", "install", "--quiet"), "--disable-pip-version-check", "--no-compile"]
+    installed = subprocess.run(
+        [*pip, "--upgrade", "--target", tmp_path / "typer", requirement],
         capture_output=True,
-        check=True,
+        text=True,
+        check=False,
     )
-    assert loaded.stdout.startswith(bytes(typer.directory))
-    for arguments in (["--help"], ["imagine", "--help"], ["help", "config", "set"], ["batch", "--help"], []):
-        done = typer.run(*arguments)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == cli(*arguments, env={"COLUMNS": "80"}).stdout
+    if installed.returncode:
+        reason = installed.stderr.splitlines()[-1][:200]
+        pytest.skip(f"NOT TESTED: {requirement} cannot be installed: {reason}")
+
+    def python(*arguments: str, **env: str) -> Done:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=cli.cwd,
+            env={**cli.env, "PYTHONPATH": str(tmp_path / "typer"), "COLUMNS": "80", **env},
+            capture_output=True,
+            check=False,
+        )
+        assert b"Traceback" not in done.stderr
+        return Done.of(done.returncode, done.stdout, done.stderr)
+
+    def flux(line: str, **env: str) -> Done:
+        return python("-m", "flux_cli", *line.split(), **env)
+
+    assert python("-c", "import typer; print(typer.__file__)").stdout.startswith(str(tmp_path / "typer"))
+    for line in ("--help", "imagine --help", "help config set", "batch --help", ""):
+        done = flux(line)
+        assert (done.code, done.stderr) == (0, "")
+        assert done.stdout == cli(*line.split(), env={"COLUMNS": "80"}).stdout
     for line, expected in USAGE_ERRORS.items():
-        done = typer.run(*line.split())
-        assert (done.returncode, done.stdout) == (2, "")
-        assert any(each.startswith(expected) for each in done.stderr.splitlines()), done.stderr
-    for line in (
-        "flux-cli im",
-        "flux-cli imagine --model=flux-pro-",
-        "flux-cli history --status f",
-        "flux-cli config ",
-    ):
-        words = {"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": line}
-        assert typer.run(**words).stdout == cli(env=words).stdout != ""
-    done = typer.run("imagine", "x", "--sandbox", "--width", "256", "--height", "256", "-o", "x.png")
-    assert (done.returncode, done.stdout) == (0, "x.png\n"), done.stderr
+        done = flux(line)
+        assert (done.code, done.stdout) == (2, "")
+        assert f"\n{expected}" in f"\n{done.stderr}"
+    for line in ("im", "imagine --model=flux-pro-", "history --status f", "config "):
+        words = {"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": f"flux-cli {line}"}
+        assert flux("", **words).stdout == cli(env=words).stdout != ""
+    done = flux("imagine x --sandbox --width 256 --height 256 -o x.png")
+    assert (done.code, done.stdout) == (0, "x.png\n"), done.stderr
