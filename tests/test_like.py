@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +72,6 @@ def test_a_sidecar_has_no_secret_and_no_webhook(flux: Cli) -> None:
     assert "webhook_url" not in dry_run(flux, "--like", task_id, env=secret)
 
 
-def test_a_sidecar_is_on_the_disk_before_it_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its content is synced while its name is temporary."""
-    (tmp_path / "x.png").write_bytes(png())
-    synced: list[tuple[int, bool]] = []
-    monkeypatch.setattr(
-        os, "fsync", lambda file: synced.append((os.fstat(file).st_size, (tmp_path / "x.png.json").exists()))
-    )
-    request = {"model": "flux-pro", "prompt": "x"}
-    path = sidecar.write(tmp_path / "x.png", request, task_id="id", created=None, service="s", force=False)
-    assert synced[0] == (path.stat().st_size, False)
-
-
 def test_wait_writes_a_sidecar_once(flux: Cli) -> None:
     """The request comes from the history; a second `wait` keeps the file."""
     (task_id,) = flux("imagine", "a kite", "--no-wait", *SMALL).lines
@@ -115,16 +102,6 @@ def test_sidecar_name_is_taken(flux: Cli, service: Service) -> None:
     assert (flux.cwd / "kite.png.json").read_text() == "mine"
     imagine(flux, "x", "-o", "kite.png", "--sidecar", "--force", *SMALL)
     assert json.loads((flux.cwd / "kite.png.json").read_text())["request"]["prompt"] == "x"
-
-
-def test_generated_sidecar_name_is_taken(flux: Cli) -> None:
-    """It is kept: the picture is saved, and a warning says why there is no sidecar."""
-    (flux.cwd / "x.png.json").write_text("mine")
-    done = flux("imagine", "x", "-o", "{slug}.{ext}", "--sidecar", "--width", "256", "--height", "256")
-    assert (done.code, done.lines) == (0, ["x.png"])
-    assert "warning: no sidecar: x.png.json exists" in done.stderr
-    assert (flux.cwd / "x.png.json").read_text() == "mine"
-    assert flux.history()[0]["status"] == "finished"
 
 
 @pytest.mark.parametrize("option", ["--sidecar", "--preview", "--open"])

@@ -173,6 +173,7 @@ def test_the_original_of_an_explicit_name(name: str, expected: str) -> None:
         ("{task_id}_{id8}.{ext}", PNG, "0123456789_01234567.png"),
         ("{slug}-{ext}.{ext}", PNG, "a-cat-png.png"),
         ("{slug}/{slug}", PNG, "a-cat/a-cat.png"),
+        ("x/.{slug}", PNG, "x/.a-cat.png"),
     ],
 )
 def test_templates(template: str, kind: ImageType, expected: str) -> None:
@@ -269,7 +270,3 @@ def test_checking_a_directory(tmp_path: Path) -> None:
     for directory in ("file", "file/below"):
         with pytest.raises(LocalFileError, match="not a directory"):
             check(Target(tmp_path / directory))
-
-
-def test_a_dot_at_the_start_is_no_extension() -> None:
-    assert Target(Path(), "x/.{slug}").path({"slug": "a"}, PNG) == Path("x/.a.png")
