@@ -17,10 +17,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import defaultdict
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection as Connection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,10 +67,8 @@ def main() -> None:
         print("a picture of 1024 x 768 takes {:.0f} ms".format(*medians(DRAWING)))
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with sandbox(Path(directory), "--seconds", "600", "--credits", "10000000") as url:
-            load = Load(url, options.seconds, CLIENTS / options.rate)
-            load.run(options.tasks)
+            print_load(url, options.seconds, options.rate, options.tasks)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        load.print_table()
         used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         print(f"the server used {used:.1f} s of CPU and at most {after.ru_maxrss / 1024:.0f} MiB of memory")
 
@@ -81,99 +80,83 @@ def medians(code: str, *arguments: str) -> list[float]:
     return [1000 * statistics.median(map(float, times)) for times in zip(*runs, strict=True)]
 
 
-@dataclass
-class Load:
-    """Calls of the server for some seconds, one per client and `pause`; and what the clients saw."""
+def calls(running: list[str], pictures: list[str]) -> dict[str, Callable[[Connection, random.Random], bool]]:
+    """Return the kinds of calls; each returns whether the response is right."""
 
-    url: str
-    seconds: float
-    pause: float
-    waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    errors: list[str] = field(default_factory=list)
-    late: float = 0.0
+    def image(_: Connection, chance: random.Random) -> bool:
+        url = urlsplit(chance.choice(pictures))
+        with contextlib.closing(Connection(url.netloc, timeout=30)) as images:
+            images.request("GET", url.path)
+            return images.getresponse().read().startswith(b"\x89PNG")
 
-    def run(self, tasks: int) -> None:
-        """Call the server evenly for a while, with so many tasks running."""
-        parts = urlsplit(self.url)
-        self.host, port = str(parts.hostname), int(parts.port or 0)
-        connection = http.client.HTTPConnection(parts.netloc)
-        self.running = [submit(connection, f"task {number}") for number in range(tasks)]
-        finished = [submit(connection, f"picture {number} [[slow 0]]") for number in range(20)]
-        self.pictures = [call(connection, "/fetch", {"task_id": each})["image_url"] for each in finished]
-        with contextlib.ExitStack() as stack:
-            for number in range(IDLE + HALF_SENT):
-                idle = stack.enter_context(socket.create_connection((self.host, port)))
-                if number < HALF_SENT:
-                    idle.sendall(b"POST /fetch HTTP/1.1\r\nContent-Length: 1000\r\n")
-            clients = [threading.Thread(target=self.client, args=(number,)) for number in range(CLIENTS)]
-            for each in clients:
-                each.start()
-            for each in clients:
-                each.join()
+    return {
+        "fetch": lambda server, chance: "percentage" in call(server, "/fetch", task_id=chance.choice(running)),
+        "fetch-many": lambda server, chance: (
+            len(call(server, "/fetch-many", task_ids=chance.sample(running, 20))["tasks"]) == 20
+        ),
+        "submit": lambda server, chance: bool(submit(server, f"another {chance.random()}")),
+        "account": lambda server, _: "credits" in call(server, "/account"),
+        "image": image,
+    }
 
-    def client(self, number: int) -> None:
-        """Make calls in a mix that is the same in every run."""
-        chance = random.Random(number)  # noqa: S311 - no secret
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
-        begin = time.perf_counter() + self.pause * number / CLIENTS
-        for turn in itertools.count():
-            due = begin + turn * self.pause
-            if due > begin + self.seconds:
-                return
+
+def print_load(url: str, seconds: float, rate: float, tasks: int) -> None:
+    """Call the server evenly for a while, and print the waiting times by kind of call."""
+    origin, pause = urlsplit(url).netloc, CLIENTS / rate
+    server = Connection(origin)
+    running = [submit(server, f"task {number}") for number in range(tasks)]
+    finished = [submit(server, f"picture {number} [[slow 0]]") for number in range(20)]
+    kinds = calls(running, [call(server, "/fetch", task_id=each)["image_url"] for each in finished])
+    waits: dict[str, list[float]] = {kind: [] for kind in MIX}
+    errors: Counter[str] = Counter()
+
+    def client(number: int) -> float:
+        """Make calls in a mix that is the same in every run; return how late one was at most."""
+        chance, server, latest = random.Random(number), Connection(origin, timeout=30), 0.0  # noqa: S311 - no secret
+        begin = time.perf_counter() + pause * number / CLIENTS
+        for due in (begin + turn * pause for turn in range(round(seconds / pause))):
             time.sleep(max(0.0, due - time.perf_counter()))
             kind = chance.choices(list(MIX), list(MIX.values()))[0]
             started = time.perf_counter()
-            self.late = max(self.late, started - due)
+            latest = max(latest, started - due)
             try:
-                self.one_call(connection, kind, chance)
+                errors[f"{kind}: wrong response"] += not kinds[kind](server, chance)
             except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
-                self.errors.append(f"{kind}: {type(error).__name__}: {error}")
-                connection.close()
-            self.waits[kind].append(time.perf_counter() - started)
+                errors[f"{kind}: {type(error).__name__}: {error}"] += 1
+                server.close()
+            waits[kind].append(time.perf_counter() - started)
+        return latest
 
-    def one_call(self, connection: http.client.HTTPConnection, kind: str, chance: random.Random) -> None:
-        """Make one call and check the response; raises ValueError or KeyError if it is wrong."""
-        if kind == "submit":
-            submit(connection, f"another {chance.random()}")
-        elif kind == "account":
-            call(connection, "/account")["credits"]
-        elif kind == "fetch":
-            call(connection, "/fetch", {"task_id": chance.choice(self.running)})["percentage"]
-        elif kind == "fetch-many":
-            tasks = call(connection, "/fetch-many", {"task_ids": chance.sample(self.running, 20)})["tasks"]
-            if len(tasks) != 20:
-                raise ValueError("tasks are missing")
-        else:
-            url = urlsplit(chance.choice(self.pictures))
-            with contextlib.closing(http.client.HTTPConnection(url.netloc, timeout=30)) as images:
-                images.request("GET", url.path)
-                if not images.getresponse().read().startswith(b"\x89PNG"):
-                    raise ValueError("not a picture")
-
-    def print_table(self) -> None:
-        """Print what the clients saw."""
-        every = [wait for waits in self.waits.values() for wait in waits]
-        print(
-            f"\n{len(every) / self.seconds:.0f} calls per second, {len(self.running)} tasks running, {IDLE} idle"
-            f" and {HALF_SENT} half-sent connections; {len(self.errors)} errors; a call was at most"
-            f" {1000 * self.late:.0f} ms late\n\n{'':12}{'calls':>8}{'median':>10}{'99 %':>10}{'worst':>10}   (ms)"
-        )
-        for kind, waits in [*self.waits.items(), ("all", every)]:
-            figures = statistics.median(waits), sorted(waits)[int(0.99 * len(waits))], max(waits)
-            print(f"{kind:12}{len(waits):>8}" + "".join(f"{1000 * figure:>10.1f}" for figure in figures))
-        for error in sorted(set(self.errors))[:10]:
-            print(f"error: {error}")
+    with contextlib.ExitStack() as stack:
+        for number in range(IDLE + HALF_SENT):
+            address = (str(urlsplit(url).hostname), int(urlsplit(url).port or 0))
+            idle = stack.enter_context(socket.create_connection(address))
+            if number < HALF_SENT:
+                idle.sendall(b"POST /fetch HTTP/1.1\r\nContent-Length: 1000\r\n")
+        pool = stack.enter_context(ThreadPoolExecutor(CLIENTS))
+        late = max(pool.map(client, range(CLIENTS)))
+    print(
+        f"\n{rate:.0f} calls per second, {tasks} tasks running, {IDLE} idle and {HALF_SENT} half-sent connections;"
+        f" a call was at most {1000 * late:.0f} ms late\n"
+    )
+    print(f"{'':12}{'calls':>8}{'median':>10}{'99 %':>10}{'worst':>10}   (ms)")
+    every = list(itertools.chain(*waits.values()))
+    for kind, times in [*waits.items(), ("all", every)]:
+        figures = statistics.median(times), sorted(times)[int(0.99 * len(times))], max(times)
+        print(f"{kind:12}{len(times):>8}" + "".join(f"{1000 * figure:>10.1f}" for figure in figures))
+    for error_, count in (+errors).most_common(10):
+        print(f"{count} errors: {error_}")
 
 
-def submit(connection: http.client.HTTPConnection, prompt: str) -> str:
+def submit(server: Connection, prompt: str) -> str:
     """Submit a task and return its id."""
-    return str(call(connection, "/flux-imagine", {"model": "flux-pro", "prompt": prompt})["task_id"])
+    return str(call(server, "/flux-imagine", model="flux-pro", prompt=prompt)["task_id"])
 
 
-def call(connection: http.client.HTTPConnection, path: str, body: object = None) -> Any:
+def call(server: Connection, path: str, **body: object) -> Any:
     """Make a call and return the JSON object of its response; raises ValueError on a status other than 200."""
-    connection.request("POST" if body else "GET", path, json.dumps(body) if body else None, HEADERS)
-    response = connection.getresponse()
+    server.request("POST" if body else "GET", path, json.dumps(body) if body else None, HEADERS)
+    response = server.getresponse()
     text = response.read()
     if response.status != 200:
         raise ValueError(f"status {response.status}")
