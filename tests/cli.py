@@ -108,10 +108,24 @@ class Cli:
         if threading.current_thread() is not threading.main_thread():  # signals and streams belong to the main one
             assert not tty, "only the main thread can run a command on a terminal"
             return self.process(*arguments, input=content, env=env, cwd=cwd or self.cwd, timeout=timeout)
-        terminals = STREAMS if tty is True else tty or ()
-        return run(
-            [*map(str, arguments)], {**self.env, **(env or {})}, cwd or self.cwd, content, terminals, timeout
-        )
+        line = [*map(str, arguments)]
+        with (
+            _streams(content, STREAMS if tty is True else tty or ()) as (out, err),
+            _environment({**self.env, **(env or {})}, cwd or self.cwd),
+            _process_state(["flux-cli", *line]),
+            _limited(timeout),
+        ):
+            try:
+                code = flux_main.main(line)
+                console.flush()
+            except SystemExit as exited:
+                code = int(exited.code or 0)
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            out.seek(0)
+            err.seek(0)
+            return Done.of(code, out.read(), err.read())
 
     def fails(self, code: int, message: str, *arguments: str | Path, **options: Any) -> Done:
         """Run a command to its end in this process; it must fail with this exit code and this in its message."""
@@ -181,39 +195,6 @@ def new_cli(directory: Path) -> Cli:
     )
 
 
-def run(
-    arguments: list[str],
-    env: Mapping[str, str],
-    cwd: Path,
-    content: bytes = b"",
-    terminals: Collection[str] = (),
-    timeout: float = 60,
-) -> Done:
-    """Run a command line in this process; everything that it may change of the process is restored.
-
-    Stdin is a pipe; stdout and stderr are files, so that their descriptors can be used and replaced.
-    """
-    with (
-        tempfile.TemporaryFile() as out,
-        tempfile.TemporaryFile() as err,
-        _environment(env, cwd),
-        _process_state(["flux-cli", *arguments]),
-        _streams(content, out, err, terminals),
-        _limited(timeout),
-    ):
-        try:
-            code = flux_main.main(arguments)
-            console.flush()
-        except SystemExit as exited:
-            code = int(exited.code or 0)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        out.seek(0)
-        err.seek(0)
-        return Done.of(int(code), out.read(), err.read())
-
-
 @contextlib.contextmanager
 def _environment(env: Mapping[str, str], cwd: Path) -> Iterator[None]:
     try:
@@ -245,39 +226,35 @@ def _process_state(argv: list[str]) -> Iterator[None]:
 class _Stream(io.TextIOWrapper):
     """A standard stream that may claim to be a terminal."""
 
-    def __init__(self, descriptor: int, mode: str, *, terminal: bool, **options: Any) -> None:
-        binary: Any = open(descriptor, mode)  # noqa: SIM115 - the text stream closes it
-        super().__init__(binary, encoding="utf-8", **options)
-        self._terminal = terminal
+    terminal = False
 
     def isatty(self) -> bool:
-        return self._terminal
+        return self.terminal
 
 
 @contextlib.contextmanager
-def _streams(content: bytes, out: IO[bytes], err: IO[bytes], terminals: Collection[str]) -> Iterator[None]:
-    reading, writing = os.pipe()
-    threading.Thread(target=_feed, args=(writing, content), daemon=True).start()
-    line_wise: Any = {"errors": "backslashreplace", "line_buffering": True}
-    streams = {
-        "stdin": _Stream(reading, "rb", terminal="stdin" in terminals),
-        "stdout": _Stream(os.dup(out.fileno()), "wb", terminal="stdout" in terminals),
-        "stderr": _Stream(os.dup(err.fileno()), "wb", terminal="stderr" in terminals, **line_wise),
-    }
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, stream in streams.items():
-                patch.setattr(sys, name, stream)
-            yield
-    finally:
-        for stream in streams.values():
-            with contextlib.suppress(OSError, ValueError):
-                stream.close()
-
-
-def _feed(descriptor: int, content: bytes) -> None:
-    with contextlib.suppress(OSError), open(descriptor, "wb") as pipe:  # the command need not read everything
-        pipe.write(content)
+def _streams(content: bytes, terminals: Collection[str]) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Replace the standard streams by files, which have real descriptors; yield stdout and stderr."""
+    with (
+        tempfile.TemporaryFile() as stdin,
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        stdin.write(content)
+        stdin.seek(0)
+        for name, file in zip(STREAMS, (stdin, stdout, stderr), strict=True):
+            binary: Any = open(os.dup(file.fileno()), "rb" if name == "stdin" else "wb")  # noqa: SIM115 - closed below
+            lines = name == "stderr"
+            stream = _Stream(binary, "utf-8", "backslashreplace" if lines else None, line_buffering=lines)
+            stream.terminal = name in terminals
+            patch.setattr(sys, name, stream)
+        try:
+            yield stdout, stderr
+        finally:
+            for opened in (sys.stdin, sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    opened.close()
 
 
 class _OverdueError(BaseException):

@@ -124,9 +124,7 @@ def test_errors(cli: Cli, arguments: list[str], code: int, message: str) -> None
     if arguments[-1:] == ["missing/x.html"]:
         Made(cli).add("x")
     before = cli.files()
-    done = cli("gallery", *arguments)
-    assert done.code == code
-    assert message in done.stderr
+    cli.fails(code, message, "gallery", *arguments)
     assert cli.files() == before
     assert bool(before) == cli.history_file.exists()
 
@@ -135,9 +133,7 @@ def test_only_an_earlier_page_is_replaced(made: Made) -> None:
     made.add("one", "1.png")
     page = made.cli.cwd / "gallery.html"
     page.write_text("<h1>mine</h1>")
-    done = made.cli("gallery")
-    assert done.code == 6
-    assert "gallery.html exists and is not a gallery" in done.stderr
+    made.cli.fails(6, "gallery.html exists and is not a gallery", "gallery")
     assert page.read_text() == "<h1>mine</h1>"
     assert prompts(built(made.cli, "--force")) == ["one"]
     made.add("two", "2.png")

@@ -95,6 +95,11 @@ def browsing(browser: Browser) -> Iterator[Browsing]:
     assert {url for url in opened.requests if not url.startswith(("file:", "data:"))} <= opened.blocked
 
 
+@pytest.fixture
+def page(browsing: Browsing, page_file: Path) -> Page:
+    return browsing.open(page_file)
+
+
 def shown(page: Page) -> list[str]:
     return page.locator("#grid .prompt").all_text_contents()
 
@@ -111,8 +116,7 @@ def choose(page: Page, name: str, option: str) -> list[str]:
     return shown(page)
 
 
-def test_search_filter_and_sort(browsing: Browsing, page_file: Path) -> None:
-    page = browsing.open(page_file)
+def test_search_filter_and_sort(page: Page) -> None:
     count = page.get_by_role("status").first
     kites = [f"a kite, number {n}" for n in range(5)]
     expect(count).to_have_text("12 pictures")
@@ -133,8 +137,7 @@ def test_search_filter_and_sort(browsing: Browsing, page_file: Path) -> None:
         assert len(search(page, text)) == 1
 
 
-def test_the_large_view_by_keyboard(browsing: Browsing, page_file: Path) -> None:
-    page = browsing.open(page_file)
+def test_the_large_view_by_keyboard(page: Page) -> None:
     page.keyboard.press("/")
     expect(page.get_by_label("Search")).to_be_focused()
     page.keyboard.type("kite")
@@ -164,9 +167,8 @@ def test_the_large_view_by_keyboard(browsing: Browsing, page_file: Path) -> None
     expect(page.locator("#grid button").nth(4)).to_be_focused()
 
 
-def test_filter_changes_while_the_view_closes(browsing: Browsing, page_file: Path) -> None:
+def test_filter_changes_while_the_view_closes(page: Page) -> None:
     """The card is gone by then; a search field that is in use keeps the focus."""
-    page = browsing.open(page_file)
     page.locator("#grid button").nth(5).click()
     page.evaluate("""() => {
         document.querySelector("dialog").close();
@@ -188,8 +190,7 @@ def test_filter_changes_while_the_view_closes(browsing: Browsing, page_file: Pat
     assert len(shown(page)) == 12
 
 
-def test_the_large_view_shows_the_file_and_its_facts(browsing: Browsing, page_file: Path) -> None:
-    page = browsing.open(page_file)
+def test_the_large_view_shows_the_file_and_its_facts(page: Page) -> None:
     search(page, "dunes")
     page.get_by_role("button", name="wide dunes at night").click()
     image = page.locator("#picture")
@@ -243,8 +244,7 @@ def test_copy_puts_the_command_on_the_clipboard(browsing: Browsing, page_file: P
     expect(page.get_by_role("button", name="Copy", exact=True)).to_be_visible()
 
 
-def test_prompts_cannot_inject_markup(browsing: Browsing, page_file: Path) -> None:
-    page = browsing.open(page_file)
+def test_prompts_cannot_inject_markup(page: Page) -> None:
     for text in INJECTIONS:
         assert text in shown(page)
     page.get_by_role("button", name=INJECTIONS[-1]).click()
@@ -255,9 +255,8 @@ def test_prompts_cannot_inject_markup(browsing: Browsing, page_file: Path) -> No
     assert page.locator("script").count() == 2
 
 
-def test_the_policy_blocks_everything_else(browsing: Browsing, page_file: Path) -> None:
+def test_the_policy_blocks_everything_else(browsing: Browsing, page: Page) -> None:
     """Even if markup got in: no script, no handler, no request."""
-    page = browsing.open(page_file)
     page.evaluate(
         """() => { const script = document.createElement('script'); script.textContent = "document.title = 'in'";
         document.body.append(script);
@@ -337,9 +336,8 @@ def contrasts(page: Page, selector: str) -> list[str]:
     return poor
 
 
-def test_everything_has_a_name(browsing: Browsing, page_file: Path) -> None:
+def test_everything_has_a_name(page: Page) -> None:
     """For screen readers: controls are labelled, pictures are described by their prompts."""
-    page = browsing.open(page_file)
     unnamed = "elements => elements.filter(e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).length"
     assert page.locator("button, input, select").evaluate_all(unnamed) == 0
     assert page.locator("img:not([alt])").count() == 0
