@@ -1,15 +1,18 @@
 """Downloads of finished tasks' pictures: how many at once, and when to retry."""
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from flux_cli.api.backoff import backoff
 from flux_cli.engine.events import Downloading, Retrying
 from flux_cli.engine.job import Job
-from flux_cli.engine.stage import Parts, Stage
 from flux_cli.engine.workers import Operation
 from flux_cli.errors import FluxError
 from flux_cli.pictures.download import DownloadError, Retry
-from flux_cli.pictures.saving import Saved, Saver, Transfer
+from flux_cli.pictures.saving import Saved, Transfer
+
+if TYPE_CHECKING:
+    from flux_cli.engine.run import Run
 
 MIN_DOWNLOADS, MAX_DOWNLOADS = 8, 128
 """Downloads at once: half of the tasks in flight, within these limits."""
@@ -49,30 +52,29 @@ class _StoppedError(Exception):
     """Ends a download whose result is no longer needed."""
 
 
-class Downloads(Stage):
+class Downloads:
     """The downloads of a run."""
 
-    def __init__(self, saver: Saver, parts: Parts) -> None:
-        super().__init__(parts)
-        self._saver = saver
-        self._limit = min(MAX_DOWNLOADS, max(MIN_DOWNLOADS, parts.settings.concurrency // 2))
+    def __init__(self, run: "Run") -> None:
+        self._run = run
+        self._limit = min(MAX_DOWNLOADS, max(MIN_DOWNLOADS, run.settings.concurrency // 2))
 
     @property
     def backlog(self) -> int:
         """How many pictures wait beyond four times the limit; each takes the place of a task in flight."""
-        return max(0, len(self._queues.to_save) + len(self._queues.saving) - 4 * self._limit)
+        return max(0, len(self._run.queues.to_save) + len(self._run.queues.saving) - 4 * self._limit)
 
     @property
     def has_room(self) -> bool:
         """Whether another download may start now."""
-        return len(self._queues.saving) < self._limit
+        return len(self._run.queues.saving) < self._limit
 
     def start_due(self, now: float) -> None:
         """Start the downloads that are due, within the limits on downloads and threads."""
-        for job in [job for job, due in self._queues.to_save.items() if due <= now]:
-            if not self.has_room or not self._workers.reserve(1):
+        for job in [job for job, due in self._run.queues.to_save.items() if due <= now]:
+            if not self.has_room or not self._run.workers.reserve(1):
                 break
-            self._queues.move(job, self._queues.saving, now)
+            self._run.queues.move(job, self._run.queues.saving, now)
             job.download_began = now if job.download_began is None else job.download_began
             self._start(job)
 
@@ -84,34 +86,34 @@ class Downloads(Stage):
         def save(operation: Operation) -> Saved:
             def progress(received: int, total: int | None) -> None:
                 nonlocal last, marked
-                if self._workers.stopped.is_set():
+                if self._run.workers.stopped.is_set():
                     raise _StoppedError
                 if received - marked >= STALL_BYTES or received < marked:
                     marked = received
                     operation.extend()
                 if received == total:
                     operation.ends_at = float("inf")  # no time limit for writing to the disk
-                if (now := self._clock()) - last >= PROGRESS_SECONDS:
+                if (now := self._run.clock()) - last >= PROGRESS_SECONDS:
                     last = now
-                    self._workers.post(partial(self._outbox.emit, Downloading(job, received, total)))
+                    self._run.workers.post(partial(self._run.outbox.emit, Downloading(job, received, total)))
 
-            return self._saver.save(task, transfer, progress)
+            return self._run.saver.save(task, transfer, progress)
 
         def overdue() -> Exception:
             return DownloadError(f"it stalled for {STALL_SECONDS:.0f} s")
 
-        saved, not_saved = partial(self._endings.end_saved, job), partial(self._not_saved, job)
-        self._workers.start(Operation(save, saved, not_saved, STALL_SECONDS, overdue))
+        saved, not_saved = partial(self._run.endings.end_saved, job), partial(self._not_saved, job)
+        self._run.workers.start(Operation(save, saved, not_saved, STALL_SECONDS, overdue))
 
     def _not_saved(self, job: Job, error: Exception) -> None:
         if not isinstance(error, FluxError):
             raise error
-        attempt = next_attempt(job, error, self._clock(), self._settings.picture_patience)
+        attempt = next_attempt(job, error, self._run.clock(), self._run.settings.picture_patience)
         if attempt is None:
-            self._endings.end_unfinished(job, error)
+            self._run.endings.end_unfinished(job, error)
             return
         at, check = attempt
         job.last_error = error.message
         # A status check first: the picture may have a new URL.
-        self._queues.move(job, self._queues.running if check else self._queues.to_save, at)
-        self._outbox.emit(Retrying(job, error.message))
+        self._run.queues.move(job, self._run.queues.running if check else self._run.queues.to_save, at)
+        self._run.outbox.emit(Retrying(job, error.message))

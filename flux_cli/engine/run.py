@@ -26,7 +26,6 @@ from flux_cli.engine.outbox import Outbox
 from flux_cli.engine.queues import Queues, Source
 from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.signals import Interrupts
-from flux_cli.engine.stage import Parts
 from flux_cli.engine.store import Store
 from flux_cli.engine.submissions import Submissions
 from flux_cli.engine.throttle import Throttle
@@ -57,18 +56,19 @@ class Run:
         workers: Workers | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.client = client
+        self.saver = saver
         self.workers = workers or Workers()
-        self._clock = clock
-        self._settings = settings
-        self._interrupts = Interrupts(self.workers.wake)
-        self._outbox = Outbox(store, handle, self._interrupts, clock)
-        self._queues = Queues()
-        self._endings = Endings(self._queues, self._outbox, settings.wait, clock)
-        self._throttle = Throttle(settings.concurrency)
-        parts = Parts(settings, clock, self.workers, self._queues, self._outbox, self._endings, self._throttle)
-        self._submissions = Submissions(client, self._interrupts, parts)
-        self._checks = Checks(client, parts)
-        self._downloads = Downloads(saver, parts)
+        self.clock = clock
+        self.settings = settings
+        self.interrupts = Interrupts(self.workers.wake)
+        self.outbox = Outbox(store, handle, self.interrupts, clock)
+        self.queues = Queues()
+        self.endings = Endings(self.queues, self.outbox, settings.wait, clock)
+        self.throttle = Throttle(settings.concurrency)
+        self._submissions = Submissions(self)
+        self._checks = Checks(self)
+        self._downloads = Downloads(self)
         self._deadline = float("inf")
         self.on_stopping: Callable[[int], None] = lambda _: None
         """Called after a first signal with the number of downloads that are finished first."""
@@ -76,12 +76,12 @@ class Run:
     @property
     def stopping(self) -> bool:
         """Whether a signal has requested the end; safe in any thread."""
-        return self._interrupts.first is not None
+        return self.interrupts.first is not None
 
     @property
     def hurry(self) -> bool:
         """Whether a second signal arrived, in the run or shortly after it."""
-        return self._interrupts.hurry
+        return self.interrupts.hurry
 
     def run(self, jobs: Iterable[Job] | Source) -> ExitCode:
         """Run all jobs, emit their events, and return the worst exit code.
@@ -92,49 +92,49 @@ class Run:
             KeyboardInterrupt, SignalReceived: A signal requested the end; every job that was started has ended.
             Exception: What the handler of the events raised, if all jobs have ended without a worse exit code.
         """
-        if self._settings.timeout is not None:
-            self._deadline = self._clock() + self._settings.timeout
-        with self._interrupts.deferred():
+        if self.settings.timeout is not None:
+            self._deadline = self.clock() + self.settings.timeout
+        with self.interrupts.deferred():
             try:
                 source = jobs if isinstance(jobs, Source) else Source(jobs)
                 self._loop(source)
-                self._outbox.close()
-                if self._interrupts.first is not None:
-                    raise self._interrupts.first
+                self.outbox.close()
+                if self.interrupts.first is not None:
+                    raise self.interrupts.first
             except BaseException as error:
                 self._abandon(error)
                 raise
             finally:
                 self.workers.stop()
                 remove_live()
-        code = worst(self._endings.codes | self._outbox.exit_codes)
-        if code == ExitCode.OK and self._outbox.handler_error is not None:
-            raise self._outbox.handler_error
+        code = worst(self.endings.codes | self.outbox.exit_codes)
+        if code == ExitCode.OK and self.outbox.handler_error is not None:
+            raise self.outbox.handler_error
         return code
 
     def _loop(self, source: Source) -> None:
         while True:
-            if self._clock() >= self._deadline:
+            if self.clock() >= self._deadline:
                 self._settle()
-                self._endings.time_out(source)
+                self.endings.time_out(source)
             if not self._submissions.send(self._admitted(source)):
                 continue  # the jobs that wait end before anything else is waited for
-            if source.exhausted and not self._queues:
+            if source.exhausted and not self.queues:
                 return
-            if self._settings.first_only and self._endings.saved_any:
-                self._queues.clear()
+            if self.settings.first_only and self.endings.saved_any:
+                self.queues.clear()
                 return
-            now = self._clock()
+            now = self.clock()
             self._checks.start_due(now)
             self._downloads.start_due(now)
             self._wait(source)
-            if self._interrupts.first is not None:
+            if self.interrupts.first is not None:
                 self._finish_downloads()
-                raise self._interrupts.first
+                raise self.interrupts.first
 
     def _admitted(self, source: Source) -> list[Job]:
         """Take jobs while there is room; return those that may be submitted now, earlier ones first."""
-        now = self._clock()
+        now = self.clock()
         admitted = self._submissions.due(now)
         while source.next is not None and self._has_room(source.next, len(admitted), now):
             job = source.take()
@@ -142,33 +142,33 @@ class Run:
             if job.task is not None:
                 self._checks.handle_status(job, job.task)
             elif job.task_id is not None:
-                self._queues.move(job, self._queues.running, now)
-                self._outbox.emit(Progress(job))
+                self.queues.move(job, self.queues.running, now)
+                self.outbox.emit(Progress(job))
             elif self._submissions.stop_reason is not None:
-                self._endings.end_rejected(job, Status.UNSENT, self._submissions.stop_reason)
+                self.endings.end_rejected(job, Status.UNSENT, self._submissions.stop_reason)
             else:
-                self._queues.move(job, self._queues.to_submit, now)
-                self._outbox.emit(Submitting(job))
+                self.queues.move(job, self.queues.to_submit, now)
+                self.outbox.emit(Submitting(job))
                 admitted.append(job)
         return admitted[: self.workers.reserve(len(admitted))]
 
     def _has_room(self, job: Job, admitted: int, now: float) -> bool:
         backlog = self._downloads.backlog
         if job.task_id is not None or self._submissions.stop_reason is not None:
-            return self._queues.in_flight + admitted + backlog < self._settings.concurrency
-        resubmissions = len(self._queues.to_submit) > admitted  # they come first
+            return self.queues.in_flight + admitted + backlog < self.settings.concurrency
+        resubmissions = len(self.queues.to_submit) > admitted  # they come first
         return not resubmissions and self._submissions.admits(admitted + backlog, now)
 
     def _wait(self, source: Source) -> None:
         """Wait until a worker reports or something is due; handle all reports."""
-        now = self._clock()
+        now = self.clock()
         free = self.workers.reserve(1) > 0  # otherwise a report comes first
-        may_check = free and self._queues.checks < MAX_CHECKS
-        times = list(self._queues.next_times(now, may_check=may_check, may_save=free and self._downloads.has_room))
-        if (self._queues.to_submit or source.next is not None) and self._throttle.quiet_until > now:
-            times.append(self._throttle.quiet_until)
-        if self._outbox.retry_at is not None:
-            times.append(self._outbox.retry_at)
+        may_check = free and self.queues.checks < MAX_CHECKS
+        times = list(self.queues.next_times(now, may_check=may_check, may_save=free and self._downloads.has_room))
+        if (self.queues.to_submit or source.next is not None) and self.throttle.quiet_until > now:
+            times.append(self.throttle.quiet_until)
+        if self.outbox.retry_at is not None:
+            times.append(self.outbox.retry_at)
         times += [self._deadline] if free else [self._deadline, now + GROWTH_SECONDS]
         if self.workers.starved_seconds > NO_THREAD_SECONDS:
             raise ServiceDownError("cannot start a thread", "raise the limit on processes (ulimit -u, pids.max)")
@@ -179,21 +179,21 @@ class Run:
     def _settle(self, wait: Callable[[float], None] | None = None) -> None:
         """Cancel what has not been sent, and wait briefly for the responses to the rest."""
         wait = wait or self.workers.wait
-        began = self._clock()
-        while any(not job.dispatch.cancel() for job in self._queues.submitting):
-            left = began + (HURRY_SECONDS if self._interrupts.hurry else SETTLE_SECONDS) - self._clock()
+        began = self.clock()
+        while any(not job.dispatch.cancel() for job in self.queues.submitting):
+            left = began + (HURRY_SECONDS if self.interrupts.hurry else SETTLE_SECONDS) - self.clock()
             if left <= 0:
                 break
             wait(left)
         wait(0)
 
     def _finish_downloads(self) -> None:
-        if not self._settings.finish_downloads:
+        if not self.settings.finish_downloads:
             return
-        self.on_stopping(len(self._queues.saving))
-        while self._queues.saving and not self._interrupts.hurry:
+        self.on_stopping(len(self.queues.saving))
+        while self.queues.saving and not self.interrupts.hurry:
             self.workers.wait(60)
-            self._outbox.commit()
+            self.outbox.commit()
 
     def _abandon(self, error: BaseException) -> None:
         """End every job because the run itself ends. No exception here may lose an ID."""
@@ -205,5 +205,5 @@ class Run:
         self._settle(wait)
         while self.workers.reports_waiting:
             wait(0)
-        self._endings.abandon(error)
-        self._outbox.close()
+        self.endings.abandon(error)
+        self.outbox.close()

@@ -408,7 +408,7 @@ def test_first_only_ends_with_the_first_picture() -> None:
     outcome = drive(jobs, client, RunSettings(first_only=True))
     assert outcome.code == ExitCode.OK
     assert [result.task_id for result in outcome.results] == ["b"]
-    assert not outcome.run._queues
+    assert not outcome.run.queues
     assert {change.job.task_id for change in outcome.store.changes if isinstance(change, Closed)} == {"b"}
 
 
