@@ -83,10 +83,7 @@ class Client:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-
-    def trace(self, line: str) -> None:
-        """Write a line about other network traffic to the trace, with the secrets redacted."""
-        self._transport.trace(line)
+        self.trace = transport.trace
 
     def submit(self, body: Body, dispatch: Dispatch, seconds: float = SUBMIT_SECONDS) -> str:
         """Send one submission, once, and return its task ID.

@@ -77,13 +77,9 @@ class Transfer:
 
 
 class Saver:
-    """Saves pictures, from several threads at once."""
+    """Saves the pictures of one service, and with `original` the originals, from several threads at once."""
 
     def __init__(self, api_url: str, trace: Trace = lambda _: None, *, original: bool = False) -> None:
-        """Make a saver for the pictures of one service; http is accepted if its URL uses http.
-
-        With `original`, it also saves `original_image_url`.
-        """
         self._api_url = api_url
         self._trace = trace
         self._original = original
