@@ -268,7 +268,7 @@ class RequestOptions:
                 continue
             if isinstance(value, bool):
                 body[name] = value
-            elif name == "seed" and value.strip().lower() == "random":
+            elif name == "seed" and self.has_random_seed:
                 body[name] = random_seed()
             else:
                 try:

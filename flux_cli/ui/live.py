@@ -20,6 +20,7 @@ _NO_WRAP, _WRAP = "\x1b[?7l", "\x1b[?7h"
 """A terminal that becomes narrower during a drawing truncates its lines instead of wrapping them."""
 _ERASE = "\r\x1b[K\n\x1b[J\x1b[A"
 """Erases from the cursor's line on, in two steps: tmux keeps a copy of what `J` erases from the first cell."""
+_PAUSE_SECONDS = 0.125
 _STOP_SECONDS = 0.5
 """How long Ctrl-Z waits for a drawing in progress, which a terminal paused by Ctrl-S may block for a long time."""
 BAR_STYLES = {
@@ -44,9 +45,8 @@ class LiveDisplay:
     background job of a shell.
     """
 
-    def __init__(self, render: Render, per_second: float = 8.0) -> None:
+    def __init__(self, render: Render) -> None:
         self._render = render
-        self._pause = 1 / per_second
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._console: Console | None = None
@@ -74,7 +74,7 @@ class LiveDisplay:
             try:
                 self._erase()
             except BaseException:  # a second signal: the cursor must not stay hidden
-                self._write_directly(_SHOW_CURSOR)
+                _write_directly(_SHOW_CURSOR)
                 raise
             finally:
                 self._ended.set()
@@ -117,7 +117,7 @@ class LiveDisplay:
     def _run(self) -> None:
         while not self._ended.is_set():
             self.redraw()
-            self._ended.wait(self._pause)
+            self._ended.wait(_PAUSE_SECONDS)
 
     def _frame(self) -> str:
         from rich.console import Console
@@ -145,18 +145,13 @@ class LiveDisplay:
         return "\n".join(drawn) + "\r" + up
 
     def _erase(self, *, show_cursor: bool = True) -> None:
-        text = self._erasure(show_cursor=show_cursor)
-        if text and _in_foreground():
-            console.write_terminal(text)
-
-    def _erasure(self, *, show_cursor: bool = True) -> str:
-        """Return the text that erases the display, and mark it as erased."""
         text = _ERASE if self._shown is not None else ""
         self._shown = None
         if show_cursor and self._cursor_hidden:
             self._cursor_hidden = False
             text += _SHOW_CURSOR
-        return text
+        if text and _in_foreground():
+            _write_directly(text)
 
     # Ctrl-Z
 
@@ -171,7 +166,7 @@ class LiveDisplay:
         """Leave a clean terminal to the shell, stop, and draw again once continued in the foreground."""
         locked = self._lock.acquire(timeout=_STOP_SECONDS)
         try:
-            self._write_directly(self._erasure())
+            self._erase()
             signal.signal(number, signal.SIG_DFL)
             # To this thread: the call returns after the process was stopped and continued.
             signal.pthread_kill(threading.get_ident(), number)
@@ -180,10 +175,11 @@ class LiveDisplay:
             if locked:
                 self._lock.release()
 
-    def _write_directly(self, text: str) -> None:
-        """Write to the terminal without sys.stderr, whose write a signal may have interrupted."""
-        with contextlib.suppress(OSError, ValueError):
-            os.write(sys.stderr.fileno(), text.encode())
+
+def _write_directly(text: str) -> None:
+    """Write to the terminal without sys.stderr, whose write a signal may have interrupted."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), text.encode())
 
 
 def _in_foreground() -> bool:
