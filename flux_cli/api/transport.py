@@ -4,12 +4,13 @@ What every call has in common is here: the key goes to one origin and into no me
 time and size are limited, and for a request that failed it is known whether it can have reached the service.
 """
 
+import io
 import json
 import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException
@@ -226,31 +227,21 @@ def overdue(seconds: float, dispatch: Dispatch) -> ServiceDownError:
     return NotSentError(message, hint) if dispatch.cancel() else ServiceDownError(message, hint)
 
 
-class _Payload:
+class _Payload(io.BytesIO):
     """A JSON body that is read by the connection, and so knows when it leaves."""
 
     def __init__(self, body: Mapping[str, object], dispatch: Dispatch) -> None:
         try:
-            self._bytes = json.dumps(body, ensure_ascii=False).encode()
+            super().__init__(json.dumps(body, ensure_ascii=False).encode())
         except UnicodeEncodeError:
             raise UsageError("the request contains text that is not UTF-8") from None
-        self._position = 0
         self.dispatch = dispatch
 
-    def __len__(self) -> int:
-        return len(self._bytes)
-
-    def __iter__(self) -> Iterator[bytes]:  # requests streams what can be iterated, and then calls `read`
-        yield self.read()
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         """Return the next bytes. Raises NotSentError if the request was canceled before the first."""
         if not self.dispatch.sent:
             self.dispatch.send()
-        end = len(self._bytes) if size is None or size < 0 else self._position + size
-        chunk = self._bytes[self._position : end]
-        self._position += len(chunk)
-        return chunk
+        return super().read(size)
 
 
 def _new_session(api_key: str) -> "requests.Session":
@@ -295,11 +286,8 @@ def cause(error: BaseException) -> Cause:
         seen.append(each)
         inner = getattr(each, "reason", None)
         args = [arg for arg in each.args if isinstance(arg, BaseException)]
-        each = (
-            inner
-            if isinstance(inner, BaseException)
-            else each.__cause__ or next(iter(args), None) or each.__context__
-        )
+        wrapped = inner if isinstance(inner, BaseException) else each.__cause__
+        each = wrapped or next(iter(args), None) or each.__context__
     for each in reversed(seen):
         if isinstance(each, ssl.SSLCertVerificationError):
             hint = "set REQUESTS_CA_BUNDLE to the file with your certificate authority"
@@ -321,9 +309,8 @@ def cause(error: BaseException) -> Cause:
         return Cause("a SOCKS proxy needs PySocks", True, f"install it: {install_command('PySocks')}")
     if words.startswith("Could not find a suitable TLS CA certificate bundle"):
         path = words.rpartition("invalid path: ")[2]
-        return Cause(
-            f"no certificates at {path}", True, "correct REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE"
-        )
+        hint = "correct REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or SSL_CERT_FILE"
+        return Cause(f"no certificates at {path}", True, hint)
     return Cause(words[:200], isinstance(error, ValueError) and not isinstance(error, OSError))
 
 
