@@ -203,18 +203,16 @@ def _violations(body: Mapping[str, object], name_of: NameOf) -> Iterator[str]:
         if field is None:
             suggestion = _suggestion(closest(name, FIELDS), FIELDS)
             yield f"{name_of(shown(name))} is not a field of the request{suggestion}"
-            continue
-        if not _has_kind(value, field.kind):
+        elif not _has_kind(value, field.kind):
             given = "" if name == "webhook_secret" else f", not {shown(value)!r}"  # a secret is never quoted
             yield f"{name_of(name)} must be {_KIND_NAMES[field.kind]}{given}"
-            continue
-        if isinstance(value, str) and not _is_text(value):
+        elif isinstance(value, str) and not _is_text(value):
             yield f"{name_of(name)} is not UTF-8 text"
-            continue
-        yield from _value_violations(field, value, name_of)
-        if field.models and known_model and model not in field.models:
-            allowed = " or ".join(f"`{allowed}`" for allowed in field.models)
-            yield f"{name_of(name)} needs {allowed}, but the model is `{model}`"
+        else:
+            yield from _value_violations(field, value, name_of)
+            if field.models and known_model and model not in field.models:
+                allowed = " or ".join(f"`{allowed}`" for allowed in field.models)
+                yield f"{name_of(name)} needs {allowed}, but the model is `{model}`"
     if "image_prompt_strength" in body and "image_prompt" not in body:
         yield f"{name_of('image_prompt_strength')} needs {name_of('image_prompt')}"
 
@@ -264,9 +262,7 @@ def _is_aspect_ratio(text: str) -> bool:
     if not match:
         return False
     width, height = int(match[1]), int(match[2])
-    not_too_wide = width * WIDEST[1] <= height * WIDEST[0]
-    not_too_tall = width * TALLEST[1] >= height * TALLEST[0]
-    return height > 0 and not_too_wide and not_too_tall
+    return height > 0 and WIDEST[1] * width <= WIDEST[0] * height and TALLEST[1] * width >= TALLEST[0] * height
 
 
 def is_http_url(text: str) -> bool:
