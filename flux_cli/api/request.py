@@ -116,8 +116,6 @@ _ALL_FIELDS = (
 )
 FIELDS = {field.name: field for field in _ALL_FIELDS}
 
-WIDEST, TALLEST = (21, 9), (9, 21)
-
 _CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 """C0 and C1 without tab and newline."""
 _KIND_NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -262,7 +260,7 @@ def _is_aspect_ratio(text: str) -> bool:
     if not match:
         return False
     width, height = int(match[1]), int(match[2])
-    return height > 0 and WIDEST[1] * width <= WIDEST[0] * height and TALLEST[1] * width >= TALLEST[0] * height
+    return height > 0 and 9 * width <= 21 * height and 9 * height <= 21 * width
 
 
 def is_http_url(text: str) -> bool:
