@@ -4,6 +4,7 @@ import errno
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
@@ -47,12 +48,12 @@ def test_ignored_interrupt_stays_ignored(cli: Cli) -> None:
     assert done.stdout.splitlines()[-1] == "True"
 
 
-@pytest.mark.parametrize("path", ["", *SUMMARIES, "config set"])
-def test_optimised_python_keeps_the_help(cli: Cli, path: str) -> None:
-    arguments = [*path.split(), "--help"]
-    command = [sys.executable, "-OO", "-m", "flux_cli", *arguments]
+def test_optimised_python_keeps_the_help(cli: Cli) -> None:
+    paths = ["", *SUMMARIES, "config set"]
+    code = f"from flux_cli.main import main\nfor path in {paths}: main([*path.split(), '--help'])"
+    command = [sys.executable, "-OO", "-c", code]
     done = subprocess.run(command, env={**cli.env, "COLUMNS": "80"}, capture_output=True, text=True, check=True)
-    assert done.stdout == cli(*arguments, env={"COLUMNS": "80"}).stdout
+    assert done.stdout == "".join(cli(*path.split(), "--help", env={"COLUMNS": "80"}).stdout for path in paths)
 
 
 BUG = "hint: this is a bug in flux-cli; put --debug before the command, and report the traceback"
@@ -71,11 +72,7 @@ def test_unexpected_exceptions(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, raised: Exception, code: int, lines: list[str]
 ) -> None:
     """Only a bug is reported as a bug; errors of the system are not."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise raised
-
-    monkeypatch.setattr("flux_cli.commands.models.tables.show", fail)
+    monkeypatch.setattr("flux_cli.commands.models.tables.show", mock.Mock(side_effect=raised))
     done = cli("models")
     assert (done.code, done.stderr.splitlines()) == (code, lines)
     assert "Traceback" in cli("--debug", "models").stderr
