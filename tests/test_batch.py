@@ -209,13 +209,15 @@ def test_rejected_key(
 
 
 def test_submitted_rows_outlive_a_rejected_key(cli: Cli, server: Server) -> None:
-    """They are waited for and saved, as long as the service answers for them; each new row has its JSON object."""
+    """On another host, they are waited for, saved and recorded; each new row has its JSON object."""
     write(cli, "a kite", "a cat", "a dog")
     server.routes = {"/fetch": reply({"status": "processing"})}
     assert cli("batch", "rows.txt", "-o", "out", "--max-tasks", "1", "--timeout", "0.5").code == 7
     server.routes = {"/account": reply({}, 401)}
+    cli.env["XDG_STATE_HOME"] = str(cli.home / "other")
     done = cli("batch", "rows.txt", "-o", "out", "--json")
     assert (done.code, server.submissions, len(pictures(cli))) == (3, 1, 1)
+    assert [(each["task_id"], each["status"]) for each in cli.history()] == [("task-0", "finished")]
     assert {each["line"]: each["status"] for each in done.objects} == {1: "finished", 2: "unsent", 3: "unsent"}
     assert done.stderr.count("error:") == 1
 
