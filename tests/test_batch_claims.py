@@ -232,7 +232,7 @@ def test_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not own.is_alone()
     os.utime(other.path, (1.0, 1.0))
     assert own.is_alone()
-    (tmp_path / "x.new").touch()
+    (tmp_path / "x.claim").touch()
     (tmp_path / "journal-000001-x.jsonl").touch()
     listdir = os.listdir
     with monkeypatch.context() as patch:

@@ -255,7 +255,7 @@ def test_what_a_run_does_with_a_row(
     """It is submitted, waited for, or left as it is."""
     plan = BatchPlan([row("a")], replace(SETTINGS, **changes), {"a": known} if known else {})
     assert [each.task_id for each in plan.jobs()] == task_ids
-    assert plan.submissions == task_ids.count(None)
+    assert (plan.submissions, plan.counts.running) == (task_ids.count(None), task_ids.count("T1"))
 
 
 @pytest.mark.parametrize(
@@ -348,9 +348,13 @@ def test_a_response_after_a_take_over_is_not_lost(batch: Batch) -> None:
     assert (batch.state("a"), batch.state("b")) == (RowState.SUBMITTED, RowState.NEW)
 
 
-def test_a_run_that_lost_its_claim_submits_nothing(batch: Batch) -> None:
-    """What it has accepted is still recorded."""
+def test_a_run_that_lost_its_claim_submits_nothing(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has accepted is still recorded. A commit sends a heartbeat, for systems without threads."""
+    monkeypatch.setattr("flux_cli.batch.claims.HEARTBEAT_SECONDS", 0.0)
     store = batch.start()
+    os.utime(batch.claim.path, (1.0, 1.0))
+    store.commit([])
+    assert batch.claim.path.stat().st_mtime > 1.0
     batch.claim.path.unlink()
     with pytest.raises(LocalFileError, match="another flux-cli has taken over") as raised:
         store.commit([Accepted(job("b"), "T9"), INTENT])

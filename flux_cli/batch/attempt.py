@@ -118,10 +118,9 @@ class Attempt:
 
     def is_recorded(self, result: Object | None) -> bool:
         """Return whether an object of the results, if there is one, says how it ended."""
-        return result is not None and (result.get("status"), result.get("task_id")) == (
-            ENDED[self.state],
-            self.task_id,
-        )
+        if result is None:
+            return False
+        return result.get("status") == ENDED[self.state] and result.get("task_id") == self.task_id
 
 
 def best_of(attempts: Sequence[Attempt]) -> Attempt:

@@ -29,8 +29,8 @@ HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 40.0
 """A run whose heartbeat is older counts as dead. It detects this itself before it submits anything more."""
 POLL_SECONDS = 0.5
-CLAIM, UNPUBLISHED = ".claim", ".new"
-"""The suffixes of a claim, and of one that is being written."""
+CLAIM = ".claim"
+"""The suffix of a claim."""
 _STARTING, _ACTIVE = b" ", b"\n"
 """The last byte of a claim, which each heartbeat writes, before and after it is active."""
 
@@ -61,9 +61,8 @@ class Owner:
 
     def is_alive(self, observer: "Owner") -> bool | None:
         """Return whether the process exists, as far as `observer` can tell; None if it cannot."""
-        if (self.host, self.boot, self.namespace) != (observer.host, observer.boot, observer.namespace):
-            return None
-        if sys.platform == "win32":  # there, signal 0 is a Ctrl-C
+        same = (self.host, self.boot, self.namespace) == (observer.host, observer.boot, observer.namespace)
+        if not same or sys.platform == "win32":  # there, signal 0 is a Ctrl-C
             return None
         try:
             os.kill(self.pid, 0)
@@ -167,7 +166,7 @@ class Claim:
         """Remove the files of dead runs. Call it only if `is_alone`."""
         for name in os.listdir(self._directory):
             path = self._directory / name
-            if path.suffix in (CLAIM, UNPUBLISHED) and path != self.path:
+            if path.suffix == CLAIM and path != self.path:
                 with local_errors(path):
                     path.unlink(missing_ok=True)
 
@@ -179,11 +178,9 @@ class Claim:
     def _publish(self) -> None:
         values = {"service": self._service, "shard": str(self._shard), "owner": asdict(self._owner)}
         content = json.dumps(values).encode()
-        unpublished = self.path.with_suffix(UNPUBLISHED)
-        unpublished.write_bytes(content)
         self._size = len(content)
-        _write_at(unpublished, self._size, self._heartbeat)
-        os.rename(unpublished, self.path)
+        self.path.write_bytes(content)  # others ignore it until it is complete
+        _write_at(self.path, self._size, self._heartbeat)
 
     def _is_free(self, first_seen: dict[Path, float], *, may_wait: bool) -> bool:
         """Return whether no other run claims the rows; remove the claims of dead ones.

@@ -41,9 +41,7 @@ class BatchSettings:
     refetch: bool = False
     """Whether missing pictures are downloaded again."""
     max_tasks: int | None = None
-    """The most submissions, or None."""
     force: bool = False
-    """Whether existing files may be replaced."""
 
     @cached_property
     def name(self) -> str:
@@ -58,15 +56,13 @@ class RowCounts:
     total: int = 0
     """All rows of this run's shard."""
     done_before: int = 0
-    """Finished by earlier runs."""
     changed: int = 0
-    """Those of them for which the file or the flags now have other values."""
+    """Rows done before for which the file or the flags now have other values."""
     missing: int = 0
-    """Those of them whose pictures no longer exist."""
+    """Rows done before whose pictures no longer exist."""
     running: int = 0
     """Tasks that are charged and have not ended."""
     done: int = 0
-    """Finished by this run."""
     left: int = 0
     """Tasks that are still running when this run ends."""
     not_saved: int = 0
@@ -76,7 +72,6 @@ class RowCounts:
     unknown_lines: list[int] = field(default_factory=list)
     """The lines in the file of rows with an unknown outcome, from this run or before."""
     codes: set[ExitCode] = field(default_factory=set)
-    """The exit codes of failed and unknown rows."""
 
     @property
     def unknown(self) -> int:
