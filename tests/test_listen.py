@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -145,10 +145,11 @@ def test_picture_of_a_webhook(flux: Cli, listen: Listen, attacked: bool) -> None
     assert done.stderr.count("(413)") == attacked
 
 
-def one_event(flux: Cli, body: dict[str, object], *arguments: str) -> Done:
+def one_event(flux: Cli, body: dict[str, object], *arguments: str, before: Sequence[object] = ()) -> Done:
     """Run a listener, in this process, that ends after an event which an earlier one has left."""
     journal = EventJournal(flux.home / "state" / "flux-cli" / "webhooks")
-    journal.add(read_event(json.dumps(body).encode()))
+    for each in (*before, body):
+        journal.add(read_event(json.dumps(each).encode()))
     journal.close()
     return flux("listen", "--port", "0", "--until", "1", *arguments, env={"FLUX_CLI_WEBHOOK_SECRET": SECRET})
 
@@ -182,6 +183,17 @@ def test_how_an_event_ends(flux: Cli, magic: str, arguments: list[str], code: in
     saved = code == 0 and arguments != ["--no-download"]
     assert len(flux.files()) == saved
     assert done.lines[0].split("\t")[3].startswith("http") == (arguments == ["--no-download"])
+
+
+def test_events_that_do_not_count(flux: Cli) -> None:
+    """A task that the service does not know, and one that is saved."""
+    (saved,) = flux("imagine", "x", "--json").objects
+    task_id = submitted(flux)
+    done = one_event(flux, finished(task_id), "-v", before=[finished("made-up"), finished(saved["task_id"])])
+    assert done.code == 0
+    assert sorted(line.split("\t")[0] for line in done.lines) == sorted(["made-up", task_id])
+    assert re.search("error: task made-up failed: the service does not know the task.*\nhint: ", done.stderr)
+    assert f"task {saved['task_id']}: finished, repeated" in done.stderr
 
 
 def test_without_a_key_and_a_secret(cli: Cli) -> None:
