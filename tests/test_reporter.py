@@ -31,7 +31,7 @@ from flux_cli.options import PictureOptions
 from flux_cli.ui import console, preview
 from flux_cli.ui.live import LiveDisplay
 from flux_cli.ui.progress import SummaryBar, TaskBars, TaskLines, clock, tracked
-from flux_cli.ui.reporter import batch_reporting, display, reporting
+from flux_cli.ui.reporter import batch_reporting, progress_parts, reporting
 from tests.conftest import wait_until
 from tests.screen import Emulator
 
@@ -342,7 +342,7 @@ def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) ->
     """The counts, the reason of a retry for some time, and the oldest tasks in a constant order."""
     terminal = Terminal(monkeypatch)
     some = jobs(12)
-    _, bar = parts = display(some)
+    _, bar = parts = progress_parts(some)
     assert isinstance(bar, SummaryBar)
 
     def handle(*events: Event) -> None:

@@ -65,7 +65,7 @@ class Reporter:
             raise to_raise
 
 
-def display(jobs: Sequence[Job]) -> list[Part]:
+def progress_parts(jobs: Sequence[Job]) -> list[Part]:
     """Return the parts that show the progress: bars on a terminal, otherwise lines; none with `--quiet`."""
     if console.quiet:
         return []
@@ -97,7 +97,7 @@ def reporting(
     sidecars = [saved.Sidecars(service=service, force=force)] if actions and actions.sidecar else []
     viewers = [saved.Viewer()] if actions and actions.viewer else []
     first = [ResumeHints(jobs, flags, printer), *viewers]
-    return closing(Reporter(first, [*display(jobs), Messages(), *sidecars, printer], printer))
+    return closing(Reporter(first, [*progress_parts(jobs), Messages(), *sidecars, printer], printer))
 
 
 def batch_reporting(
