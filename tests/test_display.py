@@ -5,7 +5,6 @@ import re
 
 import pytest
 from rich.cells import cell_len
-from rich.color import Color
 
 from tests.cli import Cli
 from tests.server import Reply, Server, finished, http, in_turn, reply
@@ -127,24 +126,11 @@ def test_when_colours_and_bars_appear(flux: Cli, env: dict[str, str], colour: bo
     assert ("submitted" in shown) is not bars
 
 
-def contrast(colour: Color, other: float) -> float:
-    """Return the ratio of the lightness of a colour and another one, by the rule of the web's guidelines."""
-    parts = [part / 255 for part in colour.get_truecolor()]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    lightness = sum(part * weight for part, weight in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
-    return (max(lightness, other) + 0.05) / (min(lightness, other) + 0.05)
-
-
 def test_colours_are_readable(flux: Cli) -> None:
     """No yellow, no white, nothing nearly black: in bars, tables and help."""
     commands = [("imagine", "a kite [[seconds 1]]", *SMALL), ("history",), ("imagine", "--help")]
-    found = set(re.findall(r"\x1b\[([\d;]+)m", "".join(on_terminal(flux, *command) for command in commands)))
-    basic = {code for code in found if "5;" not in code}
-    assert basic <= {"0", "1", "31", "32", "36", "1;31", "1;32", "1;36", "90"}
-    for code in found - basic:
-        colour = Color.from_ansi(int(code.removeprefix("38;5;")))
-        assert min(contrast(colour, 0), contrast(colour, 1)) > 2.5, code
-        assert colour.get_truecolor().red <= colour.get_truecolor().green, code  # red is for errors
+    found = re.findall(r"\x1b\[([\d;]+)m", "".join(on_terminal(flux, *command) for command in commands))
+    assert set(found) <= {"0", "1", "31", "32", "36", "1;31", "1;32", "1;36", "90"}
 
 
 @pytest.mark.parametrize("columns", [40, 80, 110, 200])
