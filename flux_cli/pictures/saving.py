@@ -84,8 +84,7 @@ class Saver:
         self._trace = trace
         self._original = original
         self._sessions = connections.Sessions(image_session)
-        self._placed: set[str] = set()
-        self._placing = threading.Lock()
+        self._placed: dict[str, object] = {}  # setdefault is atomic
 
     def save(self, task: Task, transfer: Transfer, on_bytes: OnBytes) -> Saved:
         """Make one attempt to save a finished task's picture, and the original if that was asked for.
@@ -138,11 +137,8 @@ class Saver:
 
     def _is_new(self, path: Path) -> bool:
         """Say whether this run uses a name for the first time: `--force` never replaces the run's own pictures."""
-        with self._placing:
-            absolute = os.path.abspath(path)
-            new = absolute not in self._placed
-            self._placed.add(absolute)
-            return new
+        this = object()
+        return self._placed.setdefault(os.path.abspath(path), this) is this
 
 
 def _warning(path: Path, kind: ImageType) -> str | None:
