@@ -5,12 +5,12 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from flux_cli.api.client import Client, UnknownTaskError
 from flux_cli.api.request import Body
 from flux_cli.api.task import Status, Task, read_task
-from flux_cli.api.transport import Dispatch
+from flux_cli.api.transport import Dispatch, NotSentError
 from flux_cli.engine import events
 from flux_cli.engine.events import Event
 from flux_cli.engine.job import Job
@@ -22,6 +22,8 @@ from flux_cli.engine.workers import Operation, Workers
 from flux_cli.errors import ExitCode, FluxError
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saved, Saver, Transfer
+
+_T = TypeVar("_T")
 
 
 class Clock:
@@ -117,13 +119,13 @@ class ScriptedClient:
 
     def submit(self, body: Body, dispatch: Dispatch, seconds: float = 0.0) -> str:
         self.workers.seconds = self.seconds
-        if not (self.submissions and _not_sent(self.submissions, len(self.sent))):
-            dispatch.send()
-        step = _step(self.submissions, len(self.sent)) if self.submissions else None
+        step = _step(self.submissions, len(self.sent))
         self.sent.append((self.clock.now, body))
+        if not isinstance(step, NotSentError):
+            dispatch.send()
         if isinstance(step, Exception):
             raise step
-        return str(step) if step is not None else f"task-{next(self._numbers)}"
+        return str(step or f"task-{next(self._numbers)}")
 
     def fetch_many(self, task_ids: Sequence[str], seconds: float = 0.0) -> dict[str, Task | FluxError]:
         self.workers.seconds = self.seconds
@@ -142,12 +144,8 @@ class ScriptedClient:
         return found
 
 
-def _step(script: Sequence[Step], number: int) -> Step:
-    return script[min(number, len(script) - 1)]
-
-
-def _not_sent(script: Sequence[Step], number: int) -> bool:
-    return type(_step(script, number)).__name__ == "NotSentError"
+def _step(script: Sequence[_T], number: int) -> _T | None:
+    return script[min(number, len(script) - 1)] if script else None
 
 
 def finished(url: str = "https://cdn.test/x.png") -> Mapping[str, object]:
@@ -173,7 +171,7 @@ class ScriptedSaver:
     numbers: list[int] = field(default_factory=list)
 
     def save(self, task: Task, transfer: Transfer, on_bytes: OnBytes) -> Saved:
-        step = self.script[min(len(self.attempts), len(self.script) - 1)] if self.script else None
+        step = _step(self.script, len(self.attempts))
         self.attempts.append((self.client.clock.now, task.image_url))
         self.numbers.append(transfer.n)
         if callable(step):
