@@ -118,8 +118,7 @@ def _substitute(character: str, font: Font) -> str:
     category = unicodedata.category(character)
     if category in _INVISIBLE:
         return ""
-    base = "".join(c for c in unicodedata.normalize("NFKD", character) if _has(font, c))
-    if base:
+    if base := "".join(c for c in unicodedata.normalize("NFKD", character) if _has(font, c)):
         return base
     if category.startswith("S"):
         return f" ({unicodedata.name(character, 'symbol').lower()}) "

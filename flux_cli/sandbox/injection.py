@@ -61,11 +61,8 @@ class FaultCounter:
         It is the first in the table that has a handler, or is `also`, and has not happened TIMES times. After the
         last fault of a submission the counts are reset, so that the same prompt can be used again.
         """
-        candidates = [
-            name
-            for name, fault in FAULTS.items()
-            if name in faults and fault.stage is stage and (name in HANDLERS or name == also)
-        ]
+        altering = (name for name in FAULTS if name in faults and (name in HANDLERS or name == also))
+        candidates = [name for name in altering if FAULTS[name].stage is stage]
         for name in candidates:
             arguments = FAULTS[name].arguments(faults[name])
             count = self._counts.get((subject, name), 0)
@@ -265,19 +262,15 @@ def _huge(injection: Injection, start: bytes, size: int, end: bytes = b"") -> Ou
     return injection.stream([start, *[b"x" * _CHUNK] * times, b"x" * rest, end], size)
 
 
-def _flaky(injection: Injection) -> Outcome:
-    handlers: tuple[FaultHandler, ...] = (
-        lambda _: _html(503),
-        _reset,
-        _rate_limit,
-        lambda _: _html(200),
-        lambda _: error_response(500),
-        lambda injection: injection.raw(injection.half, len(injection.body)),
-        lambda _: _html(504),
-    )
-    return handlers[injection.fault.count % len(handlers)](injection)
-
-
+_FLAKY: tuple[FaultHandler, ...] = (
+    lambda _: _html(503),
+    _reset,
+    _rate_limit,
+    lambda _: _html(200),
+    lambda _: error_response(500),
+    lambda injection: injection.raw(injection.half, len(injection.body)),
+    lambda _: _html(504),
+)
 _HANDLERS: Mapping[str, FaultHandler] = {
     "http": _http,
     "html": lambda _: _html(200),
@@ -306,7 +299,7 @@ _HANDLERS: Mapping[str, FaultHandler] = {
     "rejected": lambda injection: json_response(
         reason_in(injection.argument("FIELD", "error"), "the prompt asked for this rejection")
     ),
-    "fetch-flaky": _flaky,
+    "fetch-flaky": lambda injection: _FLAKY[injection.fault.count % len(_FLAKY)](injection),
     "html-image": lambda _: _html(200),
     "json-image": lambda _: json_response({"message": "the picture is not here"}),
     "empty-image": lambda injection: web.Response(body=b"", content_type=injection.response.content_type),

@@ -89,10 +89,7 @@ class SandboxService:
         return True
 
     def images_url_for(self, request: web.Request) -> str:
-        """Return the images' origin under the host name of an API request.
-
-        It differs from `images_url` only for a server that listens on all addresses.
-        """
+        """Return the images' origin, under the host name of a request if the server listens on all addresses."""
         name = _HOST_NAME.match(request.host) if self.any_address else None
         return f"http://{name[0]}:{urlsplit(self.images_url).port}" if name else self.images_url
 

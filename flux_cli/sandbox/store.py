@@ -50,12 +50,10 @@ class TaskStore:
     """
 
     def __init__(self, directory: Path, credits_now: int | None, faults: Faults) -> None:
-        """Open or create the file.
+        """Open or create the file, in a directory that gets mode 0700 if it is missing.
 
-        Args:
-            directory: Created with mode 0700 if it is missing.
-            credits_now: The new balance; None keeps the stored one (1000 at first).
-            faults: Those of the server, which all tasks have; if a prompt has the same, its arguments win.
+        `credits_now` is the new balance; None keeps the stored one (1000 at first). All tasks have the server's
+        faults; if a prompt has the same, its arguments win.
 
         Raises:
             LocalFileError: The directory or the file cannot be used.

@@ -11,6 +11,7 @@ from PIL import Image
 
 from flux_cli.sandbox.validation import MAX_BODY_BYTES
 from tests.sandbox.conftest import KEY, Api, Start, exchange
+from tests.server import png_file
 
 UNKNOWN_ID = "64cd7965-1b78-42c8-b929-9d7751a2e149"
 
@@ -76,11 +77,13 @@ REJECTED: list[tuple[dict[str, object], list[str]]] = [
     ({"width": "512"}, ["`width`"]),
     ({"width": 1, "height": 5000, "seed": "no"}, ["`width`", "`height`", "`seed`"]),
     ({"model": "flux-pro-1.1", "steps": 5}, ["`steps`"]),
-    ({"image_prompt": "a*b"}, ["base64"]),
+    ({"image_prompt": f"*{encoded(image())}"}, ["base64"]),
     ({"image_prompt": f"data:image/png;base64,{encoded(image())}"}, ["base64"]),
     ({"image_prompt": encoded(image("GIF"))}, ["PNG, JPEG or WebP"]),
     ({"image_prompt": encoded(image()[:20])}, ["decoded"]),
     ({"image_prompt": encoded(image() + bytes(20 * 2**20))}, ["20 MiB"]),
+    ({"image_prompt": encoded(png_file(width=8001, height=8000))}, ["64 million pixels"]),
+    ({"image_prompt": encoded(png_file(width=20_000, height=20_000))}, ["64 million pixels"]),
     ({"webhook_url": "ftp://127.0.0.1"}, ["http"]),
 ]
 
@@ -98,8 +101,12 @@ def test_rejected_submissions(shared: Api, fields: dict[str, object], words: lis
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
 def test_image_prompts(shared: Api, kind: str) -> None:
-    """Three types, with the line breaks of the `base64` program."""
-    assert shared.imagine("x", image_prompt=base64.encodebytes(image(kind)).decode()).status == 200
+    """Three types, with the line breaks of the `base64` program; the picture shows them."""
+    fields = {"model": "flux-pro-1.1-ultra", "image_prompt_strength": 1}
+    task = shared.finished("x", image_prompt=base64.encodebytes(image(kind)).decode(), **fields)
+    picture = Image.open(io.BytesIO(exchange("GET", task["original_image_url"]).body)).convert("RGB")
+    red, green, blue = picture.getpixel((128, 128))  # type: ignore[misc] # it is RGB
+    assert red > 200 > 50 > max(green, blue)
 
 
 @pytest.mark.parametrize(
