@@ -7,7 +7,7 @@ from flux_cli.api.backoff import backoff
 from flux_cli.api.client import MAX_FETCH_MANY, Client, RateLimitedError
 from flux_cli.api.task import Task
 from flux_cli.api.transport import NotSentError
-from flux_cli.errors import BadResponseError, FluxError, ServiceDownError
+from flux_cli.errors import FluxError, ServiceDownError
 
 ATTEMPTS = 4
 """How many times a request is sent in all."""
@@ -23,16 +23,15 @@ def check_tasks(
     An error that concerns no particular task (no network, a rejected key) is yielded for all remaining IDs.
     """
     failed: FluxError | None = None
+    found: dict[str, Task | FluxError] = {}
     for start in range(0, len(task_ids), MAX_FETCH_MANY):
         group = task_ids[start : start + MAX_FETCH_MANY]
-        found: dict[str, Task | FluxError] = {}
         if failed is None:
             try:
                 found = _fetch_group(client, group, sleep)
             except FluxError as error:
                 failed = error
-        for task_id in group:
-            yield task_id, found.get(task_id) or failed or BadResponseError("the response lacks this task")
+        yield from ((task_id, failed or found[task_id]) for task_id in group)
 
 
 def _fetch_group(
