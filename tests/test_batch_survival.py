@@ -1,9 +1,7 @@
 """Batches that are killed many times and spread over several processes: every row is charged once."""
 
 import random
-import re
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 
 from flux_cli import sandbox
 from tests.batches import SMALL, charged, pictures, results, write
-from tests.conftest import FLUX_CLI, KEY, Cli, Service, port_to_come_back_to, tool, wait_until
+from tests.conftest import KEY, Cli, Service, port_to_come_back_to, wait_until
 
 ROWS, KILLS = 150, 10
 
@@ -52,33 +50,6 @@ def test_ten_kills(flux: Cli, service: Service, tmp_path: Path) -> None:
     lines = results(flux.cwd / "out")
     assert Counter(each["line"] for each in lines) == dict.fromkeys(range(1, ROWS + 1), 1)
     assert {each["status"] for each in lines} == {"finished"}
-
-
-@pytest.mark.slow
-def test_four_shards_with_gnu_parallel(flux: Cli, tmp_path: Path) -> None:
-    """Each row is made once, by one of them, and has one line in the results."""
-    parallel = tool("parallel")
-    rows = [f"kite {number}" for number in range(41)]
-    write(flux, *rows)
-    shard = [str(FLUX_CLI), "batch", "rows.txt", "-o", "out", *SMALL, "--shard", "{}/4"]
-    done = subprocess.run(
-        [parallel, "--jobs", "4", "--halt", "never", *shard, ":::", "1", "2", "3", "4"],
-        cwd=flux.cwd,
-        env=flux.env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert charged(tmp_path) == dict.fromkeys(rows, 1)
-    assert len(pictures(flux)) == len(done.stdout.splitlines()) == 41
-    lines = results(flux.cwd / "out")
-    assert Counter(each["line"] for each in lines) == dict.fromkeys(range(1, 42), 1)
-    summed_up = re.findall(r"^(\d+) of \1 rows finished$", done.stderr, re.M)
-    assert sorted(summed_up) == ["10", "10", "10", "11"]
-    again = flux("batch", "rows.txt", "-o", "out", *SMALL)  # the whole: the shards' rows are its own
-    assert "41 of 41 rows finished (41 by earlier runs)" in again.stderr
-    assert charged(tmp_path) == dict.fromkeys(rows, 1)
 
 
 @pytest.mark.slow
