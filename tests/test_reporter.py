@@ -328,7 +328,6 @@ def test_a_display_without_a_thread_is_a_warning(monkeypatch: pytest.MonkeyPatch
 def test_a_display_that_cannot_be_drawn_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch)
     live = LiveDisplay(lambda *_: "drawn")
-    live.start()
     live.redraw()
     assert terminal.shown() == ["drawn"]
     live._render = raising(ZeroDivisionError("division by zero"))

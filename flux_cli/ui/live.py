@@ -36,7 +36,7 @@ Render = Callable[[int, int], "RenderableType"]
 
 
 class LiveDisplay:
-    """Redraws lines at the end of the terminal repeatedly, in its own thread.
+    """Redraws lines at the end of the terminal repeatedly, in its own thread, until `stop`.
 
     Between two drawings the cursor is at the display's first cell, and each drawing erases everything from there
     on. Unlike rich's own Live, it does not count lines, because a resized terminal wraps them differently.
@@ -55,9 +55,6 @@ class LiveDisplay:
         self._cursor_hidden = False
         self._failure: Exception | None = None
         self._handles_ctrl_z = False
-
-    def start(self) -> None:
-        """Start drawing."""
         console.live_display = self
         self._handle_ctrl_z()
         try:

@@ -103,7 +103,6 @@ class TaskBars(Part):
             for number, job in enumerate(jobs, 1)
         }
         self._live = LiveDisplay(self._render)
-        self._live.start()
 
     def handle(self, event: Event) -> None:
         """Update the task's bar."""
@@ -173,7 +172,6 @@ class SummaryBar(Part):
         self._ends: deque[float] = deque(maxlen=RATE_TASKS)
         self._retry = ("", float("-inf"))
         self._live = LiveDisplay(self._render)
-        self._live.start()
 
     def handle(self, event: Event) -> None:
         """Update the bar."""
@@ -283,7 +281,6 @@ def tracked(items: Iterable[_Item], name: str, total: int) -> Iterator[_Item]:
         return bar.line(columns)
 
     live = LiveDisplay(render)
-    live.start()
     try:
         for item in items:
             yield item
