@@ -43,9 +43,13 @@ class Outcomes:
         return self.values
 
 
-def test_reports_are_handled_in_the_waiting_thread(workers: Workers) -> None:
+@pytest.fixture
+def outcomes(workers: Workers) -> Outcomes:
+    return Outcomes(workers)
+
+
+def test_reports_are_handled_in_the_waiting_thread(workers: Workers, outcomes: Outcomes) -> None:
     """Results and errors alike."""
-    outcomes = Outcomes(workers)
     threads: set[int] = set()
 
     def work(_: Operation) -> int:
@@ -63,9 +67,8 @@ def test_reports_are_handled_in_the_waiting_thread(workers: Workers) -> None:
     assert threading.get_ident() not in threads
 
 
-def test_threads_are_used_again(workers: Workers) -> None:
+def test_threads_are_used_again(workers: Workers, outcomes: Outcomes) -> None:
     """A hundred operations one after the other take one thread."""
-    outcomes = Outcomes(workers)
     for number in range(100):
         outcomes.start(lambda _: None)
         outcomes.wait(number + 1)
@@ -73,10 +76,9 @@ def test_threads_are_used_again(workers: Workers) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not set processors")
-def test_workers_share_a_processor(workers: Workers) -> None:
+def test_workers_share_a_processor(workers: Workers, outcomes: Outcomes) -> None:
     """And only they: the caller's thread, and so the programs that it starts, may use all."""
     mine = os.sched_getaffinity(0)
-    outcomes = Outcomes(workers)
     barrier = threading.Barrier(2)  # so that two threads are needed
 
     def processors(_: Operation) -> set[int]:
@@ -95,9 +97,10 @@ def no_thread(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 
 
-def test_a_thread_that_cannot_start_means_no_capacity(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_start_means_no_capacity(
+    workers: Workers, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The existing workers continue, and another one is started later."""
-    outcomes = Outcomes(workers)
     release = threading.Event()
     assert outcomes.start(lambda _: release.wait(20))
     with monkeypatch.context() as patch:
@@ -158,9 +161,8 @@ def test_threads_and_operations_end_with_the_run(workers: Workers) -> None:
 
 
 def test_an_operation_that_has_ended_cannot_run_out_of_time(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch
+    workers: Workers, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes = Outcomes(workers)
     outcomes.start(lambda _: 1, 60.0)
     outcomes.wait(1)
     real = time.monotonic
@@ -170,9 +172,8 @@ def test_an_operation_that_has_ended_cannot_run_out_of_time(
     assert outcomes.values == [1]
 
 
-def test_an_operation_that_takes_too_long_is_aborted(workers: Workers) -> None:
+def test_an_operation_that_takes_too_long_is_aborted(workers: Workers, outcomes: Outcomes) -> None:
     """Its socket is shut down, and the error says why; the thread is free again."""
-    outcomes = Outcomes(workers)
     ours, theirs = socket.socketpair()
 
     def work(operation: Operation) -> bytes:
@@ -191,11 +192,10 @@ def test_an_operation_that_takes_too_long_is_aborted(workers: Workers) -> None:
 
 
 def test_an_operation_that_cannot_be_aborted_is_abandoned(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch
+    workers: Workers, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A DNS lookup, for example; its late report is ignored."""
     monkeypatch.setattr(module, "ABANDON_SECONDS", 0.05)
-    outcomes = Outcomes(workers)
     release = threading.Event()
     outcomes.start(lambda _: release.wait(20), 0.05)
     (error,) = outcomes.wait(1)
@@ -207,9 +207,8 @@ def test_an_operation_that_cannot_be_aborted_is_abandoned(
     assert outcomes.values == [error, 2]
 
 
-def test_progress_extends_the_limit(workers: Workers) -> None:
+def test_progress_extends_the_limit(workers: Workers, outcomes: Outcomes) -> None:
     """The limit is for the silence between two steps."""
-    outcomes = Outcomes(workers)
     steps = threading.Semaphore(0)
 
     def work(operation: Operation) -> int:
@@ -226,10 +225,9 @@ def test_progress_extends_the_limit(workers: Workers) -> None:
 
 @pytest.mark.parametrize("during_a_wait", [True, False])
 def test_a_response_that_arrived_during_a_pause_is_read(
-    workers: Workers, monkeypatch: pytest.MonkeyPatch, during_a_wait: bool
+    workers: Workers, outcomes: Outcomes, monkeypatch: pytest.MonkeyPatch, during_a_wait: bool
 ) -> None:
     """After a stop of the process the time is over, but the response is here: it counts."""
-    outcomes = Outcomes(workers)
     paused = [0.0]
     real = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: real() + paused[0])
