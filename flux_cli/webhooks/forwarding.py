@@ -24,8 +24,7 @@ class Forwarder:
         self._url = url
         self._secret = secret
         self._report = report
-        self._queue: queue.SimpleQueue[WebhookEvent | None] = queue.SimpleQueue()
-        self._put = self._forwarded = 0
+        self._queue: queue.Queue[WebhookEvent] = queue.Queue()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
@@ -37,29 +36,29 @@ class Forwarder:
 
     def put(self, event: WebhookEvent) -> None:
         """Forward an event."""
-        self._put += 1
         self._queue.put(event)
 
     @property
     def left(self) -> int:
         """How many events are still to be forwarded."""
-        return self._put - self._forwarded
+        return self._queue.unfinished_tasks
 
     def finish(self, seconds: float, hurry: Callable[[], bool]) -> int:
         """Wait for the remaining events, at most this long or until `hurry`; return how many are left."""
-        self._queue.put(None)
         until = time.monotonic() + seconds
-        while self._thread.is_alive() and time.monotonic() < until and not hurry():
-            self._thread.join(0.1)
-        return self.left
+        with self._queue.all_tasks_done:
+            while self.left and time.monotonic() < until and not hurry():
+                self._queue.all_tasks_done.wait(0.1)
+            return self.left
 
     def _work(self) -> None:
-        while (event := self._queue.get()) is not None:
+        while True:
+            event = self._queue.get()
             try:
                 forward(event, self._url, self._secret)
             except FluxError as error:
                 self._report(error.message)
-            self._forwarded += 1
+            self._queue.task_done()
 
 
 def check_forward_url(url: str) -> str:
