@@ -21,7 +21,7 @@ from flux_cli.ui.batch_summary import print_unresolved
 from tests.batches import SMALL, charged, pictures, results, write
 from tests.conftest import KEY, Cli, Service, interrupt, port_to_come_back_to, wait_until
 from tests.screen import Screen
-from tests.server import Server, reply
+from tests.server import Server, in_turn, reply, submitted
 
 
 def test_each_row_is_made_once(flux: Cli, service: Service) -> None:
@@ -208,6 +208,15 @@ def test_rejected_key(
     assert len(pictures(cli)) == 40
 
 
+def test_a_row_that_is_forbidden(cli: Cli, server: Server) -> None:
+    """After an accepted submission, the key is valid: the error names the row, and the others are sent."""
+    write(cli, "a kite", "a word that a gateway rejects", "a dog")
+    server.routes = {"/flux-imagine": in_turn(submitted, reply({}, 403), submitted)}
+    done = cli("batch", "rows.txt", "-o", "out", "--concurrency", "1")
+    assert (done.code, server.submissions, len(pictures(cli))) == (3, 3, 2)
+    assert "error: rows.txt:2: the service rejected the key: HTTP 403\n" in done.stderr
+
+
 def test_submitted_rows_outlive_a_rejected_key(cli: Cli, server: Server) -> None:
     """On another host, they are waited for, saved and recorded; each new row has its JSON object."""
     write(cli, "a kite", "a cat", "a dog")
@@ -322,7 +331,7 @@ def test_two_runs_at_the_same_time(flux: Cli, service: Service) -> None:
     """The second is refused while the first is alive; other shards can run."""
     write(flux, "a kite [[never]]", "a cat")
     first = flux.start("batch", "rows.txt", "-o", "out", "--shard", "1/2")
-    wait_until(lambda: any(record["task_id"] for record in flux.history()))
+    wait_until(lambda: service.submissions == 1 and any(record["task_id"] for record in flux.history()))
     assert flux("batch", "rows.txt", "-o", "out").code == 6
     assert flux("batch", "rows.txt", "-o", "out", *SMALL, "--shard", "2/2").code == 0
     first.send_signal(signal.SIGKILL)

@@ -54,9 +54,10 @@ class Endings:
         """End a job whose task cannot be checked, or whose picture cannot be saved, now."""
         self.end_resumable(job, error.exit_code, error.message, error.hint)
 
-    def end_rejected(self, job: Job, status: Status, error: FluxError) -> None:
+    def end_rejected(self, job: Job, status: Status, error: FluxError, *, concerns_all: bool = False) -> None:
         """End a job that is not sent, was rejected, has an unknown outcome, or is unknown to the service."""
-        self.end(job, Result(status, error.exit_code, error=error.message, hint=error.hint))
+        result = Result(status, error.exit_code, error=error.message, hint=error.hint, concerns_all=concerns_all)
+        self.end(job, result)
 
     def end_resumable(self, job: Job, code: ExitCode, error: str, hint: str | None = None) -> None:
         """End a job whose task was charged and can be waited for again; its picture may be saved."""

@@ -14,7 +14,8 @@ class Result:
     """The state of a task when its job ends: the JSON object of a task, and messages for people.
 
     `content` is the picture itself if it goes to stdout. `resumable` means that the task was charged, its picture
-    is not saved, and it can be waited for. `warning` is about the saved file.
+    is not saved, and it can be waited for. `warning` is about the saved file. `concerns_all` means that all other
+    submissions would fail for the same reason.
     """
 
     status: Status
@@ -31,6 +32,7 @@ class Result:
     hint: str | None = None
     warning: str | None = None
     resumable: bool = False
+    concerns_all: bool = False
 
     def as_json(self) -> dict[str, object]:
         """Return the object that `--json` prints: all keys, always."""

@@ -149,15 +149,17 @@ class Submissions:
         if pause is not None and job.waited + pause <= self._run.settings.patience:
             self._resend(job, pause, error)
             return
+        concerns_all = self._concerns_all(error)
         if not isinstance(error, UsageError):  # which concerns only this request
             self._run.throttle.failed(now, sent)
-            if self._concerns_all(error) or self._run.throttle.failures >= MAX_FAILURES:
+            if concerns_all or self._run.throttle.failures >= MAX_FAILURES:
                 self.stop_reason = self._reason_to_stop(error)
         if isinstance(error, OutcomeUnknownError):
             self._run.endings.end_rejected(job, Status.UNKNOWN, error)
         else:
             unsent = isinstance(error, NotSentError)
-            self._run.endings.end_rejected(job, Status.UNSENT if unsent else Status.FAILED, error)
+            status = Status.UNSENT if unsent else Status.FAILED
+            self._run.endings.end_rejected(job, status, error, concerns_all=concerns_all)
 
     def _may_resend(self, job: Job, error: NotSentError) -> bool:
         return not error.permanent and (self._accepted_any or job.attempts + 1 < SUBMIT_ATTEMPTS)

@@ -7,7 +7,6 @@ from flux_cli.api.task import Status, short_id, wait_command
 from flux_cli.engine.events import Ended, Event, Retrying, Unrecorded
 from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
-from flux_cli.errors import ExitCode
 from flux_cli.ui import console
 from flux_cli.ui.part import Part
 from flux_cli.ui.printer import ResultPrinter
@@ -50,8 +49,7 @@ class Messages(Part):
             console.warning_despite_quiet(f"{self._prefix(job)}{message}; task {job.task_id} is missing there")
 
     def _error(self, job: Job, result: Result) -> None:
-        shared = result.exit_code is ExitCode.NOT_ALLOWED and job.task_id is None  # the key or the credits
-        if shared or result.status in (Status.UNSENT, Status.UNKNOWN):
+        if result.concerns_all or result.status in (Status.UNSENT, Status.UNKNOWN):
             self._once(console.error, result.error or "")  # most likely the same for every task
         elif job.task_id is None:
             self._once(console.error, f"{self._prefix(job)}{result.error}")
