@@ -142,24 +142,17 @@ NOT_ACCEPTED = ("rate-limit", "redirect")
 
 
 @pytest.mark.parametrize("name", RESPONSES)
-def test_response_of_a_submission(shared: Api, name: str) -> None:
-    """The task is accepted unless the client can know that it is not."""
+def test_response(shared: Api, name: str) -> None:
+    """Of a submission, accepted unless the client can know that it is not; and of a fetch, with a prefix."""
     argument, status, check = RESPONSES[name]
+    timeout = 0.1 if name in ENDLESS else 20
     before = shared.service.stats.accepted
-    response = shared.imagine(f"[[{name} {argument}]]", timeout=0.1 if name in ENDLESS else 20)
-    assert response.status == status
-    assert check(response)
+    submission = shared.imagine(f"[[{name} {argument}]]", timeout=timeout)
     assert shared.service.stats.accepted - before == (name not in NOT_ACCEPTED)
-
-
-@pytest.mark.parametrize("name", RESPONSES)
-def test_response_of_a_fetch(shared: Api, name: str) -> None:
-    """The same faults, with a prefix."""
-    argument, status, check = RESPONSES[name]
-    task_id = shared.submit(f"[[fetch-{name} {argument}]]")
-    response = shared.fetch(task_id, timeout=0.1 if name in ENDLESS else 20)
-    assert response.status == status
-    assert check(response)
+    fetch = shared.fetch(shared.submit(f"[[fetch-{name} {argument}]]"), timeout=timeout)
+    for response in (submission, fetch):
+        assert response.status == status
+        assert check(response)
 
 
 @pytest.mark.parametrize(

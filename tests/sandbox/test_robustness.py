@@ -3,7 +3,7 @@
 import contextlib
 import random
 import socket
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tests.sandbox.conftest import Api, Start, connected, exchange
 
 POST = "POST /fetch HTTP/1.1\r\nHost: x\r\nAuthorization: k\r\n"
-HEADERS_AND_HALF_A_BODY = f"{POST}Content-Length: 100\r\n\r\n{{".encode()
 
 
 def response_to(url: str, sent: bytes) -> bytes:
@@ -21,11 +20,11 @@ def response_to(url: str, sent: bytes) -> bytes:
         with contextlib.suppress(OSError):  # it may have closed already
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
-        pieces = []
+        received = b""
         with contextlib.suppress(ConnectionError):
             while piece := connection.recv(65536):
-                pieces.append(piece)
-        return b"".join(pieces)
+                received += piece
+        return received
 
 
 def is_well(api: Api) -> bool:
@@ -35,28 +34,22 @@ def is_well(api: Api) -> bool:
 
 REJECTED = {
     "a negative length": f"{POST}Content-Length: -1\r\n\r\n".encode(),
-    "a length that is no number": f"{POST}Content-Length: many\r\n\r\n".encode(),
     "two lengths": f"{POST}Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx".encode(),
-    "a length and chunks": f"{POST}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".encode(),
     "chunks of nonsense": f"{POST}Transfer-Encoding: chunked\r\n\r\nzz\r\nxx\r\n0\r\n\r\n".encode(),
-    "a header of 1 MiB": f"{POST}X: {'x' * 2**20}\r\n\r\n".encode(),
     "10,000 headers": (POST + "X: y\r\n" * 10_000 + "\r\n").encode(),
     "a request line of 1 MiB": f"GET /{'x' * 2**20} HTTP/1.1\r\n\r\n".encode(),
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "no method at all": b"\r\n\r\n \r\n\r\n",
-    "another protocol": b"EHLO example.com\r\n",
     "control characters": b"GET /\x00\x1b[31m HTTP/1.1\r\n\r\n",
     "a compressed body that is not": f"{POST}Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd".encode(),
 }
 
 
 @pytest.mark.parametrize("name", REJECTED)
-@pytest.mark.parametrize("origin", ["url", "images_url"])
-def test_what_is_not_http(shared: Api, name: str, origin: str) -> None:
+def test_what_is_not_http(shared: Api, name: str) -> None:
     """A status of 4xx, or the connection is closed."""
-    response = response_to(getattr(shared.service, origin), REJECTED[name])
-    assert response == b"" or response.split(b" ")[1].startswith(b"4"), response[:200]
+    for origin in (shared.service.url, shared.service.images_url):
+        response = response_to(origin, REJECTED[name])
+        assert response == b"" or response.split(b" ")[1].startswith(b"4"), response[:200]
     assert is_well(shared)
 
 
@@ -104,29 +97,22 @@ def test_a_body_of_64_mib(shared: Api, chunked: bool) -> None:
         with contextlib.suppress(ConnectionError):
             for _ in range(64):
                 connection.sendall(block)
-        assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
+        response = connection.recv(4096)
+        assert response.startswith(b"HTTP/1.1 413 ")
+        assert chunked or b"the body is larger than 32 MiB" in response
     assert is_well(shared)
 
 
 def test_idle_and_half_sent_connections(shared: Api) -> None:
     """A hundred of them block nobody."""
-    beginnings = [b"", b"POST", b"POST /fetch HTTP/1.1\r\nContent-Le", HEADERS_AND_HALF_A_BODY]
+    half_a_body = f"{POST}Content-Length: 100\r\n\r\n{{".encode()
+    beginnings = [b"", b"POST", b"POST /fetch HTTP/1.1\r\nContent-Le", half_a_body]
     with contextlib.ExitStack() as stack:
         for number in range(100):
             connection = stack.enter_context(connected(shared.service.url))
             connection.sendall(beginnings[number % len(beginnings)])
         assert is_well(shared)
     assert is_well(shared)
-
-
-def test_a_body_that_arrives_byte_by_byte(shared: Api) -> None:
-    """It is accepted."""
-    body = b'{"task_id": "nothing"}'
-    with connected(shared.service.url) as connection:
-        connection.sendall(f"{POST}Content-Length: {len(body)}\r\n\r\n".encode())
-        for index in range(len(body)):
-            connection.sendall(body[index : index + 1])
-        assert connection.recv(4096).startswith(b"HTTP/1.1 404 ")
 
 
 def test_clients_that_leave(start: Start) -> None:
@@ -147,15 +133,8 @@ def test_clients_that_leave(start: Start) -> None:
 
 def test_many_clients(api: Api) -> None:
     """Each gets its own task's picture; the counts agree."""
-    statuses: list[int] = []
-
-    def client(number: int) -> None:
-        statuses.extend(api.picture(f"a kite {number} {turn}").status for turn in range(4))
-
-    clients = [threading.Thread(target=client, args=(number,)) for number in range(8)]
-    for each in clients:
-        each.start()
-    for each in clients:
-        each.join()
-    assert statuses == [200] * 32
+    with ThreadPoolExecutor(8) as clients:
+        pictures = list(clients.map(lambda number: api.picture(f"a kite {number}"), range(32)))
+    assert [picture.status for picture in pictures] == [200] * 32
+    assert len({picture.body for picture in pictures}) == 32
     assert api.service.stats.accepted == api.service.stats.images == 32
