@@ -57,11 +57,13 @@ def test_one_job_from_request_to_file() -> None:
     assert outcome.client.workers.stopped.is_set()
 
 
-def test_no_wait_ends_with_the_id() -> None:
-    outcome = drive(new_jobs(), settings=RunSettings(wait=False))
-    assert (outcome.code, outcome.client.checks) == (ExitCode.OK, [])
-    assert outcome.results[0].task_id == "task-1"
-    assert outcome.results[0].status is Status.PROCESSING
+@pytest.mark.parametrize(("settings", "code"), [(RunSettings(wait=False), 0), (RunSettings(check_once=True), 7)])
+def test_a_new_task_that_is_not_waited_for(settings: RunSettings, code: int) -> None:
+    """For `--no-wait`, and for `imagine --timeout 0`."""
+    outcome = drive(new_jobs(), settings=settings)
+    (result,) = outcome.results
+    assert (outcome.code, outcome.client.checks) == (code, [])
+    assert (result.task_id, result.status, result.resumable) == ("task-1", Status.PROCESSING, code == 7)
 
 
 @pytest.mark.parametrize(
@@ -294,14 +296,6 @@ def test_a_single_check(response: Step, code: int, resumable: bool) -> None:
     outcome = drive(known_jobs("a"), client, RunSettings(check_once=True))
     assert [(each.exit_code, each.resumable) for each in outcome.results] == [(code, resumable)]
     assert len(client.checks) == 1
-
-
-def test_no_check_of_a_new_task() -> None:
-    """For `imagine --timeout 0`."""
-    outcome = drive(new_jobs(), settings=RunSettings(check_once=True))
-    (result,) = outcome.results
-    assert (result.exit_code, result.status, result.resumable) == (7, Status.PROCESSING, True)
-    assert outcome.client.checks == []
 
 
 def test_late_responses_at_the_deadline() -> None:

@@ -41,7 +41,6 @@ def files(flux: Cli) -> Cli:
     """Files, links and a directory in the working directory."""
     (flux.cwd / "taken.png").write_bytes(b"mine")
     (flux.cwd / "link.png").symlink_to("taken.png")
-    (flux.cwd / "null").symlink_to("/dev/null")
     (flux.cwd / "out").symlink_to("/proc/self/fd/2")
     return flux
 
@@ -50,15 +49,10 @@ def files(flux: Cli) -> Cli:
     ("arguments", "code", "says"),
     [
         ("-o taken.png", 6, r"taken.png exists[\s\S]*hint: .*--force"),
-        ("-o link.png", 6, "link.png exists"),
-        ("-o /dev/null --force", 6, "/dev/null"),
         ("-o /dev/full --force", 6, "/dev/full"),
-        ("-o null --force", 6, "null"),
         ("-o out --force", 6, "hint: .*-o -"),
-        ("-o taken.png/x.png", 6, "not a directory"),
         ("-o taken.png/{slug}.{ext}", 6, "not a directory"),
         ("-o /proc/x.png", 6, "/proc"),
-        ("-o /proc/x/", 6, "/proc/x"),
         ("-o /proc/x/{seed}.{ext}", 6, "/proc/x"),
         (f"-o {'x' * 300}.png", 6, "name too long"),
         (f"-o {'x' * 300}/", 6, "name too long"),
