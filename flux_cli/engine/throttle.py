@@ -82,13 +82,10 @@ class Throttle:
         self.limit = min(self.ceiling, max(running, self.limit + STEP * self._accepted))
 
     def rate_limited(self, now: float, sent: float, running: int, retry_after: float) -> float:
-        """Note a 429; return the seconds to wait.
+        """Note a 429; return the seconds to wait, at least `retry_after`.
 
-        Args:
-            now: The time.
-            sent: When the submission was sent. One sent before the last slowdown does not count again.
-            running: How many tasks the service has accepted and not finished.
-            retry_after: The seconds that the service asks for.
+        `sent` is when the submission was sent: one from before the last slowdown does not count again. `running`
+        counts the tasks that the service has accepted and not finished.
         """
         if sent > self._slowed_at:
             self.limit = max(1, min(self.limit, running))

@@ -52,12 +52,8 @@ def receiving(
 ) -> Iterator[str]:
     """Receive webhooks in a daemon thread until the block ends; yield the local URL.
 
-    Args:
-        host: An address of this machine.
-        port: 0 picks a free one.
-        secret: The required value of the header; None accepts any request.
-        bridge: It is called, in the server's thread, with each event, each rejection and the error that ends it.
-        seconds: How long a request may take to arrive, from the start of the connection.
+    Port 0 picks a free one. `secret` is the required value of the header; None accepts any request. `bridge` is
+    called in the server's thread. A request has `seconds` to arrive, from the start of its connection.
 
     Raises:
         UsageError: The port is in use, or the host is not this machine.
