@@ -82,17 +82,6 @@ def test_terminal_that_reflows_lines(cli: Cli, running: Server, flags: tuple[str
         assert sorted(screen.text) == cli.files()
 
 
-def test_ctrl_c_removes_the_bar(cli: Cli, running: Server) -> None:
-    screen = Screen(cli, "imagine", "a kite", columns=100)
-    screen.until(bars(1))
-    screen.type("\x03")
-    assert screen.end() == 130
-    shown = "\n".join(screen.text)
-    assert "flux-cli wait task-0" in shown
-    assert "%" not in shown
-    assert not screen.cursor_hidden
-
-
 def test_without_a_utf_8_locale_nothing_breaks(flux: Cli) -> None:
     """An ASCII terminal gets bars of ASCII, and errors that quote an umlaut as an escape."""
     env = {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -105,20 +94,30 @@ def test_without_a_utf_8_locale_nothing_breaks(flux: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("phase", "number"),
-    [("/fetch", signal.SIGTERM), ("/fetch", signal.SIGHUP), ("/image", signal.SIGINT)],
+    ("phase", "number", "code"),
+    [
+        ("/fetch", None, 130),
+        ("/fetch", signal.SIGTERM, 143),
+        ("/fetch", signal.SIGHUP, 129),
+        ("/image", signal.SIGINT, 130),
+    ],
 )
-def test_the_cursor_comes_back(cli: Cli, running: Server, phase: str, number: int) -> None:
+def test_a_signal_removes_the_bar(cli: Cli, running: Server, phase: str, number: int | None, code: int) -> None:
+    """Also Ctrl-C on the keyboard. The cursor comes back, and the screen says how to resume."""
     if phase == "/image":
         running.routes = {"/image": [http(200, png(300_000))[:200_000], 60.0]}
-    screen = Screen(cli, "imagine", "x")
+    screen = Screen(cli, "imagine", "x", columns=100)
     wait_until(lambda: running.requests(phase))
     screen.until(lambda lines: any("0:0" in line for line in lines))
-    screen.process.send_signal(number)
-    assert screen.end() == {2: 130, 15: 143, 1: 129}[number]
-    assert screen.raw.count(b"\x1b[?25l") >= 1
+    if number is None:
+        screen.type("\x03")
+    else:
+        screen.process.send_signal(number)
+    assert screen.end() == code
+    assert b"\x1b[?25l" in screen.raw
     assert not screen.cursor_hidden
-    assert b"flux-cli wait task-0" in screen.raw
+    assert "flux-cli wait task-0" in "\n".join(screen.text)
+    assert not [line for line in screen.text if "0:0" in line]
 
 
 def test_a_terminal_that_is_closed(cli: Cli, running: Server) -> None:
