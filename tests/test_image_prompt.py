@@ -123,17 +123,20 @@ def test_unusable_sources(source: str, kind: type[FluxError], message: str) -> N
 
 
 def test_credentials_are_used_and_not_recorded(server: Server) -> None:
-    """They go to the URL's own origin, not to where it redirects; queries are used and not recorded either."""
+    """They go to the URL's own origin, not to where it redirects; queries are used and not recorded either.
+
+    A password outside Latin-1 was once reported as an invalid URL.
+    """
     with Server({"/in": http(200, png())}) as elsewhere:
         server.routes = {"/in": http(302, Location=f"{elsewhere.url}/in")}
         public = f"{server.url}/in"
-        url = public.replace("://", "://me:p%40ss@") + "?token=hush#top"
+        url = public.replace("://", "://me:p%40s%C5%9B@") + "?token=hush#top"
         image = image_prompt.load_checked(url)
         (first,), (second,) = server.requests("/in"), elsewhere.requests("/in")
         image_prompt.load_checked(f"{elsewhere.url}/in")
         without_a_user = elsewhere.requests("/in")[1]
     assert first.path == "/in?token=hush"
-    assert first.headers["authorization"] == "Basic " + base64.b64encode(b"me:p@ss").decode()
+    assert first.headers["authorization"] == "Basic " + base64.b64encode("me:p@sś".encode()).decode()
     assert "authorization" not in {**second.headers, **without_a_user.headers}
     assert image.source == image.described()["source"] == image_prompt.description(url)["source"] == public
 

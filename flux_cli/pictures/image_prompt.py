@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
 from flux_cli.api.request import MAX_IMAGE_PROMPT_BYTES, is_http_url, shown
 from flux_cli.errors import FluxError, LocalFileError, ServiceDownError, UsageError
@@ -232,7 +232,8 @@ def _credentials(parts: SplitResult) -> "Callable[[requests.PreparedRequest], re
     """Return what authenticates requests to the URL's own origin with its user name, and no others."""
     from requests.auth import HTTPBasicAuth
 
-    basic = HTTPBasicAuth(unquote(parts.username or ""), unquote(parts.password or ""))
+    # The bytes as they are, as curl sends them: a text could be sent in Latin-1 only.
+    basic = HTTPBasicAuth(unquote_to_bytes(parts.username or ""), unquote_to_bytes(parts.password or ""))
 
     def authenticate(prepared: "requests.PreparedRequest") -> "requests.PreparedRequest":
         target = urlsplit(prepared.url or "")
