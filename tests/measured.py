@@ -46,7 +46,6 @@ def in_turn(runs: int, *commands: Callable[[], Cost]) -> list[list[Cost]]:
 
 
 def submitted(url: str) -> str:
-    """Submit a task and return its ID."""
     request = urllib.request.Request(f"{url}/flux-imagine", b'{"prompt": "a kite"}')  # noqa: S310 - our own
     with urllib.request.urlopen(request) as response:  # noqa: S310 - as above
         return str(json.load(response)["task_id"])

@@ -31,7 +31,6 @@ ROWS = int(SIZE[1] / ROW_HEIGHT) + 2
 
 
 def main() -> None:
-    """Run the session and write the image."""
     with tempfile.TemporaryDirectory() as directory:
         cli = new_cli(Path(directory))
         console = Console(record=True, width=COLUMNS, file=io.StringIO())

@@ -31,24 +31,20 @@ def shown(path: Path) -> str:
 
 
 def section(text: str, title: str) -> str:
-    """Return the text of a section."""
     found = re.search(rf"^{title}\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"{title} is missing"
     return found[1]
 
 
 def flags(text: str) -> set[str]:
-    """Return the long options in a text."""
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
 
 
 def exit_codes(text: str) -> set[int]:
-    """Return the exit codes that a section explains."""
     return set(map(int, re.findall(r"^ {7}(\d+) {4,}[A-Z-]", text, re.MULTILINE)))
 
 
 def page(name: str) -> Path:
-    """Return the path of a page."""
     return ROOT / "man" / f"man{name[-1]}" / name
 
 
@@ -62,7 +58,6 @@ def test_pages_are_up_to_date(tmp_path: Path) -> None:
 
 
 def test_every_command_has_a_page() -> None:
-    """And every source is a page."""
     names = {path.name for path in PAGES}
     assert names >= {f"flux-cli-{name}.1" for name in SUMMARIES}
     assert names == {path.stem for path in SOURCES}
@@ -91,7 +86,6 @@ def rendered(path: Path, *command: str) -> str:
 @pytest.mark.needs("mandoc", "groff")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_page(path: Path) -> None:
-    """No lint warning, all the usual sections and none empty, and every name with a section number is a page."""
     assert rendered(path, "mandoc", "-T", "lint", "-W", "all") == ""
     assert rendered(path, "groff", "-ww", "-man", "-T", "utf8", "-z") == ""
     text = shown(path)
@@ -116,7 +110,6 @@ def test_no_word_is_broken(path: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", SUMMARIES)
 def test_page_of_a_command(cli: Cli, command: str) -> None:
-    """It has every option, variable and example of `--help`, and the exit codes of the command."""
     text = shown(page(f"flux-cli-{command}.1"))
     lines = cli(command, "--help", env={"COLUMNS": "200", "LC_ALL": "C.UTF-8"}).lines
     options = "\n".join(lines).partition("Examples:")[0]
@@ -136,7 +129,6 @@ def test_page_of_a_command(cli: Cli, command: str) -> None:
 
 
 def test_exit_codes() -> None:
-    """All are in flux-cli-exit-codes(7) and in flux-cli(1)."""
     for name in ("flux-cli-exit-codes.7", "flux-cli.1"):
         assert exit_codes(section(shown(page(name)), "EXIT STATUS")) == set(ExitCode)
 
@@ -165,7 +157,6 @@ def test_config_page(cli: Cli) -> None:
 
 
 def test_example_script() -> None:
-    """The example in flux-cli-exit-codes(7) is valid shell."""
     example = section(shown(page("flux-cli-exit-codes.7")), "EXAMPLES")
     done = subprocess.run(["sh", "-n"], input=example, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -60,7 +60,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """The wheel in an environment of its own."""
     return install(built, tmp_path_factory, with_pip=True)
 
 
@@ -77,7 +76,6 @@ def install(
 
 
 def test_wheel(built: Path) -> None:
-    """The package and the shared files, without caches, and with metadata that older upload tools accept."""
     (wheel,) = built.glob("*.whl")
     assert wheel.name == f"apiframe_flux_cli-{__version__}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
@@ -99,7 +97,6 @@ def test_wheel(built: Path) -> None:
 
 
 def test_sdist(built: Path) -> None:
-    """Sources, tests and the generator of the manual."""
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -108,7 +105,6 @@ def test_sdist(built: Path) -> None:
 
 
 def test_installed_program(installed: Installed) -> None:
-    """It runs with its core dependencies only; no package of an extra is installed."""
     for command, expected in (
         ("--version", f"flux-cli {__version__}\n"),
         ("imagine x --dry-run", '{"model": "flux-pro", "prompt": "x"}\n'),
@@ -140,7 +136,6 @@ def test_oldest_dependencies(built: Path, tmp_path_factory: pytest.TempPathFacto
     [("imagine x --sandbox", "sandbox"), ("sandbox", "sandbox"), ("listen --insecure", "listen")],
 )
 def test_missing_extra(installed: Installed, command: str, extra: str) -> None:
-    """A usage error with the command that installs it."""
     done = installed.run("flux-cli", *command.split())
     assert (done.returncode, done.stdout) == (2, "")
     error, hint = done.stderr.splitlines()

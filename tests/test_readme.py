@@ -30,7 +30,6 @@ main.run()
 
 
 def blocks(language: str, text: str = TEXT) -> list[str]:
-    """Return the blocks in a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
 
 
@@ -58,7 +57,6 @@ def pattern(line: str) -> str:
 
 
 def test_the_readme_is_short() -> None:
-    """Three screens long, with blocks that can be run."""
     assert len(TEXT.splitlines()) <= 250
     assert len(CHAPTERS) >= 4
 
@@ -100,7 +98,6 @@ class Shell:
 
 @pytest.fixture
 def shell(cli: Cli) -> Cli:
-    """The command on the PATH of a shell, with the sandbox as its service."""
     path = cli.home / "bin" / "flux-cli"
     path.parent.mkdir()
     path.write_text(COMMAND)
@@ -112,7 +109,6 @@ def shell(cli: Cli) -> Cli:
 @pytest.mark.needs("jq", "curl", "file")
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_console_blocks(shell: Cli, chapter: str) -> None:
-    """The commands of a chapter exit as they say and print what the README shows."""
     with contextlib.ExitStack() as stack:
         runner = Shell(shell, stack)
         for command, expected, output in (step for text in CHAPTERS[chapter] for step in steps(text)):
@@ -123,7 +119,6 @@ def test_console_blocks(shell: Cli, chapter: str) -> None:
 
 
 def test_tables() -> None:
-    """Every exit code and every command is in its table."""
     codes = re.findall(r"^\| ([\d, ]+) \|", TEXT, flags=re.M)
     assert {int(code) for row in codes for code in row.split(",")} == {int(code) for code in ExitCode}
     commands = re.findall(r"^\| (`.*?) \| ", TEXT, flags=re.M)
@@ -131,13 +126,11 @@ def test_tables() -> None:
 
 
 def recipe(language: str, word: str) -> str:
-    """Return the README's block in a language that has a word in it."""
     (text,) = [text for text in blocks(language) if word in text]
     return text
 
 
 def test_make_recipe(shell: Cli) -> None:
-    """The target is made, and not made again."""
     (shell.cwd / "Makefile").write_text(recipe("make", "hero.png"))
     for _ in range(2):
         subprocess.run(["make", "hero.png"], cwd=shell.cwd, env=shell.env, check=True, capture_output=True)
@@ -158,7 +151,6 @@ def test_cron_recipe(shell: Cli) -> None:
 
 
 def test_ci_recipe(shell: Cli) -> None:
-    """All its steps that call the command, in the environment that it sets."""
     text = recipe("yaml", "steps:")
     shell.env |= re.findall(r'(FLUX_CLI_SANDBOX): "(.*)"', text)
     (shell.cwd / "prompts.txt").write_text("a red kite\na blue kite\n")

@@ -32,7 +32,6 @@ def test_private_imports() -> None:
 
 
 def test_completion_without_private_modules(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No candidates, and no traceback."""
     monkeypatch.setitem(sys.modules, "typer._click.shell_completion", None)
     done = cli(env={"_FLUX_CLI_COMPLETE": "zsh", "_FLUX_CLI_LINE": "flux-cli im"})
     assert (done.code, done.stdout, done.stderr) == (0, "", "")

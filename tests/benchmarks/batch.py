@@ -22,7 +22,6 @@ Command = Sequence[str | Path]
 
 
 def main() -> None:
-    """Print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--other", type=Path, help="another flux-cli, to compare with")
@@ -66,7 +65,6 @@ def batch(concurrency: int = 0, program: Path = FLUX_CLI) -> Command:
 
 
 def compare(commands: Mapping[str, Command], rows: int, seconds: float, runs: int) -> None:
-    """Print the medians of runs in turn."""
     results: dict[str, list[tuple[float, float, int]]] = {name: [] for name in commands}
     for _ in range(runs):
         for name, command in commands.items():
@@ -93,7 +91,6 @@ def run(command: Command, rows: int, seconds: float, picture_seconds: float = 0.
 
 
 def looks(counts: Counter[str]) -> int:
-    """Return how many status requests there were."""
     return counts["/fetch"] + counts["/fetch-many"]
 
 

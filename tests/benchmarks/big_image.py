@@ -17,7 +17,6 @@ BYTES = 100_000_000
 
 
 def main() -> None:
-    """Print the table."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     costs: list[list[list[Cost]]] = []
     for size in (1000, BYTES):
@@ -34,7 +33,6 @@ def main() -> None:
 
 
 def one(name: str, url: str) -> Cost:
-    """Submit a task and measure how a tool gets its picture."""
     task_id = submitted(url)
     with tempfile.TemporaryDirectory() as directory:
         command: list[str | Path] = ["curl", "-sS", "--fail", "-o", "picture.png", f"{url}/{task_id}.png"]

@@ -63,7 +63,6 @@ class Run:
 
 
 def main() -> None:
-    """Print the table."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     runs = [
         Run(tool, percentages, nominal, nominal * (1 + SPREAD * (2 * (number + 0.5) / count - 1)))

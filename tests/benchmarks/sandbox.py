@@ -54,7 +54,6 @@ print(time.perf_counter() - begin)
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--rate", type=float, default=500)
@@ -101,7 +100,6 @@ def calls(running: list[str], pictures: list[str]) -> dict[str, Callable[[Connec
 
 
 def print_load(url: str, seconds: float, rate: float, tasks: int) -> None:
-    """Call the server evenly for a while, and print the waiting times by kind of call."""
     origin, pause = urlsplit(url).netloc, CLIENTS / rate
     server = Connection(origin)
     running = [submit(server, f"task {number}") for number in range(tasks)]
@@ -149,12 +147,10 @@ def print_load(url: str, seconds: float, rate: float, tasks: int) -> None:
 
 
 def submit(server: Connection, prompt: str) -> str:
-    """Submit a task and return its id."""
     return str(call(server, "/flux-imagine", model="flux-pro", prompt=prompt)["task_id"])
 
 
 def call(server: Connection, path: str, **body: object) -> Any:
-    """Make a call and return the JSON object of its response; raises ValueError on a status other than 200."""
     server.request("POST" if body else "GET", path, json.dumps(body) if body else None, HEADERS)
     response = server.getresponse()
     text = response.read()

@@ -43,7 +43,6 @@ LINES = (
 
 
 def main() -> None:
-    """Print the table."""
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 15
     with tempfile.TemporaryDirectory() as name, lean.running(0.0) as url:
         task_id = submitted(url)

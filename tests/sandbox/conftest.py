@@ -33,12 +33,10 @@ class Response:
     broken: str = ""
 
     def json(self) -> Any:
-        """Return the parsed body."""
         return json.loads(self.body)
 
     @property
     def reasons(self) -> list[str]:
-        """The messages of an error."""
         return [error["msg"] for error in self.json()["errors"]]
 
 
@@ -72,7 +70,6 @@ def exchange(
 
 @contextlib.contextmanager
 def connected(url: str) -> Iterator[socket.socket]:
-    """Yield a bare connection to an origin."""
     parts = urlsplit(url)
     with socket.create_connection((str(parts.hostname), int(parts.port or 0)), timeout=10) as connection:
         yield connection
@@ -86,7 +83,6 @@ class Api:
     key: str = KEY
 
     def post(self, path: str, body: object, **options: Any) -> Response:
-        """Post JSON, or bytes unchanged."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Authorization": self.key, "Content-Type": "application/json"}
         return exchange("POST", self.service.url + path, content, headers, **options)
@@ -97,26 +93,21 @@ class Api:
         return self.post("/flux-imagine", body, timeout=timeout)
 
     def submit(self, prompt: str, **fields: object) -> str:
-        """Submit a small picture that is accepted, and return its ID."""
         response = self.imagine(prompt, **fields)  # type: ignore[arg-type] # a field is not called timeout
         assert response.status == 200, response
         return str(response.json()["task_id"])
 
     def fetch(self, task_id: str, **options: Any) -> Response:
-        """Fetch a task."""
         return self.post("/fetch", {"task_id": task_id}, **options)
 
     def account(self) -> Any:
-        """Return the account."""
         return exchange("GET", f"{self.service.url}/account", headers={"Authorization": self.key}).json()
 
     def finished(self, prompt: str, **fields: object) -> dict[str, Any]:
-        """Submit a task and return its description at its end."""
         task: dict[str, Any] = self.fetch(self.submit(prompt, **fields)).json()
         return task
 
     def picture(self, prompt: str, **options: Any) -> Response:
-        """Submit a task and download its picture."""
         return exchange("GET", self.finished(prompt)["image_url"], **options)
 
 
@@ -125,7 +116,6 @@ Start = Callable[..., Api]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """A function that starts a sandbox with its arguments, and returns a client of it."""
     with contextlib.ExitStack() as stack:
 
         def start(**settings: Any) -> Api:
@@ -137,7 +127,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def api(start: Start) -> Api:
-    """A client of a sandbox of its own."""
     return start()
 
 

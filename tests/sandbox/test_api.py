@@ -15,19 +15,16 @@ UNKNOWN_ID = "64cd7965-1b78-42c8-b929-9d7751a2e149"
 
 
 def image(kind: str = "PNG") -> bytes:
-    """Return a small image."""
     file = io.BytesIO()
     Image.new("RGB", (32, 160), "red").save(file, kind)
     return file.getvalue()
 
 
 def encoded(content: bytes) -> str:
-    """Return base64."""
     return base64.b64encode(content).decode()
 
 
 def test_submit_fetch_download(api: Api) -> None:
-    """The responses have the document's fields, and both pictures are on the images' origin."""
     submitted = api.imagine("a kite")
     assert (submitted.status, list(submitted.json())) == (200, ["task_id"])
     task = api.fetch(submitted.json()["task_id"]).json()
@@ -57,7 +54,6 @@ def test_keys(shared: Api, header: str | None, status: int) -> None:
 
 
 def test_a_single_valid_key(start: Start) -> None:
-    """Other keys are rejected on every path."""
     api = start(key="right")
     paths = ("/flux-imagine", "/fetch", "/fetch-many", "/account", "/nothing")
     for path, wrong in itertools.product(paths, ("wrong", "Bearer wrong", "rightx", "r\xefght")):
@@ -88,7 +84,6 @@ REJECTED: list[tuple[dict[str, object], list[str]]] = [
 
 @pytest.mark.parametrize(("fields", "words"), REJECTED, ids=[" ".join(fields) for fields, _ in REJECTED])
 def test_rejected_submissions(shared: Api, fields: dict[str, object], words: list[str]) -> None:
-    """400 with all violations in `errors[].msg`, and nothing is charged."""
     before = shared.service.stats.accepted
     body = {"model": "flux-pro", "prompt": "x", **fields}
     response = shared.post("/flux-imagine", {name: value for name, value in body.items() if value is not None})
@@ -116,7 +111,6 @@ def test_image_prompts(shared: Api, kind: str) -> None:
     ids=range(13),
 )  # fmt: skip
 def test_bodies_that_are_not_json_objects(shared: Api, body: bytes) -> None:
-    """400 with a reason on every endpoint."""
     for path in ("/flux-imagine", "/fetch", "/fetch-many"):
         response = shared.post(path, body)
         assert response.status == 400
@@ -124,7 +118,6 @@ def test_bodies_that_are_not_json_objects(shared: Api, body: bytes) -> None:
 
 
 def test_ids_that_are_not_ids(shared: Api) -> None:
-    """400 for another type, 404 for text that is not the ID of a task."""
     for body in ({}, {"task_id": None}, {"task_id": ["x"]}, {"task_id": True}):
         assert shared.post("/fetch", body).status == 400
     for task_id in ("", "nothing", UNKNOWN_ID, "../../etc/passwd", "\x00", "x" * 100_000, "\ud800"):
@@ -133,7 +126,6 @@ def test_ids_that_are_not_ids(shared: Api) -> None:
 
 
 def test_fetch_many(shared: Api) -> None:
-    """2 to 20 IDs, in no promised order; unknown ones with an error."""
     ids = [shared.submit(f"a kite {number}") for number in range(20)]
     found = [task["task_id"] for task in shared.post("/fetch-many", {"task_ids": ids}).json()["tasks"]]
     assert sorted(found) == sorted(ids)
@@ -146,7 +138,6 @@ def test_fetch_many(shared: Api) -> None:
 
 
 def test_credits(start: Start) -> None:
-    """One per accepted task, until 402; the balance stays with the directory and can be set."""
     api = start(credits=2)
     assert api.account() == {"email": "you@example.com", "credits": 2, "total_images": 0, "plan": "sandbox"}
     api.submit("one")
@@ -171,7 +162,6 @@ def test_a_free_sandbox_charges_nothing(start: Start) -> None:
 
 
 def test_other_paths_and_methods(shared: Api) -> None:
-    """404 and 405 with a reason."""
     for request, status in (
         ("GET /flux-imagine", 405),
         ("DELETE /account", 405),
@@ -220,13 +210,11 @@ def test_a_leaked_key_is_detected(start: Start, name: str, value: str) -> None:
 
 
 def test_duration(start: Start) -> None:
-    """Two faults change it."""
     api = start(seconds=1000)
     statuses = [api.finished(prompt)["status"] for prompt in ("a", "[[slow 0]]", "[[seconds 0]]")]
     assert statuses == ["processing", "finished", "finished"]
 
 
 def test_no_picture_before_its_time(shared: Api) -> None:
-    """404 for a running, a failed and an unknown task."""
     for task_id in (shared.submit("a kite [[never]]"), shared.submit("a kite [[fail]]"), UNKNOWN_ID):
         assert exchange("GET", f"{shared.service.images_url}/{task_id}.png").status == 404

@@ -70,7 +70,6 @@ NONE: dict[str, str] = {}
     ],
 )
 def test_faults_in_a_prompt(prompt: str, faults: dict[str, str]) -> None:
-    """Case and spaces do not matter; other brackets mean nothing."""
     assert faults_in(prompt) == faults
 
 
@@ -79,7 +78,6 @@ def test_faults_in_a_prompt(prompt: str, faults: dict[str, str]) -> None:
     st.text(st.characters(blacklist_characters="[]", blacklist_categories=["Cs"]), max_size=20),
 )
 def test_arguments_are_parsed_alike_in_prompts_and_options(name: str, argument: str) -> None:
-    """Both use the same table, and raise nothing but ValueError."""
     in_prompt = faults_in(f"x [[{name} {argument}]]")
     try:
         check(in_prompt)
@@ -101,17 +99,14 @@ Check = Callable[[Response], object]
 
 
 def is_html(response: Response) -> bool:
-    """Return whether a gateway's page came."""
     return b"<html>" in response.body and response.headers["content-type"].startswith("text/html")
 
 
 def is_half(response: Response) -> bool:
-    """Return whether half of the promised bytes came."""
     return bool(response.broken) and len(response.body) == int(response.headers["content-length"]) // 2
 
 
 def is_truncated(response: Response) -> bool:
-    """Return whether half of the JSON came, with the right length."""
     return not response.broken and response.body.startswith(b'{"task_id"') and not response.body.endswith(b"}")
 
 
@@ -188,7 +183,6 @@ def test_rate_limit_headers(shared: Api, header: str) -> None:
 
 
 def test_interim_responses(shared: Api) -> None:
-    """103 comes before the response; 100 comes again and again."""
     forever = b"HTTP/1.1 100 Continue\r\n\r\n" * 3
     submission = {"model": "flux-pro", "prompt": "[[endless-continue]]"}
     hints = {"model": "flux-pro", "prompt": "[[early-hints]]"}
@@ -208,14 +202,12 @@ def test_interim_responses(shared: Api) -> None:
 
 
 def test_task_ids(shared: Api) -> None:
-    """Any JSON value, or none at all."""
     for text in ("null", "17", '"../../x"', '""'):
         assert shared.imagine(f"[[task-id {text}]]").body == f'{{"task_id": {text}}}'.encode()
     assert shared.imagine("[[no-task-id]]").json() == {}
 
 
 def test_rejected(shared: Api) -> None:
-    """Status 200 with a reason, and nothing is charged."""
     before = shared.service.stats.accepted
     response = shared.imagine("[[rejected]]")
     assert (response.status, list(response.json())) == (200, ["error"])
@@ -224,7 +216,6 @@ def test_rejected(shared: Api) -> None:
 
 
 def test_left_out(shared: Api) -> None:
-    """/fetch-many omits the task; /fetch has it."""
     ids = [shared.submit("a [[left-out 1]]"), shared.submit("b"), shared.submit("c [[left-out]]")]
     for expected in ({ids[1]}, {ids[0], ids[1]}, {ids[0], ids[1]}):
         tasks = shared.post("/fetch-many", {"task_ids": ids}).json()["tasks"]
@@ -233,7 +224,6 @@ def test_left_out(shared: Api) -> None:
 
 
 def test_flaky(shared: Api) -> None:
-    """Seven failures, each different, and then the task."""
     task_id = shared.submit("[[fetch-flaky 7]]")
     responses = [shared.fetch(task_id) for _ in range(8)]
     assert [response.status for response in responses] == [503, 0, 429, 200, 500, 200, 504, 200]
@@ -258,7 +248,6 @@ def test_task_ids_to_fetch(shared: Api) -> None:
 
 
 def is_picture(response: Response, kind: str = "PNG") -> bool:
-    """Return whether the body is a whole picture."""
     try:
         with Image.open(io.BytesIO(response.body)) as image:
             image.load()
@@ -268,12 +257,10 @@ def is_picture(response: Response, kind: str = "PNG") -> bool:
 
 
 def has_type(response: Response, content_type: str) -> bool:
-    """Return whether the response has this content type."""
     return response.headers["content-type"] == content_type
 
 
 def is_png_of_no_length(response: Response) -> bool:
-    """Return whether a picture came that ended with the connection."""
     return is_picture(response) and not {"content-length", "transfer-encoding"} & set(response.headers)
 
 
@@ -307,7 +294,6 @@ IMAGES: Mapping[str, tuple[str, int, Check]] = {
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_download(shared: Api, name: str) -> None:
-    """Each fault of the download."""
     argument, status, check = IMAGES[name]
     timeout = {"image-slow-header": 0.1, "image-hang": 1}.get(name, 20)
     response = shared.picture(f"[[{name} {argument}]]", timeout=timeout)
@@ -350,7 +336,6 @@ def test_range_at_the_end(shared: Api) -> None:
 
 
 def test_first_bytes(shared: Api) -> None:
-    """One byte after the other; or 300 MiB that begin like a PNG."""
     assert shared.picture("[[image-trickle]]", most=2).body[:2] == b"\x89P"
     response = shared.picture("[[huge-image]]", most=2**20)
     assert int(response.headers["content-length"]) == 300 * 2**20
@@ -358,7 +343,6 @@ def test_first_bytes(shared: Api) -> None:
 
 
 def test_redirects(shared: Api) -> None:
-    """To a good URL, to any URL, and in raw UTF-8."""
     response = shared.picture("[[image-redirect]]")
     assert response.status == 302
     assert is_picture(exchange("GET", shared.service.images_url + response.headers["location"]))
@@ -371,7 +355,6 @@ def test_redirects(shared: Api) -> None:
 
 
 def test_formats(shared: Api) -> None:
-    """Each has its extension and content type; none is a PNG."""
     for name in FORMATS:
         url = shared.finished(f"[[format {name}]]")["image_url"]
         response = exchange("GET", url)
@@ -404,7 +387,6 @@ def test_several_faults_take_effect_in_the_order_of_the_table(shared: Api) -> No
 
 
 def test_counts_are_per_task(shared: Api) -> None:
-    """The same prompt twice: each task has its own count."""
     one, other = shared.submit("[[fetch-http 503 1]]"), shared.submit("[[fetch-http 503 1]]")
     assert [shared.fetch(task_id).status for task_id in (one, other, one, other)] == [503, 503, 200, 200]
 

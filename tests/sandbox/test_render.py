@@ -17,7 +17,6 @@ ULTRA = "flux-pro-1.1-ultra"
 
 
 def opened(content: bytes) -> Image.Image:
-    """Return the decoded picture."""
     image = Image.open(io.BytesIO(content))
     image.load()
     return image
@@ -30,7 +29,6 @@ def rendered(seed: int = 1, image_prompt: bytes | None = None, captioned: bool =
 
 
 def solid(colour: str, size: tuple[int, int] = (64, 48)) -> bytes:
-    """Return a PNG of one colour."""
     file = io.BytesIO()
     Image.new("RGBA", size, colour).save(file, "PNG")
     return file.getvalue()
@@ -56,7 +54,6 @@ SIZES: list[tuple[dict[str, object], tuple[int, int]]] = [
 
 @pytest.mark.parametrize(("fields", "size"), SIZES, ids=[str(fields) for fields, _ in SIZES])
 def test_size(fields: dict[str, object], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request's, or the document's defaults."""
     monkeypatch.setattr("flux_cli.sandbox.render.DEFAULT_SIZE", (1024, 768))
     monkeypatch.setattr("flux_cli.sandbox.render.ULTRA_PIXELS", 1024 * 1024)
     assert size_of({"model": "flux-pro", **fields}) == size
@@ -64,7 +61,6 @@ def test_size(fields: dict[str, object], size: tuple[int, int], monkeypatch: pyt
 
 @given(st.integers(1, 9999), st.integers(1, 9999))
 def test_any_aspect_ratio(across: int, down: int) -> None:
-    """About a megapixel, in nearly the same ratio."""
     if not 9 / 21 <= across / down <= 21 / 9:
         return
     width, height = size_of({"model": ULTRA, "aspect_ratio": f"{across}:{down}"})
@@ -73,7 +69,6 @@ def test_any_aspect_ratio(across: int, down: int) -> None:
 
 
 def test_the_same_request_and_seed_give_the_same_bytes(shared: Api) -> None:
-    """In two tasks; another seed, prompt or model gives another picture. Both pictures have the requested size."""
     first = rendered(7, prompt="a kite", width=300)
     for _ in range(2):
         task = shared.finished("a kite", seed=7, width=300)
@@ -95,7 +90,6 @@ def test_another_process_renders_the_same_bytes() -> None:
 
 
 def test_without_a_seed_each_task_has_its_own(shared: Api) -> None:
-    """A task always has the same picture; another task of the same request has another one."""
     tasks = [shared.finished("a kite") for _ in range(2)]
     bodies = [exchange("GET", task["image_url"]).body for task in tasks for _ in range(2)]
     assert bodies[0] == bodies[1] != bodies[2] == bodies[3]
@@ -123,7 +117,6 @@ def test_an_image_prompt_is_blended_in_by_its_strength() -> None:
 
 
 def test_odd_image_prompts() -> None:
-    """The scene shows through."""
     scene = rendered(captioned=False)
     assert distance(rendered(captioned=False, image_prompt=solid("#ff000000")), scene) == 0
     assert rendered(captioned=False, image_prompt=solid("red")[:60]) == scene
@@ -141,12 +134,10 @@ def test_odd_image_prompts() -> None:
     ids=["many scripts", "emoji", "controls", "one long word", "spaces and markup"],
 )
 def test_any_prompt_has_a_caption(prompt: str) -> None:
-    """Characters without a glyph have a substitute."""
     assert opened(rendered(prompt=prompt)).size == (256, 256)
 
 
 @settings(max_examples=15)
 @given(prompt=st.text(min_size=1, max_size=60), seed=st.integers(), width=st.integers(256, 400))
 def test_any_request_is_rendered(prompt: str, seed: int, width: int) -> None:
-    """Whatever the prompt, and however large or negative the seed."""
     assert opened(rendered(prompt=prompt, seed=seed, width=width)).size == (width, 256)

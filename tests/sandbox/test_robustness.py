@@ -28,7 +28,6 @@ def response_to(url: str, sent: bytes) -> bytes:
 
 
 def is_well(api: Api) -> bool:
-    """Return whether both origins still serve."""
     return api.picture("a kite").status == 200
 
 
@@ -46,7 +45,6 @@ REJECTED = {
 
 @pytest.mark.parametrize("name", REJECTED)
 def test_what_is_not_http(shared: Api, name: str) -> None:
-    """A status of 4xx, or the connection is closed."""
     for origin in (shared.service.url, shared.service.images_url):
         response = response_to(origin, REJECTED[name])
         assert response == b"" or response.split(b" ")[1].startswith(b"4"), response[:200]
@@ -56,7 +54,6 @@ def test_what_is_not_http(shared: Api, name: str) -> None:
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
 def test_any_bytes(shared: Api, sent: bytes) -> None:
-    """Garbage never has a response that reports success."""
     assert b" 200 OK" not in response_to(shared.service.url, sent)
 
 
@@ -70,12 +67,10 @@ def test_any_bytes(shared: Api, sent: bytes) -> None:
     st.sampled_from(["/flux-imagine", "/fetch", "/fetch-many"]),
 )
 def test_any_json(shared: Api, body: object, path: str) -> None:
-    """400 or 404, never 500."""
     assert shared.post(path, body).status in (400, 404)
 
 
 def test_any_values_of_the_fields(shared: Api) -> None:
-    """Of every type, at the limits and beyond them: 200 or 400."""
     chance = random.Random(1)  # noqa: S311 - not a secret
     names = "width height seed steps guidance interval aspect_ratio raw image_prompt x".split()
     values = [0, -1, 2**63, 10**400, 1e308, "", "16:9", "\ud800", None, True, [], {}, 300, "a" * 10_000, 0.5]
@@ -104,7 +99,6 @@ def test_a_body_of_64_mib(shared: Api, chunked: bool) -> None:
 
 
 def test_idle_and_half_sent_connections(shared: Api) -> None:
-    """A hundred of them block nobody."""
     half_a_body = f"{POST}Content-Length: 100\r\n\r\n{{".encode()
     beginnings = [b"", b"POST", b"POST /fetch HTTP/1.1\r\nContent-Le", half_a_body]
     with contextlib.ExitStack() as stack:
@@ -116,7 +110,6 @@ def test_idle_and_half_sent_connections(shared: Api) -> None:
 
 
 def test_clients_that_leave(start: Start) -> None:
-    """During an endless, a silent and a huge response, and a download."""
     lines: list[str] = []
     api = start(log=lines.append)
     picture = api.finished("[[image-trickle]]")["image_url"]
@@ -132,7 +125,6 @@ def test_clients_that_leave(start: Start) -> None:
 
 
 def test_many_clients(api: Api) -> None:
-    """Each gets its own task's picture; the counts agree."""
     with ThreadPoolExecutor(8) as clients:
         pictures = list(clients.map(lambda number: api.picture(f"a kite {number}"), range(32)))
     assert [picture.status for picture in pictures] == [200] * 32

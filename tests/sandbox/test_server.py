@@ -37,7 +37,6 @@ def process(cli: Cli, *options: str) -> Iterator[tuple[Api, "subprocess.Popen[by
 
 
 def test_a_signal_ends_it_while_it_is_busy(cli: Cli) -> None:
-    """Rendering, waiting and holding connections; without a traceback."""
     with process(cli) as (api, server):
         url = api.finished("a kite", width=1440, height=1440)["image_url"]
         for target in (url, url.replace(".png", "-original.png")):
@@ -50,7 +49,6 @@ def test_a_signal_ends_it_while_it_is_busy(cli: Cli) -> None:
 
 
 def test_its_log(cli: Cli) -> None:
-    """One line per request, without keys, queries and control characters, until SIGINT ends it."""
     with process(cli, "--key", "sandbox-only-key") as (api, server):
         api.key = "sandbox-only-key"
         task_id = api.submit("a kite [[fetch-http 503]]")
@@ -130,7 +128,6 @@ def test_a_state_directory_of_0_1_0(tmp_path: Path) -> None:
 
 
 def test_permissions(start: Start, tmp_path: Path) -> None:
-    """The directory and its files are for their owner only."""
     start(directory=tmp_path / "deep" / "er").submit("a kite")
     assert (tmp_path / "deep" / "er").stat().st_mode & 0o777 == 0o700
     for path in (tmp_path / "deep" / "er").iterdir():
@@ -139,7 +136,6 @@ def test_permissions(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["damaged", "newer", "a directory"])
 def test_a_file_of_something_else(tmp_path: Path, kind: str) -> None:
-    """An error with the path, and nothing is changed."""
     file = tmp_path / "tasks.sqlite3"
     if kind == "newer":
         with contextlib.closing(sqlite3.connect(file)) as newer:
@@ -153,7 +149,6 @@ def test_a_file_of_something_else(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_port_in_use(cli: Cli, start: Start) -> None:
-    """Exit code 2 with the port and a hint, for the port of images too."""
     port = int(start().service.url.rpartition(":")[2])
     for given in (port, port - 1):
         done = cli.fails(2, "hint: try another --port", "sandbox", "--port", str(given))
@@ -174,12 +169,10 @@ def test_a_port_in_use(cli: Cli, start: Start) -> None:
     ],
 )
 def test_invalid_options(cli: Cli, options: str, word: str) -> None:
-    """Exit code 2, and nothing on stdout."""
     assert cli.fails(2, word, "sandbox", "--port", "0", *options.split()).stdout == ""
 
 
 def test_the_list_of_faults(cli: Cli) -> None:
-    """In a pipe one row per fault: its usage, its stage, its effect. On a terminal in sections."""
     rows = [line.split("\t") for line in cli("sandbox", "--list-faults").lines]
     assert rows == [[fault.usage, fault.stage, fault.effect] for fault in FAULTS.values()]
     done = cli("sandbox", "--list-faults", tty=True, env={"COLUMNS": "60"})

@@ -22,12 +22,10 @@ def at(share: float, prompt: str) -> dict[str, object]:
 
 
 def result(*missing: str, **changes: object) -> dict[str, object]:
-    """Return the usual result with changes."""
     return {name: value for name, value in {**RESULT, **changes}.items() if name not in missing}
 
 
 def running(percentage: object, status: str = "processing") -> dict[str, object]:
-    """Return a running task."""
     return TASK | {"status": status, "percentage": percentage}
 
 
@@ -78,7 +76,6 @@ ELSEWHERE = "slow seconds data-url protocol-relative host-relative unknown-task 
 
 @pytest.mark.parametrize(("prompt", "share", "expected"), DESCRIPTIONS)
 def test_description(prompt: str, share: float, expected: dict[str, object]) -> None:
-    """A task has the document's fields, changed by its faults, after this share of its duration."""
     assert at(share, prompt) == expected
 
 

@@ -16,23 +16,19 @@ from tests.server import Request, Server, http, in_turn
 
 @pytest.fixture
 def receiver(server: Server) -> Server:
-    """A server that accepts webhooks at /hook."""
     server.routes = {"/hook": http(204)}
     return server
 
 
 def statuses(receiver: Server) -> list[str]:
-    """Return the statuses in the posts, in order."""
     return [request.json()["status"] for request in receiver.received]
 
 
 def secrets(receiver: Server) -> list[str | None]:
-    """Return the secrets in the headers of the posts, in order."""
     return [request.headers.get("x-webhook-secret") for request in receiver.received]
 
 
 def test_updates_and_the_result(start: Start, receiver: Server) -> None:
-    """The objects of /fetch, with the secret; the result's URL leads to the picture."""
     api = start(seconds=0.8)
     task_id = api.submit("a kite", webhook_url=f"{receiver.url}/hook", webhook_secret="hush-123")
     wait_until(lambda: api.service.stats.webhooks == 3)
@@ -54,7 +50,6 @@ def test_schedule(prompt: str, times: list[float | None]) -> None:
 
 
 def test_without_a_secret(api: Api, receiver: Server) -> None:
-    """The header is absent, not empty; a failure is posted as well."""
     api.submit("a kite [[fail]]", webhook_url=f"{receiver.url}/hook")
     wait_until(lambda: statuses(receiver) == ["failed"])
     assert secrets(receiver) == [None]
@@ -62,7 +57,6 @@ def test_without_a_secret(api: Api, receiver: Server) -> None:
 
 
 def test_retries(api: Api, receiver: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event is posted until the receiver accepts it; then nothing follows."""
     monkeypatch.setattr(webhooks, "BACKOFF", (0.01, 0.01, 0.01))
     receiver.routes = {"/hook": in_turn(http(500), http(500), http(204))}
     api.submit("a kite", webhook_url=f"{receiver.url}/hook")
@@ -153,7 +147,6 @@ CHECKS: dict[str, Callable[[Server], bool]] = {
 
 @pytest.mark.parametrize("name", [name for name, fault in FAULTS.items() if fault.stage is Stage.WEBHOOK])
 def test_faults(start: Start, receiver: Server, name: str) -> None:
-    """Each fault of the webhooks."""
     api = start(seconds=0.2 if name == "webhook-out-of-order" else 0)
     api.submit(f"a kite [[{name}]]", webhook_url=f"{receiver.url}/hook", webhook_secret="hush")
     if name == "webhook-never":
