@@ -38,11 +38,11 @@ def test_interrupt_during_imports(cli: Cli) -> None:
 
 
 def test_ignored_interrupt_stays_ignored(cli: Cli) -> None:
-    """As in `flux-cli … &` of a script: a Ctrl-C is meant for others."""
+    """As in `python -m flux_cli … &` of a script: a Ctrl-C is meant for others."""
     code = (
-        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import sys; sys.argv = ['flux-cli', '-V']\n"
-        "from flux_cli.__main__ import run\n"
-        "try: run()\nexcept SystemExit: print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+        "import runpy, signal, sys\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nsys.argv = ['flux-cli', '-V']\n"
+        "try: runpy.run_module('flux_cli', run_name='__main__')\n"
+        "except SystemExit: print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=cli.env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "True"
