@@ -127,6 +127,8 @@ def test_like_recognises_a_picture_that_was_moved(flux: Cli) -> None:
     name = imagine(flux, "wide dunes", "--seed", "3", "--sidecar", *SMALL)
     other = imagine(flux, "a kite", "--sidecar", *SMALL)
     recorded = flux.history()[1]["request"]
+    (flux.cwd / f"{name}.json").write_text("a file of the user's own, which was once an error")
+    assert dry_run(flux, "--like", name) == recorded
     (flux.cwd / f"{name}.json").unlink()
     assert dry_run(flux, "--like", name) == recorded
     (flux.cwd / "moved").mkdir()
@@ -145,6 +147,8 @@ def test_like_without_history(cli: Cli) -> None:
     content = {"flux_cli_sidecar": 1, "request": request, "sha256": "0" * 64}
     (cli.cwd / "x.png.json").write_text(json.dumps(content))
     assert dry_run(cli, "--like", "x.png") == request
+    (cli.cwd / "x.png.json").write_text("")
+    assert "x.png.json is not a sidecar" in cli("imagine", "--like", "x.png", "--dry-run").stderr
     (cli.cwd / "x.png.json").unlink()
     done = cli("imagine", "--like", "x.png", "--dry-run")
     assert done.code == 6

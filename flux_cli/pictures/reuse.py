@@ -68,12 +68,17 @@ def _of_picture(path: Path) -> Mapping[str, object]:
     from flux_cli.storage.files import sha256_of
     from flux_cli.storage.history import open_readonly
 
+    found, missing = None, LocalFileError(f"{path} has no sidecar and is not in the history")
     beside = sidecar.path_for(path)
-    found = sidecar.read(beside) if os.path.exists(beside) else None
+    if os.path.exists(beside):
+        try:
+            found = sidecar.read(beside)
+        except LocalFileError as error:  # a file of the user's own
+            missing = error
     if found is not None and found.sha256 in (None, sha256_of(path)):
         return found.request
     if record := open_readonly().find_picture(path):
         return record.request
     if found is not None:
         return found.request
-    raise LocalFileError(f"{path} has no sidecar and is not in the history")
+    raise missing
