@@ -574,6 +574,17 @@ def test_unknown_columns(flux: Cli, service: Service) -> None:
     assert flux(*command, "--format", "csv", "--ignore-unknown-columns").code == 0
 
 
+def test_damaged_history(flux: Cli, service: Service) -> None:
+    """One warning; the next run knows everything without it."""
+    write(flux, "a kite", "a cat")
+    flux.history_file.parent.mkdir(parents=True)
+    flux.history_file.write_bytes(b"no database" * 1000)
+    done = flux("batch", "rows.txt", "-o", "out", *SMALL)
+    assert (done.code, done.stderr.count("warning: the batch continues without the history")) == (0, 1)
+    again = flux("batch", "rows.txt", "-o", "out", *SMALL, "-q")
+    assert (again.code, again.stderr, service.submissions) == (0, "", 2)
+
+
 def test_random_seeds(flux: Cli, service: Service) -> None:
     """Each row that sets no seed gets one of its own, which is recorded; it is no changed value later."""
     write(

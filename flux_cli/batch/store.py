@@ -102,7 +102,8 @@ class BatchStore:
     def _object(self, change: Closed) -> Object:
         """Return the object of a row in the results. Paths are absolute."""
         result, job = change.result, change.job
-        result = replace(result, path=_absolute(result.path), original_path=_absolute(result.original_path))
+        original = result.original_path and result.original_path.absolute()
+        result = replace(result, path=result.path and result.path.absolute(), original_path=original)
         return row_object(job.row or "", job.line, self._service, result)
 
     def _entry(self, change: Change) -> bytes:
@@ -146,7 +147,3 @@ class HistoryQueue:
             self._not_before = time.monotonic() + HISTORY_PAUSE_SECONDS
         else:
             self.error = None
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()
