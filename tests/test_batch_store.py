@@ -8,6 +8,7 @@ import resource
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,32 +103,17 @@ def job(key: str = "a", task_id: str | None = None) -> Job:
     return Job(None, row=key, line=7, batch="batch", recorded=REQUEST, task_id=task_id)
 
 
-def done(key: str = "a", task_id: str = "T1", path: str = "/pictures/a.png") -> Closed:
-    """Return the change for a row whose picture is saved."""
-    return Closed(job(key, task_id), Result(Status.FINISHED, task_id=task_id, path=Path(path), request=REQUEST))
+def closed(status: Status, code: int = 0, key: str = "a", task_id: str | None = None, **result: Any) -> Closed:
+    """Return the change for a row that has ended."""
+    ended = Result(status, ExitCode(code), task_id=task_id, request=REQUEST, **result)
+    return Closed(job(key, task_id), ended)
 
 
-def failed(key: str = "a", task_id: str = "T1") -> Closed:
-    """Return the change for a row whose task failed."""
-    result = Result(Status.FAILED, ExitCode.TASK_FAILED, task_id=task_id, request=REQUEST, error="moderated")
-    return Closed(job(key, task_id), result)
-
-
-def unknown(key: str = "a") -> Closed:
-    """Return the change for a row whose submission got no response."""
-    return Closed(job(key), Result(Status.UNKNOWN, ExitCode.OUTCOME_UNKNOWN, request=REQUEST, error="no response"))
-
-
-def unsent(key: str = "a") -> Closed:
-    """Return the change for a row that was not accepted."""
-    return Closed(job(key), Result(Status.UNSENT, ExitCode.NOT_ALLOWED, request=REQUEST, error="402"))
-
-
-def left(key: str = "a", task_id: str = "T1") -> Closed:
-    """Return the change for a row whose task is still running at the end of the run."""
-    return Closed(job(key, task_id), Result(Status.PROCESSING, ExitCode.GAVE_UP_WAITING, task_id=task_id))
-
-
+done = partial(closed, Status.FINISHED, task_id="T1", path=Path("/pictures/a.png"))
+failed = partial(closed, Status.FAILED, 4, task_id="T1", error="moderated")
+unknown = partial(closed, Status.UNKNOWN, 9, error="no response")
+unsent = partial(closed, Status.UNSENT, 3, error="402")
+left = partial(closed, Status.PROCESSING, 7, task_id="T1")
 INTENT, ACCEPTED = Intent(job()), Accepted(job(), "T1")
 POSTPONED = Postponed(job(), "connection refused")
 FINISHED = Finished(job("a", "T1"), Task("T1", Status.FINISHED, response={}, image_url="https://cdn.example/1"))
@@ -194,8 +180,8 @@ def test_state_after_several_runs(
 
 def test_counts_of_rows() -> None:
     """A row is in one of them; what is in none is not sent yet."""
-    counts = RowCounts(total=30, done_before=3, running=7)
-    not_saved = Closed(job(), Result(Status.FINISHED, ExitCode.LOCAL_FILE, task_id="T1"))
+    counts = RowCounts(total=30, done_before=3, running=9)
+    not_saved = closed(Status.FINISHED, 6, task_id="T1")
     for change in (done(), done(), failed(), unknown(), unsent(), left(), left(), left(), not_saved, not_saved):
         counts.handle(Ended(change.job, change.result))
     counts.handle(Submitted(job("b", "T3")))
@@ -368,7 +354,7 @@ def test_journal_is_removed_when_everything_is_over(batch: Batch) -> None:
     """Not before: a killed run's task is still known in the next run."""
     batch.run(INTENT, Intent(job("b")), ACCEPTED, Accepted(job("b"), "T2"), done(), end=Batch.end)
     assert len(batch.journals()) == 1
-    batch.run(failed("b", "T2"), end=Batch.end)
+    batch.run(failed(key="b", task_id="T2"), end=Batch.end)
     assert batch.journals() == []
     assert {line["row"]: line["status"] for line in results(batch.directory)} == {"a": "finished", "b": "failed"}
     assert (batch.state("a"), batch.state("b")) == (RowState.DONE, RowState.FAILED)
@@ -457,7 +443,7 @@ def test_each_commit_is_one_write_and_one_fsync(batch: Batch, monkeypatch: pytes
     assert calls == ["write journal", "fsync journal"]
 
 
-@pytest.mark.parametrize("last", [[unsent("b")], []], ids=["commit", "close"])
+@pytest.mark.parametrize("last", [[unsent(key="b")], []], ids=["commit", "close"])
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_a_full_disk_stops_submissions_and_loses_no_id(
     batch: Batch, monkeypatch: pytest.MonkeyPatch, call: str, last: list[Change]
@@ -651,7 +637,7 @@ T1, T2 = [INTENT, ACCEPTED], [INTENT, Accepted(job(), "T2")]
 
 
 UNSURE = {"exit_code": 9, "error": "no response is known"}
-REJECTED = Closed(job(), Result(Status.FAILED, ExitCode.USAGE, request=REQUEST, error="400"))
+REJECTED = closed(Status.FAILED, 2, error="400")
 FAILED_AGAIN = (RowState.FAILED, "T2")
 
 
