@@ -244,6 +244,12 @@ def test_what_a_run_does_with_a_row(
     assert (plan.submissions, plan.counts.running) == (task_ids.count(None), task_ids.count("T1"))
 
 
+def test_an_exit_code_of_a_later_version() -> None:
+    """It counts as a task that failed."""
+    later = Attempt(RowState.FAILED, "T1", result={"exit_code": 77})
+    assert BatchPlan([row("a")], SETTINGS, {"a": later}).counts.codes == {ExitCode.TASK_FAILED}
+
+
 @pytest.mark.parametrize(
     ("fields", "secret"),
     [({}, None), ({"webhook_url": "u"}, "common"), ({"webhook_url": "u", "webhook_secret": "own"}, "own")],

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, as_recorded, flag, violations
-from flux_cli.batch import rows, state
+from flux_cli.batch import state
 from flux_cli.batch.attempt import Attempt, RowState
 from flux_cli.batch.claims import claimed
 from flux_cli.batch.plan import BatchPlan, BatchSettings, bodies
 from flux_cli.batch.reader import RowFile
 from flux_cli.batch.results import ResultsFile
-from flux_cli.batch.rows import Row
+from flux_cli.batch.rows import Row, check, parse
 from flux_cli.batch.store import BatchStore
 from flux_cli.commands import running
 from flux_cli.commands.service import Service
@@ -88,13 +88,12 @@ def checked_rows(
     defaults, directory = settings.defaults, settings.directory
     if validate and file.format == "text" and (broken := violations({**defaults, "prompt": "…"}, flag)):
         raise UsageError(broken)  # the same for every row, and caused by the flags
-    found, errors = rows.parse(file, settings.shard, directory, ignore_unknown=ignore_unknown)
-    found = [_with_config_defaults(row, defaults, config) for row in found]
-    for row in found:
+    rows, errors = parse(file, settings.shard, directory, ignore_unknown=ignore_unknown)
+    rows = [_with_config_defaults(row, defaults, config) for row in rows]
+    for row in rows:
         console.keep_secret(str(row.fields.get("webhook_secret", "")))
-        errors += [
-            file.error(row.line, message) for message in rows.check(row, directory, defaults, validate=validate)
-        ]
+        messages = check(row, directory, defaults, validate=validate)
+        errors += [file.error(row.line, message) for message in messages]
     for error in sorted(errors, key=lambda error: error.line):
         console.error(error.message)
     if errors:
@@ -102,7 +101,7 @@ def checked_rows(
         raise UsageError(f"nothing was sent: {counted(bad, 'row')} of {file.name} cannot be used")
     if not file.rows:
         raise UsageError(f"{file.name} has no rows")
-    return found
+    return rows
 
 
 def _with_config_defaults(row: Row, flags: Body, config: Config) -> Row:
@@ -118,17 +117,15 @@ def _with_config_defaults(row: Row, flags: Body, config: Config) -> Row:
     return replace(row, fields={**added, **row.fields}) if added else row
 
 
-def print_requests(found: Sequence[Row], settings: BatchSettings) -> ExitCode:
+def print_requests(rows: Sequence[Row], settings: BatchSettings) -> ExitCode:
     """Print the request of each row as it would be recorded, without secrets, one per line."""
-    for row in found:
+    for row in rows:
         console.out_json(bodies(row, settings)[1])
     return ExitCode.OK
 
 
 @contextlib.contextmanager
-def prepared(
-    found: Sequence[Row], settings: BatchSettings, service: str
-) -> Iterator[tuple[BatchPlan, BatchStore]]:
+def prepared(rows: Sequence[Row], settings: BatchSettings, service: str) -> Iterator[tuple[BatchPlan, BatchStore]]:
     """Claim the rows; yield what the run does with them, and where it records its changes.
 
     Raises:
@@ -141,12 +138,12 @@ def prepared(
     with local_errors(directory):
         directory.mkdir(exist_ok=True)
     with claimed(directory, service, settings.shard) as claim:
-        known = state.load(settings.directory, service, found, settings.name, history)
+        known = state.load(settings.directory, service, rows, settings.name, history)
         if known.history_error is not None:
             console.warning(f"{WITHOUT_HISTORY}: {known.history_error.message}")
         if history is not None:
             _record(known.attempts, history, service, settings.name)
-        plan = BatchPlan(found, settings, known.attempts)
+        plan = BatchPlan(rows, settings, known.attempts)
         _check_names(plan)
         recorder = None if history is None else HistoryStore(history, service)
         store = BatchStore(settings.directory, service, known.next_run, claim, recorder)
