@@ -25,8 +25,9 @@ _T = TypeVar("_T")
 
 REQUEST, TASKS, OUTPUT, WAITING, SERVICE = "Request", "Tasks", "Output", "Waiting", "Service"
 """The groups in a command's help."""
-_service_option = partial(typer.Option, rich_help_panel=SERVICE)
-_output_option = partial(typer.Option, rich_help_panel=OUTPUT)
+request_option = partial(typer.Option, rich_help_panel=REQUEST)
+service_option = partial(typer.Option, rich_help_panel=SERVICE)
+output_option = partial(typer.Option, rich_help_panel=OUTPUT)
 
 
 def expanded(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -152,18 +153,18 @@ TaskIds = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", callback=console.set_quiet, help="Print only errors on stderr.")
 ]
-Force = Annotated[bool, _output_option("--force", "-f", help="Replace existing files.")]
-Original = Annotated[bool, _output_option("--original", help="Save the original image too, if there is one.")]
+Force = Annotated[bool, output_option("--force", "-f", help="Replace existing files.")]
+Original = Annotated[bool, output_option("--original", help="Save the original image too, if there is one.")]
 Sidecar = Annotated[
     bool | None,
-    _output_option(
+    output_option(
         "--sidecar/--no-sidecar", help="Write the request next to the picture, as PICTURE.json; see --like."
     ),
 ]
-DryRun = Annotated[bool, _service_option("--dry-run", help="Check and print the requests, and send nothing.")]
+DryRun = Annotated[bool, service_option("--dry-run", help="Check and print the requests, and send nothing.")]
 NoValidate = Annotated[
     bool,
-    _service_option(
+    service_option(
         "--no-validate", help="Send what the local rules would reject, for models newer than this version."
     ),
 ]
@@ -175,7 +176,7 @@ class ServiceOptions:
 
     api_url: Annotated[
         str | None,
-        _service_option(
+        service_option(
             "--api-url",
             envvar="FLUX_CLI_API_URL",
             metavar="URL",
@@ -184,18 +185,18 @@ class ServiceOptions:
     ] = None
     sandbox: Annotated[
         bool | None,
-        _service_option(
+        service_option(
             "--sandbox", envvar="FLUX_CLI_SANDBOX", help="Use the embedded sandbox: free, offline, no key needed."
         ),
     ] = None
     quiet: Annotated[
-        bool, _service_option("--quiet", "-q", callback=console.set_quiet, help="Print only errors on stderr.")
+        bool, service_option("--quiet", "-q", callback=console.set_quiet, help="Print only errors on stderr.")
     ] = False
     verbose: Annotated[
         bool,
-        _service_option("--verbose", "-v", help="Print requests and responses on stderr, without key and secret."),
+        service_option("--verbose", "-v", help="Print requests and responses on stderr, without key and secret."),
     ] = False
-    json: Annotated[bool, _service_option("--json", help="Print JSON Lines on stdout: one object per line.")] = (
+    json: Annotated[bool, service_option("--json", help="Print JSON Lines on stdout: one object per line.")] = (
         False
     )
     debug: Annotated[bool, typer.Option("--debug", hidden=True)] = False
@@ -281,13 +282,12 @@ class RequestOptions:
 def _request_option(field: Field) -> inspect.Parameter:
     name = flag(field.name).strip("`")
     names = [f"{name}/--no-{name[2:]}"] if field.kind is bool else [name, *([field.short] if field.short else [])]
-    option = typer.Option(
+    option = request_option(
         *names,
         metavar=field.metavar,
         help=field.description,
         envvar=field.envvar,
         autocompletion=completion.for_field(field),
-        rich_help_panel=REQUEST,
     )
     kind = bool | None if field.kind is bool else str | None
     return _parameter(field.name, Annotated[kind, option], None)
@@ -299,7 +299,7 @@ class OutputOptions:
 
     output: Annotated[
         str | None,
-        _output_option(
+        output_option(
             "--output",
             "-o",
             metavar="PATH",
@@ -342,12 +342,12 @@ class PictureOptions:
     sidecar: Sidecar = None
     preview: Annotated[
         bool,
-        _output_option(
+        output_option(
             "--preview",
             help="Show the picture in the terminal (Kitty, Sixel or half blocks); needs the extra `preview`.",
         ),
     ] = False
-    viewer: Annotated[bool, _output_option("--open", help="Open the picture in the default viewer.")] = False
+    viewer: Annotated[bool, output_option("--open", help="Open the picture in the default viewer.")] = False
 
     def with_default(self, *, sidecar: bool) -> "PictureOptions":
         """Return these options with a default for `--sidecar`."""

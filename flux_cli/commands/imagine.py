@@ -50,24 +50,22 @@ def imagine(
     *,
     like: Annotated[
         str | None,
-        typer.Option(
+        options.request_option(
             "--like",
             metavar="EARLIER",
             autocompletion=completion.tasks_or_files,
             help="Start from an earlier request, without its webhook: a task ID, a picture or its sidecar.",
-            rich_help_panel=options.REQUEST,
         ),
     ] = None,
     request: RequestOptions,
     count: Annotated[
         int | None,
-        typer.Option(
+        options.output_option(
             "--count",
             "-n",
             parser=options.integer(1),
             metavar="N",
             help="The number of pictures. With --seed S, they get the seeds S, S+1 and so on. Default: 1.",
-            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     output: OutputOptions,
@@ -110,7 +108,10 @@ def imagine(
     target = None if no_wait else output.target(service, config, count, dry_run=dry_run)
     saved.check(pictures, target)
     if dry_run:
-        return _print_bodies(bodies, has_secret="webhook_secret" in body)
+        secret = {"webhook_secret": REDACTED} if "webhook_secret" in body else {}
+        for _, kept in bodies:
+            console.out_json({**kept, **secret}, indent=2 if sys.stdout.isatty() else None)
+        return ExitCode.OK
 
     from flux_cli.commands import running  # with the modules below 40 ms
     from flux_cli.engine.job import Job
@@ -205,11 +206,3 @@ def _with_seeds(body: Body, recorded: dict[str, Any], count: int) -> list[tuple[
     if not isinstance(seed, int):
         return [(body, recorded)] * count
     return [({**body, "seed": seed + n}, {**recorded, "seed": seed + n}) for n in range(count)]
-
-
-def _print_bodies(bodies: list[tuple[Body, dict[str, Any]]], *, has_secret: bool) -> ExitCode:
-    """Print what would be sent, without the image prompt and the secret."""
-    secret = {"webhook_secret": REDACTED} if has_secret else {}
-    for _, recorded in bodies:
-        console.out_json({**recorded, **secret}, indent=2 if sys.stdout.isatty() else None)
-    return ExitCode.OK

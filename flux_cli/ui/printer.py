@@ -44,12 +44,10 @@ class ResultPrinter(Part):
         if not isinstance(event, Ended):
             return
         job, result = event.job, event.result
-        if result.content is not None:
+        if result.content is not None or self._jobs is None:
             self._print(job, result)
-            if self.failure is not None:
+            if result.content is not None and self.failure is not None:
                 raise NotDeliveredError(self.failure)
-        elif self._jobs is None:
-            self._print(job, result)
         else:
             self._results[job] = result
             while self._jobs and self._jobs[0] in self._results:
