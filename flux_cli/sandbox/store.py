@@ -125,6 +125,8 @@ class TaskStore:
         Return its task, its number within the task (from 0), and how often posting it has failed. Call
         `settle_webhook` afterwards. If the server ends before that, another one claims the event.
         """
+        if (due := self.next_webhook()) is None or due > now:  # without a lock, which others would wait for
+            return None
         with self._database as database:
             rows = database.execute(
                 "UPDATE tasks SET webhook_due = ? WHERE task_id = ("
