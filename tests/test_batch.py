@@ -21,7 +21,7 @@ from flux_cli.ui.batch_summary import print_unresolved
 from tests.batches import SMALL, charged, pictures, results, write
 from tests.conftest import KEY, Cli, Service, interrupt, port_to_come_back_to, wait_until
 from tests.screen import Screen
-from tests.server import Server, in_turn, reply, submitted
+from tests.server import Server, in_turn, png, reply, submitted
 
 
 def test_each_row_is_made_once(flux: Cli, service: Service) -> None:
@@ -120,10 +120,14 @@ def test_dry_run(cli: Cli) -> None:
     (cli.cwd / "rows.csv").write_text(
         "prompt,seed,webhook_url,webhook_secret\na,1,,\nb,2,https://x.example,hush-hush\n"
     )
-    done = cli("batch", "rows.csv", "-o", "out", "--dry-run", "--shard", "2/2", "--model", "flux-dev")
+    (cli.cwd / "in.png").write_bytes(png())
+    flags = ("--shard", "2/2", "--model", "flux-dev", "--image-prompt", "in.png")
+    done = cli("batch", "rows.csv", "-o", "out", "--dry-run", *flags)
     assert done.code == 0, done.stderr
-    assert done.objects == [{"model": "flux-dev", "prompt": "b", "seed": 2, "webhook_url": "https://x.example"}]
-    assert cli.files() == ["rows.csv"]
+    (request,) = done.objects
+    assert request.pop("image_prompt")["source"] == str(cli.cwd / "in.png")
+    assert request == {"model": "flux-dev", "prompt": "b", "seed": 2, "webhook_url": "https://x.example"}
+    assert cli.files() == ["in.png", "rows.csv"]
     assert not cli.history_file.exists()
 
 

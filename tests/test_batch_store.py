@@ -190,7 +190,7 @@ def test_counts_of_rows() -> None:
     assert (counts.unknown_lines, counts.codes) == ([7], {4, 9})
 
 
-SETTINGS = BatchSettings(Path("out"), "rows", {"model": "flux-pro"}, {"model": "flux-pro"})
+SETTINGS = BatchSettings(Path("out"), "rows", {"model": "flux-pro"})
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ class BatchSettings:
     """What messages call the file of the rows."""
     defaults: Body
     """The fields of rows that do not set them, as they are sent."""
-    recorded: Mapping[str, object]
-    """These fields as they are recorded."""
+    image_prompt: Mapping[str, object] | None = None
+    """What is recorded of the image prompt among the defaults."""
     secret: str | None = None
     """The webhook secret of rows that do not set one."""
     random_seeds: bool = False
@@ -201,7 +201,7 @@ class BatchPlan:
     def _has_changed(self, row: Row, attempt: Attempt) -> bool:
         if attempt.request is None:
             return False
-        now = {**self.settings.recorded, **row.fields}
+        now = {**self.settings.defaults, **row.fields}
         names = {*now, *attempt.request} - {"image_prompt", "webhook_secret"}
         if self.settings.random_seeds and "seed" not in row.fields:
             names.discard("seed")
@@ -225,7 +225,7 @@ def bodies(row: Row, settings: BatchSettings) -> tuple[Body, dict[str, object], 
     if settings.secret and "webhook_url" in body:
         body.setdefault("webhook_secret", settings.secret)
     if "image_prompt" not in row.fields:
-        return body, as_recorded(body, settings.recorded.get("image_prompt")), None
+        return body, as_recorded(body, settings.image_prompt), None
     source = str(row.fields["image_prompt"])
     kept = as_recorded(body, image_prompt.description(source))
     del body["image_prompt"]

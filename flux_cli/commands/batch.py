@@ -130,12 +130,12 @@ def batch(
     own_rows = Shard.parse(shard)
     directory = batching.directory_of(output, config)
     rows_file = reader.read(file, sys.stdin.buffer, format_name)
-    defaults, recorded = batching.flag_defaults(request, config, file, rows_file.format)
+    defaults, image_prompt = batching.flag_defaults(request, config, file, rows_file.format)
     settings = BatchSettings(
         directory=directory,
         file_name=rows_file.name,
         defaults=defaults,
-        recorded=recorded,
+        image_prompt=image_prompt,
         secret=request.webhook_secret or config.webhook_secret,
         random_seeds=request.has_random_seed,
         shard=own_rows,

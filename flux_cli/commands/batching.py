@@ -5,9 +5,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, as_recorded, flag, violations
+from flux_cli.api.request import DEFAULT_MODEL, FIELDS, Body, flag, violations
 from flux_cli.batch import state
 from flux_cli.batch.attempt import Attempt, RowState
 from flux_cli.batch.claims import claimed
@@ -53,8 +52,8 @@ def directory_of(output: str | None, config: Config) -> Path:
 
 def flag_defaults(
     request: RequestOptions, config: Config, file: str, format_name: str
-) -> tuple[Body, dict[str, Any]]:
-    """Return the fields that the flags set for all rows: as they are sent, and as they are recorded.
+) -> tuple[Body, Mapping[str, object] | None]:
+    """Return the fields that the flags set for all rows, and what is recorded of the image prompt.
 
     For a text file the flags are checked against all rules, since its rows add only a prompt.
 
@@ -74,7 +73,7 @@ def flag_defaults(
     if broken:
         rules = violations({**body, "prompt": "…"}, flag) if format_name == "text" else ()
         raise UsageError([*broken, *rules])
-    return body, as_recorded(body, image and image.described())
+    return body, image.described() if image else None
 
 
 def checked_rows(
