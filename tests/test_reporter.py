@@ -364,10 +364,12 @@ def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) ->
     assert third == "retrying: HTTP 503"
     assert [row[:12] for row in rows] == [" 2/12 kite 2", " 3/12 kite 3", " 4/12 kite 4", " 5/12 kite 5"]
     assert [row.split()[-2] for row in rows] == ["90%", "saving", "0%", "50%"]
+    bar._start -= 1000
     for job in some[1:3]:
         handle(Ended(job, finished(job)))
     assert terminal.shown()[0].endswith(" 3/12")
-    assert re.search(r"9 running, 1 failed, 0:0\d elapsed, [\d.]+ per (second|minute), ", terminal.shown()[1])
+    summary = r"9 running, 1 failed, 16:4\d elapsed, 0\.1 per minute, 1:15:\d\d left"
+    assert re.fullmatch(summary, terminal.shown()[1])
     for part in parts:
         part.close()
     assert terminal.shown() == []
