@@ -624,6 +624,17 @@ def test_an_explicit_name_is_exact(attempts: Attempts) -> None:
     assert attempts.save(transfer=attempts.to(generated)).path == attempts.directory / "cat-1.png"
 
 
+def test_a_name_that_promises_another_format(attempts: Attempts) -> None:
+    for content, named in (
+        (picture(JPEG), "a JPEG"),
+        (picture(WEBP), "a WebP"),
+        (boxes(b"meta", b"mdat"), "an AVIF"),
+    ):
+        attempts.replies(http(200, content))
+        result = attempts.save(transfer=attempts.to(Target(attempts.directory, f"{named}.png", explicit=True)))
+        assert result.warning == f"{result.path} contains {named}"
+
+
 def test_force_does_not_replace_the_runs_own_pictures(attempts: Attempts) -> None:
     """Two pictures of one run whose names are the same are both kept."""
     (attempts.directory / "cat.png").write_bytes(b"old")
