@@ -186,7 +186,7 @@ def test_counts_of_rows() -> None:
         counts.handle(Ended(change.job, change.result))
     counts.handle(Submitted(job("b", "T3")))
     assert (counts.done, counts.failed, counts.unknown, counts.left, counts.not_saved) == (2, 1, 1, 3, 2)
-    assert (counts.ended, counts.running, counts.not_sent, counts.exit_code) == (7, 2, 16, 9)
+    assert (counts.ended, counts.running, counts.not_sent) == (7, 2, 16)
     assert (counts.unknown_lines, counts.codes) == ([7], {4, 9})
 
 

@@ -182,12 +182,12 @@ def read(directory: Path, rows: Collection[bytes] | None = None) -> Journals:
     entries: list[tuple[str, Object]] = []
     for path in paths:
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                entries += [(path.name, entry) for line in file if (entry := decoded(line, rows))]
         except FileNotFoundError:
             return read(directory, rows)
         except OSError as error:
             raise LocalFileError(f"cannot read {path}: {os_reason(error)}") from None
-        entries += [(path.name, entry) for line in content.split(b"\n") if (entry := decoded(line, rows))]
     return Journals(paths, entries)
 
 

@@ -14,7 +14,7 @@ from flux_cli.batch.shards import Shard
 from flux_cli.engine.events import Ended, Event, Submitted
 from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
-from flux_cli.errors import ExitCode, worst
+from flux_cli.errors import ExitCode
 from flux_cli.pictures import image_prompt
 from flux_cli.storage.filesystem import local_errors
 from flux_cli.storage.record import STDOUT
@@ -87,11 +87,6 @@ class RowCounts:
     def not_sent(self) -> int:
         """Rows that have no accepted submission yet."""
         return self.total - self.ended - self.left - self.not_saved - self.running
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """The worst exit code of the failed and unknown rows."""
-        return worst(self.codes)
 
     def handle(self, event: Event) -> None:
         """Update the counts."""

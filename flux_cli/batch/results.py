@@ -34,8 +34,12 @@ class ResultsFile:
         Only for `rows`, if given, whose keys are encoded.
         """
         found: dict[Key, Object] = {}
-        with local_errors(self.path, "read"), contextlib.suppress(FileNotFoundError):
-            for line in self.path.read_bytes().split(b"\n"):
+        with (
+            local_errors(self.path, "read"),
+            contextlib.suppress(FileNotFoundError),
+            self.path.open("rb") as file,
+        ):
+            for line in file:
                 value = decoded(line, rows)
                 if value is not None and _replaces(value, found.get(key_of(value))):
                     found[key_of(value)] = {name: each for name, each in value.items() if name != "raw"}

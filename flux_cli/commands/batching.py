@@ -253,4 +253,4 @@ def run(
         batch_summary.print_counts(counts, time.monotonic() - started, before, after)
         batch_summary.print_unresolved(counts, settings.file_name, failed_before)
     failed = store.results_error
-    return worst([reporter.exit_code(code), counts.exit_code, failed.exit_code if failed else ExitCode.OK])
+    return worst([reporter.exit_code(code), *counts.codes, failed.exit_code if failed else ExitCode.OK])
