@@ -18,6 +18,7 @@ from PIL import Image
 from flux_cli.commands import running
 from flux_cli.commands.service import Service as Connected
 from tests.conftest import Cli, Service
+from tests.server import Server, reply
 
 SMALL = ("--width", "256", "--height", "256", "-q")
 
@@ -380,6 +381,14 @@ def test_many_pictures_are_announced_with_their_cost(flux: Cli, service: Service
     assert not [line for line in others if line.startswith("warning")]
     assert "submitting" not in flux("imagine", "x", "-n", "10", "--no-wait").stderr
     assert service.submissions == 21
+
+
+def test_a_rejected_key_stops_many_pictures_before_they_are_announced(cli: Cli, server: Server) -> None:
+    server.routes = {"/account": reply({}, 401)}
+    done = cli("imagine", "x", "-n", "11")
+    assert (done.code, server.submissions) == (3, 0)
+    assert done.stderr.splitlines()[0] == "error: the service rejected the key: HTTP 401"
+    assert "submitting" not in done.stderr
 
 
 @pytest.mark.parametrize(
