@@ -224,8 +224,8 @@ def test_a_row_that_is_forbidden(cli: Cli, server: Server) -> None:
 def test_submitted_rows_outlive_a_rejected_key(cli: Cli, server: Server) -> None:
     """On another host, they are waited for, saved and recorded; each new row has its JSON object."""
     write(cli, "a kite", "a cat", "a dog")
-    server.routes = {"/fetch": reply({"status": "processing"})}
-    assert cli("batch", "rows.txt", "-o", "out", "--max-tasks", "1", "--timeout", "0.5").code == 7
+    server.routes = {"/fetch": reply({}, 401)}
+    assert cli("batch", "rows.txt", "-o", "out", "--max-tasks", "1").code == 3
     server.routes = {"/account": reply({}, 401)}
     cli.env["XDG_STATE_HOME"] = str(cli.home / "other")
     done = cli("batch", "rows.txt", "-o", "out", "--json")
@@ -534,8 +534,8 @@ def test_another_host_resumes_with_the_same_home(
     monkeypatch.setattr("flux_cli.storage.history.is_shared", lambda _: True)
     monkeypatch.setattr("flux_cli.storage.history.host_id", lambda: "one-00000000")
     write(cli, "a kite")
-    server.routes = {"/fetch": reply({"status": "processing"})}
-    assert cli("batch", "rows.txt", "-o", "out", "--timeout", "0.5").code == 7
+    server.routes = {"/fetch": reply({}, 401)}
+    assert cli("batch", "rows.txt", "-o", "out").code == 3
     monkeypatch.setattr("flux_cli.storage.history.host_id", lambda: "two-00000000")
     assert cli("imagine", "a cat", "--no-wait").code == 0
     server.routes = {}
