@@ -150,6 +150,8 @@ def test_unknown_outcomes(response: Response) -> None:
         submitted(response)
     assert ("no usable task ID" in raised.value.message) == (200 <= response.code < 300)
     assert f"HTTP {response.code}" in raised.value.message
+    empty = 200 <= response.code < 300 and not response.content
+    assert raised.value.message.endswith("no usable task ID: an empty body") == empty
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,9 @@ def test_urls_are_resolved() -> None:
     ],
 )
 def test_status_checks_that_fail(response: Response, kind: type[FluxError]) -> None:
-    assert type(fetched(response)) is kind
+    error = fetched(response)
+    assert type(error) is kind
+    assert kind is not UnknownTaskError or (error.hint is not None) == (response.code in (404, 410))
 
 
 @pytest.mark.parametrize(
