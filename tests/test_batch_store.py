@@ -138,6 +138,8 @@ FINISHED = Finished(job("a", "T1"), Task("T1", Status.FINISHED, response={}, ima
         ([INTENT, ACCEPTED, done()], RowState.DONE, "T1"),
         ([INTENT, ACCEPTED, failed()], RowState.FAILED, "T1"),
         ([INTENT, unknown()], RowState.UNKNOWN, None),
+        ([INTENT, closed(Status.FAILED, 2)], RowState.FAILED, None),
+        ([INTENT, closed(Status.FAILED, 3)], RowState.NEW, None),
     ],
 )
 def test_state_after_a_kill(
@@ -518,7 +520,9 @@ class BrokenHistory:
 
 
 @pytest.mark.parametrize("error", [StoreBusyError("locked"), LocalFileError("read-only")])
-def test_the_history_never_stops_a_batch(monkeypatch: pytest.MonkeyPatch, error: LocalFileError) -> None:
+def test_the_history_never_stops_a_batch(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch, error: LocalFileError
+) -> None:
     """What it cannot take now it gets later, in order, after a pause: each attempt takes long."""
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
@@ -533,7 +537,9 @@ def test_the_history_never_stops_a_batch(monkeypatch: pytest.MonkeyPatch, error:
     history.failures = 1
     queue.commit([INTENT])
     assert queue.error is error
-    queue.commit([], last=True)  # at once
+    store = batch.start()
+    store.history = queue
+    store.close()  # at once
     assert history.recorded[5:] == [INTENT]
 
 
