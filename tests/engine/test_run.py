@@ -116,6 +116,12 @@ def test_429_is_resent_after_retry_after(asked: float | None, least: float, most
     assert kinds == [Intent, Postponed, Intent, Accepted]
 
 
+def test_resubmissions_keep_their_order() -> None:
+    client = ScriptedClient([*[RateLimitedError("slow down", 1.0)] * 3, "a", "b", "c"])
+    drive(new_jobs(3), client)
+    assert [body["prompt"] for _, body in client.sent[3:]] == ["p1", "p2", "p3"]
+
+
 def test_the_next_job_is_sent_when_the_pause_ends() -> None:
     """Although nothing else is due then."""
     client = ScriptedClient([RateLimitedError("slow down", 30.0), "task-1"])
