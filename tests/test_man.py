@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,17 +22,23 @@ PAGES = sorted((ROOT / "man").glob("man[0-9]/flux-cli*.[0-9]"))
 SOURCES = sorted((ROOT / "man").glob("flux-cli*.rst"))
 
 
-def shown(path: Path) -> str:
-    """Return a page as man shows it, on a wide terminal and without overstriking."""
-    tool("man")
-    env = {"PATH": os.environ["PATH"], "MANWIDTH": "200", "LC_ALL": "C.UTF-8", "MANROFFOPT": "-c"}
-    done = subprocess.run(["man", "--local-file", path], env=env, capture_output=True, text=True, check=True)
+def rendered(path: Path, *command: str) -> str:
+    """Return a page as a renderer shows it, without overstriking; it must print no warning."""
+    done = subprocess.run([*command, path], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return re.sub(".\b", "", done.stdout)
 
 
-def section(text: str, title: str) -> str:
-    found = re.search(rf"^{title}\n(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+@cache
+def shown(name: str) -> str:
+    """Return a page as man shows it, on a wide terminal."""
+    tool("man")
+    settings = ("MANWIDTH=200", "LC_ALL=C.UTF-8", "MANROFFOPT=-c")
+    return rendered(ROOT / "man" / f"man{name[-1]}" / name, "env", *settings, "man", "--local-file")
+
+
+def section(name: str, title: str) -> str:
+    found = re.search(rf"^{title}\n(.*?)(?=^\S|\Z)", shown(name), re.MULTILINE | re.DOTALL)
     assert found, f"{title} is missing"
     return found[1]
 
@@ -40,12 +47,8 @@ def flags(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
 
 
-def exit_codes(text: str) -> set[int]:
-    return set(map(int, re.findall(r"^ {7}(\d+) {4,}[A-Z-]", text, re.MULTILINE)))
-
-
-def page(name: str) -> Path:
-    return ROOT / "man" / f"man{name[-1]}" / name
+def exit_codes(name: str) -> set[int]:
+    return set(map(int, re.findall(r"^ {7}(\d+) {4,}[A-Z-]", section(name, "EXIT STATUS"), re.MULTILINE)))
 
 
 def test_pages_are_up_to_date(tmp_path: Path) -> None:
@@ -76,22 +79,14 @@ def test_lists_are_complete(name: str, terms: tuple[str, ...]) -> None:
     assert set(re.findall(r"^\*\*(\{?[a-z_0-9]+\}?)\*\*\n    ", source, re.MULTILINE)) == set(terms)
 
 
-def rendered(path: Path, *command: str) -> str:
-    """Return a page as a renderer shows it, without overstriking; it must print no warning."""
-    done = subprocess.run([*command, path], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    return re.sub(".\b", "", done.stdout)
-
-
 @pytest.mark.needs("mandoc", "groff")
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_page(path: Path) -> None:
     assert rendered(path, "mandoc", "-T", "lint", "-W", "all") == ""
     assert rendered(path, "groff", "-ww", "-man", "-T", "utf8", "-z") == ""
-    text = shown(path)
     call = ["SYNOPSIS", "OPTIONS"] if path.suffix == ".1" else []
     for title in ("NAME", "DESCRIPTION", "EXAMPLES", "ENVIRONMENT", "FILES", "EXIT STATUS", "SEE ALSO", *call):
-        assert section(text, title).strip()
+        assert section(path.name, title).strip()
     names = re.findall(r"(flux-cli[a-z-]*)\((\d)\)", re.sub(r"\s+", "", path.read_text().replace("\\", "")))
     assert names
     assert {f"{name}.{number}" for name, number in names} <= {path.name for path in PAGES}
@@ -110,32 +105,31 @@ def test_no_word_is_broken(path: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", SUMMARIES)
 def test_page_of_a_command(cli: Cli, command: str) -> None:
-    text = shown(page(f"flux-cli-{command}.1"))
+    name = f"flux-cli-{command}.1"
     lines = cli(command, "--help", env={"COLUMNS": "200", "LC_ALL": "C.UTF-8"}).lines
     options = "\n".join(lines).partition("Examples:")[0]
     assert "--help" in flags(options)
-    assert flags(options) <= flags(text)
+    assert flags(options) <= flags(shown(name))
     variables = re.findall(r"Environment:\s+(\w+)\.", options)
-    assert set(variables) <= set(re.findall(r"^ {7}(\w+)", section(text, "ENVIRONMENT"), re.MULTILINE))
+    assert set(variables) <= set(re.findall(r"^ {7}(\w+)", section(name, "ENVIRONMENT"), re.MULTILINE))
     examples = [line.strip() for line in lines if line.lstrip().startswith("$ ")]
-    assert examples == [] or [line.strip() for line in section(text, "EXAMPLES").splitlines() if line] == examples
-    status = section(text, "EXIT STATUS")
-    codes = exit_codes(status)
+    assert examples == [] or [line.strip() for line in section(name, "EXAMPLES").splitlines() if line] == examples
+    codes = exit_codes(name)
     assert {0, 2} <= codes
     assert (8 in codes) == (command == "fetch")
     assert (9 in codes) == (command in {"imagine", "batch"})
     assert (7 in codes) == (command in {"imagine", "batch", "fetch", "wait"})
-    assert "flux-cli-exit-codes(7)" in status
+    assert "flux-cli-exit-codes(7)" in section(name, "EXIT STATUS")
 
 
 def test_exit_codes() -> None:
     for name in ("flux-cli-exit-codes.7", "flux-cli.1"):
-        assert exit_codes(section(shown(page(name)), "EXIT STATUS")) == set(ExitCode)
+        assert exit_codes(name) == set(ExitCode)
 
 
 def test_files(cli: Cli) -> None:
     """On Linux, with nothing set in the environment."""
-    files = section(shown(page("flux-cli.1")), "FILES")
+    files = section("flux-cli.1", "FILES")
     cli.env = {"HOME": str(cli.home), "PATH": cli.env["PATH"]}
     assert cli("config", "path").stdout.strip().replace(str(cli.home), "~") in files
     assert cli("imagine", "x", "--sandbox", "--no-wait").code == 0
@@ -146,9 +140,8 @@ def test_files(cli: Cli) -> None:
 
 def test_config_page(cli: Cli) -> None:
     """The example works, and the page, which is flux-cli-config(5), does not refer to itself."""
-    text = shown(page("flux-cli-config.5"))
-    assert "flux-cli-config(5)" not in section(text, "FILES")
-    example = section(text, "EXAMPLES")
+    assert "flux-cli-config(5)" not in section("flux-cli-config.5", "FILES")
+    example = section("flux-cli-config.5", "EXAMPLES")
     cli.config.parent.mkdir(parents=True)
     cli.config.write_text("\n".join(line.strip() for line in example.splitlines()))
     listed = [line for line in cli("config", "list").lines if line.endswith("# file")]
@@ -157,7 +150,7 @@ def test_config_page(cli: Cli) -> None:
 
 
 def test_example_script() -> None:
-    example = section(shown(page("flux-cli-exit-codes.7")), "EXAMPLES")
+    example = section("flux-cli-exit-codes.7", "EXAMPLES")
     done = subprocess.run(["sh", "-n"], input=example, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "flux-cli imagine" in example

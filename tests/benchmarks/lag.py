@@ -6,6 +6,7 @@ one: a multiple of the polling interval would measure the interval rather than t
 the API. Other load on the machine increases the lags, so it is printed too.
 """
 
+import itertools
 import json
 import os
 import sqlite3
@@ -13,10 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -45,57 +44,35 @@ print(json.dumps({"task_id": task["id"], "requests": requests}))
 """
 
 
-@dataclass(frozen=True)
-class Run:
-    """One task: the tool, whether it reports percentages, and its nominal and real duration in seconds."""
-
-    tool: str
-    percentages: bool
-    nominal: float
-    seconds: float
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        """The target: the mean lag in seconds, and the requests."""
-        if self.percentages:
-            return 0.3, 5 + 0.75 * self.nominal
-        return 0.15 + 0.05 * self.nominal, 8 + self.nominal
-
-
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    runs = [
-        Run(tool, percentages, nominal, nominal * (1 + SPREAD * (2 * (number + 0.5) / count - 1)))
-        for number in range(count)
-        for percentages in (True, False)
-        for nominal in LENGTHS
-        for tool in ("flux-cli", "SDK, 3 s")
-    ]
-    seen: dict[tuple[str, bool, float], list[tuple[float, int]]] = defaultdict(list)
-    with tempfile.TemporaryDirectory() as name, sandbox(Path(name)) as url, ThreadPoolExecutor(len(runs)) as pool:
-        pending, env = [], environment(Path(name), url)
-        for number, run in enumerate(runs):
-            pending.append(pool.submit(measured, run, Path(name) / f"{number}.png", env))
+    cases = list(itertools.product((True, False), LENGTHS, ("flux-cli", "SDK, 3 s")))
+    results: dict[tuple[bool, float, str], list[Future[tuple[float, int]]]] = {case: [] for case in cases}
+    with tempfile.TemporaryDirectory() as name, sandbox(Path(name)) as url, ThreadPoolExecutor(99) as pool:
+        for number, case in itertools.product(range(count), cases):
+            percentages, length, tool = case
+            seconds = length * (1 + SPREAD * (2 * (number + 0.5) / count - 1))
+            prompt = f"a kite [[slow {seconds:.3f}]]" + ("" if percentages else " [[no-percentage]]")
+            path = Path(name) / f"{number} {case}.png"
+            results[case].append(pool.submit(measured, tool, prompt, path, environment(Path(name), url)))
             time.sleep(STAGGER_SECONDS)
-        for run, result in zip(runs, pending, strict=True):
-            seen[run.tool, run.percentages, run.nominal].append(result.result())
     print(f"load of the machine: {os.getloadavg()[0]:.1f}, on {os.cpu_count()} processors")
     titles = f"{'task':>5} {'lag':>5} {'most':>5} {'target':>6} {'requests':>8} {'target':>6}"
     print(f"{'':10} {'percentages':11} {titles}   (times in seconds)")
-    for run in dict.fromkeys(Run(run.tool, run.percentages, run.nominal, 0) for run in runs):
-        lags, requests = zip(*seen[run.tool, run.percentages, run.nominal], strict=True)
-        lag, most = run.limits  # of flux-cli
+    for (percentages, length, tool), futures in results.items():
+        lags, requests = zip(*(future.result() for future in futures), strict=True)
+        lag = 0.3 if percentages else 0.15 + 0.05 * length
+        most = 5 + 0.75 * length if percentages else 8 + length
         print(
-            f"{run.tool:10} {'yes' if run.percentages else 'no':11} {run.nominal:5.1f}"
-            f" {mean(lags):5.2f} {max(lags):5.2f} {lag:6.2f} {mean(requests):8.1f} {most:6.1f}"
+            f"{tool:10} {'yes' if percentages else 'no':11} {length:5.1f} {mean(lags):5.2f} {max(lags):5.2f}"
+            f" {lag:6.2f} {mean(requests):8.1f} {most:6.1f}"
         )
 
 
-def measured(run: Run, path: Path, env: dict[str, str]) -> tuple[float, int]:
+def measured(tool: str, prompt: str, path: Path, env: dict[str, str]) -> tuple[float, int]:
     """Return a run's lag, from the end of the task to the whole file, in seconds, and its requests."""
-    prompt = f"a kite [[slow {run.seconds:.3f}]]" + ("" if run.percentages else " [[no-percentage]]")
     command: list[str | Path] = [sys.executable, "-c", SDK, env["FLUX_CLI_API_URL"], prompt, path]
-    if run.tool == "flux-cli":
+    if tool == "flux-cli":
         command = [FLUX_CLI, *"imagine --width 256 --height 256 --json -v -o".split(), path, prompt]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
     printed = json.loads(done.stdout)
