@@ -332,8 +332,8 @@ def test_range_at_the_end(shared: Api) -> None:
     for fault in ("", "[[damaged-image]]", "[[cut-download]]", "[[chunked]]", "[[gzip]]"):
         url = shared.finished(f"a kite {fault}")["image_url"]
         size = len(exchange("GET", f"{url}?again=1").body)
-        for given in (f"bytes={size}-", "bytes=nonsense"):
-            assert exchange("GET", url, headers={"Range": given}).status == 416
+        for wanted in (f"bytes={size}-", "bytes=nonsense"):
+            assert exchange("GET", url, headers={"Range": wanted}).status == 416
 
 
 def test_first_bytes(shared: Api) -> None:
