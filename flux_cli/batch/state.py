@@ -47,7 +47,7 @@ def load(
     keys = {encoded(row.key) for row in rows}
     journals = journal.read(directory / STATE_NAME, keys)
     results = ResultsFile(directory).read(keys)
-    attempts = journals.attempts({key: each for key, each in results.items() if key[0] == service})
+    attempts = journals.attempts(results)
     found: dict[str, Attempt] = {}
     missing: list[Object] = []
     history_error: LocalFileError | None = None

@@ -151,7 +151,11 @@ def prepared(rows: Sequence[Row], settings: BatchSettings, service: str) -> Iter
             yield plan, store
         finally:
             store.close()
-            _report_errors(store)
+            if store.results_error is not None:
+                console.error(store.results_error.message)
+                console.hint("the pictures are saved; a later run adds the missing lines")
+            if store.history.error is not None:
+                console.warning(f"the history lacks rows of this batch: {store.history.error.message}")
             if plan.counts.ended == plan.counts.total:
                 with contextlib.suppress(LocalFileError):
                     state.compact(settings.directory, claim, store)
@@ -193,14 +197,6 @@ def _check_names(plan: BatchPlan) -> None:
     if errors:
         what = f"nothing was sent: {counted(len(errors), 'row')} of {file_name} name files that exist"
         raise LocalFileError(what, "choose other names, or replace the files with --force")
-
-
-def _report_errors(store: BatchStore) -> None:
-    if store.results_error is not None:
-        console.error(store.results_error.message)
-        console.hint("the pictures are saved; a later run adds the missing lines")
-    if store.history.error is not None:
-        console.warning(f"the history lacks rows of this batch: {store.history.error.message}")
 
 
 def run(
