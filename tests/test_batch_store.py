@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -699,6 +700,13 @@ def test_what_the_history_adds(
         (added,) = found.missing
         assert float(str(added["elapsed"] or 0)) < 1000
         assert dict(added) | missing | {"row": "a", "line": 7, "service": SERVICE} == added
+
+
+def test_a_history_that_cannot_be_read_is_asked_once(batch: Batch) -> None:
+    history = mock.Mock()
+    history.newest_of_row.side_effect = error = LocalFileError("damaged")
+    assert batch.load("a", "b", history=history).history_error is error
+    history.newest_of_row.assert_called_once()
 
 
 def test_rows_of_another_service_are_other_rows(batch: Batch) -> None:
