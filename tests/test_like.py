@@ -210,6 +210,7 @@ def test_the_image_prompt_is_read_again(flux: Cli, service: Service) -> None:
     name = with_image_prompt(flux, "in.png")
     was = flux.history()[0]["request"]
     assert was["image_prompt"]["sha256"] == hashlib.sha256(png()).hexdigest()
+    assert sidecar.read(flux.cwd / f"{name}.json").request == was
     assert dry_run(flux, "--like", str(flux.cwd / name), cwd=flux.home) == was
     imagine(flux, "--like", name)
     assert flux.history()[0]["request"] == was
