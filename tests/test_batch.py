@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import select
 import signal
 import sqlite3
 import time
@@ -312,12 +313,8 @@ def test_second_ctrl_c_with_a_full_stdout(flux: Cli, service: Service) -> None:
         flux, *(f"{number} [[never]]" for number in range(4)), *(f"kite {number} {long}" for number in range(20))
     )
     process = flux.start("batch", "rows.txt", "-o", "out", *SMALL, "--json")
-    wait_until(lambda: len(results(flux.cwd / "out")) > 5)  # each of 9 KB goes to the pipe, too, which holds 64
-    before = -1
-    while before != len(results(flux.cwd / "out")):  # until it stands still
-        before = len(results(flux.cwd / "out"))
-        time.sleep(1.0)
-    assert before < 20
+    with open(f"/proc/{process.pid}/fd/1", "wb") as pipe:  # which holds 64 KB, and each of the 20 objects has 9
+        wait_until(lambda: not select.select([], [pipe], [], 0)[1])
     submissions = service.submissions
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)

@@ -451,6 +451,14 @@ def test_reading_version_1_converts_nothing(old_file: Path, monkeypatch: pytest.
     assert os.listdir(old_file.parent) == ["history.sqlite3"]
 
 
+def test_reading_a_file_that_another_process_is_creating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flux_cli.storage.history.state_directory", lambda: tmp_path)
+    (path := tmp_path / "history.sqlite3").touch()
+    with closing(open_readonly()) as reader:
+        assert ids(reader.records()) == []
+    assert path.read_bytes() == b""
+
+
 def test_converting_version_1(old_file: Path) -> None:
     """Opening it for writing keeps all records with their numbers."""
     history = History(old_file)

@@ -116,7 +116,10 @@ def _opened_for_reading(path: Path, *, immutable: bool) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
     connection = sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS, isolation_level=None)
     try:
-        if schema_version(connection) == 1:
+        version = schema_version(connection)
+        if version == 0:  # another process is creating it
+            _execute_all(connection, _TABLES.replace("CREATE TABLE", "CREATE TEMP TABLE"))
+        elif version == 1:
             _execute_all(connection, _VIEWS_OF_VERSION_1)
     except BaseException:
         connection.close()
