@@ -205,16 +205,19 @@ def test_output_and_secret_do_not_change_the_key() -> None:
     assert other.output == "x.png"
 
 
-@given(st.lists(st.tuples(st.sampled_from(["kite", "cat"]), st.integers(1, 3), st.booleans()), max_size=20))
-def test_shards_have_the_keys_of_the_whole(rows: list[tuple[str, int, bool]]) -> None:
-    """Whatever rows of other shards are skipped."""
-    lines = []
+@pytest.mark.parametrize("format_name", ["jsonl", "csv"])
+@given(st.lists(st.tuples(st.sampled_from(["kite", "cat", ""]), st.integers(1, 3), st.booleans()), max_size=20))
+def test_shards_have_the_keys_of_the_whole(format_name: str, rows: list[tuple[str, int, bool]]) -> None:
+    """Whatever rows of other shards are skipped. An empty prompt, as of --no-validate, is no exception."""
+    lines = ["prompt,seed,id"] if format_name == "csv" else []
     for number, (prompt, seed, has_id) in enumerate(rows):
-        lines.append(json.dumps({"prompt": prompt, "seed": seed, **({"id": f"i{number}"} if has_id else {})}))
+        own_id = f"i{number}" if has_id else ""
+        values = json.dumps({"prompt": prompt, "seed": seed, "id": own_id})
+        lines.append(f"{prompt},{seed},{own_id}" if format_name == "csv" else values)
     content = "\n".join(lines)
-    whole = good(content)
+    whole = good(content, format_name)
     for count in (1, 2, 3, 7):
-        shards = [good(content, shard=f"{number}/{count}") for number in range(1, count + 1)]
+        shards = [good(content, format_name, f"{number}/{count}") for number in range(1, count + 1)]
         found = sorted((row for shard in shards for row in shard), key=lambda row: row.position)
         assert [(row.position, row.line, row.key) for row in found] == [
             (row.position, row.line, row.key) for row in whole

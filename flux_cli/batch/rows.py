@@ -147,11 +147,12 @@ class _Parser:
         return self._checked(position, raw.line, {"prompt": text}, lambda _: None)
 
     def unchecked(self, raw: RawRow) -> Mapping[str, object]:
-        """Return the values of a row, whether or not they are valid; none if it cannot be read."""
+        """Return the values of a row, without blank cells, valid or not; none if it cannot be read."""
         if isinstance(raw.content, BadRowError):
             return {}
         if not isinstance(raw.content, str):
-            return dict(zip(self._file.header, raw.content, strict=False))
+            cells = zip(self._file.header, raw.content, strict=False)
+            return {name: cell for name, cell in cells if cell.strip()}
         if self._file.format == "text":
             return {"prompt": raw.content.strip()}
         try:
