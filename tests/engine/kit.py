@@ -118,6 +118,7 @@ class ScriptedClient:
         self._fetched: dict[str, int] = {}
 
     def submit(self, body: Body, dispatch: Dispatch, seconds: float = 0.0) -> str:
+        assert not dispatch.sent  # each request has its own, so that one that never left can be told
         self.workers.seconds = self.seconds
         step = _step(self.submissions, len(self.sent))
         self.sent.append((self.clock.now, body))

@@ -221,15 +221,18 @@ def test_a_handler_that_fails_ends_nothing(kind: type) -> None:
 
 @pytest.mark.parametrize("delivered", [True, False])
 def test_a_picture_for_stdout_is_recorded_after_the_write(delivered: bool) -> None:
-    """One that stdout did not take is finished and not saved."""
+    """One that stdout did not take is finished and not saved; a kill during the write leaves it so, too."""
 
     def handle(event: Event) -> None:
-        if isinstance(event, events.Ended) and not delivered:
-            raise NotDeliveredError(ExitCode.SIGPIPE)
+        if isinstance(event, events.Ended):
+            states.append(store.state(job))
+            if not delivered:
+                raise NotDeliveredError(ExitCode.SIGPIPE)
 
     (job,) = jobs = new_jobs()
-    outcome = drive(jobs, saves=[Saved(content=b"bytes")], handle=handle)
-    assert outcome.store.state(job) == ("saved" if delivered else Status.FINISHED)
+    store, states = MemoryStore(), list[str]()
+    outcome = drive(jobs, saves=[Saved(content=b"bytes")], store=store, handle=handle)
+    assert [*states, store.state(job)] == [Status.FINISHED, "saved" if delivered else Status.FINISHED]
     assert outcome.code == (ExitCode.OK if delivered else ExitCode.SIGPIPE)
 
 
@@ -426,9 +429,12 @@ def test_few_threads_are_enough() -> None:
     assert len(client.sent) == 30
 
 
-@pytest.mark.parametrize("kind", [events.Submitted, events.Progress])
-def test_a_signal_keeps_every_id(kind: type) -> None:
-    """IDs that have arrived are committed, submissions in flight settle, and the run says so for each job."""
+@pytest.mark.parametrize(("kind", "sent"), [(events.Submitting, 0), (events.Submitted, 5), (events.Progress, 5)])
+def test_a_signal_keeps_every_id(kind: type, sent: int) -> None:
+    """IDs that have arrived are committed, submissions in flight settle, and the run says so for each job.
+
+    Nothing is sent after it, not even if the intent is committed.
+    """
 
     def handle(event: Event) -> None:
         if isinstance(event, kind) and not raised:
@@ -438,9 +444,10 @@ def test_a_signal_keeps_every_id(kind: type) -> None:
     raised: list[bool] = []
     outcome = drive(new_jobs(5), ScriptedClient(fetches={"": [running(5)]}), handle=handle)
     assert isinstance(outcome.error, KeyboardInterrupt)
-    assert len(outcome.client.sent) == 5
-    assert outcome.accepted == {f"task-{n}" for n in range(1, 6)}
+    assert len(outcome.client.sent) == sent
+    assert outcome.accepted == {f"task-{n}" for n in range(1, sent + 1)}
     assert {result.task_id for result in outcome.results if result.resumable} == outcome.accepted
+    assert [result.status for result in outcome.results if not result.resumable] == [Status.UNSENT] * (5 - sent)
 
 
 @pytest.mark.parametrize(
