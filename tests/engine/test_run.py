@@ -151,6 +151,14 @@ def test_failures_that_stop_the_run(script: list[Step], sent: int, reason: str) 
     assert outcome.code == script[-1].exit_code
 
 
+def test_a_job_that_waits_to_be_resubmitted_at_the_deadline() -> None:
+    """It was sent before, and certainly not accepted."""
+    outcome = drive(new_jobs(), ScriptedClient([RateLimitedError("slow down", 30.0)]), RunSettings(timeout=10))
+    (result,) = outcome.results
+    assert (outcome.code, result.status) == (ExitCode.SERVICE_DOWN, Status.UNSENT)
+    assert result.error == "timed out before it was sent: slow down"
+
+
 def test_jobs_that_wait_to_be_resubmitted_when_the_run_stops() -> None:
     def handle(event: Event) -> None:
         if isinstance(event, events.Retrying):
@@ -448,6 +456,19 @@ def test_a_signal_keeps_every_id(kind: type, sent: int) -> None:
     assert outcome.accepted == {f"task-{n}" for n in range(1, sent + 1)}
     assert {result.task_id for result in outcome.results if result.resumable} == outcome.accepted
     assert [result.status for result in outcome.results if not result.resumable] == [Status.UNSENT] * (5 - sent)
+
+
+def test_a_signal_before_anything_is_sent() -> None:
+    """Although everything is ready: the intents are committed, and the first event is being handled."""
+
+    def handle(event: Event) -> None:
+        if isinstance(event, events.Submitting) and event.job.n == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    outcome = drive(new_jobs(3), handle=handle)
+    assert isinstance(outcome.error, KeyboardInterrupt)
+    assert outcome.client.sent == []
+    assert [result.status for result in outcome.results] == [Status.UNSENT] * 3
 
 
 @pytest.mark.parametrize(
