@@ -219,7 +219,25 @@ def test_a_row_that_is_forbidden(cli: Cli, server: Server) -> None:
     server.routes = {"/flux-imagine": in_turn(submitted, reply({}, 403), submitted)}
     done = cli("batch", "rows.txt", "-o", "out", "--concurrency", "1")
     assert (done.code, server.submissions, len(pictures(cli))) == (3, 3, 2)
+    paths = [request.path for request in server.received if request.method == "POST"]
+    assert paths == ["/flux-imagine", "/fetch", "/flux-imagine", "/flux-imagine", "/fetch"]  # one after the other
     assert "error: rows.txt:2: the service rejected the key: HTTP 403\n" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "status", "error"),
+    [
+        ("/flux-imagine", "100", "unsent", "timed out before it was sent: rate limit reached: HTTP 429"),
+        ("/image", "500", "finished", "timed out: cannot download the picture: HTTP 429"),
+        ("/image", "601", "finished", "cannot download the picture: HTTP 429"),
+    ],
+)
+def test_patience(cli: Cli, server: Server, path: str, asked: str, status: str, error: str) -> None:
+    """An hour for a submission, unlike in `imagine`, and ten minutes for a picture: a later run tries again."""
+    write(cli, "a kite")
+    server.routes = {path: reply({}, 429, Retry_After=asked)}
+    done = cli("batch", "rows.txt", "-o", "out", "--timeout", "2", "--json")
+    assert (done.code, [(each["status"], each["error"]) for each in done.objects]) == (5, [(status, error)])
 
 
 def test_submitted_rows_outlive_a_rejected_key(cli: Cli, server: Server) -> None:

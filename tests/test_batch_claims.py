@@ -64,6 +64,16 @@ def owner_of(process: "subprocess.Popen[bytes]") -> Owner:
     return replace(HERE, pid=process.pid, start=found[1] if found else "")
 
 
+def test_heartbeats_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise other hosts would see them late, and take this one for dead."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    made = acquired(tmp_path)
+    synced.clear()
+    made.refresh()
+    assert synced == [made.path.stat().st_ino]
+
+
 def test_live_process_keeps_its_rows(tmp_path: Path) -> None:
     """Rows of another shard or service can be claimed; a claim that was released can be claimed again."""
     first = acquired(tmp_path, "1/2")

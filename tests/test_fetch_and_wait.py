@@ -96,11 +96,13 @@ def test_fetch_records_a_status_for_its_own_service(flux: Cli) -> None:
 
 
 def test_fetch_20_ids_per_request(flux: Cli, service: Service) -> None:
-    """45 finished tasks take three requests, and come in the order asked for."""
+    """45 finished tasks take three requests, and come in the order asked for; `wait` checks as many at once."""
     ids = flux("imagine", FINISHED, "--no-wait", "-n", "45", *SMALL).lines
     done = flux("fetch", "-", input="\n".join(ids))
     assert [line.split("\t")[0] for line in done.lines] == ids
     assert service.running.stats.fetches == 3
+    assert flux("wait", *ids[:20], "-o", "out/").code == 0
+    assert service.running.stats.fetches == 4
 
 
 def test_fetch_last_and_all(flux: Cli) -> None:

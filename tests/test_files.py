@@ -206,6 +206,9 @@ def test_content_before_name_and_name_before_return(
     spy("replace", lambda *_: "name")
     write(tmp_path / "x.png", b"12345", force=force)
     assert events == ["5 bytes", "name", "directory"]
+    events.clear()
+    files.write_file(tmp_path / "config.toml", b"123", force=force)
+    assert events == ["3 bytes", "name", "directory"]
 
 
 def leftover(directory: Path, host: str | None = None, age: float = 0.0) -> Path:

@@ -19,7 +19,7 @@ from flux_cli.engine.downloads import MIN_DOWNLOADS
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.job import Job
 from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
-from flux_cli.engine.polling import FIRST_SECONDS, NEAR_SECONDS
+from flux_cli.engine.polling import BLIND_SECOND, FIRST_SECONDS, NEAR_SECONDS
 from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import Accepted, Closed, Intent, Postponed
 from flux_cli.engine.submissions import MAX_FAILURES, SUBMIT_ATTEMPTS
@@ -78,8 +78,8 @@ def test_a_new_task_that_is_not_waited_for(settings: RunSettings, code: int) -> 
     ],
 )
 def test_a_submission_that_fails(error: FluxError, sent: int, status: Status) -> None:
-    """It is resent only if it was certainly not accepted, and as long as the patience lasts."""
-    outcome = drive(new_jobs(), ScriptedClient([error]), RunSettings(patience=60))
+    """It is resent only if it was certainly not accepted, and as long as the patience lasts, a minute in all."""
+    outcome = drive(new_jobs(), ScriptedClient([error]))
     assert (outcome.code, len(outcome.client.sent)) == (error.exit_code, sent)
     assert outcome.results[0].status is status
 
@@ -175,9 +175,10 @@ def test_jobs_that_wait_to_be_resubmitted_when_the_run_stops() -> None:
 
 def test_the_number_of_submissions_grows() -> None:
     """Eight before the first response, one more for each acceptance, and never more tasks than wanted."""
-    client = ScriptedClient(fetches={"": [*[running(1)] * 3, finished()]})
-    outcome = drive(new_jobs(70), client, RunSettings(concurrency=60))
-    assert list(Counter(at for at, _ in outcome.client.sent).values())[:4] == [8, 16, 32, 4]
+    for settings, sent in ((RunSettings(concurrency=60), [8, 16, 32, 4]), (RunSettings(), [8, 8])):
+        client = ScriptedClient(fetches={"": [*[running(1)] * 3, finished()]})
+        drive(new_jobs(70), client, settings)
+        assert list(Counter(at for at, _ in client.sent if at < 1000.5).values()) == sent
 
 
 def test_an_intent_that_cannot_be_committed_is_not_sent() -> None:
@@ -361,6 +362,17 @@ def test_a_rate_limit_holds_for_all_checks(asked: float | None, seconds: float) 
     assert outcome.code == ExitCode.OK
     (first, _), (second, _), *_ = client.checks
     assert seconds <= second - first <= seconds + 0.5
+
+
+@pytest.mark.parametrize("error", [ServiceDownError("502"), RateLimitedError("slow down", None)])
+def test_nothing_is_submitted_while_checks_fail(error: FluxError) -> None:
+    """A failing service may lose the response."""
+    client = ScriptedClient(fetches={"a": [*[error] * 3, finished()]})
+    outcome = drive([*known_jobs("a"), *new_jobs(20)], client)
+    assert outcome.code == ExitCode.OK
+    failed, succeeded = client.checks[0][0] + client.seconds, client.checks[3][0]
+    assert [at for at, _ in client.sent if failed < at < succeeded] == []
+    assert len(client.sent) == 20
 
 
 # Downloads
@@ -552,10 +564,14 @@ def test_checks_of_one_bad_task_are_repeated_less_often() -> None:
     assert [0.25 <= pause <= 0.51 for pause in pauses] == [True] * 6 + [False]
 
 
-def test_a_task_that_is_nearly_finished_is_checked_soon() -> None:
-    outcome = drive(new_jobs(), ScriptedClient(fetches={"": [running(90), finished()]}))
+@pytest.mark.parametrize(
+    ("jobs", "pause"), [(new_jobs, NEAR_SECONDS), (partial(known_jobs, "a"), BLIND_SECOND - 0.1)]
+)
+def test_a_task_that_is_nearly_finished_is_checked_soon(jobs: Callable[[], list[Job]], pause: float) -> None:
+    """If it is known when it was submitted: the first percentage of an old task says nothing about its speed."""
+    outcome = drive(jobs(), ScriptedClient(fetches={"": [running(90), finished()]}))
     (before, _), (after, _) = outcome.client.checks
-    assert after - before == pytest.approx(0.1 + NEAR_SECONDS)
+    assert after - before == pytest.approx(0.1 + pause)
 
 
 def test_the_error_of_a_download_stays_until_it_succeeds() -> None:
