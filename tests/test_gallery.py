@@ -89,7 +89,8 @@ def test_a_directory(made: Made) -> None:
     for prompt, name in (("outside", "outside.png"), ("inside", "pics/a.png"), ("below", "pics/deep/b.png")):
         made.add(prompt, name)
     folder = made.cli.cwd / "pics"
-    for name in ("deep/copied.png", ".hidden/no.png", "plain.png", "broken.png"):
+    long = f"{'x' * 250}.png"  # a sidecar's name would be too long
+    for name in ("deep/copied.png", ".hidden/no.png", "plain.png", "broken.png", long):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(folder / "a.png", folder / name)
     for name in ("deep/copied.png", ".hidden/no.png"):

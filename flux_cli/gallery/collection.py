@@ -103,11 +103,10 @@ def from_directory(directory: Path) -> Iterator[Picture]:
 
 def _with_sidecars(folder: Path, names: Sequence[str]) -> Iterator[Picture]:
     for path in (folder / name for name in names):
-        beside = sidecar.path_for(path)
-        if not is_image_extension(path.suffix[1:]) or not beside.exists():
+        if not is_image_extension(path.suffix[1:]):
             continue
         try:
-            content = sidecar.read(beside)
+            content = sidecar.read(sidecar.path_for(path))
         except LocalFileError:
             continue
         sandbox = content.service == SANDBOX
