@@ -50,6 +50,19 @@ def test_each_row_is_made_once(flux: Cli, service: Service) -> None:
     assert sorted(name for name in flux.files() if not name.endswith(".png")) == ["out/results.jsonl", "rows.txt"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "flags"), [("prompt,model\na kite,flux-9\n", []), ("a kite\n", ["--model", "flux-9"])]
+)
+def test_no_validate(cli: Cli, server: Server, rows: str, flags: list[str]) -> None:
+    """It sends what the local rules reject, for models newer than this program."""
+    (cli.cwd / "rows").write_text(rows)
+    command = ("batch", "rows", "--format", "text" if flags else "csv", "-o", "out", *flags)
+    cli.fails(2, "unknown model `flux-9`", *command)
+    assert server.received == []
+    assert cli(*command, "--no-validate").code == 0
+    assert [request.json()["model"] for request in server.requests("/flux-imagine")] == ["flux-9"]
+
+
 def test_rows_from_stdin(flux: Cli) -> None:
     """The fields of a row override flags. `id` is its key, `output` its file; the JSON objects have the key."""
     rows = [
@@ -99,6 +112,7 @@ def test_invalid_rows(flux: Cli, service: Service) -> None:
         (["rows.txt", "--timeout", "nan", "--dry-run"], 2, "`--timeout` takes seconds"),
         (["rows.txt", "-o", "-"], 2, "`-o` of a batch takes a directory"),
         (["rows.txt", "-o", "{slug}.png"], 2, "`-o` of a batch takes a directory"),
+        (["rows.txt", "-o", "a\0b"], 2, "`-o` of a batch takes a directory"),
         (["rows.txt", "-o", "rows.txt"], 6, "rows.txt is not a directory"),
         (["-", "--image-prompt", "-"], 2, "FILE and `--image-prompt` cannot both come from stdin"),
     ],

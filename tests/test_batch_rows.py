@@ -265,6 +265,7 @@ VALUES = [
     ('"id": true', ": `id` takes text"),
     ('"id": "#1"', " (`id`) must not begin with #"),
     ('"output": "-"', " (`output`) takes the name of a file"),
+    *((f'"{name}": "a\\u0000b"', f": `{name}` takes text") for name in ("id", "output")),
     ('"output": "{x}"', " (`output`) has an unknown field {x}"),
     (f'"output": "{"n" * 300}.png"', f" (`output`) is too long for a file name: {'n' * 59}…"),
     *((f'"output": "{name}"', f" (`output`) is outside the batch directory: {name}") for name in OUTSIDE),

@@ -196,7 +196,7 @@ def test_the_date_is_a_day() -> None:
     "output",
     [
         *("{nope}.png", "{slug", "slug}", "{}", "{0}", "{slug!r}.png", "{slug:>20}.png", "{slug.upper}", "{n[0]}"),
-        *("", " "),
+        *("", " ", "a\0b.png"),
     ],
 )
 def test_invalid_templates(output: str) -> None:
@@ -213,7 +213,7 @@ def test_any_output_is_a_target_or_a_usage_error(output: str, count: int | None)
 
 
 def test_several_pictures_need_several_names() -> None:
-    for output in ("x.png", "-", "{slug}.{ext}"):
+    for output in ("x.png", "-", "{slug}.{ext}", "{date}-{slug}-{model}.{ext}"):
         with pytest.raises(UsageError):
             parse_output(output, None, 2, force=False)
     for fitting in ("dir/", "{n}.png", "{seed}.png", "{task_id}.png", "{id8}.png", "{date}/", None):
