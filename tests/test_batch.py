@@ -17,12 +17,13 @@ from PIL import Image
 from flux_cli import sandbox as sandbox_service
 from flux_cli.batch.plan import RowCounts
 from flux_cli.errors import LocalFileError
+from flux_cli.storage.history import History
 from flux_cli.ui import console
 from flux_cli.ui.batch_summary import print_unresolved
 from tests.batches import SMALL, charged, pictures, results, write
 from tests.conftest import KEY, Cli, Service, interrupt, port_to_come_back_to, wait_until
 from tests.screen import Screen
-from tests.server import Server, in_turn, png, reply, submitted
+from tests.server import Request, Server, http, in_turn, png, reply, submitted
 
 
 def test_each_row_is_made_once(flux: Cli, service: Service) -> None:
@@ -595,6 +596,27 @@ def test_locked_history(flux: Cli, service: Service) -> None:
     assert (done.code, service.submissions, len(pictures(flux))) == (0, 12, 12), done.stderr
     assert done.stderr.count("warning") == 1
     assert "warning: the history lacks rows of this batch" in done.stderr
+
+
+def test_history_that_is_locked_for_a_moment(cli: Cli, server: Server) -> None:
+    """What it lacks then is recorded at the end."""
+
+    def lock(request: Request) -> bytes:
+        other.execute("BEGIN IMMEDIATE")
+        return submitted(request)
+
+    def unlock(_: Request) -> bytes:
+        other.execute("ROLLBACK")
+        return http(200, png())
+
+    write(cli, "a kite")
+    History(cli.history_file).close()
+    other = sqlite3.connect(cli.history_file, isolation_level=None, check_same_thread=False)
+    server.routes = {"/flux-imagine": lock, "/image": unlock}
+    with contextlib.closing(other):
+        done = cli("batch", "rows.txt", "-o", "out")
+    assert (done.code, "warning" in done.stderr) == (0, False)
+    assert [(each["status"], each["path"]) for each in cli.history()] == [("finished", str(cli.cwd / done.lines[0]))]
 
 
 def test_unknown_columns(flux: Cli, service: Service) -> None:

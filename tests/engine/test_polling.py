@@ -152,3 +152,4 @@ def test_backoff_grows_with_jitter_and_is_bounded(failures: int, chance: float) 
     step = min(BACKOFF_MAX, 0.5 * 2 ** min(failures - 1, 10))
     assert step / 2 <= backoff(failures, chance) <= step
     assert [backoff(number, 1.0) for number in range(1, 8)] == [0.5, 1, 2, 4, 8, 15, 15]
+    assert len({backoff(failures) for _ in range(9)}) > 1

@@ -561,7 +561,7 @@ def test_checks_of_one_bad_task_are_repeated_less_often() -> None:
     )
     times = [at for at, _ in outcome.client.checks]
     pauses = [after - before - 0.1 for before, after in itertools.pairwise(times)]
-    assert [0.25 <= pause <= 0.51 for pause in pauses] == [True] * 6 + [False]
+    assert [pause < 0.5 + 1e-6 for pause in pauses] == [True] * 6 + [False]
 
 
 @pytest.mark.parametrize(
