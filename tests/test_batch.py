@@ -531,6 +531,16 @@ def test_refetch(flux: Cli, service: Service) -> None:
     assert flux("batch", "rows.jsonl", "-o", "out", *SMALL, "--refetch").stdout == ""
 
 
+def test_results_that_were_removed(cli: Cli, server: Server) -> None:
+    """The next run adds them again, from the history."""
+    write(cli, "a kite", "a cat")
+    assert cli("batch", "rows.txt", "-o", "out").code == 0
+    (cli.cwd / "out" / "results.jsonl").unlink()
+    assert cli("batch", "rows.txt", "-o", "out").code == 0
+    assert {each["line"]: each["status"] for each in results(cli.cwd / "out")} == {1: "finished", 2: "finished"}
+    assert server.submissions == 2
+
+
 def test_refetch_of_an_expired_task(flux: Cli, service: Service) -> None:
     """The row stays finished: it is not charged again, even with --retry-failed."""
     write(flux, "a kite")

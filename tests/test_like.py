@@ -72,6 +72,14 @@ def test_a_sidecar_has_no_secret_and_no_webhook(flux: Cli) -> None:
     assert "webhook_url" not in dry_run(flux, "--like", task_id, env=secret)
 
 
+def test_a_sidecar_has_no_credentials_of_an_image_prompt(tmp_path: Path) -> None:
+    """Histories of version 0.1.0 have whole URLs."""
+    (tmp_path / "x.png").write_bytes(png())
+    request = {"prompt": "x", "image_prompt": {"source": "https://me:hush@host.example/in.png?token=hush"}}
+    path = sidecar.write(tmp_path / "x.png", request, task_id="a", created=None, service="sandbox", force=False)
+    assert sidecar.read(path).request["image_prompt"] == {"source": "https://host.example/in.png"}
+
+
 def test_wait_writes_a_sidecar_once(flux: Cli) -> None:
     """The request comes from the history; a second `wait` keeps the file."""
     (task_id,) = flux("imagine", "a kite", "--no-wait", *SMALL).lines
