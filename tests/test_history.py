@@ -577,22 +577,25 @@ def test_each_host_writes_its_own_file(host: Host, tmp_path: Path) -> None:
 def test_a_task_of_another_host(host: Host) -> None:
     """What this host does with it goes into its own file, and every host sees the outcome, in the same place."""
     one = host("one")
+    add(one, "task-0")
     number = add(one, "task-1")
     two = host("two")
     add(two, "task-2")
     foreign = get(two, "task-1")
     mine = two.adopt(foreign)
     assert two.adopt(foreign) == mine == 2
+    two.adopt(get(two, "task-0"))
     for reader in readers(host):
-        assert ids(reader.records()) == ids(reader.unsaved(SERVICE)) == ["task-2", "task-1"]
+        assert ids(reader.records()) == ids(reader.unsaved(SERVICE)) == ["task-2", "task-1", "task-0"]
     two.ended(mine, Status.FINISHED, path="/x.png")
+    one.ended(number, Status.FAILED)  # takes nothing back
     for reader in readers(host):
-        assert ids(reader.unsaved(SERVICE)) == ["task-2"]
-        assert ids(reader.records()) == ["task-2", "task-1"]
+        assert ids(reader.unsaved(SERVICE)) == ["task-2", "task-0"]
+        assert ids(reader.records()) == ["task-2", "task-1", "task-0"]
         assert (get(reader, "task-1").path, get(reader, "task-1").created) == ("/x.png", foreign.created)
     # The first host saves it as well: one of the two records is shown.
     one.ended(number, Status.FINISHED, path="/y.png")
-    assert ids(host("three").records()) == ["task-2", "task-1"]
+    assert ids(host("three").records()) == ["task-2", "task-1", "task-0"]
 
 
 def test_forgetting_all_copies(host: Host) -> None:

@@ -418,6 +418,11 @@ def test_config_edit_keeps_the_old_file(cli: Cli, code: str, message: str) -> No
     assert copy.read_text().startswith("width = ")
 
 
+def test_config_edit_keeps_an_unreadable_copy(cli: Cli) -> None:
+    cli.fails(6, "cannot read", "config", "edit", env=editor(cli, "path.unlink(); path.mkdir()"))
+    assert len(list(cli.config.parent.glob("config-*.toml"))) == 1
+
+
 @pytest.mark.parametrize(
     ("env", "code", "message"),
     [

@@ -170,6 +170,7 @@ def edit(command: Sequence[str]) -> bool:
                     raise LocalFileError(f"another process has changed {path} in the meantime")
                 _write(path, after)
     except LocalFileError as error:
+        kept = True  # also a copy that cannot be read
         kept = _read(copy) not in (None, before)
         if not kept:
             raise
