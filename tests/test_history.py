@@ -572,6 +572,8 @@ def test_each_host_writes_its_own_file(host: Host, tmp_path: Path) -> None:
         assert ids(reader.records()) == ["task-3", "task-2", "task-1"]
         assert ids(reader.records(2)) == ["task-3", "task-2"]
         assert ids(reader.unsaved(SERVICE)) == ["task-3", "task-2", "task-1"]
+    add(one, "task-4")
+    assert ids(reader.records(1)) == ["task-4"]
 
 
 def test_a_task_of_another_host(host: Host) -> None:
@@ -629,7 +631,7 @@ def test_an_old_history_on_a_shared_file_system(host: Host, old_file: Path, tmp_
     assert ids(history.records()) == ["task-1", "task-0"]
     (unsaved,) = history.unsaved(SERVICE)
     history.ended(history.adopt(unsaved), Status.FINISHED, path="/x.png")
-    assert list(host("two").unsaved(SERVICE)) == []
+    assert list(host("two").unsaved(SERVICE)) == history.problems() == []
     assert shared.read_bytes() == old_file.read_bytes()
 
 
