@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -345,6 +346,17 @@ def test_patiently(error: type[LocalFileError], seconds: float, calls: int) -> N
     with nullcontext() if calls == 3 else pytest.raises(error):
         assert patiently(change, seconds) == 7
     assert 3 - len(outcomes) == calls
+
+
+def test_creating_a_file_that_another_process_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again, even if SQLite itself does not wait."""
+    path = tmp_path / "history.sqlite3"
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        monkeypatch.setattr(database, "WAIT_SECONDS", 0.0)
+        monkeypatch.setattr(time, "sleep", lambda _: reader.rollback())
+        History(path).close()
 
 
 def test_the_schema_is_read_at_one_moment(tmp_path: Path) -> None:
