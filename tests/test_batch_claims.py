@@ -87,6 +87,17 @@ def test_live_process_keeps_its_rows(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_active_run_is_not_waited_for(tmp_path: Path) -> None:
+    """Unlike one that has only begun to start, whose name is the higher one."""
+    first, second = claim(tmp_path), claim(tmp_path)
+    first.path = tmp_path / "zzz.claim"
+    first.acquire(Clock(tmp_path).sleep)
+    clock = Clock(tmp_path)
+    with pytest.raises(LocalFileError):
+        second.acquire(clock.sleep)
+    assert clock.slept == 0
+
+
 def test_dead_process_loses_its_rows_at_once(tmp_path: Path, process: "subprocess.Popen[bytes]") -> None:
     """A process of this host that was killed; as long as it exists, its heartbeat does not matter."""
     dead = acquired(tmp_path, owner=owner_of(process))

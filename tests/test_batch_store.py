@@ -545,18 +545,21 @@ def test_the_history_never_stops_a_batch(
 
 
 def test_results_that_cannot_be_written_are_added_later(batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal has them; the run continues."""
+    """The journal has them, and is kept for that; the run continues."""
+
+    def full(*_: object) -> None:
+        raise LocalFileError("disk full")
+
     store = batch.start()
     store.commit([INTENT, ACCEPTED])
     with monkeypatch.context() as patch:
-
-        def full(*_: object) -> None:
-            raise LocalFileError("disk full")
-
         patch.setattr(ResultsFile, "append", full)
         store.commit([done()])
         assert store.results_error is not None
+        with pytest.raises(LocalFileError):
+            state.compact(batch.directory, batch.claim, store)
     assert results(batch.directory) == []
+    assert batch.state("a") is RowState.DONE
     store.commit([Intent(job("b"))])
     assert [line["row"] for line in results(batch.directory)] == ["a"]
     assert store.results_error is None
