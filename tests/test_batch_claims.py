@@ -211,6 +211,18 @@ def test_name_of_the_file(tmp_path: Path, host: str, name: str) -> None:
     assert claim(tmp_path, owner=replace(ELSEWHERE, host=host)).path.name.startswith(f"{name}-7-")
 
 
+def test_the_first_name_of_two_that_start_wins(tmp_path: Path) -> None:
+    """The other one withdraws at once; an active one wins whatever its name is."""
+    first, second = sorted([claim(tmp_path), claim(tmp_path)], key=lambda made: made.path.name)
+    first._publish()
+    with pytest.raises(LocalFileError, match="is running"):
+        second.acquire(lambda _: pytest.fail("it waits"))
+    first.release()
+    second.acquire(lambda _: None)
+    with pytest.raises(LocalFileError, match="is running"):
+        first.acquire(lambda _: pytest.fail("it waits"))
+
+
 def test_many_threads_claim_the_same_rows(tmp_path: Path) -> None:
     """Exactly one gets them."""
     winners: list[Claim] = []

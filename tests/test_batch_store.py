@@ -169,13 +169,14 @@ def test_state_after_a_kill(
         ([[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2")]], RowState.SUBMITTED),
         ([[INTENT, ACCEPTED, failed()], [INTENT, Accepted(job(), "T2"), done(task_id="T2")]], RowState.DONE),
         ([[INTENT, ACCEPTED, done()], [FINISHED]], RowState.DONE),  # --refetch
+        ([[INTENT, ACCEPTED], [INTENT, Accepted(job(), "T2"), failed(task_id="T2")]], RowState.SUBMITTED),
     ],
 )
 @pytest.mark.parametrize("end", [Batch.kill, Batch.end])
 def test_state_after_several_runs(
     batch: Batch, runs: Sequence[Sequence[Change]], expected: RowState, end: Callable[[Batch, BatchStore], None]
 ) -> None:
-    """The newest attempt counts, whether or not the journals of earlier runs are still there."""
+    """The newest attempt counts, unless a task is still to be had, whether or not earlier journals are there."""
     for changes in runs:
         batch.run(*changes, end=end)
     assert batch.state("a") is expected

@@ -282,9 +282,13 @@ def test_a_server_that_cannot_go_on(listener: Listener) -> None:
 
 @pytest.mark.parametrize("secret", ["s\u00e9cret", None])
 @pytest.mark.parametrize("code", [200, 204, 302, 304, 500])
-def test_forwarding_an_event(code: int, secret: str | None) -> None:
-    """Once, unchanged, with the secret; anything but 2xx is an error."""
-    with Server({"/hooks": http(code)}) as server:
+def test_forwarding_an_event(
+    code: int, secret: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, unchanged, with the secret and no other credentials; anything but 2xx is an error."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hush")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with Server({"/hooks": http(code, Location="/elsewhere")}) as server:
         if code < 300:
             forward(event("a"), f"{server.url}/hooks", secret)
         else:
@@ -295,6 +299,7 @@ def test_forwarding_an_event(code: int, secret: str | None) -> None:
     (request,) = server.received
     sent = request.headers.get("x-webhook-secret")
     assert (request.body, sent and sent.encode("latin-1").decode()) == (event("a").body, secret)
+    assert "authorization" not in request.headers
 
 
 def test_what_is_forwarded(listener: Listener) -> None:

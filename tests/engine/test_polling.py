@@ -13,8 +13,6 @@ from flux_cli.engine.polling import (
     BLIND_SECOND,
     FAR_SECONDS,
     FIRST_SECONDS,
-    NEAR_SECONDS,
-    STALE_SHARE,
     Pace,
 )
 
@@ -98,21 +96,21 @@ def test_percentages_that_lie_cost_little(said: Percentage, seconds: float) -> N
 @pytest.mark.parametrize(
     ("responses", "known_start", "delay"),
     [
-        ([(0.6, 90)], True, NEAR_SECONDS),
+        ([(0.6, 90)], True, 0.2),
         ([(0.5, 50)], True, 0.5),  # the expected end
         ([(0.7, 50)], True, 0.55),  # beyond half of the way
-        ([(10, 10)], True, FAR_SECONDS),
-        ([(2, 100)], True, NEAR_SECONDS),
-        ([(1, 99), (9, 99)], True, 8 * STALE_SHARE),
+        ([(10, 10)], True, 3.0),
+        ([(2, 100)], True, 0.2),
+        ([(1, 99), (9, 99)], True, 1.2),
         ([(0, 20), (2, 60)], False, 1.2),
-        ([(0, 1), (2, 3)], False, FAR_SECONDS),
+        ([(0, 1), (2, 3)], False, 3.0),
         ([(0, 0), (2, 20), (3, 40)], False, 1.7),  # 0 % may be a placeholder
-        *(([(age, percentage)], True, BLIND_SECOND - age) for age, percentage in ((0, 50), (1, 0), (1, None))),
-        ([(1, 50)], False, BLIND_SECOND - 1),
-        ([(0.5, 60), (1, 20)], False, BLIND_SECOND - 1),
-        ([(0.5, 20), (1, 20)], False, BLIND_SECOND - 1),
-        ([(1.22, None)], True, BLIND_SECOND - 1.22),
-        ([(1.24, None)], True, BLIND_SECOND + 0.328 - 1.24),  # a slow response came just before the next check
+        *(([(age, percentage)], True, 1.33 - age) for age, percentage in ((0, 50), (1, 0), (1, None))),
+        ([(1, 50)], False, 1.33 - 1),
+        ([(0.5, 60), (1, 20)], False, 1.33 - 1),
+        ([(0.5, 20), (1, 20)], False, 1.33 - 1),
+        ([(1.22, None)], True, 1.33 - 1.22),
+        ([(1.24, None)], True, 1.33 + 0.328 - 1.24),  # a slow response came just before the next check
     ],
 )
 def test_the_delay(responses: list[tuple[float, float | None]], known_start: bool, delay: float) -> None:

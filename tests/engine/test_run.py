@@ -19,7 +19,7 @@ from flux_cli.engine.downloads import MIN_DOWNLOADS
 from flux_cli.engine.events import Event, NotDeliveredError
 from flux_cli.engine.job import Job
 from flux_cli.engine.outbox import BUSY_RETRY_SECONDS
-from flux_cli.engine.polling import BLIND_SECOND, FIRST_SECONDS, NEAR_SECONDS
+from flux_cli.engine.polling import BLIND_SECOND, NEAR_SECONDS
 from flux_cli.engine.settings import RunSettings
 from flux_cli.engine.store import Accepted, Closed, Intent, Postponed
 from flux_cli.engine.submissions import MAX_FAILURES, SUBMIT_ATTEMPTS
@@ -51,8 +51,8 @@ def test_one_job_from_request_to_file() -> None:
     assert [type(change).__name__ for change in store.changes] == ["Intent", "Accepted", "Finished", "Closed"]
     assert committed[0] == 1
     assert outcome.results[0].path == Path("task-1.png")
-    assert outcome.results[0].elapsed == pytest.approx(FIRST_SECONDS + 0.2)
-    assert outcome.seconds == pytest.approx(0.1 + FIRST_SECONDS + 0.2)  # with the submission
+    assert outcome.results[0].elapsed == pytest.approx(0.5 + 0.2)
+    assert outcome.seconds == pytest.approx(0.1 + 0.5 + 0.2)  # with the submission
     assert store.state(job) == "saved"
     assert outcome.client.workers.stopped.is_set()
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flux_cli.engine.throttle import CHECK_GRACE_SECONDS, FAILING_SECONDS, FIRST_WINDOW, Throttle
+from flux_cli.engine.throttle import CHECK_GRACE_SECONDS, FIRST_WINDOW, Throttle
 from tests import lean
 from tests.conftest import KEY, Cli
 
@@ -48,6 +48,7 @@ def test_429_sets_the_limit() -> None:
 def test_the_limit_grows_slowly_first(acceptances: int, more: int) -> None:
     """One more after six acceptances, thirty more after thirty-five, and never more than wanted."""
     throttle = Throttle(ceiling=64)
+    accept(throttle, 30)  # which does not count
     throttle.rate_limited(now=0.0, sent=0.0, running=5, retry_after=0.0)
     accept(throttle, acceptances)
     assert int(throttle.limit) == 5 + more
@@ -89,15 +90,15 @@ def test_failed_checks_stop_submissions() -> None:
     assert throttle.failed_checks == 0
     throttle.check_failed(1000.0, sent=999.0)
     assert not throttle.admits(in_flight=1, unanswered=1, now=EVER)
-    throttle.check_failed(1000.0 + FAILING_SECONDS, sent=1000.0)
-    assert not throttle.admits(in_flight=0, unanswered=0, now=1000.0 + FAILING_SECONDS)
-    throttle.check_failed(1000.0 + FAILING_SECONDS + 5, sent=1000.0 + FAILING_SECONDS)
-    assert throttle.admits(in_flight=0, unanswered=0, now=1000.0 + FAILING_SECONDS + 5)
+    throttle.check_failed(1120.0, sent=1000.0)
+    assert not throttle.admits(in_flight=0, unanswered=0, now=1120.0)
+    throttle.check_failed(1125.0, sent=1120.0)
+    assert throttle.admits(in_flight=0, unanswered=0, now=1120.0 + 5)
 
 
 @pytest.mark.parametrize("what", "failed unreachable rate_limited check_failed".split())
 def test_pauses_double_with_each_failure(what: str) -> None:
-    """One that was in flight at the last failure adds nothing."""
+    """One that was in flight at the last failure adds nothing. After a success they begin again."""
     throttle, grace = Throttle(ceiling=64), CHECK_GRACE_SECONDS if what == "check_failed" else 0.0
     note = getattr(throttle, what)
     if what == "rate_limited":
@@ -106,6 +107,10 @@ def test_pauses_double_with_each_failure(what: str) -> None:
         note(now, sent=now - 10.0 + 0.1)
         note(now, sent=now)
         assert step / 2 <= throttle.quiet_until - now - grace <= step
+    throttle.accepted(running=1)
+    throttle.checked()
+    note(50.0, sent=45.0)
+    assert 0.25 <= throttle.quiet_until - 50.0 - grace <= 0.5
 
 
 @given(
