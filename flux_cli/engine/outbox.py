@@ -73,9 +73,11 @@ class Outbox:
         failure: LocalFileError | None = None
         now = self._clock()
         due = self.retry_at is None or now >= self.retry_at
-        if self._store is not None and (self._changes or jobs) and due:
+        if self._store is None or not (self._changes or jobs):
+            self._busy_since = None  # nothing waits for the store
+        elif due:
             failure = self._commit(self._store, jobs, now)
-        elif jobs and not due:
+        elif jobs:
             failure = StoreBusyError(BUSY)
         if self._busy_since is None:
             self._deliver_all()

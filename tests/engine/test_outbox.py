@@ -56,6 +56,16 @@ def test_a_busy_store_holds_changes_and_events() -> None:
     assert (outbox.busy_seconds, len(setup.seen)) == (0.0, 2)
 
 
+def test_a_busy_store_that_nothing_waits_for() -> None:
+    """The only intent was held back by the throttle: until then nothing is due, and no event is held."""
+    setup = Setup(None, LOCKED)
+    assert setup.outbox.commit() is None
+    assert setup.outbox.commit([setup.job]) is LOCKED
+    setup.outbox.emit(setup.submitted)
+    assert setup.outbox.commit() is None
+    assert (setup.outbox.retry_at, len(setup.seen)) == (None, 2)
+
+
 @pytest.mark.parametrize("sends", [True, False])
 def test_a_store_that_cannot_be_written_keeps_what_it_can(sends: bool) -> None:
     """Each change by itself; the intents are not tried again, since nothing is sent without them."""
