@@ -278,6 +278,13 @@ VALUES = [
 ]
 
 
+def test_rows_may_share_an_output_that_is_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "sky").mkdir()
+    row = '{"prompt": "a", "output": "sky"}'
+    rows, errors = parse(read(f"{row}\n{row}"), Shard.parse("1/1"), tmp_path)
+    assert (len(rows), errors) == (2, [])
+
+
 @pytest.mark.parametrize(("value", "message"), VALUES)
 def test_messages_about_values(value: str, message: str) -> None:
     """With the column in which the value begins."""

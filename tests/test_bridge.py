@@ -16,6 +16,7 @@ from flux_cli.engine.job import Job
 from flux_cli.engine.result import Result
 from flux_cli.engine.store import Accepted, Change, Closed, HistoryStore, Intent
 from flux_cli.errors import ExitCode, LocalFileError, ServiceDownError
+from flux_cli.pictures.download import DownloadError
 from flux_cli.pictures.naming import Target
 from flux_cli.pictures.saving import Saver
 from flux_cli.storage.history import History
@@ -226,6 +227,12 @@ def test_a_picture_that_is_not_saved(listener: Listener) -> None:
     listener.saver.script = []
     assert listener.run(until=1) == 0
     assert listener.log.results[-1].task_id == "c"
+
+
+def test_a_picture_that_is_held_back(listener: Listener) -> None:
+    """Its host is given ten minutes; then it is for `flux-cli wait`."""
+    listener.saver.script = [DownloadError("HTTP 503", retry_after=601.0)]
+    assert listener.run(event("a"), until=1) == ExitCode.SERVICE_DOWN
 
 
 def test_a_reader_that_is_gone(listener: Listener) -> None:

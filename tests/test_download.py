@@ -624,6 +624,15 @@ def test_an_explicit_name_is_exact(attempts: Attempts) -> None:
     assert attempts.save(transfer=attempts.to(generated)).path == attempts.directory / "cat-1.png"
 
 
+def test_the_name_of_an_original_is_generated(attempts: Attempts) -> None:
+    """Also next to an explicit name, which was checked for the picture itself only."""
+    (attempts.directory / "cat-original.png").write_bytes(b"mine")
+    saver, both = Saver(attempts.server.url, original=True), f"{attempts.server.url}/image/original.png"
+    transfer = attempts.to(Target(attempts.directory, "cat.png", explicit=True))
+    saved = saver.save(attempts.task(original_image_url=both), transfer, lambda *_: None)
+    assert saved.original_path == attempts.directory / "cat-original-1.png"
+
+
 def test_a_name_that_promises_another_format(attempts: Attempts) -> None:
     for content, named in (
         (picture(JPEG), "a JPEG"),

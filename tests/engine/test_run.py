@@ -54,6 +54,7 @@ def test_one_job_from_request_to_file() -> None:
     assert outcome.results[0].elapsed == pytest.approx(0.5 + 0.2)
     assert outcome.seconds == pytest.approx(0.1 + 0.5 + 0.2)  # with the submission
     assert store.state(job) == "saved"
+    assert job.request == {}  # it may contain an image prompt of 20 MiB
     assert outcome.client.workers.stopped.is_set()
 
 

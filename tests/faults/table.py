@@ -61,7 +61,9 @@ class Row:
     def server(self, directory: Path) -> "AbstractContextManager[Server | sandbox.Running]":
         if isinstance(self.how, str):
             return sandbox.running(directory, seconds=0.05)
-        return self.how if isinstance(self.how, Server) else Server({self.path: self.how})
+        if isinstance(self.how, Server):  # a new one, since it keeps what it received
+            return Server(self.how.routes, self.how.greeting, reads=self.how.reads)
+        return Server({self.path: self.how})
 
 
 def row(path: str) -> Callable[..., Row]:
