@@ -15,7 +15,7 @@ from urllib3.exceptions import ProtocolError
 from flux_cli.api.client import Client
 from flux_cli.api.connections import Abort, abortable, current_abort
 from flux_cli.api.request import Body
-from flux_cli.api.transport import Dispatch, NotSentError, Transport, cause
+from flux_cli.api.transport import Dispatch, NotSentError, Transport, _Payload, cause
 from flux_cli.errors import BadResponseError, FluxError, NotAllowedError, OutcomeUnknownError, ServiceDownError
 from tests.conftest import wait_until
 from tests.server import Action, Request, Server, Step, http, reply, slowly, submitted
@@ -204,6 +204,14 @@ def test_cancel_before_anything_is_sent(server: Server, client: Client) -> None:
     with pytest.raises(NotSentError, match="canceled"):
         client.submit(BODY, dispatch)
     assert server.submissions == 0
+
+
+def test_cancel_while_it_is_sent() -> None:
+    """A part of it would count as not sent."""
+    payload = _Payload(BODY, dispatch := Dispatch())
+    assert payload.read(1) == b"{"
+    assert not dispatch.cancel()
+    assert payload.read().endswith(b"}")
 
 
 def test_cancel_after_it_was_sent(server: Server, client: Client) -> None:
