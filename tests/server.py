@@ -169,6 +169,11 @@ class Server:
     def submissions(self) -> int:
         return len(self.requests("/flux-imagine"))
 
+    def is_idle(self) -> bool:
+        """Return whether all connections are closed."""
+        with self._lock:
+            return not self._sockets
+
     def _start(self, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, name="scripted server", daemon=True)
         self._threads.append(thread)

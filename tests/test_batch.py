@@ -348,10 +348,10 @@ def test_second_ctrl_c_with_a_full_stdout(flux: Cli, service: Service) -> None:
     process = flux.start("batch", "rows.txt", "-o", "out", *SMALL, "--json")
     with open(f"/proc/{process.pid}/fd/1", "wb") as pipe:  # which holds 64 KB, and each of the 20 objects has 9
         wait_until(lambda: not select.select([], [pipe], [], 0)[1])
-    submissions = service.submissions
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None
+    submissions = service.submissions  # with those that were on their way when the pipe was full
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 130
     assert process.stderr is not None

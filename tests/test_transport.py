@@ -5,7 +5,6 @@ import errno
 import socket
 import ssl
 import threading
-import time
 from http.client import HTTPException, IncompleteRead, RemoteDisconnected
 
 import pytest
@@ -153,7 +152,7 @@ def test_a_connection_that_the_service_closed(server: Server, client: Client) ->
     server.routes = {"/fetch": reply({"task_id": "task-7"}, Connection="keep-alive")}
     for number in range(5):
         client.fetch("task-7")
-        time.sleep(0.05)
+        wait_until(server.is_idle)
         assert client.submit(BODY, Dispatch()) == f"task-{number}"
 
 
