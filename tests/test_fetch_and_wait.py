@@ -93,6 +93,12 @@ def test_fetch_records_a_status_for_its_own_service(flux: Cli) -> None:
         history.accepted(other, task_id)
     assert flux("fetch", task_id).code == 0
     assert [task["status"] for task in flux.history()] == ["finished", "processing"]
+    task_id = submit(flux, FINISHED)
+    with closing(History(flux.history_file)) as history:
+        (newer,) = history.begin("https://elsewhere", [{}])
+        history.accepted(newer, task_id)
+    assert flux("fetch", task_id).code == 0
+    assert flux.history()[0]["status"] == "processing"
 
 
 def test_fetch_20_ids_per_request(flux: Cli, service: Service) -> None:
