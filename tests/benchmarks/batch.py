@@ -26,13 +26,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--other", type=Path, help="another flux-cli, to compare with")
     given = parser.parse_args()
-    print(f"{'64 in flight':32} {'wall s':>6} {'/ideal':>7} {'looks/task':>10} {'CPU s':>6} {'MiB':>5}")
+    print(f"{'64 in flight':32} {'wall s':>6} {'/ideal':>7} {'checks/task':>11} {'CPU s':>6} {'MiB':>5}")
     for rows, seconds in ((1000, 2.0), (20_000, 0.2)):
         cost, counts = run(batch(64), rows, seconds)
         ideal = math.ceil(rows / 64) * seconds
         print(
             f"{f'{rows} rows, tasks of {seconds} s':32} {cost.wall:6.1f} {cost.wall / ideal:7.3f}"
-            f" {looks(counts) / rows:10.2f} {cost.processor:6.1f} {cost.peak:5.0f}"
+            f" {checks_in(counts) / rows:11.2f} {cost.processor:6.1f} {cost.peak:5.0f}"
         )
     cost, _ = run(batch(256), 2000, 1.0, picture_seconds=0.5)
     print(
@@ -69,7 +69,7 @@ def compare(commands: Mapping[str, Command], rows: int, seconds: float, runs: in
     for _ in range(runs):
         for name, command in commands.items():
             cost, counts = run(command, rows, seconds)
-            requests = looks(counts) + counts["/flux-imagine"] + counts["/account"]
+            requests = checks_in(counts) + counts["/flux-imagine"] + counts["/account"]
             results[name].append((cost.wall, 1000 * cost.processor / rows, requests))
     print(f"\n{f'{rows} rows, tasks of {seconds} s':32} {'wall s':>6} {'CPU ms/task':>11} {'requests':>8}")
     for name, values in results.items():
@@ -90,7 +90,7 @@ def run(command: Command, rows: int, seconds: float, picture_seconds: float = 0.
     return cost, counts
 
 
-def looks(counts: Counter[str]) -> int:
+def checks_in(counts: Counter[str]) -> int:
     return counts["/fetch"] + counts["/fetch-many"]
 
 
