@@ -337,6 +337,21 @@ def test_a_display_that_cannot_be_drawn_is_a_warning(monkeypatch: pytest.MonkeyP
     assert not terminal.cursor_hidden
 
 
+def test_what_a_signal_interrupted_is_erased_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a drawing may be in the buffer of stderr: it must not follow, nor hide the cursor again."""
+    terminal = Terminal(monkeypatch)
+    live = LiveDisplay(lambda *_: "drawn")
+    live.redraw()
+    sys.stderr.buffer.write(b"\x1b[?25lhalf")
+    console.note("a note")
+    assert terminal.shown() == ["a note", "drawn"]
+    sys.stderr.buffer.write(b"\x1b[?25lhalf")
+    live.stop()
+    sys.stderr.flush()
+    assert terminal.shown() == ["a note"]
+    assert not terminal.cursor_hidden
+
+
 def test_more_than_eight_tasks_share_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     """The counts, the reason of a retry for some time, and the oldest tasks in a constant order."""
     terminal = Terminal(monkeypatch)

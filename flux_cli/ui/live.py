@@ -69,6 +69,7 @@ class LiveDisplay:
             if self._ended.is_set():
                 return
             try:
+                console.stderr.flush()  # a signal may have interrupted a drawing
                 self._erase()
             except BaseException:  # a second signal: the cursor must not stay hidden
                 _write_directly(_SHOW_CURSOR)
@@ -86,6 +87,7 @@ class LiveDisplay:
         """Erase the display while something else is written."""
         with self._lock:
             was_shown = self._shown is not None
+            console.stderr.flush()
             self._erase(show_cursor=False)
             try:
                 yield
