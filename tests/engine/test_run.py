@@ -37,6 +37,7 @@ from flux_cli.errors import (
 )
 from flux_cli.pictures.download import DownloadError, Retry
 from flux_cli.pictures.saving import Saved
+from flux_cli.storage.files import temporary
 from tests.engine.kit import MemoryStore, ScriptedClient, Step, drive, finished, known_jobs, new_jobs, running
 
 
@@ -471,17 +472,11 @@ def test_a_signal_keeps_every_id(kind: type, sent: int) -> None:
     assert [result.status for result in outcome.results if not result.resumable] == [Status.UNSENT] * (5 - sent)
 
 
-def test_a_signal_before_anything_is_sent() -> None:
-    """Although everything is ready: the intents are committed, and the first event is being handled."""
-
-    def handle(event: Event) -> None:
-        if isinstance(event, events.Submitting) and event.job.n == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    outcome = drive(new_jobs(3), handle=handle)
-    assert isinstance(outcome.error, KeyboardInterrupt)
-    assert outcome.client.sent == []
-    assert [result.status for result in outcome.results] == [Status.UNSENT] * 3
+def test_temporary_files_are_removed_at_the_end(tmp_path: Path) -> None:
+    """Also one that an abandoned worker is still writing."""
+    with temporary(tmp_path):
+        drive(new_jobs())
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
