@@ -28,7 +28,7 @@ def run() -> "NoReturn":
     try:
         run_command()
     finally:
-        gc.freeze()  # the interpreter's last collections would search all of it for nothing: 14 ms of `fetch`
+        gc.freeze()  # the interpreter's last collections would find nothing in it, in 14 ms of `fetch`
 
 
 if __name__ == "__main__":

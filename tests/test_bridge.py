@@ -35,7 +35,7 @@ PICTURES = Target(Path("pictures"))
 
 
 class Log:
-    """A display that keeps what it is told."""
+    """A display that records its calls."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[object, ...]] = []

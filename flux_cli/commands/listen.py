@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 _receiver_option = partial(typer.Option, rich_help_panel="Receiver")
-_output_option = partial(typer.Option, rich_help_panel=options.OUTPUT)
 
 
 @app.command(
@@ -60,9 +59,9 @@ def listen(
         ),
     ] = None,
     forward_to: Annotated[
-        str | None, _output_option(metavar="URL", help="Forward each event unchanged, with the secret.")
+        str | None, options.output_option(metavar="URL", help="Forward each event unchanged, with the secret.")
     ] = None,
-    no_download: Annotated[bool, _output_option("--no-download", help="Do not save pictures.")] = False,
+    no_download: Annotated[bool, options.output_option("--no-download", help="Do not save pictures.")] = False,
     output: OutputOptions,
     service: ServiceOptions,
 ) -> int:
