@@ -163,7 +163,7 @@ def _bodies(
     """Return the body to send, and the body as it is recorded. Flags override the fields in `start`.
 
     Raises:
-        UsageError: Rules are violated, which it names all, or the image prompt of `--like` is no longer available.
+        UsageError: Rules are violated (all are reported), or the image prompt of `--like` is no longer available.
         LocalFileError, DownloadError: The image prompt cannot be read.
     """
     given, problems = request.given()
